@@ -1,0 +1,53 @@
+"""What goes wrong before or around a sandbox. Imports nothing of the package.
+
+Hitting a limit is not here: that is an `Outcome`.
+
+    SandboxError
+    +- SpecError          what was asked for makes no sense: a usage error
+    +- UnavailableError   what was asked for makes sense, and this machine cannot give it
+    +- SetupError         a system call on the way into a sandbox failed
+    +- WireError          a peer sent what is no frame
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class SandboxError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class SpecError(SandboxError):
+    """An option, ini key or marker argument that cannot be understood; names what, why and the fix."""
+
+
+class UnavailableError(SandboxError):
+    """A capability that was asked for and that this machine does not have.
+
+    Attributes are those of `pytest_sandbox.Capability`: `capability` (its name), `reason` and `fix`.
+    """
+
+    def __init__(self, capability: str, reason: str, fix: str) -> None:
+        super().__init__(f"{capability} is not available here: {reason}. Fix: {fix}")
+        self.capability = capability
+        self.reason = reason
+        self.fix = fix
+
+
+class SetupError(SandboxError):
+    """A step of making a sandbox that the kernel refused: `step`, the object it was about, and `errno`."""
+
+    def __init__(self, step: str, obj: str, errno: int) -> None:
+        super().__init__(f"{step}: {obj}: {os.strerror(errno)} (errno {errno})")
+        self.step = step
+        self.object = obj
+        self.errno = errno
+
+
+class WireError(SandboxError):
+    """Bytes that are no frame, or a frame that its sender may not send."""
+
+
+class TeardownWarning(UserWarning):
+    """Something a run made and could not undo; names the object, so that it can be removed by hand."""

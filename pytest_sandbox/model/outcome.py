@@ -1,0 +1,103 @@
+"""What became of a sandbox: `Outcome`, made of an `Ending`, `Usage`, `Change`s and `Leak`s. Imports only `spec`."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+
+class Ending(enum.Enum):
+    """Why a sandbox's main process ended. A fixed vocabulary; the values are what reports say."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    OUT_OF_MEMORY = "out of memory"
+    TIMED_OUT = "timed out"
+    CPU_TIME = "cpu time"
+    TOO_MANY_PROCESSES = "too many processes"
+    DISK_FULL = "disk full"
+    TOO_MUCH_OUTPUT = "too much output"
+    NO_REPORT = "no report"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Usage:
+    """What a sandbox consumed over its whole life, all its processes together.
+
+    Times in seconds, sizes in bytes. A field that could not be measured is None, and `missing` has its
+    name with the reason; a field is never 0 because nobody looked.
+
+    memory_peak counts page cache and the files of the overlay's tmpfs; memory_anon and memory_file are its
+    parts as they stood when the main process was done. bytes_read, bytes_written: block I/O. overlay_bytes:
+    left in the upper layers at the end.
+    """
+
+    wall: float
+    cpu: float | None = None
+    memory_peak: int | None = None
+    memory_anon: int | None = None
+    memory_file: int | None = None
+    oom_kills: int | None = None
+    pids_peak: int | None = None
+    bytes_read: int | None = None
+    bytes_written: int | None = None
+    overlay_bytes: int | None = None
+    overlay_inodes: int | None = None
+    network_received: int | None = None
+    network_sent: int | None = None
+    throttled: float | None = None
+    missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class ChangeKind(enum.Enum):
+    """How a path differs from the layer below."""
+
+    ADDED = "added"
+    MODIFIED = "modified"
+    DELETED = "deleted"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """A path that the sandbox wrote or deleted: absolute, as seen inside; size in bytes (0 for a directory)."""
+
+    path: str
+    kind: ChangeKind
+    size: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Leak:
+    """A process that was still there when the main process had ended: pid inside, and its command line."""
+
+    pid: int
+    command: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """The whole result of one sandbox.
+
+    status: exit code, or minus the signal's number (as in `subprocess`), None where the main process never
+    started. sentence: the ending in one sentence, with the figures: limit, peak, which process.
+    stdout, stderr: what had been written to the sandbox's own descriptors and not yet reported.
+    stacks: Python stacks by faulthandler, at a timeout or crash. changes is cut at a fixed number of paths;
+    changes_cut says so.
+    """
+
+    ending: Ending
+    status: int | None
+    usage: Usage
+    sentence: str = ""
+    stdout: bytes = b""
+    stderr: bytes = b""
+    stacks: str = ""
+    leaks: tuple[Leak, ...] = ()
+    changes: tuple[Change, ...] = ()
+    changes_cut: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the main process exited with 0 and no limit was the end of it."""
+        return self.ending is Ending.EXITED and self.status == 0
