@@ -1,0 +1,3 @@
+"""The suite's own plugins. `pytester` can only be asked for here, in the root conftest."""
+
+pytest_plugins = ["pytester"]
