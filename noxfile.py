@@ -1,0 +1,53 @@
+"""What a developer and CI run: `nox` for everything, `nox -s NAME` for one."""
+
+from __future__ import annotations
+
+import nox
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "imports", "docs", "tests"]
+
+
+def install(session: nox.Session, group: str) -> None:
+    """Install a dependency group; read here, so that the session's pip may be any."""
+    session.install(*nox.project.dependency_groups(PROJECT, group))
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """The suite, in an environment that tests/run.py makes: as whoever calls, and once more as an ordinary user if root."""
+    session.run("python3", "tests/run.py", *session.posargs, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Every rule of the linter that pyproject.toml does not name, and the formatter's opinion."""
+    install(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types, for the oldest Python supported."""
+    install(session, "types")
+    session.install(".")
+    session.run("mypy")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Layers import only from below."""
+    install(session, "imports")
+    session.install("-e", ".")
+    session.run("lint-imports", "--no-logo", "--no-cache")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation; a warning is an error."""
+    install(session, "docs")
+    session.install("-e", ".")
+    session.run("sphinx-build", "-W", "--keep-going", "-E", "-b", "html", "docs", "docs/_build/html", *session.posargs)
