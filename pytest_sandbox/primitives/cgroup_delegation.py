@@ -1,0 +1,115 @@
+"""Making room for run directories below our own cgroup: mkdir, and on v2 cgroup.subtree_control. Imports `model` only.
+
+On v2 a cgroup other than the real root cannot both hold processes and pass controllers on ("no internal processes",
+Documentation/admin-guide/cgroup-v2.rst):
+
+    base/                              base/                                    subtree_control: memory pids
+      cgroup.procs: pytest      ->       pytest-sandbox-controller-NAME/          cgroup.procs: pytest
+                                         pytest-sandbox-NAME/                     subtree_control: memory pids
+                                           one directory a sandbox
+
+A process that finds itself in such a leaf already (an xdist worker) uses the leaf's parent as its base. At close all is
+put back. The real root's subtree_control is never written: it belongs to the whole machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+
+from pytest_sandbox.primitives.cgroup_controllers import Choice
+from pytest_sandbox.primitives.cgroup_files import pids_in, read, remove, write
+from pytest_sandbox.primitives.cgroup_layout import CONTROLLER_PREFIX, RUN_PREFIX, V2, Problem, explain
+
+
+class Delegation:
+    """The run directory of one run in each hierarchy, made when first needed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._made: list[str] = []
+        self._leaf: str | None = None
+        self._enabled: list[str] = []
+
+    def run_directory(self, choice: Choice) -> str:
+        """Where this run's sandboxes are in the hierarchy of `choice`; it need not exist yet."""
+        return f"{choice.hierarchy.directory}/{RUN_PREFIX}{self.name}"
+
+    def leaf_directory(self, base: str) -> str:
+        """Where this process moves to on v2, if it must."""
+        return f"{base}/{CONTROLLER_PREFIX}{self.name}"
+
+    def activate(self, choice: Choice) -> Problem | None:
+        """Make the run directory and pass the controller on to its children; what is made is undone by `close`."""
+        directory, base = self.run_directory(choice), choice.hierarchy.directory
+        try:
+            if directory not in self._made:
+                os.mkdir(directory, 0o755)
+                self._made.append(directory)
+            if choice.controller.version == V2 and choice.controller.name:
+                return self._pass_on(choice, base) or self._pass_on(choice, directory)
+        except OSError as error:
+            if self._leaf and not self._enabled:
+                self._return()
+            return explain(error, choice.hierarchy)
+        return None
+
+    def _pass_on(self, choice: Choice, directory: str) -> Problem | None:
+        """Enable the controller for the children of `directory`."""
+        name = choice.controller.name
+        if name.encode() in read(directory + "/cgroup.subtree_control").split():
+            return None
+        if directory == choice.hierarchy.directory:
+            # Only the real root has no cgroup.events (kernel/cgroup/cgroup.c, CFTYPE_NOT_ON_ROOT).
+            if not os.path.exists(directory + "/cgroup.events"):
+                path = f"{directory}/cgroup.subtree_control"
+                return Problem(f"the root cgroup does not pass on the controller {name}", f"echo +{name} > {path}")
+            self._leave(directory)
+            write(directory + "/cgroup.subtree_control", "+" + name)
+            self._enabled.append(name)
+        else:
+            write(directory + "/cgroup.subtree_control", "+" + name)
+        return None
+
+    def _leave(self, base: str) -> None:
+        """Move this process out of `base`, into a leaf, if it is there."""
+        if self._leaf is None and os.getpid() in pids_in(base):
+            leaf = self.leaf_directory(base)
+            os.mkdir(leaf, 0o755)
+            self._leaf = leaf
+            write(leaf + "/cgroup.procs", str(os.getpid()))
+
+    def _return(self) -> None:
+        """Go back to where this process was."""
+        if self._leaf is not None:
+            leave_leaf(self._leaf, self._enabled)
+        self._enabled, self._leaf = [], None
+
+    def close(self) -> None:
+        """Remove the run directories and what is below, disable what was enabled, and go back."""
+        try:
+            remove(reversed(self._made))
+        finally:
+            self._made = []
+            self._return()
+
+
+def leave_leaf(leaf: str, enabled: Iterable[str] | None = None) -> None:
+    """Empty a controller's leaf into its parent and remove it. Its processes (a janitor among them) are not killed.
+
+    enabled: the controllers that the parent passes on for our sake; None for all, as a janitor must assume: with
+    processes in it, before the leaf was made, the parent could pass on none.
+    """
+    base = os.path.dirname(leaf)
+    if not os.path.isdir(leaf):
+        return
+    with contextlib.suppress(OSError):
+        names = read(base + "/cgroup.subtree_control").decode().split() if enabled is None else enabled
+        for name in names:
+            write(base + "/cgroup.subtree_control", "-" + name)
+    for pid in pids_in(leaf):
+        # ESRCH: it ended meanwhile.
+        with contextlib.suppress(OSError):
+            write(base + "/cgroup.procs", str(pid))
+    remove([leaf])

@@ -1,0 +1,162 @@
+"""Where this process stands in each cgroup hierarchy, found from two files of /proc. Pure; imports nothing.
+
+/proc/self/cgroup says in which cgroup this process is, /proc/self/mountinfo where that hierarchy can be seen.
+Neither suffices: a mount may show a hierarchy from below its root ("mount root"), and in a cgroup namespace both
+are relative to the namespace's root. See cgroups(7), cgroup_namespaces(7), proc(5).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import re
+
+V1, V2 = 1, 2
+RUN_PREFIX = "pytest-sandbox-"
+CONTROLLER_PREFIX = "pytest-sandbox-controller-"
+"""Of the leaf that a controller moves itself to on pure v2, where a cgroup with children may hold no process."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Problem:
+    """Why something cannot be done here, with the errno or rule, and what the user can change."""
+
+    reason: str
+    fix: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """One cgroup hierarchy as this process sees it.
+
+    key: the second field of its lines in /proc/PID/cgroup ("" for v2). controllers: those of a v1 hierarchy; for
+    v2 the caller reads cgroup.controllers. path, directory: of the cgroup below which run directories belong, as
+    /proc/PID/cgroup spells it and as a path of the file system. leaf: the controller's leaf that this process is
+    in. problem: set, and directory empty, where the hierarchy cannot be used.
+    """
+
+    version: int
+    key: str
+    controllers: frozenset[str]
+    path: str
+    directory: str = ""
+    leaf: str | None = None
+    problem: Problem | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it: "v1 cpu,cpuacct" or "v2"."""
+        return f"v1 {self.key}" if self.version == V1 else "v2"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Mount:
+    version: int
+    controllers: frozenset[str]
+    root: str
+    point: str
+    writable: bool
+
+
+def find_hierarchies(cgroup: str, mountinfo: str) -> tuple[Hierarchy, ...]:
+    """Parse the text of /proc/self/cgroup and /proc/self/mountinfo; named v1 hierarchies are left out."""
+    mounts = _parse_mountinfo(mountinfo)
+    found = []
+    for line in cgroup.splitlines():
+        number, key, path = line.split(":", 2)
+        version = V2 if number == "0" and not key else V1
+        if not key.startswith("name="):
+            controllers = frozenset(key.split(",")) if key else frozenset[str]()
+            found.append(_place(Hierarchy(version, key, controllers, path), mounts))
+    return tuple(found)
+
+
+def _place(hierarchy: Hierarchy, mounts: list[_Mount]) -> Hierarchy:
+    path = hierarchy.path
+    if path == "/.." or path.startswith("/../"):
+        reason = f"this process's {hierarchy.name} cgroup {path} lies outside of its cgroup namespace"
+        fix = "start pytest in a new cgroup namespace (unshare --cgroup), or in the container's own cgroup"
+        return dataclasses.replace(hierarchy, problem=Problem(reason, fix))
+    mine = [m for m in mounts if m.version == hierarchy.version and m.controllers == hierarchy.controllers]
+    if not mine:
+        reason = f"the {hierarchy.name} cgroup hierarchy is not mounted"
+        fix = "mount it below /sys/fs/cgroup; a container engine does so unless its configuration masks /sys/fs/cgroup"
+        return dataclasses.replace(hierarchy, problem=Problem(reason, fix))
+    showing = [m for m in mine if _below(path, m.root) is not None]
+    if not showing:
+        reason = f"{mine[-1].point} shows {mine[-1].root} of the {hierarchy.name} hierarchy; this process is in {path}"
+        fix = "mount the cgroup file system anew inside of this cgroup namespace"
+        return dataclasses.replace(hierarchy, problem=Problem(reason, fix))
+    # The last mount covers those before it on the same point; a read-only one serves only to name the reason.
+    mount = max(enumerate(showing), key=lambda pair: (pair[1].writable, pair[0]))[1]
+    inner = _below(path, mount.root) or ""
+    if inner and os.path.basename(path).startswith(CONTROLLER_PREFIX):
+        leaf = mount.point + inner
+        parent = os.path.dirname(path)
+        return dataclasses.replace(hierarchy, path=parent, directory=os.path.dirname(leaf), leaf=leaf)
+    return dataclasses.replace(hierarchy, directory=mount.point + inner)
+
+
+def _below(path: str, root: str) -> str | None:
+    """What is left of `path` below `root`: "" or "/a/b"; None where it is not below."""
+    root, path = root.rstrip("/"), path.rstrip("/")
+    return path[len(root) :] if path == root or path.startswith(root + "/") else None
+
+
+def _parse_mountinfo(text: str) -> list[_Mount]:
+    """The mounts of type cgroup and cgroup2, in order; proc_pid_mountinfo(5)."""
+    mounts = []
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, (kind, _, options) = before.split(" "), [*after.split(" ", 2), "", ""][:3]
+        if kind not in ("cgroup", "cgroup2"):
+            continue
+        words = options.split(",")
+        writable = "ro" not in fields[5].split(",") and "ro" not in words
+        controllers = frozenset(words) - _MOUNT_OPTIONS if kind == "cgroup" else frozenset[str]()
+        mounts.append(_Mount(V1 if kind == "cgroup" else V2, controllers, _plain(fields[3]), _plain(fields[4]), writable))
+    return mounts
+
+
+# Everything else among a v1 mount's options is the name of a controller: kernel/cgroup/cgroup-v1.c, cgroup1_show_options.
+_MOUNT_OPTIONS = frozenset({"rw", "ro", "clone_children", "xattr", "noprefix", "cpuset_v2_mode", "favordynmods"})
+
+
+def _plain(field: str) -> str:
+    """Undo the octal escapes of mountinfo (blank, tab, newline, backslash)."""
+    return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), field)
+
+
+def explain(error: OSError, hierarchy: Hierarchy) -> Problem:
+    """Translate what the kernel said about making or writing a cgroup into a reason and a fix."""
+    code = error.errno or 0
+    what = f"{os.path.basename(str(error.filename or ''))}: " if error.filename else ""
+    said = f"{what}{errno.errorcode.get(code, code)} in the {hierarchy.name} cgroup {hierarchy.path}"
+    if code == errno.EROFS:
+        return Problem(
+            f"the cgroup file system is mounted read-only ({said})",
+            "start the container with --cgroupns=private and a writable cgroup mount (docker, podman: --privileged)",
+        )
+    if code in (errno.EACCES, errno.EPERM):
+        return Problem(
+            f"this cgroup is not delegated to user {os.geteuid()} ({said})",
+            "systemd-run --user --scope -p Delegate=yes pytest ..."
+            if hierarchy.version == V2
+            else "run as root, or use a machine with cgroup v2 only (systemd.unified_cgroup_hierarchy=1)",
+        )
+    if code == errno.EBUSY:
+        return Problem(
+            f"other processes are in the cgroup of pytest, and controllers cannot be enabled below it ({said})",
+            "start pytest alone in a cgroup: systemd-run --scope -p Delegate=yes pytest ...; in a container first move "
+            "every process of the root cgroup to a child of it",
+        )
+    if code == errno.ENOENT:
+        return Problem(f"the kernel does not have it, or its parent does not pass it on ({said})", FIX_CONTROLLER)
+    return Problem(f"{os.strerror(code)} ({said})", "see the kernel's Documentation/admin-guide/cgroup-v2.rst")
+
+
+FIX_CONTROLLER = (
+    "enable the controller in the parent's cgroup.subtree_control (systemd: -p Delegate=yes), "
+    "and on the kernel's command line, where cgroup_disable= may have switched it off"
+)

@@ -1,0 +1,79 @@
+"""What cgroups can do here, found by doing it in a throw-away cgroup. Imports `model` and cgroup_*.py beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+from collections.abc import Mapping
+
+from pytest_sandbox.model.errors import SetupError
+from pytest_sandbox.model.spec import MIB, Limits
+from pytest_sandbox.primitives.cgroup_controllers import LIMIT_ROLES
+from pytest_sandbox.primitives.cgroup_layout import Problem
+from pytest_sandbox.primitives.cgroup_member import Cgroup
+from pytest_sandbox.primitives.cgroup_run import CgroupRun
+
+NO_LIMITS = Limits(memory=None, swap=None, pids=None, disk=None, inodes=None, output=None)
+
+_TRIED: Mapping[str, Limits] = {
+    "memory": dataclasses.replace(NO_LIMITS, memory=64 * MIB),
+    "swap": dataclasses.replace(NO_LIMITS, memory=64 * MIB, swap=0),
+    "pids": dataclasses.replace(NO_LIMITS, pids=16),
+    "cpus": dataclasses.replace(NO_LIMITS, cpus=0.5),
+    "cpu_time": NO_LIMITS,
+    "io": NO_LIMITS,
+    "kill": NO_LIMITS,
+}
+
+_count = itertools.count()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CgroupCapability:
+    """Whether something can be done here: which hierarchy does it ("v1 memory", "v2"), or the reason and a fix."""
+
+    name: str
+    available: bool
+    hierarchy: str = ""
+    reason: str = ""
+    fix: str = ""
+
+
+def capabilities() -> Mapping[str, CgroupCapability]:
+    """What can be limited (memory, swap, pids, cpus), counted (cpu_time, io) and killed as a whole (kill).
+
+    Makes a cgroup for each, sets the limit, and removes it again: about 2 ms. Never raises for what is missing.
+    """
+    with contextlib.closing(CgroupRun.open(f"probe-{os.getpid()}-{next(_count)}")) as run:
+        return {name: _try(run, name, limits) for name, limits in _TRIED.items()}
+
+
+def _try(run: CgroupRun, name: str, limits: Limits) -> CgroupCapability:
+    role = LIMIT_ROLES.get(name, "usage")
+    try:
+        cgroup = run.create(name, limits)
+    except SetupError as error:
+        return CgroupCapability(name, available=False, reason=str(error), fix="see the kernel's cgroup documentation")
+    try:
+        problem = run.problems.get(role) or _lacking(cgroup, name)
+    finally:
+        cgroup.remove()
+    if name == "kill" and cgroup.directories:
+        return CgroupCapability(name, available=True, hierarchy="v2" if cgroup.unified_directory else "v1")
+    if problem:
+        return CgroupCapability(name, available=False, reason=problem.reason, fix=problem.fix)
+    hierarchy = run.hierarchy(role) or ""
+    return CgroupCapability(name, available=True, hierarchy=hierarchy)
+
+
+def _lacking(cgroup: Cgroup, name: str) -> Problem | None:
+    """What the attempt showed to be missing although a controller was found."""
+    if name == "swap" and name in cgroup.unenforced:
+        return Problem(cgroup.unenforced[name], "boot with swapaccount=1, or a kernel with CONFIG_SWAP and CONFIG_MEMCG")
+    field = {"cpu_time": "cpu", "io": "bytes_read"}.get(name, "")
+    missing = cgroup.read().missing
+    if field in missing:
+        return Problem(missing[field], "use cgroup v2, or a kernel that has it")
+    return None

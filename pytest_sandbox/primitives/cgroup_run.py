@@ -1,0 +1,190 @@
+"""The cgroups of one run, and their removal after a crash. Imports `model` and cgroup_*.py beside it.
+
+Nothing outside of the run's own directories is written (but see cgroup_delegation for v2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from pytest_sandbox.model.spec import Limits
+from pytest_sandbox.primitives import cgroup_files as files
+from pytest_sandbox.primitives.cgroup_controllers import IO_V1, Choice, choose, needed
+from pytest_sandbox.primitives.cgroup_delegation import Delegation, leave_leaf
+from pytest_sandbox.primitives.cgroup_layout import (
+    CONTROLLER_PREFIX,
+    RUN_PREFIX,
+    V2,
+    Hierarchy,
+    Problem,
+    explain,
+    find_hierarchies,
+)
+from pytest_sandbox.primitives.cgroup_member import Cgroup
+
+
+class CgroupRun:
+    """The cgroups of one run: `problems` maps a role (usage, memory, pids, io, cpu) to why it is not to be had.
+
+    paths: directories that a janitor hands to `remove_run` after this process was killed; some may never be made.
+    To be closed in the process that opened it; see `contextlib.closing`.
+    """
+
+    def __init__(self, name: str, choices: Mapping[str, Choice], problems: Mapping[str, Problem]) -> None:
+        self._delegation = Delegation(name)
+        self._choices = dict(choices)
+        self._active: dict[str, str] = {}
+        self._problems = dict(problems)
+        self._generation = _forks.generation
+        self.name = name
+
+    @classmethod
+    def open(cls, name: str) -> CgroupRun:
+        """Find where this process is and make the run's directories there; raises ValueError for an unfit name."""
+        _check_name(name)
+        hierarchies = find_hierarchies(_text("/proc/self/cgroup"), _text("/proc/self/mountinfo"))
+        hierarchies = tuple(map(_checked, hierarchies))
+        run = cls(name, *choose(hierarchies, _unified_controllers(hierarchies)))
+        with contextlib.ExitStack() as undo:
+            undo.callback(run.close)
+            run._refuse_idle_blkio()
+            for choice in needed(run._choices, Limits()):
+                run._activate(choice)
+            undo.pop_all()
+        return run
+
+    @property
+    def problems(self) -> Mapping[str, Problem]:
+        """Why a role cannot be had, for those that cannot."""
+        return MappingProxyType(self._problems)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every directory that this run makes or may make directly below this process's own cgroups."""
+        paths = [self._delegation.run_directory(choice) for choice in self._choices.values()]
+        unified = [choice.hierarchy.directory for choice in self._choices.values() if choice.controller.version == V2]
+        paths.extend(map(self._delegation.leaf_directory, unified))
+        return tuple(dict.fromkeys(paths))
+
+    def hierarchy(self, role: str) -> str | None:
+        """The name of the hierarchy that plays a role, as "v1 memory" or "v2"; None where none does."""
+        choice = self._choices.get(role)
+        return choice.hierarchy.name if choice else None
+
+    def create(self, name: str, limits: Limits) -> Cgroup:
+        """Make a sandbox's cgroup and set its limits. What has no controller is in `Cgroup.unenforced`.
+
+        Raises SetupError where the kernel refuses a directory or a value; nothing is left then.
+        """
+        _check_name(name)
+        choices = [c for c in needed(self._choices, limits) if c.role in self._active or self._activate(c)]
+        cgroup = Cgroup(name, choices, {c.role: f"{self._active[c.role]}/{name}" for c in choices}, self.problems)
+        cgroup.make(limits)
+        return cgroup
+
+    def _refuse_idle_blkio(self) -> None:
+        """Do without v1 blkio where it counts nothing.
+
+        Since Linux 6.10 ("blk-throttle: delay initialization until configuration") its files say 0 until a device has a
+        throttle rule. (Measured: 0 bytes after 8 MB of direct I/O on 6.18.) Our own cgroup has read something before.
+        """
+        choice = self._choices.get("io")
+        if choice and choice.controller is IO_V1:
+            path = f"{choice.hierarchy.directory}/{IO_V1.gauges[0].file}"
+            if "Read" not in _text(path).split():
+                reason = f"{os.path.basename(path)} counts nothing: this kernel starts it with the first throttle rule"
+                self._problems["io"] = Problem(reason, "use cgroup v2 (systemd.unified_cgroup_hierarchy=1)")
+                del self._choices["io"]
+
+    def _activate(self, choice: Choice) -> bool:
+        problem = self._delegation.activate(choice)
+        if problem:
+            self._problems[choice.role] = problem
+            del self._choices[choice.role]
+            return False
+        self._active[choice.role] = self._delegation.run_directory(choice)
+        return True
+
+    def close(self) -> None:
+        """Kill what is left in this run's cgroups and remove them all; idempotent.
+
+        Does nothing in a process that was forked from the one that opened the run. Warns TeardownWarning, once and
+        after all was attempted, for directories that could not be removed.
+        """
+        if self._generation != _forks.generation:
+            return
+        files.kill_below(dict.fromkeys(self._active.values()))
+        self._active = {}
+        self._delegation.close()
+
+
+class _Forks:
+    """Tells a process from those forked of it; a pid does not, where a pid namespace begins."""
+
+    generation = 0
+
+    def forked(self) -> None:
+        self.generation += 1
+
+
+_forks = _Forks()
+os.register_at_fork(after_in_child=_forks.forked)
+
+
+def remove_run(paths: Sequence[str]) -> None:
+    """Kill all that is in a run's directories (`CgroupRun.paths`), wait for it, and remove them, deepest first.
+
+    For the janitor, after the controller was killed. Directories that do not exist are passed over. A controller's v2
+    leaf is emptied into its parent, not killed: the janitor itself is in there. Raises ValueError, before anything is
+    done, for a path that no run made; warns TeardownWarning for what stays.
+    """
+    for path in paths:
+        if not os.path.basename(path).startswith(RUN_PREFIX):
+            raise ValueError(f"not a directory of a run: {path}")
+    leaves = [path for path in paths if os.path.basename(path).startswith(CONTROLLER_PREFIX)]
+    runs = [path for path in paths if path not in leaves]
+    files.kill_below(runs)
+    try:
+        files.remove(runs)
+    finally:
+        for leaf in leaves:
+            leave_leaf(leaf)
+
+
+def _check_name(name: str) -> None:
+    """A name is one path component that cannot be taken for a controller's leaf."""
+    if not name or "/" in name or "\n" in name or name.startswith((".", "controller-", "cgroup.")):
+        raise ValueError(f"not fit for the name of a cgroup: {name!r}")
+
+
+def _text(path: str) -> str:
+    try:
+        return os.fsdecode(files.read(path))
+    except OSError:
+        # No /proc/self/cgroup: a kernel without cgroups; none will be found.
+        return ""
+
+
+def _checked(hierarchy: Hierarchy) -> Hierarchy:
+    """Note a problem where the directory is not the cgroup that this process is in, whatever /proc said of it."""
+    if hierarchy.problem:
+        return hierarchy
+    own = hierarchy.leaf or hierarchy.directory
+    try:
+        if os.getpid() in files.pids_in(own):
+            return hierarchy
+        problem = Problem(f"{own} does not list this process: something else is there", "see /proc/self/mountinfo")
+    except OSError as error:
+        problem = explain(error, hierarchy)
+    return dataclasses.replace(hierarchy, problem=problem)
+
+
+def _unified_controllers(hierarchies: Sequence[Hierarchy]) -> frozenset[str]:
+    for hierarchy in hierarchies:
+        if hierarchy.version == V2 and not hierarchy.problem:
+            return frozenset(_text(hierarchy.directory + "/cgroup.controllers").split())
+    return frozenset()

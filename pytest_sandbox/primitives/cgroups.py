@@ -1,0 +1,43 @@
+"""The cgroups of a run and of each sandbox, for the host-side controller only. Imports `model` and cgroup_*.py.
+
+    with closing(CgroupRun.open("a1b2")) as run:     # always answers; run.problems says what this machine lacks
+        cgroup = run.create("test-7", limits)        # cgroup.unenforced: limits that nothing here enforces
+        cgroup.attach(pid)
+        ...
+        cgroup.kill()
+        usage = cgroup.read()                        # None with a reason in usage.missing, never a made-up 0
+        cgroup.remove()
+
+Directories are flat, and the same in every hierarchy that the sandbox needs:
+
+    <own cgroup>/pytest-sandbox-<run>/<sandbox>/
+
+cgroup_layout       where this process is: /proc parsed; reasons and fixes        (pure)
+cgroup_controllers  what each controller is told and asked; who plays which role  (pure)
+cgroup_files        read, write, kill, remove by path
+cgroup_delegation   run directories; subtree_control on v2
+cgroup_member       one sandbox's cgroup
+cgroup_run          the run; the janitor's `remove_run`
+cgroup_probe        what can be enforced here, by trying
+cgroup_oom          whom the OOM killer chose, by the kernel's log
+"""
+
+from __future__ import annotations
+
+from pytest_sandbox.primitives.cgroup_layout import Problem
+from pytest_sandbox.primitives.cgroup_member import Cgroup, CgroupUsage, MemorySnapshot
+from pytest_sandbox.primitives.cgroup_oom import oom_victim
+from pytest_sandbox.primitives.cgroup_probe import CgroupCapability, capabilities
+from pytest_sandbox.primitives.cgroup_run import CgroupRun, remove_run
+
+__all__ = [
+    "Cgroup",
+    "CgroupCapability",
+    "CgroupRun",
+    "CgroupUsage",
+    "MemorySnapshot",
+    "Problem",
+    "capabilities",
+    "oom_victim",
+    "remove_run",
+]
