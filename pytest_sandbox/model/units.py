@@ -54,7 +54,7 @@ def parse_size(value: object, *, least: int = 0) -> int | None:
     # Whole numbers never pass through a float, which has 53 bits.
     size = int(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
     if size < least:
-        raise SpecError(f"{_shown(value)} is {size} bytes, and the least that makes sense is {format_size(least)}")
+        raise SpecError(f"{_shown(value)} is {size} bytes, less than makes sense: write at least {format_size(least)}; {_LIFT}")
     return _bounded(size, value)
 
 
@@ -85,7 +85,7 @@ def parse_count(value: object, *, least: int = 1) -> int | None:
     if not re.fullmatch(r"[0-9]{1,30}", text):
         raise _no(value, "a count", COUNT_FORMS)
     if int(text) < least:
-        raise SpecError(f"{_shown(value)} is too few: the least that makes sense is {least}")
+        raise SpecError(f"{_shown(value)} is too few: write at least {least}; {_LIFT}")
     return _bounded(int(text), value)
 
 

@@ -1,8 +1,8 @@
 """From options, ini file and markers to `Settings` and `Plan`: marker > command line > ini > default.
 
 The single place that reads pytest's config and markers, and the only one that knows the precedence. Imports `model`,
-`options`, `marks` and `paths`. Everything that makes no sense is a `pytest.UsageError` that names where it was said, what and the fix;
-whether this machine can enforce what was asked for is not decided here.
+`options`, `marks` and `paths`. What makes no sense is a `pytest.UsageError` that names where it was said, what and the
+fix; whether this machine can enforce what was asked for is not decided here.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _ini(config: pytest.Config, key: str) -> object:
 def _refuse_unknown_keys(config: pytest.Config) -> None:
     """Raise UsageError for a misspelled `sandbox_...`: pytest itself only warns, and the run would be weaker than asked."""
     # No public name lists the keys of the file: `inicfg` is deprecated from pytest 9.1 and has no successor.
-    keys = getattr(config, "_inicfg", None) or getattr(config, "inicfg", {})
+    keys = config._inicfg if hasattr(config, "_inicfg") else config.inicfg
     known = ["sandbox"] + [option.key for option in OPTIONS if Where.INI in option.where]
     for key in keys:
         if key.startswith("sandbox_") and key not in known and not _is_registered(config, key):
@@ -252,7 +252,7 @@ def _over(base: Plan, given: Mapping[str, Any]) -> Plan:
         base.spec,
         limits=dataclasses.replace(base.spec.limits, **limits),
         # A limit that was lifted needs nothing of the machine.
-        asked=base.spec.asked - limits.keys() | {name for name, value in limits.items() if value is not None},
+        asked=base.spec.asked.difference(limits).union(name for name, value in limits.items() if value is not None),
         writable=_joined(base.spec.writable, given.get("writable", ())),
         hide=_joined(base.spec.hide, given.get("hide", ())),
         **{name: given[name] for name in ("network", "scratch", "keep") if name in given},
