@@ -178,7 +178,9 @@ def _ini(config: pytest.Config, key: str) -> object:
 def _refuse_unknown_keys(config: pytest.Config) -> None:
     """Raise UsageError for a misspelled `sandbox_...`: pytest itself only warns, and the run would be weaker than asked."""
     # No public name lists the keys of the file: `inicfg` is deprecated from pytest 9.1 and has no successor.
-    keys = config._inicfg if hasattr(config, "_inicfg") else config.inicfg
+    keys = list(config._inicfg if hasattr(config, "_inicfg") else config.inicfg)
+    # pytest before 9 keeps what `-o key=value` sets apart from the file's.
+    keys += [override.partition("=")[0] for override in config.getoption("override_ini") or ()]
     known = ["sandbox"] + [option.key for option in OPTIONS if Where.INI in option.where]
     for key in keys:
         if key.startswith("sandbox_") and key not in known and not _is_registered(config, key):
