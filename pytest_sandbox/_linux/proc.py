@@ -1,0 +1,133 @@
+"""Parsers of /proc: mountinfo, sockets, processes. Source: proc(5) and Documentation/filesystems/proc.rst."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MountEntry:
+    """A line of /proc/self/mountinfo: ids, the root within its file system, the mount point, type and options."""
+
+    mount_id: int
+    parent_id: int
+    root: str
+    point: str
+    fstype: str
+    options: frozenset[str]
+
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def _unescape(text: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text) if "\\" in text else text
+
+
+def parse_mountinfo(text: str) -> tuple[MountEntry, ...]:
+    """The mounts of a mountinfo file, in its order."""
+    entries = []
+    for line in text.splitlines():
+        front, _, back = line.partition(" - ")
+        fields = front.split()
+        entries.append(
+            MountEntry(
+                int(fields[0]),
+                int(fields[1]),
+                _unescape(fields[3]),
+                _unescape(fields[4]),
+                back.split()[0],
+                frozenset(fields[5].split(",")),
+            )
+        )
+    return tuple(entries)
+
+
+def mounts() -> tuple[MountEntry, ...]:
+    """The mounts of the caller's namespace."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return parse_mountinfo(file.read())
+
+
+def visible(entries: tuple[MountEntry, ...]) -> tuple[MountEntry, ...]:
+    """The mounts that a path can reach: a later mount on a path hides earlier ones there and below."""
+    shown: dict[str, MountEntry] = {}
+    for entry in entries:
+        prefix = entry.point.rstrip("/") + "/"
+        for point in [point for point in shown if point == entry.point or point.startswith(prefix)]:
+            del shown[point]
+        shown[entry.point] = entry
+    return tuple(shown.values())
+
+
+def threads() -> int:
+    """The number of threads of the calling process, those that Python did not start included."""
+    return os.stat("/proc/self/task").st_nlink - 2
+
+
+def _table(name: str) -> list[list[str]]:
+    try:
+        with open(f"/proc/self/net/{name}", encoding="utf-8", errors="surrogateescape") as file:
+            return [line.split() for line in file.read().splitlines()[1:]]
+    except OSError:  # a kernel without IPv6 has no tcp6
+        return []
+
+
+_LISTEN, _UNBOUND_PORT = "0A", "0000"
+_SO_ACCEPTCON = 0x10000
+
+
+def serves_network() -> bool:
+    """Whether a socket of the caller's network namespace waits for peers: TCP listening, UDP bound, abstract listening."""
+    for name in "tcp", "tcp6":
+        if any(row[3] == _LISTEN for row in _table(name)):
+            return True
+    for name in "udp", "udp6":
+        if any(not row[1].endswith(":" + _UNBOUND_PORT) and row[2].endswith(":" + _UNBOUND_PORT) for row in _table(name)):
+            return True
+    return any(path.startswith("@") for path in _listening_unix())
+
+
+def _listening_unix() -> Iterator[str]:
+    for row in _table("unix"):
+        if len(row) > 7 and int(row[3], 16) & _SO_ACCEPTCON:
+            yield row[7]
+
+
+def unix_listeners() -> tuple[str, ...]:
+    """Absolute paths at which a unix socket of the caller's network namespace listens."""
+    return tuple(sorted({path for path in _listening_unix() if path.startswith("/")}))
+
+
+def network_bytes() -> tuple[int, int] | None:
+    """Bytes received and sent over every interface of the caller's network namespace, loopback included."""
+    rows = _table("dev")[1:]  # the second line of the heading
+    counters = [row[0].partition(":")[2].split() + row[1:] for row in rows]
+    if not counters:
+        return None
+    return sum(int(fields[0]) for fields in counters), sum(int(fields[8]) for fields in counters)
+
+
+def processes(root: str = "/proc") -> Iterator[tuple[int, str]]:
+    """Pid and command line of every process in the /proc at `root`; kernel-style [name] where there is no line."""
+    for entry in os.listdir(root):
+        if entry.isdigit():
+            line = command_line(int(entry), root)
+            if line is not None:
+                yield int(entry), line
+
+
+def command_line(pid: int, root: str = "/proc") -> str | None:
+    """A process's command line; its [name] where it has none (a zombie); None where there is no such process."""
+    try:
+        with open(f"{root}/{pid}/cmdline", "rb") as file:
+            line = file.read(4096)
+        if line:
+            return line.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "backslashreplace")
+        with open(f"{root}/{pid}/comm", encoding="utf-8", errors="backslashreplace") as text:
+            return f"[{text.read().strip()}]"
+    except OSError:
+        return None

@@ -1,0 +1,214 @@
+"""Which trees of the machine a sandbox sees, and the overlay that makes each copy-on-write. Imports `_linux` and `mounts`.
+
+A *tree* is one file system of the machine at its mount point. Its base is a read-only clone, made once a run; a sandbox
+mounts over it an overlay whose lower layers are the enclosing scopes' uppers, listed flat (a third stacked overlay is
+EINVAL). Source: Documentation/filesystems/overlayfs.rst.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Sequence
+
+from pytest_sandbox._linux.proc import MountEntry
+from pytest_sandbox.primitives.mounts import MkdirOp, MountOp, Operation, bind
+
+# File systems that the sandbox makes itself, or that name kernel objects instead of files.
+PSEUDO = frozenset({
+    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs",
+    "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs",
+    "tracefs",
+})  # fmt: skip
+# overlayfs refuses these as lower layers: case-insensitive names or revalidation of its own.
+NO_LOWER = frozenset({"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "9p", "hostfs"})
+OWN = ("/proc", "/sys", "/dev")  # replaced whole; of the machine's only /dev/shm is seen
+COPY_LIMIT = 64 << 20  # bytes of a directory that must be copied since files are mounted in it (Docker's /etc)
+
+
+class TreeKind(enum.Enum):
+    """How a tree is seen: copy-on-write, or read-only where no overlay is possible."""
+
+    OVERLAY = "overlay"
+    BIND = "bind"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tree:
+    """A tree at `path`; mode and owner (as seen inside) are what the overlay's root must have."""
+
+    path: str
+    kind: TreeKind
+    mode: int = 0o755
+    uid: int = -1
+    gid: int = -1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What to make of the machine: trees (parents first), files to copy into the first layer, and, where no clone of
+    `/` is possible, the skeleton: directories and links around the trees."""
+
+    trees: tuple[Tree, ...]
+    files: tuple[str, ...] = ()
+    directories: tuple[tuple[str, int], ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    copies: tuple[str, ...] = ()
+
+
+def _is_below(path: str, parents: Iterable[str]) -> bool:
+    return any(path == parent or path.startswith(parent.rstrip("/") + "/") for parent in parents)
+
+
+def _is_own(path: str) -> bool:
+    return path != "/dev/shm" and _is_below(path, OWN)
+
+
+def _tree(path: str, fstype: str) -> Tree:
+    overlaid = fstype not in NO_LOWER and not fstype.startswith("fuse.")
+    try:
+        status = os.stat(path)
+    except OSError:
+        return Tree(path, TreeKind.BIND)
+    return Tree(path, TreeKind.OVERLAY if overlaid else TreeKind.BIND, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+
+
+def plan_for_root(entries: Sequence[MountEntry]) -> Plan:
+    """One tree a file system: root may clone each mount without what is mounted below it."""
+    trees, files = [], []
+    for entry in sorted(entries, key=lambda entry: entry.point.count("/") if entry.point != "/" else 0):
+        if entry.fstype in PSEUDO or _is_own(entry.point):
+            continue
+        if os.path.isdir(entry.point):
+            trees.append(_tree(entry.point, entry.fstype))
+        elif os.path.isfile(entry.point):
+            files.append(entry.point)
+    return Plan(tuple(trees), tuple(files))
+
+
+class _UserPlanner:
+    """Walks down from `/` to the directories below which nothing is mounted: only those can be overlaid by a user."""
+
+    def __init__(self, entries: Sequence[MountEntry]) -> None:
+        self.points = {entry.point: entry.fstype for entry in entries}
+        self.trees: list[Tree] = []
+        self.directories: list[tuple[str, int]] = []
+        self.links: list[tuple[str, str]] = []
+        self.copies: list[str] = []
+
+    def visit(self, path: str, fstype: str) -> None:
+        fstype = self.points.get(path, fstype)
+        below = [point for point in self.points if point != path and _is_below(point, [path])]
+        if _is_own(path):
+            self._directory(path)
+        elif not below:
+            self._directory(path)
+            self.trees.append(self._user_tree(path, fstype))
+        elif all(os.path.isfile(point) for point in below) and _size(path) <= COPY_LIMIT:
+            self.copies.append(path)
+        else:
+            self._directory(path)
+            self._descend(path, fstype)
+
+    def _descend(self, path: str, fstype: str) -> None:
+        try:
+            children = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError:
+            return
+        for child in children:
+            if child.is_symlink():
+                self.links.append((child.path, os.readlink(child.path)))
+            elif child.is_dir(follow_symlinks=False):
+                self.visit(child.path, fstype)
+            elif child.is_file(follow_symlinks=False):
+                self.copies.append(child.path)
+
+    def _directory(self, path: str) -> None:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        self.directories.append((path, mode if os.access(path, os.W_OK) else mode & ~0o222))
+
+    def _user_tree(self, path: str, fstype: str) -> Tree:
+        tree = _tree(path, fstype)
+        if not os.access(path, os.X_OK):  # nothing in it can be reached anyway
+            return Tree(path, TreeKind.BIND)
+        # The upper is the user's own: were it writable, a user could write where outside he may not.
+        mode = tree.mode if os.access(path, os.W_OK) else tree.mode & ~0o222
+        return Tree(path, tree.kind, mode)
+
+
+def _size(path: str) -> int:
+    total = 0
+    for directory, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(directory, name)).st_size
+            except OSError:
+                continue
+        if total > COPY_LIMIT:
+            break
+    return total
+
+
+def plan_for_user(entries: Sequence[MountEntry]) -> Plan:
+    """A skeleton, and a tree for every directory below which nothing is mounted.
+
+    In a user's namespace all mounts are locked together: an overlay over a directory with mounts below is EINVAL.
+    """
+    planner = _UserPlanner(entries)
+    root = next(entry for entry in entries if entry.point == "/")
+    planner.visit("/", root.fstype)
+    if "/dev/shm" in planner.points or os.path.isdir("/dev/shm"):
+        planner.trees.append(planner._user_tree("/dev/shm", planner.points.get("/dev/shm", "tmpfs")))
+    skeleton = Tree("/", TreeKind.OVERLAY, 0o555)
+    return Plan((skeleton, *planner.trees), (), tuple(planner.directories), tuple(planner.links), tuple(planner.copies))
+
+
+def build_skeleton(plan: Plan, base: str) -> None:
+    """Make the plan's directories, links and copies below `base`, an empty directory that then lies under all overlays."""
+    for path, _ in plan.directories:
+        os.makedirs(base + path, exist_ok=True)
+    for path, target in plan.links:
+        os.symlink(target, base + path)
+    for path in plan.copies:
+        copy(path, base + path)
+    for path, mode in reversed(plan.directories):
+        os.chmod(base + path, mode)
+
+
+def copy(source: str, target: str) -> None:
+    """Copy a file or a tree of files as far as the caller may read it; what he may not read is not there."""
+    try:
+        if os.path.isdir(source) and not os.path.islink(source):
+            shutil.copytree(source, target, symlinks=True, ignore_dangling_symlinks=True, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source, target, follow_symlinks=False)
+    except (OSError, shutil.Error):
+        return  # unreadable, special or gone: the sandbox has no right to it either
+
+
+def layer_operations(layer: str, trees: Sequence[Tree]) -> list[Operation]:
+    """Directories for one sandbox's writes in `layer`: for each tree an upper and, beside it, a work directory."""
+    operations: list[Operation] = [MkdirOp(f"{layer}/u"), MkdirOp(f"{layer}/w")]
+    for index, tree in enumerate(trees):
+        if tree.kind is TreeKind.OVERLAY:
+            operations.append(MkdirOp(f"{layer}/u/{index}", tree.mode, tree.uid, tree.gid))
+            operations.append(MkdirOp(f"{layer}/w/{index}"))
+    return operations
+
+
+def mount_operations(root: str, trees: Sequence[Tree], base: str, lowers: Sequence[str], layer: str) -> list[Operation]:
+    """Mount every tree at its path below `root`: writes go to `layer`, reads fall through `lowers` (nearest first) to `base`."""
+    operations: list[Operation] = []
+    for index, tree in enumerate(trees):
+        target = root + tree.path.rstrip("/")
+        if tree.kind is TreeKind.BIND:
+            operations.append(bind(f"{base}/{index}", target))
+            continue
+        below = ":".join([f"{lower}/u/{index}" for lower in lowers] + [f"{base}/{index}"])
+        # userxattr: without it a rmtree and mkdir of a lower directory is EIO in a user namespace.
+        data = f"lowerdir={below},upperdir={layer}/u/{index},workdir={layer}/w/{index},userxattr"
+        operations.append(MountOp("overlay", target, "overlay", 0, data))
+    return operations

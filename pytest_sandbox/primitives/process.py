@@ -1,0 +1,134 @@
+"""Processes: what one gives up before it runs foreign code, and pid 1's duty of reaping. Imports `_linux` only.
+
+Sources: capabilities(7), prctl(2), pid_namespaces(7), wait(2), close_range(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import stat
+from collections.abc import Collection, Iterable
+
+from pytest_sandbox._linux import syscalls
+from pytest_sandbox._linux.flags import Cap, Prctl
+
+# What a container's root keeps: Docker's default list. All of it counts in the sandbox's own user namespace only.
+ROOT_CAPABILITIES = frozenset({
+    Cap.CHOWN, Cap.DAC_OVERRIDE, Cap.FOWNER, Cap.FSETID, Cap.KILL, Cap.SETGID, Cap.SETUID, Cap.SETPCAP,
+    Cap.NET_BIND_SERVICE, Cap.NET_RAW, Cap.SYS_CHROOT, Cap.MKNOD, Cap.AUDIT_WRITE, Cap.SETFCAP,
+})  # fmt: skip
+
+#: The signal that makes a sandboxed Python print its stacks: the last real-time signal, which nobody uses.
+STACKS_SIGNAL = signal.SIGRTMAX
+
+
+def last_capability() -> int:
+    """The number of the newest capability that this kernel knows."""
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        return int(file.read())
+
+
+def drop_privileges(keep: Collection[int], last: int) -> None:
+    """Keep only the capabilities in `keep`, for this process and all that it executes; no set-uid program gains any."""
+    syscalls.drop_bounding_set(keep, last)
+    syscalls.set_capabilities(keep)
+    syscalls.prctl(Prctl.SET_NO_NEW_PRIVS, 1)
+
+
+def set_dumpable(value: bool) -> None:
+    """Whether processes of the same user may trace this one and read its /proc files (PR_SET_DUMPABLE)."""
+    syscalls.prctl(Prctl.SET_DUMPABLE, int(value))
+
+
+def die_with_parent(parent: int) -> None:
+    """SIGKILL the caller when its parent's thread ends; at once if the parent, whose pid was `parent`, is gone already."""
+    syscalls.prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def die_with_launcher() -> None:
+    """As `die_with_parent`, for a pid 1, which cannot see its parent; after the last change of ids, which undoes it."""
+    syscalls.prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
+
+
+def set_limits(limits: Iterable[tuple[int, int]]) -> None:
+    """setrlimit(2) of (resource, value) pairs, soft and hard, never above the hard limit there is."""
+    for which, value in limits:
+        _, hard = resource.getrlimit(which)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (value, value))
+
+
+def reset_signals() -> None:
+    """Default dispositions for every signal that Python handles: pid 1 must not run a handler that it inherited."""
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def renew_descriptors(keep: Collection[int]) -> None:
+    """Replace every open descriptor outside `keep` by one that reaches nothing of the machine, under the same number.
+
+    A file or directory is opened anew by its path, at its offset: what the caller now sees under that path. Anonymous
+    kernel objects (epoll, eventfd) and pipes that lead from the process to itself stay. Sockets, devices and the rest
+    become /dev/null, not closed: Python objects that still own the number must not close somebody else's file later.
+    """
+    found = {int(name): _target(int(name)) for name in os.listdir("/proc/self/fd") if int(name) not in keep}
+    modes: dict[str, set[int]] = {}
+    for fd, target in found.items():
+        if target.startswith("pipe:"):
+            modes.setdefault(target, set()).add(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE)
+    own = {target for target, ends in modes.items() if ends == {os.O_RDONLY, os.O_WRONLY}}
+    for fd, target in found.items():
+        if target and target not in own and not target.startswith("anon_inode:"):
+            _renew(fd, target)
+
+
+def _target(fd: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:  # the descriptor of listdir itself
+        return ""
+
+
+def _renew(fd: int, target: str) -> None:
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or not _reopen(fd, target):
+        _replace(fd, os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+
+
+def _reopen(fd: int, path: str) -> bool:
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~(os.O_CREAT | os.O_TRUNC | os.O_EXCL)
+    # O_APPEND: others write to the same file (a log) through offsets of their own.
+    append = os.O_APPEND if flags & os.O_ACCMODE == os.O_WRONLY else 0
+    try:
+        new = os.open(path, flags | append | os.O_CLOEXEC)
+    except OSError:  # deleted, or hidden inside
+        return False
+    with contextlib.suppress(OSError):  # EBADF: O_PATH
+        os.lseek(new, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
+    _replace(fd, new)
+    return True
+
+
+def _replace(fd: int, new: int) -> None:
+    os.dup2(new, fd, inheritable=os.get_inheritable(fd))
+    os.close(new)
+
+
+def reap() -> list[tuple[int, int]] | None:
+    """Reap all that has ended: (pid, wait status) pairs; None where the caller has no child left at all."""
+    ended: list[tuple[int, int]] = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended or None
+        if pid == 0:
+            return ended
+        ended.append((pid, status))

@@ -1,0 +1,213 @@
+"""What this machine can do: `Capability`s, found by trying in a throw-away child, and the `Layout` that follows from them.
+
+The one home of reasons and fixes: header, doctor, refusals and the skips of the test-suite read this list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+
+from pytest_sandbox._linux import proc, syscalls
+from pytest_sandbox._linux.flags import Attr, Clone
+from pytest_sandbox.model.errors import UnavailableError
+from pytest_sandbox.model.spec import Spec
+from pytest_sandbox.primitives import cgroups, mounts, overlay, process
+from pytest_sandbox.primitives.namespaces import Identity, write_maps
+from pytest_sandbox.sandbox.child import fork
+from pytest_sandbox.sandbox.layout import Layout
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Capability:
+    """Something a sandbox needs of the machine: whether it is there, how or why not, and what would change that."""
+
+    name: str
+    available: bool
+    reason: str = ""
+    fix: str = ""
+
+
+def try_in_child(attempt: Callable[[], None]) -> OSError | None:
+    """Run `attempt` in a forked child; the OSError that it raised there."""
+    reading, writing = os.pipe()
+    pid = fork()
+    if pid == 0:
+        try:
+            attempt()
+            os.write(writing, b"0")
+        except OSError as error:
+            os.write(writing, f"{error.errno} {error.filename or error.strerror}".encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read().decode()
+    os.waitpid(pid, 0)
+    number, _, what = answer.partition(" ")
+    return OSError(int(number or 0), os.strerror(int(number or 0)), what) if number != "0" else None
+
+
+def find_identity() -> Identity:
+    """Who a test can be here: see `Identity`."""
+    if os.geteuid() != 0:
+        return Identity.USER
+    return Identity.MAPPED if try_in_child(_id_map_root) is None else Identity.SAME
+
+
+def _id_map_root() -> None:
+    """Clone / and id-map the clone, which says EINVAL where its file system cannot (overlay: Docker)."""
+    syscalls.unshare(Clone.NEWNS)
+    tree = syscalls.open_tree("/")
+    ready, tell = os.pipe()
+    end, hold = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        try:
+            os.close(hold)
+            syscalls.unshare(Clone.NEWUSER)
+            os.write(tell, b"x")
+            os.read(end, 1)
+        finally:
+            os._exit(0)
+    os.close(tell)
+    try:
+        if not os.read(ready, 1):
+            raise OSError(1, os.strerror(1), "unshare CLONE_NEWUSER")
+        write_maps(holder, Identity.MAPPED, 0, 0, 0)
+        userns = os.open(f"/proc/{holder}/ns/user", os.O_RDONLY)
+        syscalls.mount_setattr(tree, Attr.IDMAP, userns)
+    finally:
+        os.close(hold)
+        os.waitpid(holder, 0)
+
+
+def make_layout(identity: Identity, writable: Iterable[str] = (), scratch: str | None = None) -> Layout:
+    """The layout of a run; `scratch` is the run's own directory, not made yet."""
+    entries = proc.visible(proc.mounts())
+    plan = overlay.plan_for_user(entries) if identity is Identity.USER else overlay.plan_for_root(entries)
+    return Layout(
+        identity=identity,
+        uid=os.getuid(),
+        gid=os.getgid(),
+        groups=tuple(os.getgroups()),
+        plan=plan,
+        masked=mounts.existing(mounts.MASKED),
+        read_only=mounts.existing(mounts.READ_ONLY),
+        writable=tuple(dict.fromkeys(writable)),
+        place=_place() + ("" if identity is Identity.USER else "/in"),
+        last_capability=process.last_capability(),
+        cwd=os.getcwd(),
+        scratch_path=scratch,
+        files=tuple((path, _content(path)) for path in plan.files),
+    )
+
+
+def _place() -> str:
+    """A directory to be covered, in a mount namespace of our own, by the place where the store is built."""
+    return next(path for path in ("/tmp", tempfile.gettempdir(), "/mnt", "/run") if os.path.isdir(path))
+
+
+def _content(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(overlay.COPY_LIMIT)
+    except OSError:
+        return b""
+
+
+_USERNS_FIX = (
+    "allow unprivileged user namespaces: sysctl kernel.unprivileged_userns_clone=1 (Debian), "
+    "user.max_user_namespaces above 0, kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile with "
+    "'userns,' (Ubuntu 24.04); in a container: docker run --security-opt seccomp=unconfined --security-opt "
+    "apparmor=unconfined --security-opt systempaths=unconfined"
+)
+_NAMESPACES = {
+    "user": Clone.NEWUSER, "mount": Clone.NEWNS, "pid": Clone.NEWPID, "net": Clone.NEWNET, "ipc": Clone.NEWIPC,
+    "uts": Clone.NEWUTS, "cgroup": Clone.NEWCGROUP,
+}  # fmt: skip
+#: Limits that need nothing but the namespaces and a clock.
+_ALWAYS = {
+    "timeout": "the controller's clock", "output": "the controller looks at the output's size",
+    "files": "RLIMIT_NOFILE", "disk": "size of the layer's tmpfs", "inodes": "nr_inodes of the layer's tmpfs",
+}  # fmt: skip
+
+
+def capabilities() -> dict[str, Capability]:
+    """Everything that `require` may name, by name."""
+    found = [_platform()]
+    if found[0].available:
+        found += _namespace_capabilities()
+        found += _limit_capabilities()
+    return {capability.name: capability for capability in found}
+
+
+def _platform() -> Capability:
+    if sys.platform == "linux":
+        return Capability("platform", True, f"Linux {os.uname().release}")
+    return Capability("platform", False, f"{sys.platform} has no namespaces", "run the tests on Linux, or with --no-sandbox")
+
+
+def _namespace_capabilities() -> list[Capability]:
+    found = []
+    user = Clone.NEWUSER if os.geteuid() else Clone(0)
+    for name, flag in _NAMESPACES.items():
+        error = try_in_child(lambda flag=flag: syscalls.unshare(user | flag))  # type: ignore[misc]
+        found.append(Capability(name, error is None, "unshare(2)" if error is None else str(error), "" if error is None else _USERNS_FIX))
+    identity = find_identity()
+    why = {
+        Identity.MAPPED: "ids on an unused host range over an id-mapped tree",
+        Identity.SAME: "the root file system cannot be id-mapped: root is the host's root, held by capabilities and masks",
+        Identity.USER: "the user is mapped to himself",
+    }
+    found.append(Capability("identity", True, f"{identity.value}: {why[identity]}"))
+    return found
+
+
+def _limit_capabilities() -> list[Capability]:
+    found = [Capability(name, True, how) for name, how in _ALWAYS.items()]
+    for one in cgroups.capabilities().values():
+        found.append(Capability(one.name, one.available, one.hierarchy if one.available else one.reason, one.fix))
+        if one.name == "pids" and not one.available and os.geteuid() != 0 and _kernel() >= (5, 14):
+            found[-1] = Capability("pids", True, "RLIMIT_NPROC, counted in the sandbox's user namespace")
+    return found
+
+
+def _kernel() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
+
+
+_LIMITS = ("memory", "swap", "pids", "cpus", "cpu_time", "timeout", "disk", "inodes", "files", "output")
+
+
+def unenforced(spec: Spec, known: dict[str, Capability]) -> list[Capability]:
+    """The limits of `spec` that nothing on this machine enforces."""
+    missing = []
+    for name in _LIMITS:
+        capability = known.get(name)
+        if getattr(spec.limits, name) is not None and capability is not None and not capability.available:
+            missing.append(capability)
+    if spec.scratch is not None and spec.limits.disk is not None:
+        missing.append(Capability("disk", False, "scratch replaces the tmpfs whose size is the limit", "leave scratch out"))
+    return missing
+
+
+def refuse(spec: Spec, known: dict[str, Capability]) -> None:
+    """Raise UnavailableError for the first limit that was asked for on purpose and cannot be enforced."""
+    for capability in unenforced(spec, known):
+        if capability.name in spec.asked:
+            raise UnavailableError(f"the limit {capability.name}", capability.reason, capability.fix)
+
+
+def refuse_missing(required: Sequence[str], known: dict[str, Capability]) -> None:
+    """Raise UnavailableError for the first of the named capabilities ("all" is every one) that is not there."""
+    for name in sorted(known) if "all" in required else required:
+        capability = known.get(name)
+        if capability is None:
+            raise UnavailableError(name, "there is no capability of that name", f"name one of {', '.join(known)}")
+        if not capability.available:
+            raise UnavailableError(name, capability.reason, capability.fix)

@@ -1,0 +1,69 @@
+"""A process that cleans up when the controller cannot: forked before the first cgroup is made, gone after the last.
+
+It lies in a session of its own, so that neither Ctrl-C nor a kill of the whole process group reaches it, and waits for
+the end of a pipe. Processes need no janitor: they die with the launcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+
+from pytest_sandbox.primitives.cgroups import remove_run
+from pytest_sandbox.sandbox.child import fork
+
+_LEAVE = "leave"
+
+
+class Janitor:
+    """The controller's end: `watch` what is about to be made, `close` when it is all removed again."""
+
+    def __init__(self) -> None:
+        reading, writing = os.pipe()
+        self._pid = fork()
+        if self._pid == 0:
+            os.close(writing)
+            _main(reading)
+        os.close(reading)
+        self.fd = writing
+
+    def watch(self, kind: str, path: str) -> None:
+        """Take over `path`, of kind "cgroup" or "directory", should the controller die."""
+        os.write(self.fd, f"{kind}\0{path}\n".encode("utf-8", "surrogateescape"))
+
+    def close(self) -> None:
+        """Nothing is left to clean up."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.fd, f"{_LEAVE}\0\n".encode())
+        os.close(self.fd)
+        os.waitpid(self._pid, 0)
+
+
+def _main(reading: int) -> None:
+    try:
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        _close_all_but(reading)
+        with os.fdopen(reading, encoding="utf-8", errors="surrogateescape") as pipe:
+            orders = [line.rstrip("\n").split("\0", 1) for line in pipe]
+        if [_LEAVE, ""] not in orders:
+            _clean([path for kind, path in orders if kind == "cgroup"], [p for kind, p in orders if kind == "directory"])
+    finally:
+        os._exit(0)
+
+
+def _close_all_but(keep: int) -> None:
+    """Let go of the terminal and of everything else: whoever waits for the end of a pipe must not wait for us."""
+    os.closerange(0, keep)
+    os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX") if keep < 65536 else keep + 65536)
+
+
+def _clean(cgroups: Sequence[str], directories: Sequence[str]) -> None:
+    with contextlib.suppress(Exception):
+        remove_run(cgroups)
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,97 @@
+"""The way out of the controller: one fork into a process of one thread, which starts the session's sandbox and waits.
+
+As root it also clones the machine's trees, id-mapped, before there is a namespace that could lock them. It lives as long
+as the session's init, whose parent it is, and both die with the controller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from pytest_sandbox._linux import syscalls
+from pytest_sandbox._linux.flags import Attr, Clone
+from pytest_sandbox.primitives import mounts, process
+from pytest_sandbox.primitives.namespaces import Identity
+from pytest_sandbox.primitives.overlay import TreeKind
+from pytest_sandbox.sandbox.child import Body, Descriptors, Order, describe, fork, make_target, spawn
+from pytest_sandbox.sandbox.layout import Layout
+from pytest_sandbox.sandbox.wire import encode
+
+
+def launch(layout: Layout, order: Order, given: Descriptors, body: Body, close: Sequence[int]) -> int:
+    """Fork the launcher; returns its pid. `close` are the controller's own descriptors, which must not outlive it."""
+    controller = os.getpid()
+    pid = fork()
+    if pid == 0:
+        try:
+            for fd in close:
+                os.close(fd)
+            _launch(controller, layout, order, given, body)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.write(given.control, encode({"op": "failed", **describe(error)}))
+        finally:
+            os._exit(1)
+    return pid
+
+
+def _launch(controller: int, layout: Layout, order: Order, given: Descriptors, body: Body) -> NoReturn:
+    process.reset_signals()
+    # Ctrl-C reaches the whole group of the terminal; what it means for sandboxes is the controller's to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process.die_with_parent(controller)
+    clones = {} if layout.identity is Identity.USER else _clone_trees(layout)
+    init = spawn(
+        layout, order, given, body, inherited=tuple(clones.values()), mapped=lambda pid: _place(layout, clones, pid)
+    )
+    for fd in given.all():
+        os.close(fd)
+    os.waitpid(init, 0)
+    os._exit(0)
+
+
+def _clone_trees(layout: Layout) -> dict[str, int]:
+    """Detached clones of the trees, by where they go in the store; then a directory is covered by a place for them."""
+    syscalls.unshare(Clone.NEWNS)
+    mounts.make_private()
+    clones = {f"base/{index}": syscalls.open_tree(tree.path) for index, tree in enumerate(layout.plan.trees)}
+    clones |= {f"rw/{index}": syscalls.open_tree(path) for index, path in enumerate(layout.writable)}
+    if layout.scratch_path:
+        clones["scratch"] = syscalls.open_tree(layout.scratch_path)
+    place = layout.place.removesuffix("/in")
+    mounts.tmpfs(place).apply()
+    for name in ("in", "base", "rw", "scratch"):
+        os.mkdir(f"{place}/{name}")
+    for name, tree in clones.items():
+        make_target(f"{place}/{name}", tree)
+    return clones
+
+
+def _place(layout: Layout, clones: Mapping[str, int], pid: int) -> None:
+    """Mount the clones, with the ids of the user namespace of process `pid`."""
+    if not clones:
+        return
+    place = layout.place.removesuffix("/in")
+    userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    for name, tree in clones.items():
+        _protect(layout, name, tree, userns)
+        syscalls.move_mount(tree, f"{place}/{name}")
+        os.close(tree)
+    os.close(userns)
+
+
+def _protect(layout: Layout, name: str, tree: int, userns: int) -> None:
+    base = name.startswith("base/")
+    if layout.identity is Identity.MAPPED:
+        try:
+            syscalls.mount_setattr(tree, Attr.IDMAP, userns)
+        except OSError:
+            # A file system without id-mapping (FUSE, 9p): its files belong to nobody inside, and are read-only.
+            if base and layout.plan.trees[int(name.removeprefix("base/"))].kind is TreeKind.OVERLAY:
+                raise
+    if base:
+        syscalls.mount_setattr(tree, Attr.RDONLY)

@@ -1,0 +1,179 @@
+"""What a root is made of: the lists of mount operations for a sandbox at any depth. Imports `primitives`, `_linux`, `model`.
+
+    place/                  a tmpfs that only scopes have; at depth 0 over a directory of the machine, then /dev/.sandbox
+      store/base/<tree>     read-only clones of the machine's trees
+      store/L<depth>/       one layer a sandbox of the chain: u/<tree> and w/<tree> (upper and work directories)
+      store/rw/<n>          the paths that tests may really change
+      store/dev             a /dev that is bound into every sandbox, read-only
+      store/hidden/         an unmasked proc and sysfs, covered: without them the kernel lets no child mount its own
+      root/                 where the next root is mounted before it is entered
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+from pytest_sandbox._linux.flags import Mount
+from pytest_sandbox.model.spec import Spec
+from pytest_sandbox.primitives import mounts
+from pytest_sandbox.primitives.mounts import MkdirOp, MountOp, Operation, ReadOnlyOp, bind
+from pytest_sandbox.primitives.namespaces import Identity
+from pytest_sandbox.primitives.overlay import Plan, layer_operations, mount_operations
+
+INNER_PLACE = "/dev/.sandbox"
+DEEPEST = 16
+_NO_EXEC = Mount.NOSUID | Mount.NOEXEC | Mount.NODEV
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """All that a process must know to make sandboxes below itself; passed on by fork.
+
+    depth: of the sandboxes to be made. place: where this process finds the store (docstring of the module).
+    writable: the paths behind store/rw, by index. cwd: where every sandbox starts. scratch_path: this run's directory
+    below the spec's `scratch`. files: what is mounted file by file, with its content.
+    """
+
+    identity: Identity
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    plan: Plan
+    masked: tuple[str, ...]
+    read_only: tuple[str, ...]
+    writable: tuple[str, ...]
+    place: str
+    last_capability: int
+    cwd: str
+    depth: int = 0
+    scratch_path: str | None = None
+    files: tuple[tuple[str, bytes], ...] = ()
+
+    def below(self) -> Layout:
+        """The layout for the sandboxes that a sandbox of this one makes."""
+        return dataclasses.replace(self, depth=self.depth + 1, place=INNER_PLACE)
+
+    @property
+    def root(self) -> str:
+        """Where the next root is mounted."""
+        return f"{self.place}/root"
+
+    @property
+    def store(self) -> str:
+        """Where the store is found."""
+        return f"{self.place}/store"
+
+    @property
+    def layer(self) -> str:
+        """The layer of the sandbox to be made."""
+        return f"{self.store}/L{self.depth}"
+
+    @property
+    def lowers(self) -> tuple[str, ...]:
+        """The enclosing scopes' layers, nearest first."""
+        return tuple(f"{self.store}/L{depth}" for depth in reversed(range(self.depth)))
+
+
+def store_operations(layout: Layout) -> list[Operation]:
+    """The store's skeleton, in an empty tmpfs at `layout.place`; made once a run by the session's init."""
+    store = layout.store
+    operations: list[Operation] = [MkdirOp(layout.root), MkdirOp(store)]
+    operations += [MkdirOp(f"{store}/{name}") for name in ("base", "rw", "dev", "hidden", "scratch")]
+    operations += [MkdirOp(f"{store}/L{depth}") for depth in range(DEEPEST)]
+    operations += [mounts.tmpfs(f"{store}/dev"), *_device_directories(f"{store}/dev")]
+    hidden = f"{store}/hidden"
+    operations += [
+        MkdirOp(f"{hidden}/proc"),
+        MkdirOp(f"{hidden}/sys"),
+        MountOp("proc", f"{hidden}/proc", "proc", _NO_EXEC),
+        MountOp("sysfs", f"{hidden}/sys", "sysfs", _NO_EXEC | Mount.RDONLY),
+        MountOp("hidden", hidden, "tmpfs", Mount.RDONLY, "size=4k,mode=0"),
+    ]
+    return operations
+
+
+def _device_directories(dev: str) -> list[Operation]:
+    names = ("pts", "shm", "mqueue", ".sandbox", ".sandbox/root", ".sandbox/store")
+    return [MkdirOp(f"{dev}/{name}") for name in names]
+
+
+def build_devices(dev: str) -> None:
+    """Device nodes, bound from the machine's since mknod(2) of a device is EPERM in a user namespace; then read-only."""
+    for name in mounts.existing(f"/dev/{name}" for name in mounts.DEVICES):
+        target = dev + name.removeprefix("/dev")
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+        bind(name, target).apply()
+    for name, link in mounts.DEVICE_LINKS.items():
+        os.symlink(link, f"{dev}/{name}")
+    ReadOnlyOp(dev).apply()
+
+
+def _split(operations: Sequence[Operation], root: str) -> tuple[list[Operation], list[Operation]]:
+    """Mounts before and after /dev is there."""
+    late = [operation for operation in operations if _target(operation).startswith(f"{root}/dev/")]
+    return [operation for operation in operations if operation not in late], late
+
+
+def _target(operation: Operation) -> str:
+    return operation.path if isinstance(operation, MkdirOp) else operation.target
+
+
+def layer_mount(layout: Layout, spec: Spec, name: str) -> Operation:
+    """Where this sandbox's writes go: a tmpfs of the disk limit's size, or its own directory below `scratch`."""
+    if layout.scratch_path:
+        return bind(f"{layout.store}/scratch/{name}", layout.layer)
+    return mounts.tmpfs(layout.layer, size=spec.limits.disk, inodes=spec.limits.inodes)
+
+
+def root_operations(layout: Layout, spec: Spec, name: str, *, scope: bool, shares_network: bool) -> list[Operation]:
+    """Everything between an empty `place/root` and a root that can be entered."""
+    root, trees = layout.root, layout.plan.trees
+    operations = [layer_mount(layout, spec, name), *layer_operations(layout.layer, trees)]
+    early, late = _split(mount_operations(root, trees, f"{layout.store}/base", layout.lowers, layout.layer), root)
+    operations += early
+    operations += [bind(f"{layout.store}/dev", f"{root}/dev", recursive=True), *late]
+    if not any(tree.path == "/dev/shm" for tree in trees):
+        operations.append(MountOp("shm", f"{root}/dev/shm", "tmpfs", _NO_EXEC, "mode=1777"))
+    operations += _kernel_file_systems(layout, root, shares_network=shares_network)
+    operations += mounts.masks(root, layout.masked, layout.read_only)
+    operations += _let_through(layout, spec, root)
+    if scope:
+        operations += _store_for_children(layout, root)
+    return operations
+
+
+def _kernel_file_systems(layout: Layout, root: str, *, shares_network: bool) -> list[Operation]:
+    terminals = "newinstance,ptmxmode=0666,mode=0620"
+    if layout.identity is not Identity.USER:
+        terminals += ",gid=5"  # the group "tty", which a user's namespace has no id for
+    system = (
+        bind("/sys", f"{root}/sys", recursive=True)  # a sysfs shows the network namespace of who mounts it, if he owns it
+        if shares_network and layout.depth
+        else MountOp("sysfs", f"{root}/sys", "sysfs", _NO_EXEC | Mount.RDONLY)
+    )
+    return [
+        MountOp("devpts", f"{root}/dev/pts", "devpts", Mount.NOSUID | Mount.NOEXEC, terminals),
+        MountOp("mqueue", f"{root}/dev/mqueue", "mqueue", _NO_EXEC),
+        MountOp("proc", f"{root}/proc", "proc", _NO_EXEC),
+        system,
+    ]
+
+
+def _let_through(layout: Layout, spec: Spec, root: str) -> list[Operation]:
+    index = {path: number for number, path in enumerate(layout.writable)}
+    operations: list[Operation] = [
+        bind(f"{layout.store}/rw/{index[path]}", root + path) for path in spec.writable if path in index
+    ]
+    operations += [mounts.hide(root, path, is_dir=os.path.isdir(path)) for path in spec.hide if os.path.lexists(path)]
+    return operations
+
+
+def _store_for_children(layout: Layout, root: str) -> list[Operation]:
+    store = f"{root}{INNER_PLACE}/store"
+    operations: list[Operation] = [bind(layout.store, store, recursive=True)]
+    # A scope's fixtures may write to their own layer as they like, but never to the ones that others stand on.
+    operations += [ReadOnlyOp(f"{store}/L{depth}") for depth in range(layout.depth)]
+    return operations
+

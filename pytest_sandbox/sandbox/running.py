@@ -1,0 +1,164 @@
+"""One sandbox as the controller sees it while it lives. Imports `model`, `primitives` and `wire`."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+from pytest_sandbox.model.errors import SandboxError
+from pytest_sandbox.model.outcome import Ending, Outcome
+from pytest_sandbox.primitives.cgroups import Cgroup, MemorySnapshot
+from pytest_sandbox.sandbox import wire
+from pytest_sandbox.sandbox.child import Descriptors, Order
+from pytest_sandbox.sandbox.wire import Decoder, Frame
+
+_CHUNK = 1 << 16
+_UCRED = struct.Struct("3i")
+
+
+class Listener(Protocol):
+    """Who wants to know what a sandbox says and how it ended."""
+
+    def on_frame(self, running: Running, frame: Frame) -> None:
+        """Main said something. Not trusted."""
+
+    def on_end(self, running: Running, outcome: Outcome) -> None:
+        """Nothing of the sandbox is left."""
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Running:
+    """Descriptors, cgroup, clock and last words of one sandbox.
+
+    control, wire: the controller's ends. deadline: on the monotonic clock. hold: nobody's time runs out (a debugger).
+    problem: why it never started.
+    """
+
+    order: Order
+    listener: Listener
+    parent: Running | None
+    control: socket.socket
+    wire: socket.socket
+    stdout: int
+    stderr: int
+    stacks: int
+    cgroup: Cgroup
+    decoder: Decoder = dataclasses.field(default_factory=Decoder)
+    control_decoder: Decoder = dataclasses.field(default_factory=lambda: Decoder(1 << 20))
+    pid: int | None = None
+    pidfd: int | None = None
+    layer: int | None = None
+    started: float = dataclasses.field(default_factory=time.monotonic)
+    deadline: float | None = None
+    next_look: float | None = None
+    kill_at: float | None = None
+    hold: bool = False
+    killed: Ending | None = None
+    abandoned: bool = False
+    exit: Frame | None = None
+    problem: SandboxError | None = None
+    snapshot: MemorySnapshot | None = None
+    errno: int = 0
+    failed: bool = False
+    reported: bool = True
+    ended: bool = False
+
+    @property
+    def name(self) -> str:
+        """Unique in the run."""
+        return self.order.name
+
+    def send(self, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:
+        """Say something to main; a sandbox that is dying does not listen, which its end will tell."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            wire.send(self.wire, frame, descriptors)
+
+    def ask_for_stacks(self) -> None:
+        """Let init make main print its stacks."""
+        with contextlib.suppress(OSError):
+            self.control.send(b"s")
+
+    def kill(self, why: Ending | None) -> None:
+        """SIGKILL init, and with it every process of its namespace; the first reason stands."""
+        self.killed = self.killed or why
+        self.abandoned = True
+        if self.pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def output(self) -> int:
+        """Bytes that its own stdout and stderr hold now."""
+        return os.fstat(self.stdout).st_size + os.fstat(self.stderr).st_size
+
+    def frames(self) -> Iterator[Frame]:
+        """What main has said and nobody has read yet."""
+        while True:
+            try:
+                data = self.wire.recv(_CHUNK)
+            except (BlockingIOError, ConnectionResetError):
+                return
+            if not data:
+                return
+            yield from self.decoder.feed(data)
+
+    def words_of_init(self) -> tuple[list[Frame], int | None, list[int], bool]:
+        """Frames of init, its pid as the kernel vouches for it, descriptors it sent, and whether it is gone."""
+        try:
+            data, ancillary, _, _ = self.control.recvmsg(_CHUNK, socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(4))
+        except BlockingIOError:
+            return [], None, [], False
+        except ConnectionResetError:
+            return [], None, [], True
+        pid, descriptors = None, list[int]()
+        for level, kind, value in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                pid = _UCRED.unpack(value)[0]
+            elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors += array.array("i", value[: len(value) - len(value) % 4])
+        return self.control_decoder.feed(data), pid, descriptors, not data
+
+    def read_output(self) -> tuple[bytes, bytes, str]:
+        """What stands in stdout, stderr and stacks."""
+        limit = self.order.spec.limits.output
+        out, err = (_read(fd, limit) for fd in (self.stdout, self.stderr))
+        return out, err, _read(self.stacks, 1 << 20).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Close the controller's descriptors."""
+        self.control.close()
+        self.wire.close()
+        for fd in (self.stdout, self.stderr, self.stacks, self.pidfd, self.layer):
+            if fd is not None:
+                os.close(fd)
+
+
+def _read(fd: int, limit: int | None) -> bytes:
+    size = os.fstat(fd).st_size
+    if not size:
+        return b""
+    return os.pread(fd, size if limit is None else min(size, limit), 0)
+
+
+def prepare(owner: tuple[int, int] | None) -> tuple[Descriptors, socket.socket, socket.socket]:
+    """The sandbox's descriptors, and the controller's ends of the two sockets.
+
+    owner: uid and gid that the sandbox's files get, so that it may open /dev/stdout anew.
+    """
+    control, control_inside = socket.socketpair()
+    talk, talk_inside = socket.socketpair()
+    control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    control.setblocking(False)
+    talk.setblocking(False)
+    files = [os.memfd_create(f"sandbox-{name}", os.MFD_CLOEXEC) for name in ("stdout", "stderr", "stacks")]
+    if owner is not None:
+        for fd in files:
+            os.fchown(fd, *owner)
+    return Descriptors(control_inside.detach(), talk_inside.detach(), *files), control, talk

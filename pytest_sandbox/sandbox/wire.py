@@ -1,0 +1,117 @@
+"""Frames between the controller and a sandbox: a length of four bytes, then a JSON object. Imports `model` only.
+
+Descriptors travel with a frame (SCM_RIGHTS, unix(7)) towards the sandbox, never out of it. JSON, since what comes from a
+sandbox is not trusted: no pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_sandbox.model.errors import WireError
+
+Frame = dict[str, Any]
+
+_HEADER = struct.Struct("!I")
+#: The longest frame that is read, in bytes: a report with all the output that a test may make.
+LONGEST = 256 << 20
+_MOST_DESCRIPTORS = 16
+
+
+def encode(frame: Frame) -> bytes:
+    """The bytes of a frame; what JSON has no form for is sent as its repr."""
+    body = json.dumps(frame, default=repr).encode("utf-8", "surrogatepass")
+    return _HEADER.pack(len(body)) + body
+
+
+def _decode(body: bytes) -> Frame:
+    try:
+        frame = json.loads(body.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"a frame of {len(body)} bytes is no JSON: {error}") from None
+    if not isinstance(frame, dict) or not isinstance(frame.get("op"), str):
+        raise WireError("a frame is no object with an 'op'")
+    return frame
+
+
+class Decoder:
+    """Turns a stream of bytes into frames; WireError on what is none."""
+
+    def __init__(self, longest: int = LONGEST) -> None:
+        self._pending = bytearray()
+        self._longest = longest
+
+    @property
+    def torn(self) -> bool:
+        """Whether the stream so far ends within a frame."""
+        return bool(self._pending)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes."""
+        self._pending += data
+        frames = []
+        while len(self._pending) >= _HEADER.size:
+            (length,) = _HEADER.unpack_from(self._pending)
+            if length > self._longest:
+                raise WireError(f"a frame claims {length} bytes")
+            end = _HEADER.size + length
+            if len(self._pending) < end:
+                break
+            frames.append(_decode(bytes(self._pending[_HEADER.size : end])))
+            del self._pending[:end]
+        return frames
+
+
+class Channel:
+    """A sandbox's end: blocking, and only for the process that it was made in.
+
+    A test that forks and comes back into pytest would send from the wrong process: `send` there does nothing.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._owner = os.getpid()
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame; a controller that has gone away is no error, since it takes the sandbox with it."""
+        if os.getpid() != self._owner:
+            return
+        try:
+            self.socket.sendall(encode(frame))
+        except (BrokenPipeError, ConnectionResetError):
+            os._exit(1)
+
+    def receive(self) -> tuple[Frame, list[int]]:
+        """The next frame and its descriptors; EOFError when the controller is gone."""
+        header, descriptors = self._read(_HEADER.size)
+        (length,) = _HEADER.unpack(header)
+        body, more = self._read(length)
+        return _decode(body), descriptors + more
+
+    def _read(self, count: int) -> tuple[bytes, list[int]]:
+        data, descriptors = bytearray(), list[int]()
+        while len(data) < count:
+            part, received, _, _ = socket.recv_fds(self.socket, count - len(data), _MOST_DESCRIPTORS)
+            descriptors += received
+            if not part:
+                raise EOFError
+            data += part
+        for fd in descriptors:
+            os.set_inheritable(fd, False)
+        return bytes(data), descriptors
+
+
+def send(sock: socket.socket, frame: Frame, descriptors: Sequence[int] = ()) -> None:
+    """Send a frame to a sandbox, whole, with descriptors on its first byte; the socket may be non-blocking."""
+    data = memoryview(encode(frame))
+    sent = socket.send_fds(sock, [data], list(descriptors)) if descriptors else sock.send(data)
+    if sent < len(data):
+        blocking = sock.getblocking()
+        sock.setblocking(True)
+        sock.sendall(data[sent:])
+        sock.setblocking(blocking)
