@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
 
 from pytest_sandbox.primitives.cgroup_controllers import Choice
 from pytest_sandbox.primitives.cgroup_files import pids_in, read, remove, write
@@ -30,7 +29,7 @@ class Delegation:
         self.name = name
         self._made: list[str] = []
         self._leaf: str | None = None
-        self._enabled: list[str] = []
+        self._before: frozenset[str] = frozenset()
 
     def run_directory(self, choice: Choice) -> str:
         """Where this run's sandboxes are in the hierarchy of `choice`; it need not exist yet."""
@@ -50,15 +49,13 @@ class Delegation:
             if choice.controller.version == V2 and choice.controller.name:
                 return self._pass_on(choice, base) or self._pass_on(choice, directory)
         except OSError as error:
-            if self._leaf and not self._enabled:
-                self._return()
             return explain(error, choice.hierarchy)
         return None
 
     def _pass_on(self, choice: Choice, directory: str) -> Problem | None:
         """Enable the controller for the children of `directory`."""
         name = choice.controller.name
-        if name.encode() in read(directory + "/cgroup.subtree_control").split():
+        if name in _passed_on(directory):
             return None
         if directory == choice.hierarchy.directory:
             # Only the real root has no cgroup.events (kernel/cgroup/cgroup.c, CFTYPE_NOT_ON_ROOT).
@@ -66,15 +63,13 @@ class Delegation:
                 path = f"{directory}/cgroup.subtree_control"
                 return Problem(f"the root cgroup does not pass on the controller {name}", f"echo +{name} > {path}")
             self._leave(directory)
-            write(directory + "/cgroup.subtree_control", "+" + name)
-            self._enabled.append(name)
-        else:
-            write(directory + "/cgroup.subtree_control", "+" + name)
+        write(directory + "/cgroup.subtree_control", "+" + name)
         return None
 
     def _leave(self, base: str) -> None:
         """Move this process out of `base`, into a leaf, if it is there."""
         if self._leaf is None and os.getpid() in pids_in(base):
+            self._before = _passed_on(base)
             leaf = self.leaf_directory(base)
             os.mkdir(leaf, 0o755)
             self._leaf = leaf
@@ -83,8 +78,8 @@ class Delegation:
     def _return(self) -> None:
         """Go back to where this process was."""
         if self._leaf is not None:
-            leave_leaf(self._leaf, self._enabled)
-        self._enabled, self._leaf = [], None
+            leave_leaf(self._leaf, self._before)
+        self._leaf = None
 
     def close(self) -> None:
         """Remove the run directories and what is below, disable what was enabled, and go back."""
@@ -95,18 +90,21 @@ class Delegation:
             self._return()
 
 
-def leave_leaf(leaf: str, enabled: Iterable[str] | None = None) -> None:
+def _passed_on(directory: str) -> frozenset[str]:
+    return frozenset(read(directory + "/cgroup.subtree_control").decode().split())
+
+
+def leave_leaf(leaf: str, before: frozenset[str] = frozenset()) -> None:
     """Empty a controller's leaf into its parent and remove it. Its processes (a janitor among them) are not killed.
 
-    enabled: the controllers that the parent passes on for our sake; None for all, as a janitor must assume: with
-    processes in it, before the leaf was made, the parent could pass on none.
+    before: the controllers that the parent passed on before the leaf was made. None, as a janitor assumes: with processes
+    in it, it could not. All others are disabled, whichever worker enabled them.
     """
     base = os.path.dirname(leaf)
     if not os.path.isdir(leaf):
         return
     with contextlib.suppress(OSError):
-        names = read(base + "/cgroup.subtree_control").decode().split() if enabled is None else enabled
-        for name in names:
+        for name in _passed_on(base) - before:
             write(base + "/cgroup.subtree_control", "-" + name)
     for pid in pids_in(leaf):
         # ESRCH: it ended meanwhile.

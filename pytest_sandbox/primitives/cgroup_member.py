@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives import cgroup_files as files
-from pytest_sandbox.primitives.cgroup_controllers import LIMIT_ROLES, ROLES, Choice, keyed
+from pytest_sandbox.primitives.cgroup_controllers import LIMIT_ROLES, ROLES, Choice, Gauge, keyed
 from pytest_sandbox.primitives.cgroup_layout import V2, Problem
 
 
@@ -175,23 +175,16 @@ class Cgroup:
         whole: dict[str, int] = {}
         seconds: dict[str, float] = {}
         missing: dict[str, str] = {}
-        contents: dict[str, bytes] = {}
         for choice in self._choices:
+            contents: dict[str, bytes] = {}
             for gauge in choice.controller.gauges:
-                path = f"{self._directories[choice.role]}/{gauge.file}"
-                try:
-                    if path not in contents:
-                        contents[path] = files.read(path)
-                    value = gauge.extract(contents[path])
-                except OSError as error:
-                    missing[gauge.field] = f"{gauge.file}: {os.strerror(error.errno or 0)}"
-                except KeyError:
-                    missing[gauge.field] = f"{gauge.file} of this kernel does not have it"
+                found = _measure(gauge, self._directories[choice.role], contents)
+                if isinstance(found, str):
+                    missing[gauge.field] = found
+                elif gauge.unit is None:
+                    whole[gauge.field] = found
                 else:
-                    if gauge.unit is None:
-                        whole[gauge.field] = value
-                    else:
-                        seconds[gauge.field] = value * gauge.unit
+                    seconds[gauge.field] = found * gauge.unit
         for role, fields in _FIELDS.items():
             if role not in self._directories:
                 missing.update(dict.fromkeys(fields, self._why(role)))
@@ -218,6 +211,18 @@ class Cgroup:
 
 
 _FIELDS = {role: tuple(dict.fromkeys(g.field for c in pair for g in c.gauges)) for role, pair in ROLES.items()}
+
+
+def _measure(gauge: Gauge, directory: str, contents: dict[str, bytes]) -> int | str:
+    """The figure, or why there is none. contents: the files of this directory that were read already, by name."""
+    try:
+        if gauge.file not in contents:
+            contents[gauge.file] = files.read(f"{directory}/{gauge.file}")
+        return gauge.extract(contents[gauge.file])
+    except OSError as error:
+        return f"{gauge.file}: {os.strerror(error.errno or 0)}"
+    except KeyError:
+        return f"this kernel's {gauge.file} does not have it"
 
 
 @contextlib.contextmanager

@@ -1,0 +1,752 @@
+"""Cgroups on the real kernel; and, for machines that are not at hand, the pure tables and parsers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_sandbox.model.errors import SetupError, TeardownWarning
+from pytest_sandbox.model.spec import MIB, Limits
+from pytest_sandbox.primitives import cgroup_files, cgroup_layout
+from pytest_sandbox.primitives.cgroup_controllers import (
+    CPU_V1,
+    CPU_V2,
+    IO_V1,
+    IO_V2,
+    MEMORY_V1,
+    MEMORY_V2,
+    PAGE,
+    Controller,
+    choose,
+    quota,
+)
+from pytest_sandbox.primitives.cgroup_layout import Hierarchy, Problem, explain, find_hierarchies
+from pytest_sandbox.primitives.cgroup_probe import NO_LIMITS
+from pytest_sandbox.primitives.cgroups import Cgroup, CgroupRun, capabilities, oom_victim, remove_run
+
+CAPABILITIES = capabilities()
+
+
+def needs(*names: str) -> pytest.MarkDecorator:
+    """Skip, with the capability's own reason, where this machine does not have it."""
+    lacking = [CAPABILITIES[name] for name in names if not CAPABILITIES[name].available]
+    return pytest.mark.skipif(bool(lacking), reason="; ".join(f"{c.name}: {c.reason}. Fix: {c.fix}" for c in lacking))
+
+
+def unique() -> str:
+    """A run's name that no other test, nor another checkout's, has."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def run() -> Iterator[CgroupRun]:
+    """An open run, of which nothing may be left afterwards."""
+    opened = CgroupRun.open(unique())
+    paths = opened.paths
+    yield opened
+    opened.close()
+    assert [path for path in paths if os.path.exists(path)] == []
+
+
+class Child:
+    """A Python process that joins a cgroup, asserts that it is there, and only then runs a script."""
+
+    def __init__(self, cgroup: Cgroup, script: str) -> None:
+        source = "import os, sys, time, signal\nsys.stdin.readline()\n" + textwrap.dedent(script)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        cgroup.attach(self.process.pid)
+        assert self.process.pid in cgroup.processes()
+        assert self.process.stdin
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+
+    def line(self) -> str:
+        """The next line that it prints."""
+        assert self.process.stdout
+        return self.process.stdout.readline().strip()
+
+    def wait(self) -> tuple[int, str]:
+        """Its status and what else it printed."""
+        output, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, output
+
+
+@pytest.fixture
+def child() -> Iterator[type[Child]]:
+    """`Child`, all of whose processes are dead and reaped afterwards."""
+    started: list[Child] = []
+
+    class Reaped(Child):
+        def __init__(self, cgroup: Cgroup, script: str) -> None:
+            super().__init__(cgroup, script)
+            started.append(self)
+
+    yield Reaped
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+        # Not communicate(): what it forked may hold the pipe until the run is closed.
+        for pipe in (one.process.stdin, one.process.stdout):
+            assert pipe
+            pipe.close()
+
+
+# -- the kernel enforces ---------------------------------------------------------------------------------------------
+
+
+@needs("memory", "swap")
+def test_memory_hog_is_killed_at_its_limit(run: CgroupRun, child: type[Child]) -> None:
+    """The kernel kills it, counts one OOM kill, and the peak is the limit."""
+    started = time.monotonic()
+    cgroup = run.create("hog", dataclasses.replace(NO_LIMITS, memory=64 * MIB, swap=0))
+    hog = child(cgroup, "held = []\nfor _ in range(400): held.append(b'x' * (1 << 20))\nprint('survived')")
+    status, output = hog.wait()
+    usage = cgroup.read()
+    assert (status, output) == (-signal.SIGKILL, "")
+    assert usage.oom_kills == 1
+    assert usage.memory_max_events
+    if usage.memory_peak is not None:
+        assert 60 * MIB < usage.memory_peak <= 64 * MIB
+    if os.access("/dev/kmsg", os.R_OK) and os.geteuid() == 0:
+        victim = oom_victim(cgroup.log_name, started)
+        # The kernel prints 10 such lines in 5 s at most, so there may be none; a wrong one there may not be.
+        assert victim is None or victim.endswith(f"pid {hog.process.pid}")
+    cgroup.remove()
+
+
+@needs("memory", "swap")
+def test_a_sandbox_within_its_limit_has_no_oom_kill(run: CgroupRun, child: type[Child]) -> None:
+    """Counters are 0 because they were read, and the peak is what was touched."""
+    cgroup = run.create("modest", dataclasses.replace(NO_LIMITS, memory=256 * MIB, swap=0))
+    modest = child(cgroup, "held = b'x' * (50 << 20)\nprint('holding', flush=True)\ntime.sleep(60)")
+    assert modest.line() == "holding"
+    now, usage = cgroup.snapshot(), cgroup.read()
+    assert now.anon is not None
+    assert 50 * MIB <= now.anon < 80 * MIB
+    assert now.file is not None
+    assert now.missing == ""
+    assert usage.oom_kills == 0
+    if usage.memory_peak is not None:
+        assert usage.memory_peak >= 50 * MIB
+    assert cgroup.kill() == ()
+
+
+@needs("pids")
+def test_forks_beyond_the_pids_limit_are_refused(run: CgroupRun, child: type[Child]) -> None:
+    """EAGAIN at the limit; the event is counted and the peak is the limit."""
+    cgroup = run.create("forks", dataclasses.replace(NO_LIMITS, pids=5))
+    forker = child(
+        cgroup,
+        """
+        made = 0
+        try:
+            while made < 50:
+                if os.fork() == 0:
+                    time.sleep(60)
+                    os._exit(0)
+                made += 1
+        except BlockingIOError:
+            print("refused after", made, flush=True)
+        time.sleep(60)
+        """,
+    )
+    assert forker.line() == "refused after 4"
+    assert len(cgroup.processes()) == 5
+    usage = cgroup.read()
+    assert usage.pids_max_events == 1
+    assert usage.pids_peak == 5 or "pids_peak" in usage.missing
+    assert cgroup.kill() == ()
+    assert cgroup.processes() == ()
+
+
+@needs("cpus", "cpu_time")
+def test_cpu_quota_throttles(run: CgroupRun, child: type[Child]) -> None:
+    """A busy loop under a quarter of a CPU gets a quarter of the wall time, and the wait is counted in seconds."""
+    cgroup = run.create("quarter", dataclasses.replace(NO_LIMITS, cpus=0.25))
+    busy = child(cgroup, "print('busy', flush=True)\nwhile True: pass")
+    assert busy.line() == "busy"
+    before, started = cgroup.cpu_seconds(), time.monotonic()
+    time.sleep(1)
+    after, wall = cgroup.cpu_seconds(), time.monotonic() - started
+    assert before is not None
+    assert after is not None
+    assert 0 < after - before < wall * 0.45
+    usage = cgroup.read()
+    assert usage.throttled is not None
+    assert 0.1 < usage.throttled < 60
+    assert cgroup.kill() == ()
+
+
+@needs("cpu_time")
+def test_cpu_time_counts_processes_that_are_gone(run: CgroupRun, child: type[Child]) -> None:
+    """What a grandchild burnt is still there when it is dead and reaped."""
+    cgroup = run.create("burn", NO_LIMITS)
+    burner = child(
+        cgroup,
+        """
+        pid = os.fork()
+        if pid == 0:
+            while time.process_time() < 0.2: pass
+            os._exit(0)
+        os.waitpid(pid, 0)
+        """,
+    )
+    assert burner.wait()[0] == 0
+    used, usage = cgroup.cpu_seconds(), cgroup.read()
+    assert used is not None
+    assert 0.2 <= used < 5
+    assert usage.cpu == used
+    cgroup.remove()
+
+
+# -- kill and removal ------------------------------------------------------------------------------------------------
+
+HARD_TO_KILL = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+stopped = os.fork()
+if stopped == 0:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(60)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.closerange(0, 3)
+        time.sleep(60)
+    os._exit(0)
+os.waitpid(stopped, os.WUNTRACED)
+os.wait()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: zombies do not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@needs("kill")
+def test_kill_reaches_stopped_and_detached_processes(run: CgroupRun, child: type[Child]) -> None:
+    """One call, and all are dead; the cgroup can be removed at once."""
+    cgroup = run.create("hard", NO_LIMITS)
+    assert child(cgroup, HARD_TO_KILL).line() == "ready"
+    pids = cgroup.processes()
+    assert len(pids) == 3
+    assert cgroup.kill() == ()
+    assert [pid for pid in pids if alive(pid)] == []
+    cgroup.remove()
+    assert [path for path in cgroup.directories if os.path.exists(path)] == []
+
+
+@needs("kill", "memory", "pids")
+def test_kill_without_cgroup_kill(run: CgroupRun, child: type[Child]) -> None:
+    """Where there is no cgroup.kill (v1, or before Linux 5.14), the loop over cgroup.procs ends a fork bomb too."""
+    cgroup = run.create("bomb", dataclasses.replace(NO_LIMITS, pids=40))
+    without_v2 = [path for path in cgroup.directories if not os.path.exists(f"{path}/cgroup.kill")]
+    if not without_v2:
+        pytest.skip("every hierarchy of this machine has cgroup.kill")
+    bomb = child(
+        cgroup,
+        """
+        print("ready", flush=True)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            try:
+                if os.fork() == 0 and time.time_ns() % 2:
+                    os._exit(0)
+            except OSError:
+                pass
+        """,
+    )
+    assert bomb.line() == "ready"
+    time.sleep(0.1)
+    assert cgroup_files.kill_below(without_v2) == ()
+    assert cgroup.processes() == ()
+    cgroup.remove()
+
+
+@needs("kill")
+def test_remove_waits_for_processes_that_are_dying(run: CgroupRun, child: type[Child]) -> None:
+    """EBUSY right after SIGKILL is waited out, without a warning."""
+    cgroup = run.create("dying", NO_LIMITS)
+    sleeper = child(cgroup, "held = b'x' * (30 << 20)\nprint('ready', flush=True)\ntime.sleep(60)")
+    assert sleeper.line() == "ready"
+    sleeper.process.kill()
+    cgroup.remove()
+    assert [path for path in cgroup.directories if os.path.exists(path)] == []
+
+
+@needs("kill")
+def test_what_cannot_be_removed_is_named(run: CgroupRun, child: type[Child]) -> None:
+    """A TeardownWarning with the directory and the process in it, after a bounded time."""
+    cgroup = run.create("kept", NO_LIMITS)
+    sleeper = child(cgroup, "time.sleep(60)")
+    with pytest.warns(TeardownWarning, match=rf"kept could not be removed: .*\({sleeper.process.pid},\)"):
+        cgroup_files.remove(cgroup.directories, seconds=0.05)
+    assert cgroup.kill() == ()
+
+
+@needs("kill")
+def test_close_ends_everything(child: type[Child]) -> None:
+    """A run closed with processes and cgroups of their own in it leaves neither; closing twice is nothing."""
+    run = CgroupRun.open(unique())
+    cgroup = run.create("left", Limits())
+    left = child(cgroup, HARD_TO_KILL)
+    assert left.line() == "ready"
+    for directory in cgroup.directories:
+        os.makedirs(f"{directory}/below/further")
+    pids, paths = cgroup.processes(), run.paths
+    run.close()
+    run.close()
+    assert [pid for pid in pids if alive(pid)] == []
+    assert [path for path in paths if os.path.exists(path)] == []
+
+
+@needs("kill")
+def test_close_in_a_forked_process_is_nothing(run: CgroupRun, child: type[Child]) -> None:
+    """A sandbox inherits the object; what it does at its end must not end the run."""
+    cgroup = run.create("mine", NO_LIMITS)
+    sleeper = child(cgroup, "time.sleep(60)")
+    pid = os.fork()
+    if pid == 0:
+        run.close()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert cgroup.processes() == (sleeper.process.pid,)
+    assert cgroup.kill() == ()
+
+
+CONTROLLER = """
+import os, subprocess, sys, time
+from pytest_sandbox.model.spec import Limits
+from pytest_sandbox.primitives.cgroups import CgroupRun
+run = CgroupRun.open(sys.argv[1])
+sleeper = subprocess.Popen(["sleep", "60"])
+run.create("one", Limits()).attach(sleeper.pid)
+run.create("two", Limits())
+print(sleeper.pid, *run.paths, flush=True)
+time.sleep(60)
+"""
+
+
+@needs("kill")
+def test_remove_run_after_the_controller_was_killed() -> None:
+    """What a janitor does with the paths after kill -9: processes dead, directories gone."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CONTROLLER, unique()],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
+    ) as controller:
+        assert controller.stdout
+        pid, *paths = controller.stdout.readline().split()
+        controller.kill()
+    assert alive(int(pid))
+    remove_run(paths)
+    assert not alive(int(pid))
+    assert [path for path in paths if os.path.exists(path)] == []
+    remove_run(paths)
+
+
+def test_remove_run_refuses_what_no_run_made() -> None:
+    """A path of something else is an error before anything is killed."""
+    with pytest.raises(ValueError, match=r"not a directory of a run: /sys/fs/cgroup/system\.slice"):
+        remove_run(["/sys/fs/cgroup/pytest-sandbox-x", "/sys/fs/cgroup/system.slice"])
+
+
+@needs("kill")
+def test_capabilities_leave_nothing_behind() -> None:
+    """Probing makes cgroups and removes them, and this process is where it was."""
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        before = file.read()
+    capabilities()
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        assert file.read() == before
+    for hierarchy in find_hierarchies(before, cgroup_files.read("/proc/self/mountinfo").decode()):
+        if hierarchy.directory:
+            assert [name for name in os.listdir(hierarchy.directory) if f"probe-{os.getpid()}-" in name] == []
+
+
+# -- membership ------------------------------------------------------------------------------------------------------
+
+
+@needs("kill")
+def test_attach_to_a_process_that_ended(run: CgroupRun) -> None:
+    """SetupError with ESRCH, the step and the pid."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with pytest.raises(SetupError, match=f"attach to cgroup: pid {ended.pid}") as caught:
+        run.create("late", NO_LIMITS).attach(ended.pid)
+    assert caught.value.errno == errno.ESRCH
+
+
+@needs("kill")
+def test_verify_notices_a_process_that_was_moved(run: CgroupRun, child: type[Child]) -> None:
+    """ESTALE, with both places."""
+    first, second = run.create("first", NO_LIMITS), run.create("second", NO_LIMITS)
+    moved = child(first, "time.sleep(60)")
+    first.verify(moved.process.pid)
+    second.attach(moved.process.pid)
+    with pytest.raises(SetupError, match=r"is in .*/second, not .*/first") as caught:
+        first.verify(moved.process.pid)
+    assert caught.value.errno == errno.ESTALE
+    assert second.kill() == ()
+
+
+@needs("kill")
+def test_a_name_is_used_once(run: CgroupRun) -> None:
+    """EEXIST, and the first one stays as it is."""
+    first = run.create("same", NO_LIMITS)
+    with pytest.raises(SetupError) as caught:
+        run.create("same", NO_LIMITS)
+    assert caught.value.errno == errno.EEXIST
+    assert all(map(os.path.exists, first.directories))
+
+
+@needs("memory")
+def test_a_refused_limit_leaves_nothing(run: CgroupRun) -> None:
+    """What the kernel will not take is a SetupError with the file, and the directories are gone again."""
+    with pytest.raises(SetupError, match="limit memory to -5") as caught:
+        run.create("bad", dataclasses.replace(NO_LIMITS, memory=-5))
+    assert caught.value.errno == errno.EINVAL
+    assert [path for path in run.paths if os.path.exists(f"{path}/bad")] == []
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "controller-x", "a\nb"])
+def test_names_that_are_no_path_component(name: str) -> None:
+    """Refused before anything is made."""
+    with pytest.raises(ValueError, match="not fit"):
+        CgroupRun.open(name)
+
+
+@needs("kill")
+def test_a_hundred_at_once(run: CgroupRun) -> None:
+    """All made, all independent, all removed, and no descriptor is kept: sandboxes are forked and would inherit it."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    cgroups = [run.create(f"n{number}", Limits()) for number in range(100)]
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    for cgroup in cgroups:
+        cgroup.remove()
+    assert [path for cgroup in cgroups for path in cgroup.directories if os.path.exists(path)] == []
+
+
+# -- what is missing -------------------------------------------------------------------------------------------------
+
+
+@needs("kill")
+def test_every_figure_is_a_value_or_has_a_reason(run: CgroupRun) -> None:
+    """None and `missing` go together, for each field."""
+    usage = run.create("figures", Limits()).read()
+    fields = {field.name: getattr(usage, field.name) for field in dataclasses.fields(usage) if field.name != "missing"}
+    assert {name for name, value in fields.items() if value is None} == set(usage.missing)
+    assert all(usage.missing.values())
+
+
+def test_what_is_unavailable_says_why_and_what_to_do() -> None:
+    """Every capability is enforced by a named hierarchy, or has a reason and a fix."""
+    assert set(CAPABILITIES) == {"memory", "swap", "pids", "cpus", "cpu_time", "io", "kill"}
+    for capability in CAPABILITIES.values():
+        assert bool(capability.hierarchy) is capability.available
+        assert bool(capability.reason) is not capability.available
+        assert bool(capability.fix) is not capability.available
+
+
+def test_a_run_without_any_hierarchy_answers() -> None:
+    """Limits are reported as not enforced, figures as missing, and nothing raises."""
+    nowhere = CgroupRun("none", *choose((), frozenset()))
+    cgroup = nowhere.create("one", Limits(cpus=1))
+    assert set(cgroup.unenforced) == {"memory", "swap", "pids", "cpus"}
+    assert cgroup.read().cpu is None
+    assert len(cgroup.read().missing) == 9
+    assert cgroup.snapshot().missing
+    assert cgroup.cpu_seconds() is None
+    cgroup.attach(os.getpid())
+    assert cgroup.processes() == ()
+    assert cgroup.kill() == ()
+    cgroup.remove()
+    nowhere.close()
+    assert nowhere.paths == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else")
+def test_an_ordinary_user_is_told_of_delegation() -> None:
+    """EACCES becomes a sentence about delegation."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            os.write(write_end, capabilities()["pids"].reason.encode())
+        os._exit(0)
+    os.close(write_end)
+    with open(read_end, encoding="utf-8") as pipe:
+        reason = pipe.read()
+    os.waitpid(pid, 0)
+    if CAPABILITIES["pids"].available:
+        assert "not delegated to user 65534" in reason
+        assert "EACCES" in reason
+
+
+def test_oom_victim_of_a_cgroup_that_never_was() -> None:
+    """None, soon, whether the log can be read or not."""
+    started = time.monotonic()
+    assert oom_victim(f"pytest-sandbox-{unique()}/none", started) is None
+    assert time.monotonic() - started < 2
+
+
+# -- pure v2: where a cgroup with children may hold no process -------------------------------------------------------
+
+DELEGATE = """
+import os, sys
+from pytest_sandbox.model.spec import Limits
+from pytest_sandbox.primitives.cgroups import CgroupRun, capabilities, remove_run
+base = sys.argv[1]
+with open(base + "/cgroup.procs", "w") as procs:
+    procs.write(str(os.getpid()))
+def where():
+    return open("/proc/self/cgroup").read().strip()
+def children():
+    return sorted(entry.name for entry in os.scandir(base) if entry.is_dir())
+start = where()
+assert all(capabilities()[name].available for name in ("memory", "pids", "kill")), capabilities()
+assert where() == start and children() == []
+run = CgroupRun.open("outer")
+assert where() == start + "/pytest-sandbox-controller-outer", where()
+assert children() == ["pytest-sandbox-controller-outer", "pytest-sandbox-outer"]
+cgroup = run.create("one", Limits())
+assert cgroup.unenforced == {}, cgroup.unenforced
+worker = CgroupRun.open("worker")
+assert children() == ["pytest-sandbox-controller-outer", "pytest-sandbox-outer", "pytest-sandbox-worker"]
+worker.create("one", Limits(cpus=0.5)).remove()
+pid = os.fork()
+if pid == 0:
+    import time
+    time.sleep(60)
+cgroup.attach(pid)
+assert cgroup.kill() == ()
+assert cgroup.read().pids_max_events == 0
+os.waitpid(pid, 0)
+worker.close()
+run.close()
+assert where() == start and children() == [], (where(), children())
+assert open(base + "/cgroup.subtree_control").read().strip() == ""
+run = CgroupRun.open("killed")
+remove_run(run.paths)
+assert where() == start and children() == [], (where(), children())
+assert open(base + "/cgroup.subtree_control").read().strip() == ""
+helper = os.fork()
+if helper == 0:
+    import time
+    time.sleep(60)
+reason = capabilities()["memory"].reason
+os.kill(helper, 9)
+os.waitpid(helper, 0)
+assert "other processes are in the cgroup" in reason, reason
+assert where() == start and children() == []
+print("fine")
+"""
+
+
+@needs("memory")
+@pytest.mark.skipif(CAPABILITIES["memory"].hierarchy != "v2", reason="this machine's memory controller is not on v2")
+def test_delegated_cgroup_is_left_for_a_leaf_and_restored() -> None:
+    """The controller moves to a leaf, a worker shares its base, and all is put back; other processes are a reason."""
+    own = next(h for h in find_hierarchies(*map(text, ("/proc/self/cgroup", "/proc/self/mountinfo"))) if h.version == 2)
+    base = f"{own.directory}/pytest-sandbox-{unique()}"
+    os.mkdir(base)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", DELEGATE, base],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
+        )
+        assert (done.stdout, done.stderr) == ("fine\n", "")
+    finally:
+        remove_run([base])
+
+
+def text(path: str) -> str:
+    """A file's text."""
+    return cgroup_files.read(path).decode()
+
+
+# -- machines that are not at hand -----------------------------------------------------------------------------------
+
+HYBRID_CGROUP = "5:cpu,cpuacct:/\n4:memory:/docker/ab\n1:name=systemd:/\n0::/\n"
+HYBRID_MOUNTS = """\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 /docker/ab /sys/fs/cgroup/mem\\040ory rw,relatime - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate
+"""
+V2_MOUNT = "41 31 0:38 {} /sys/fs/cgroup {},relatime - cgroup2 cgroup2 rw,nsdelegate\n"
+
+
+def test_hybrid_layout() -> None:
+    """Each controller's own path, seen through a mount whose root is not /; named hierarchies are left out."""
+    cpu, memory, unified = find_hierarchies(HYBRID_CGROUP, HYBRID_MOUNTS)
+    assert (cpu.key, cpu.directory) == ("cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct")
+    assert (memory.directory, memory.path, memory.name) == ("/sys/fs/cgroup/mem ory", "/docker/ab", "v1 memory")
+    assert (unified.version, unified.directory) == (2, "/sys/fs/cgroup/unified")
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "directory"),
+    [
+        ("/", "/", "/sys/fs/cgroup"),
+        ("/user.slice/x.scope", "/", "/sys/fs/cgroup/user.slice/x.scope"),
+        ("/a/b", "/a", "/sys/fs/cgroup/b"),
+        ("/a/pytest-sandbox-controller-x", "/", "/sys/fs/cgroup/a"),
+        ("/pytest-sandbox-controller-x", "/", "/sys/fs/cgroup"),
+    ],
+)
+def test_v2_base(path: str, root: str, directory: str) -> None:
+    """Where run directories go: this process's cgroup, or the parent of a controller's leaf."""
+    (found,) = find_hierarchies(f"0::{path}\n", V2_MOUNT.format(root, "rw"))
+    assert (found.problem, found.directory) == (None, directory)
+
+
+@pytest.mark.parametrize(
+    ("path", "mounts", "reason"),
+    [
+        ("/../x", V2_MOUNT.format("/", "rw"), "/../x lies outside of its cgroup namespace"),
+        ("/ab", V2_MOUNT.format("/a", "rw"), "/sys/fs/cgroup shows /a of the v2 hierarchy; this process is in /ab"),
+        ("/", V2_MOUNT.format("/..", "rw"), "/sys/fs/cgroup shows /.. of the v2 hierarchy; this process is in /"),
+        ("/", "", "the v2 cgroup hierarchy is not mounted"),
+    ],
+)
+def test_v2_unusable(path: str, mounts: str, reason: str) -> None:
+    """A problem that says what is wrong, and a fix."""
+    (found,) = find_hierarchies(f"0::{path}\n", mounts)
+    assert found.problem
+    assert reason in found.problem.reason
+    assert found.problem.fix
+    assert found.directory == ""
+
+
+def test_a_writable_mount_is_preferred() -> None:
+    """Some containers show a read-only copy beside a writable one."""
+    mounts = V2_MOUNT.format("/", "rw").replace("/sys/fs", "/run") + V2_MOUNT.format("/", "ro")
+    (found,) = find_hierarchies("0::/\n", mounts)
+    assert found.directory == "/run/cgroup"
+
+
+def v2(problem: Problem | None = None) -> Hierarchy:
+    """A unified hierarchy."""
+    return Hierarchy(cgroup_layout.V2, "", frozenset(), "/", "" if problem else "/v2", problem=problem)
+
+
+def v1(*controllers: str) -> Hierarchy:
+    """A v1 hierarchy."""
+    return Hierarchy(cgroup_layout.V1, ",".join(controllers), frozenset(controllers), "/", "/v1")
+
+
+@pytest.mark.parametrize(
+    ("hierarchies", "unified", "chosen"),
+    [
+        pytest.param(
+            (v2(),), "cpu io memory pids", {"usage": "v2", "memory": "v2", "pids": "v2", "io": "v2", "cpu": "v2"}, id="v2"
+        ),
+        pytest.param((v2(),), "memory pids", {"usage": "v2", "memory": "v2", "pids": "v2"}, id="delegated by systemd"),
+        pytest.param(
+            (v1("memory"), v1("pids"), v1("cpu", "cpuacct"), v2()),
+            "",
+            {"usage": "v2", "memory": "v1 memory", "pids": "v1 pids", "cpu": "v1 cpu,cpuacct"},
+            id="hybrid",
+        ),
+        pytest.param(
+            (v1("memory"), v1("cpu", "cpuacct"), v2(Problem("unmounted", "mount"))),
+            "",
+            {"usage": "v1 cpu,cpuacct", "memory": "v1 memory", "cpu": "v1 cpu,cpuacct"},
+            id="v1",
+        ),
+        pytest.param((v2(Problem("unmounted", "mount")),), "", {}, id="unusable"),
+        pytest.param((), "", {}, id="none"),
+    ],
+)
+def test_backends(hierarchies: tuple[Hierarchy, ...], unified: str, chosen: dict[str, str]) -> None:
+    """Which hierarchy plays which role; every role that none plays has a problem."""
+    choices, problems = choose(hierarchies, frozenset(unified.split()))
+    assert {role: choice.hierarchy.name for role, choice in choices.items()} == chosen
+    assert choices.keys() | problems.keys() == {"usage", "memory", "pids", "io", "cpu"}
+    assert not choices.keys() & problems.keys()
+
+
+@pytest.mark.parametrize(
+    ("controller", "limits", "expected"),
+    [
+        (MEMORY_V1, Limits(memory=100, swap=0), ["memory.limit_in_bytes=100", f"memory.memsw.limit_in_bytes={100 + PAGE}"]),
+        (MEMORY_V1, Limits(memory=100, swap=7), ["memory.limit_in_bytes=100", f"memory.memsw.limit_in_bytes={107 + PAGE}"]),
+        (MEMORY_V1, Limits(memory=100, swap=None), ["memory.limit_in_bytes=100"]),
+        (MEMORY_V1, Limits(memory=None, swap=0), ["memory.swappiness=0"]),
+        (MEMORY_V1, Limits(memory=None, swap=5), []),
+        (MEMORY_V2, Limits(memory=100, swap=0), ["memory.max=100", "memory.swap.max=0"]),
+        (MEMORY_V2, Limits(memory=None, swap=5), ["memory.swap.max=5"]),
+        (CPU_V1, Limits(cpus=0.5), ["cpu.cfs_period_us=100000", "cpu.cfs_quota_us=50000"]),
+        (CPU_V2, Limits(cpus=1.5), ["cpu.max=150000 100000"]),
+        (CPU_V2, Limits(), []),
+    ],
+)
+def test_writes(controller: Controller, limits: Limits, expected: list[str]) -> None:
+    """What is written, in this order."""
+    assert [f"{write.file}={write.value}" for write in controller.writes(limits)] == expected
+
+
+@pytest.mark.parametrize(("cpus", "expected"), [(2, (200_000, 100_000)), (0.005, (5000, 1_000_000)), (1e-6, (1000, 1_000_000))])
+def test_quota_keeps_the_kernels_bounds(cpus: float, expected: tuple[int, int]) -> None:
+    """A quota is never below 1 ms, a period never above 1 s."""
+    assert quota(cpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("controller", "content", "expected"),
+    [
+        (IO_V2, b"254:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n8:0 rbytes=5 wbytes=1\n", [15, 21]),
+        (IO_V2, b"", [0, 0]),
+        (IO_V1, b"8:0 Read 4096\n8:0 Write 1\n8:0 Sync 9\n8:0 Total 4097\n8:16 Read 4\nTotal 4101\n", [4100, 1]),
+    ],
+)
+def test_io_counts_add_up_over_devices(controller: Controller, content: bytes, expected: list[int]) -> None:
+    """Bytes read and written."""
+    assert [gauge.extract(content) for gauge in controller.gauges] == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "fix"),
+    [
+        (errno.EROFS, "read-only", "--cgroupns=private"),
+        (errno.EACCES, "not delegated", "Delegate=yes"),
+        (errno.EPERM, "not delegated", "Delegate=yes"),
+        (errno.EBUSY, "other processes", "alone in a cgroup"),
+        (errno.ENOENT, "does not have it", "subtree_control"),
+        (errno.ENOSPC, "No space left", "cgroup-v2.rst"),
+    ],
+)
+def test_reasons_name_the_errno_and_the_rule(code: int, reason: str, fix: str) -> None:
+    """Each errno that making a cgroup can give is a sentence, and something to do."""
+    problem = explain(OSError(code, os.strerror(code), "/v2/x"), v2())
+    assert reason in problem.reason
+    assert errno.errorcode[code] in problem.reason
+    assert fix in problem.fix
