@@ -221,7 +221,7 @@ def table(comparisons: list[Comparison]) -> str:
 
 def parse() -> argparse.Namespace:
     """The command line; what stands behind "--" goes to pytest in the sandbox's run."""
-    argv, _, extra = (list(part) for part in partition(sys.argv[1:]))
+    argv, extra = workplace.split_arguments(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"some of {', '.join(SUITES)} (default: all)")
     parser.add_argument("--user", action="store_true", help="called by root: run as an ordinary user instead")
@@ -233,12 +233,6 @@ def parse() -> argparse.Namespace:
         parser.error(f"no such suite: {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
     options.extra = extra
     return options
-
-
-def partition(words: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """`str.partition` at "--", for a list."""
-    at = words.index("--") if "--" in words else len(words)
-    return words[:at], words[at : at + 1], words[at + 1 :]
 
 
 def main() -> int:

@@ -153,3 +153,9 @@ def environment(who: Identity, home: Path, python: Path) -> dict[str, str]:
         env |= {"HOME": str(home), "USER": "tester", "LOGNAME": "tester"}
     path = f"{python.parent}{os.pathsep}{env.get('PATH', os.defpath)}"
     return env | {"TMPDIR": str(home / "tmp"), "PATH": path, "VIRTUAL_ENV": str(python.parent.parent)}
+
+
+def split_arguments(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A script's own arguments, and what stands behind "--" for the pytest that it starts."""
+    at = list(words).index("--") if "--" in words else len(words)
+    return list(words[:at]), list(words[at + 1 :])
