@@ -32,12 +32,16 @@ class Write:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Gauge:
-    """One figure: the field of `CgroupUsage`, the file, how to find it there, and the unit in seconds for times."""
+    """One figure: the field of `CgroupUsage`, the file, how to find it there, and the unit in seconds for times.
+
+    local: a cgroup does not count what happened in those below it (v1's events).
+    """
 
     field: str
     file: str
     extract: Callable[[bytes], int]
     unit: float | None = None
+    local: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,7 +149,9 @@ def _cpu_v2(limits: Limits) -> tuple[Write, ...]:
     return () if limits.cpus is None else (Write("cpus", "cpu.max", "{} {}".format(*quota(limits.cpus))),)
 
 
-_PIDS_GAUGES = (Gauge("pids_peak", "pids.peak", int), Gauge("pids_max_events", "pids.events", _key(b"max")))
+def _pids_gauges(*, local: bool) -> tuple[Gauge, ...]:
+    return Gauge("pids_peak", "pids.peak", int), Gauge("pids_max_events", "pids.events", _key(b"max"), local=local)
+
 
 MEMORY_V2 = Controller(
     V2,
@@ -165,14 +171,14 @@ MEMORY_V1 = Controller(
     _memory_v1,
     (
         Gauge("memory_peak", "memory.max_usage_in_bytes", int),
-        Gauge("oom_kills", "memory.oom_control", _key(b"oom_kill")),
+        Gauge("oom_kills", "memory.oom_control", _key(b"oom_kill"), local=True),
         Gauge("memory_max_events", "memory.failcnt", int),
     ),
     anon=b"total_rss",
     file=b"total_cache",
 )
-PIDS_V2 = Controller(V2, "pids", _pids, _PIDS_GAUGES)
-PIDS_V1 = Controller(V1, "pids", _pids, _PIDS_GAUGES)
+PIDS_V2 = Controller(V2, "pids", _pids, _pids_gauges(local=False))
+PIDS_V1 = Controller(V1, "pids", _pids, _pids_gauges(local=True))
 CPU_V2 = Controller(V2, "cpu", _cpu_v2, (Gauge("throttled", "cpu.stat", _key(b"throttled_usec"), 1e-6),))
 CPU_V1 = Controller(V1, "cpu", _cpu_v1, (Gauge("throttled", "cpu.stat", _key(b"throttled_time"), 1e-9),))
 IO_V2 = Controller(

@@ -15,7 +15,7 @@ from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives import cgroup_files as files
 from pytest_sandbox.primitives.cgroup_controllers import LIMIT_ROLES, ROLES, Choice, Gauge, keyed
-from pytest_sandbox.primitives.cgroup_layout import V2, Problem
+from pytest_sandbox.primitives.cgroup_layout import V1, V2, Problem
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,13 +55,20 @@ class Cgroup:
     """
 
     def __init__(
-        self, name: str, choices: Sequence[Choice], directories: Mapping[str, str], problems: Mapping[str, Problem]
+        self,
+        name: str,
+        choices: Sequence[Choice],
+        directories: Mapping[str, str],
+        problems: Mapping[str, Problem],
+        *,
+        leaf: bool = False,
     ) -> None:
         self.name = name
         self.unenforced: dict[str, str] = {}
         self._choices = tuple(choices)
         self._directories = dict(directories)
         self._problems = problems
+        self._leaf = "/leaf" if leaf else ""
         # By hierarchy: v1 controllers may share one (cpu,cpuacct), v2's always do.
         self._places = {self._directories[c.role]: c.hierarchy for c in self._choices}
 
@@ -72,8 +79,8 @@ class Cgroup:
 
     @property
     def unified_directory(self) -> str | None:
-        """The v2 directory, to be opened for clone3's CLONE_INTO_CGROUP; None on pure v1."""
-        return next((path for path, place in self._places.items() if place.version == V2), None)
+        """The v2 directory where its processes are, to be opened for clone3's CLONE_INTO_CGROUP; None on pure v1."""
+        return next((path + self._leaf for path, place in self._places.items() if place.version == V2), None)
 
     @property
     def log_name(self) -> str:
@@ -88,6 +95,9 @@ class Cgroup:
                     os.mkdir(directory, 0o755)
                 undo.callback(files.remove, [directory])
             self._limit_all(limits)
+            for directory in self._places if self._leaf else ():
+                with _refusal("make cgroup", directory + self._leaf):
+                    os.mkdir(directory + self._leaf, 0o755)
             undo.pop_all()
 
     def _limit_all(self, limits: Limits) -> None:
@@ -123,8 +133,28 @@ class Cgroup:
         """
         for directory in self._places:
             with _refusal("attach to cgroup", f"pid {pid}, {directory}"):
-                files.write(directory + "/cgroup.procs", str(pid))
+                files.write(f"{directory}{self._leaf}/cgroup.procs", str(pid))
         self.verify(pid)
+
+    def open_tasks(self) -> tuple[int, ...]:
+        """Open the v1 hierarchies' `tasks`, for a child that goes in by itself with `enter`; the caller closes them.
+
+        Why: a write to cgroup.procs takes a lock of all forks and exits, which waits for an RCU grace period (measured: 10
+        to 16 ms, unless another such write was a few ms ago). A thread that moves itself, by "0", does not take it (Linux
+        5.5, cgroup_procs_write_start): 50 us. v2 has no such file; a process is born there by clone3 with
+        CLONE_INTO_CGROUP and `unified_directory`. Permission is the opener's, so the child may be in a user namespace.
+        Call `verify` afterwards.
+        """
+        with contextlib.ExitStack() as undo:
+            opened = []
+            for directory, place in self._places.items():
+                if place.version == V1:
+                    path = f"{directory}{self._leaf}/tasks"
+                    with _refusal("open", path):
+                        opened.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+                    undo.callback(os.close, opened[-1])
+            undo.pop_all()
+        return tuple(opened)
 
     def verify(self, pid: int) -> None:
         """Raise SetupError unless the process is in this cgroup, in every hierarchy; /proc/PID/cgroup, cgroups(7)."""
@@ -132,13 +162,14 @@ class Cgroup:
             lines = os.fsdecode(files.read(f"/proc/{pid}/cgroup")).splitlines()
         actual = dict(line.split(":", 2)[1:] for line in lines)
         for directory, place in self._places.items():
-            path, tail = actual.get(place.key, ""), directory[len(place.directory) :]
+            path, tail = actual.get(place.key, ""), directory[len(place.directory) :] + self._leaf
             if path != place.path.rstrip("/") + tail:
                 raise SetupError("verify cgroup", f"pid {pid} is in {place.name} {path}, not {directory}", errno.ESTALE)
 
     def processes(self) -> tuple[int, ...]:
         """Host pids of what is in here or below, zombies left out."""
-        directory = self.unified_directory or next(iter(self._places), None)
+        # Any hierarchy will do, for all have the same members; the first is v2 where there is one.
+        directory = next(iter(self._places), None)
         return files.pids_below(directory) if directory else ()
 
     def kill(self, seconds: float = files.KILL_SECONDS) -> tuple[int, ...]:
@@ -178,7 +209,7 @@ class Cgroup:
         for choice in self._choices:
             contents: dict[str, bytes] = {}
             for gauge in choice.controller.gauges:
-                found = _measure(gauge, self._directories[choice.role], contents)
+                found = _measure(gauge, self._directories[choice.role], self._leaf, contents)
                 if isinstance(found, str):
                     missing[gauge.field] = found
                 elif gauge.unit is None:
@@ -207,22 +238,37 @@ class Cgroup:
 
     def remove(self) -> None:
         """Remove the directories; what was in them must be dead or dying. Warns TeardownWarning for those that stay."""
-        files.remove(self._places)
+        leaves = [directory + self._leaf for directory in self._places] if self._leaf else []
+        files.remove([*leaves, *self._places])
 
 
 _FIELDS = {role: tuple(dict.fromkeys(g.field for c in pair for g in c.gauges)) for role, pair in ROLES.items()}
 
 
-def _measure(gauge: Gauge, directory: str, contents: dict[str, bytes]) -> int | str:
+def _measure(gauge: Gauge, directory: str, leaf: str, contents: dict[str, bytes]) -> int | str:
     """The figure, or why there is none. contents: the files of this directory that were read already, by name."""
     try:
         if gauge.file not in contents:
             contents[gauge.file] = files.read(f"{directory}/{gauge.file}")
-        return gauge.extract(contents[gauge.file])
+        value = gauge.extract(contents[gauge.file])
+        if leaf and gauge.local:
+            value += gauge.extract(files.read(f"{directory}{leaf}/{gauge.file}"))
+        return value
     except OSError as error:
         return f"{gauge.file}: {os.strerror(error.errno or 0)}"
     except KeyError:
         return f"this kernel's {gauge.file} does not have it"
+
+
+def enter(tasks: Sequence[int]) -> None:
+    """Move the calling thread into a cgroup, in the child of a fork, by descriptors of `Cgroup.open_tasks`; closes them.
+
+    The process must have one thread: the others would stay behind. Raises SetupError.
+    """
+    for fd in tasks:
+        with _refusal("enter cgroup", f"tasks, descriptor {fd}"):
+            os.write(fd, b"0")
+        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -26,12 +26,12 @@ def oom_victim(cgroup_name: str, since: float) -> str | None:
     """
     # The log's clock is not steered by NTP as CLOCK_MONOTONIC is; names differ from run to run, so slack is harmless.
     earliest = (since - 10 - since / 1000) * 1e6
-    wanted, victim = os.fsencode("/" + cgroup_name.lstrip("/")), None
+    wanted, victim = os.fsencode(f"/{cgroup_name.strip('/')}/"), None
     for stamp, message in _records():
-        if stamp >= earliest and (match := _LINE.search(message)):
-            groups = (b"/" + match["limited"], b"/" + match["member"])
-            if any(group.endswith(wanted) for group in groups):
-                victim = f"{os.fsdecode(match['task'])} pid {int(match['pid'])}"
+        match = _LINE.search(message) if stamp >= earliest else None
+        # The victim's own cgroup too: the limit that was met may be that of a container around us all.
+        if match and any(wanted in b"/%b/" % match[group] for group in ("limited", "member")):
+            victim = f"{os.fsdecode(match['task'])} pid {int(match['pid'])}"
     return victim
 
 

@@ -18,6 +18,7 @@ from pytest_sandbox.primitives.cgroup_delegation import Delegation, leave_leaf
 from pytest_sandbox.primitives.cgroup_layout import (
     CONTROLLER_PREFIX,
     RUN_PREFIX,
+    V1,
     V2,
     Hierarchy,
     Problem,
@@ -43,11 +44,17 @@ class CgroupRun:
         self.name = name
 
     @classmethod
-    def open(cls, name: str) -> CgroupRun:
-        """Find where this process is and make the run's directories there; raises ValueError for an unfit name."""
+    def open(cls, name: str, *, unified: bool = True) -> CgroupRun:
+        """Find where this process is and make the run's directories there; raises ValueError for an unfit name.
+
+        unified: False leaves the v2 tree alone where v1 has the memory controller, so that a child can enter every
+        hierarchy by `Cgroup.open_tasks`, without clone3. Costs the atomic kill: a loop does it then.
+        """
         _check_name(name)
         hierarchies = find_hierarchies(_text("/proc/self/cgroup"), _text("/proc/self/mountinfo"))
         hierarchies = tuple(map(_checked, hierarchies))
+        if not unified and any("memory" in each.controllers and not each.problem for each in hierarchies):
+            hierarchies = tuple(each for each in hierarchies if each.version == V1)
         run = cls(name, *choose(hierarchies, _unified_controllers(hierarchies)))
         with contextlib.ExitStack() as undo:
             undo.callback(run.close)
@@ -75,14 +82,18 @@ class CgroupRun:
         choice = self._choices.get(role)
         return choice.hierarchy.name if choice else None
 
-    def create(self, name: str, limits: Limits) -> Cgroup:
+    def create(self, name: str, limits: Limits, *, leaf: bool = False) -> Cgroup:
         """Make a sandbox's cgroup and set its limits. What has no controller is in `Cgroup.unenforced`.
+
+        leaf: processes live in a cgroup below the one with the limits, so that a cgroup namespace begun there does not
+        show the files of the limits, even to a root that is the host's own.
 
         Raises SetupError where the kernel refuses a directory or a value; nothing is left then.
         """
         _check_name(name)
         choices = [c for c in needed(self._choices, limits) if c.role in self._active or self._activate(c)]
-        cgroup = Cgroup(name, choices, {c.role: f"{self._active[c.role]}/{name}" for c in choices}, self.problems)
+        directories = {choice.role: f"{self._active[choice.role]}/{name}" for choice in choices}
+        cgroup = Cgroup(name, choices, directories, self.problems, leaf=leaf)
         cgroup.make(limits)
         return cgroup
 

@@ -2,7 +2,7 @@
 
     with closing(CgroupRun.open("a1b2")) as run:     # always answers; run.problems says what this machine lacks
         cgroup = run.create("test-7", limits)        # cgroup.unenforced: limits that nothing here enforces
-        cgroup.attach(pid)
+        cgroup.attach(pid)                           # or, without a 10 ms lock: open_tasks, enter in the child, verify
         ...
         cgroup.kill()
         usage = cgroup.read()                        # None with a reason in usage.missing, never a made-up 0
@@ -25,7 +25,7 @@ cgroup_oom          whom the OOM killer chose, by the kernel's log
 from __future__ import annotations
 
 from pytest_sandbox.primitives.cgroup_layout import Problem
-from pytest_sandbox.primitives.cgroup_member import Cgroup, CgroupUsage, MemorySnapshot
+from pytest_sandbox.primitives.cgroup_member import Cgroup, CgroupUsage, MemorySnapshot, enter
 from pytest_sandbox.primitives.cgroup_oom import oom_victim
 from pytest_sandbox.primitives.cgroup_probe import CgroupCapability, capabilities
 from pytest_sandbox.primitives.cgroup_run import CgroupRun, remove_run
@@ -38,6 +38,7 @@ __all__ = [
     "MemorySnapshot",
     "Problem",
     "capabilities",
+    "enter",
     "oom_victim",
     "remove_run",
 ]

@@ -33,7 +33,7 @@ from pytest_sandbox.primitives.cgroup_controllers import (
 )
 from pytest_sandbox.primitives.cgroup_layout import Hierarchy, Problem, explain, find_hierarchies
 from pytest_sandbox.primitives.cgroup_probe import NO_LIMITS
-from pytest_sandbox.primitives.cgroups import Cgroup, CgroupRun, capabilities, oom_victim, remove_run
+from pytest_sandbox.primitives.cgroups import Cgroup, CgroupRun, capabilities, enter, oom_victim, remove_run
 
 CAPABILITIES = capabilities()
 
@@ -108,10 +108,11 @@ def child() -> Iterator[type[Child]]:
 
 
 @needs("memory", "swap")
-def test_memory_hog_is_killed_at_its_limit(run: CgroupRun, child: type[Child]) -> None:
+@pytest.mark.parametrize("leaf", [False, True])
+def test_memory_hog_is_killed_at_its_limit(run: CgroupRun, child: type[Child], *, leaf: bool) -> None:
     """The kernel kills it, counts one OOM kill, and the peak is the limit."""
     started = time.monotonic()
-    cgroup = run.create("hog", dataclasses.replace(NO_LIMITS, memory=64 * MIB, swap=0))
+    cgroup = run.create("hog", dataclasses.replace(NO_LIMITS, memory=64 * MIB, swap=0), leaf=leaf)
     hog = child(cgroup, "held = []\nfor _ in range(400): held.append(b'x' * (1 << 20))\nprint('survived')")
     status, output = hog.wait()
     usage = cgroup.read()
@@ -145,9 +146,10 @@ def test_a_sandbox_within_its_limit_has_no_oom_kill(run: CgroupRun, child: type[
 
 
 @needs("pids")
-def test_forks_beyond_the_pids_limit_are_refused(run: CgroupRun, child: type[Child]) -> None:
+@pytest.mark.parametrize("leaf", [False, True])
+def test_forks_beyond_the_pids_limit_are_refused(run: CgroupRun, child: type[Child], *, leaf: bool) -> None:
     """EAGAIN at the limit; the event is counted and the peak is the limit."""
-    cgroup = run.create("forks", dataclasses.replace(NO_LIMITS, pids=5))
+    cgroup = run.create("forks", dataclasses.replace(NO_LIMITS, pids=5), leaf=leaf)
     forker = child(
         cgroup,
         """
@@ -397,6 +399,55 @@ def test_attach_to_a_process_that_ended(run: CgroupRun) -> None:
     assert caught.value.errno == errno.ESRCH
 
 
+@needs("memory", "pids")
+@pytest.mark.skipif(CAPABILITIES["memory"].hierarchy == "v2", reason="v2 has no file `tasks`; see CLONE_INTO_CGROUP")
+@pytest.mark.parametrize("leaf", [False, True])
+def test_a_child_enters_by_itself(*, leaf: bool) -> None:
+    """Descriptors opened outside are enough, also in a user namespace; v1 alone counts CPU time and kills."""
+    with contextlib.closing(CgroupRun.open(unique(), unified=False)) as run:
+        cgroup = run.create("entered", Limits(), leaf=leaf)
+        tasks = cgroup.open_tasks()
+        writes = " && ".join(f"printf 0 >&{fd}" for fd in tasks)
+        # bash, because dash knows descriptors up to 9 only.
+        entering = subprocess.Popen(
+            ["unshare", "--user", "bash", "-c", f"{writes} && echo inside && exec sleep 60"],
+            pass_fds=tasks,
+            stdout=subprocess.PIPE,
+        )
+        for fd in tasks:
+            os.close(fd)
+        assert entering.stdout
+        assert entering.stdout.readline() == b"inside\n"
+        cgroup.verify(entering.pid)
+        assert cgroup.unified_directory is None
+        assert cgroup.processes() == (entering.pid,)
+        assert cgroup.cpu_seconds() is not None
+        assert cgroup.kill() == ()
+        assert entering.wait() == -signal.SIGKILL
+        entering.stdout.close()
+        cgroup.remove()
+
+
+@needs("memory", "pids")
+@pytest.mark.skipif(CAPABILITIES["memory"].hierarchy == "v2", reason="v2 has no file `tasks`; see CLONE_INTO_CGROUP")
+def test_enter_in_a_forked_child() -> None:
+    """The child is in every v1 hierarchy before it goes on, and its descriptors are closed."""
+    with contextlib.closing(CgroupRun.open(unique(), unified=False)) as run:
+        cgroup = run.create("forked", Limits())
+        tasks = cgroup.open_tasks()
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                enter(tasks)
+                cgroup.verify(os.getpid())
+                os._exit(0 if not any(map(os.path.exists, (f"/proc/self/fd/{fd}" for fd in tasks))) else 2)
+            os._exit(1)
+        for fd in tasks:
+            os.close(fd)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        cgroup.remove()
+
+
 @needs("kill")
 def test_verify_notices_a_process_that_was_moved(run: CgroupRun, child: type[Child]) -> None:
     """ESTALE, with both places."""
@@ -568,27 +619,19 @@ print("fine")
 
 @needs("memory")
 @pytest.mark.skipif(CAPABILITIES["memory"].hierarchy != "v2", reason="this machine's memory controller is not on v2")
-def test_delegated_cgroup_is_left_for_a_leaf_and_restored() -> None:
+def test_delegated_cgroup_is_left_for_a_leaf_and_restored(run: CgroupRun) -> None:
     """The controller moves to a leaf, a worker shares its base, and all is put back; other processes are a reason."""
-    own = next(h for h in find_hierarchies(*map(text, ("/proc/self/cgroup", "/proc/self/mountinfo"))) if h.version == 2)
-    base = f"{own.directory}/pytest-sandbox-{unique()}"
-    os.mkdir(base)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", DELEGATE, base],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
-        )
-        assert (done.stdout, done.stderr) == ("fine\n", "")
-    finally:
-        remove_run([base])
-
-
-def text(path: str) -> str:
-    """A file's text."""
-    return cgroup_files.read(path).decode()
+    base = run.create("delegated", dataclasses.replace(NO_LIMITS, cpus=2))
+    assert base.unified_directory
+    done = subprocess.run(
+        [sys.executable, "-c", DELEGATE, base.unified_directory],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert (done.stdout, done.stderr) == ("fine\n", "")
+    base.remove()
 
 
 # -- machines that are not at hand -----------------------------------------------------------------------------------
