@@ -158,6 +158,7 @@ def fetch(suite: Suite, folder: Path) -> Path:
 def run_once(who: Identity, place: Path, source: Path, argv: list[str], timeout: float) -> Run:
     """Run pytest on a fresh copy of the sources, in the same directory each time."""
     home = place / "run"
+    subprocess.run(["chmod", "-Rf", "u+rwX", home], check=False)
     shutil.rmtree(home, ignore_errors=True)
     (home / "tmp").mkdir(parents=True)
     shutil.copytree(source, home / source.name, symlinks=True)
@@ -195,7 +196,12 @@ def compare(suite: Suite, who: Identity, place: Path, python: str, options: argp
     runs = []
     for name, extra in (("plain", []), ("sandbox", [] if options.control else ["--sandbox", *options.extra]), ("again", [])):
         print(f"{suite.name} as {who.name}: {name} ...", flush=True)
-        runs.append(run_once(who, folder, source, argv + extra, options.timeout))
+        run = run_once(who, folder, source, argv + extra, options.timeout)
+        if run.reports is None:
+            # psutil's test_process_all.py hangs now and then in multiprocessing.Pool.terminate, also in plain pytest.
+            print(f"    did not finish (exit status {run.status}); once more", flush=True)
+            run = run_once(who, folder, source, argv + extra, options.timeout)
+        runs.append(run)
         keep(options.keep, folder / "run", f"{suite.name}-{who.uid or os.getuid()}-{name}")
     return Comparison(suite.name, source.name.rpartition("-")[2], who, *runs)
 
@@ -227,7 +233,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--user", action="store_true", help="called by root: run as an ordinary user instead")
     parser.add_argument("--control", action="store_true", help="no --sandbox in any run: what differs then is no fault of it")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="save output and outcomes of each run there")
-    parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS", help="for each run (default: 1800)")
+    parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for each run (default: 900)")
     options = parser.parse_args(argv)
     if unknown := set(options.suites) - set(SUITES):
         parser.error(f"no such suite: {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")

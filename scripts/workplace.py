@@ -11,6 +11,7 @@ import dataclasses
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,17 +47,27 @@ class Identity:
         output: int | IO[bytes] | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Run a command as this user; its exit status, 126 where this user cannot execute it, 124 where time ran out."""
+        """Run a command as this user; its exit status, 126 where this user cannot execute it, 124 where time ran out.
+
+        With a timeout the command gets a session of its own, all of which is killed when the time is over.
+        """
         groups: list[int] | None = [] if self.uid is not None else None
         try:
-            return subprocess.run(
-                argv, cwd=cwd, env=env, stdout=output, stderr=output, timeout=timeout, check=False,
+            process = subprocess.Popen(
+                argv, cwd=cwd, env=env, stdout=output, stderr=output, start_new_session=timeout is not None,
                 user=self.uid, group=self.uid, extra_groups=groups,
-            ).returncode  # fmt: skip
+            )  # fmt: skip
         except OSError:
             return 126
-        except subprocess.TimeoutExpired:
-            return 124
+        with process:
+            try:
+                return process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                return 124
+            except BaseException:
+                process.kill()
+                raise
 
     def own(self, folder: Path) -> None:
         """Make `folder`, with all that is in it, this user's."""
