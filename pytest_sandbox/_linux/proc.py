@@ -76,19 +76,7 @@ def _table(name: str) -> list[list[str]]:
         return []
 
 
-_LISTEN, _UNBOUND_PORT = "0A", "0000"
 _SO_ACCEPTCON = 0x10000
-
-
-def serves_network() -> bool:
-    """Whether a socket of the caller's network namespace waits for peers: TCP listening, UDP bound, abstract listening."""
-    for name in "tcp", "tcp6":
-        if any(row[3] == _LISTEN for row in _table(name)):
-            return True
-    for name in "udp", "udp6":
-        if any(not row[1].endswith(":" + _UNBOUND_PORT) and row[2].endswith(":" + _UNBOUND_PORT) for row in _table(name)):
-            return True
-    return any(path.startswith("@") for path in _listening_unix())
 
 
 def _listening_unix() -> Iterator[str]:
@@ -98,8 +86,8 @@ def _listening_unix() -> Iterator[str]:
 
 
 def unix_listeners() -> tuple[str, ...]:
-    """Absolute paths at which a unix socket of the caller's network namespace listens."""
-    return tuple(sorted({path for path in _listening_unix() if path.startswith("/")}))
+    """Where unix sockets of the caller's network namespace listen: paths, and abstract names with a leading "@"."""
+    return tuple(sorted(set(_listening_unix())))
 
 
 def network_bytes() -> tuple[int, int] | None:

@@ -226,6 +226,9 @@ def choose(
             problems[role] = found[0].hierarchy.problem
         else:
             problems[role] = Problem(f"no cgroup hierarchy here has the controller {candidates[1].name}", FIX_CONTROLLER)
+        if role == "usage" and len(usable) > 1 and not unified_controllers & {"memory", "pids", "cpu", "io"}:
+            # Hybrid: to count CPU time alone, v2 costs each sandbox the lock of all forks (see Cgroup.open_tasks).
+            choices[role] = usable[1]
     return choices, problems
 
 

@@ -136,6 +136,18 @@ class Cgroup:
                 files.write(f"{directory}{self._leaf}/cgroup.procs", str(pid))
         self.verify(pid)
 
+    def admit(self, pid: int) -> None:
+        """Finish what the child began with `enter`: attach it where there is no `tasks` (v2), and verify all.
+
+        Raises SetupError as `attach` does.
+        """
+        for directory, place in self._places.items():
+            if place.version != V1:
+                with _refusal("attach to cgroup", f"pid {pid}, {directory}"):
+                    files.write(f"{directory}{self._leaf}/cgroup.procs", str(pid))
+        if self._places:
+            self.verify(pid)
+
     def open_tasks(self) -> tuple[int, ...]:
         """Open the v1 hierarchies' `tasks`, for a child that goes in by itself with `enter`; the caller closes them.
 

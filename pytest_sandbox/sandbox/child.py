@@ -25,8 +25,10 @@ from typing import NoReturn
 
 from pytest_sandbox._linux import proc, syscalls
 from pytest_sandbox._linux.flags import Attr, Clone
+from pytest_sandbox._linux.sockdiag import serves_network
 from pytest_sandbox.model.spec import Keep, Limits, Network, Spec
 from pytest_sandbox.primitives import mounts, network, overlay, process
+from pytest_sandbox.primitives.cgroups import enter
 from pytest_sandbox.primitives.namespaces import Identity, write_maps
 from pytest_sandbox.sandbox import layout as layouts
 from pytest_sandbox.sandbox.layout import Layout
@@ -38,17 +40,24 @@ LEAK_GRACE = 0.05
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Descriptors:
-    """What a sandbox is given: two sockets, and files for output and for Python's stacks."""
+    """What a sandbox is given: two sockets, files for output and for Python's stacks, and the way into its cgroups."""
 
     control: int
     wire: int
     stdout: int
     stderr: int
     stacks: int
+    tasks: tuple[int, ...] = ()
 
     def all(self) -> tuple[int, ...]:
         """Every descriptor, in the order in which they travel."""
-        return dataclasses.astuple(self)
+        return self.control, self.wire, self.stdout, self.stderr, self.stacks, *self.tasks
+
+    @classmethod
+    def of(cls, descriptors: Sequence[int]) -> Descriptors:
+        """Those that travelled in the order of `all`."""
+        control, wire, stdout, stderr, stacks, *tasks = descriptors
+        return cls(control, wire, stdout, stderr, stacks, tuple(tasks))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,7 +107,7 @@ class Inside:
 
     def spawn(self, frame: Frame, descriptors: Sequence[int], body: Body) -> None:
         """Make a sandbox as ordered by a "spawn" frame; what goes wrong is told to the controller, and not raised."""
-        order, given = Order.from_frame(frame), Descriptors(*descriptors)
+        order, given = Order.from_frame(frame), Descriptors.of(descriptors)
         try:
             own = self.descriptors
             inherited = (own.wire, own.stdout, own.stderr, own.stacks)
@@ -148,7 +157,7 @@ def spawn(
     shares = shares_network(layout, order.spec.network)
     sockets = proc.unix_listeners() if shares and layout.depth else ()
     operations = layouts.root_operations(layout, order.spec, order.name, scope=order.scope, shares_network=shares)
-    operations += [mounts.bind(path, layout.root + path) for path in sockets if os.path.exists(path)]
+    operations += [mounts.bind(path, layout.root + path) for path in sockets if path.startswith("/") and os.path.exists(path)]
     flags = _namespaces(layout, shares=shares)
     released, release = os.pipe()
 
@@ -225,7 +234,7 @@ def fork() -> int:
 def shares_network(layout: Layout, wanted: Network) -> bool:
     """Whether a sandbox made now stays in its parent's network namespace."""
     if wanted is Network.AUTO:
-        return layout.depth > 0 and proc.serves_network()
+        return layout.depth > 0 and serves_network()
     if wanted is Network.SHARED:
         return layout.depth > 0
     return wanted is Network.HOST
@@ -258,6 +267,8 @@ def _init(
     if not os.read(released, 1):  # the parent could not map our ids, or is gone
         os._exit(1)
     os.close(released)
+    enter(given.tasks)
+    given = dataclasses.replace(given, tasks=())
     if layout.depth == 0:
         _become(layout)
         process.die_with_launcher()

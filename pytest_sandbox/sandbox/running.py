@@ -147,7 +147,7 @@ def _read(fd: int, limit: int | None) -> bytes:
     return os.pread(fd, size if limit is None else min(size, limit), 0)
 
 
-def prepare(owner: tuple[int, int] | None) -> tuple[Descriptors, socket.socket, socket.socket]:
+def prepare(owner: tuple[int, int] | None, tasks: tuple[int, ...]) -> tuple[Descriptors, socket.socket, socket.socket]:
     """The sandbox's descriptors, and the controller's ends of the two sockets.
 
     owner: uid and gid that the sandbox's files get, so that it may open /dev/stdout anew.
@@ -161,4 +161,4 @@ def prepare(owner: tuple[int, int] | None) -> tuple[Descriptors, socket.socket, 
     if owner is not None:
         for fd in files:
             os.fchown(fd, *owner)
-    return Descriptors(control_inside.detach(), talk_inside.detach(), *files), control, talk
+    return Descriptors(control_inside.detach(), talk_inside.detach(), *files, tasks), control, talk

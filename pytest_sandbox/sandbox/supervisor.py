@@ -84,9 +84,9 @@ class Supervisor:
     def start(self, parent: Running, spec: Spec, listener: Listener, *, scope: bool = False, **extra: object) -> Running:
         """Order `parent` to fork a sandbox below itself; `extra` goes into the order's frame."""
         running, given = self._prepare(spec, listener, parent, scope=scope)
-        parent.send(running.order.to_frame() | extra, given.all()[:2] + (running.stdout, running.stderr, running.stacks))
-        os.close(given.control)
-        os.close(given.wire)
+        parent.send(running.order.to_frame() | extra, given.all())
+        for fd in (given.control, given.wire, *given.tasks):
+            os.close(fd)
         return running
 
     def _prepare(self, spec: Spec, listener: Listener, parent: Running | None, *, scope: bool) -> tuple[Running, Descriptors]:
@@ -94,7 +94,7 @@ class Supervisor:
         name = f"s{self._count}"
         cgroup = self._cgroups.create(name, spec.limits)
         count_pids = "pids" in cgroup.unenforced and self._layout.identity is Identity.USER
-        given, control, talk = prepare(self._owner)
+        given, control, talk = prepare(self._owner, cgroup.open_tasks())
         if self._layout.scratch_path:
             os.mkdir(os.path.join(self._layout.scratch_path, name), 0o755)
         order = Order(name, spec, scope, count_pids)
@@ -194,7 +194,7 @@ class Supervisor:
         try:
             running.pidfd = os.pidfd_open(pid)
             self._selector.register(running.pidfd, selectors.EVENT_READ, (self._finish, running))
-            running.cgroup.attach(pid)
+            running.cgroup.admit(pid)
         except (OSError, SetupError) as error:
             running.problem = error if isinstance(error, SandboxError) else SetupError("pidfd_open", str(pid), error.errno or 0)
             running.kill(None)
