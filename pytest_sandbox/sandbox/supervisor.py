@@ -77,16 +77,14 @@ class Supervisor:
         own = [self._selector.fileno() if hasattr(self._selector, "fileno") else -1, self._janitor.fd]
         own += [running.control.fileno(), running.wire.fileno()]
         self._launchers.append(launch(self._layout, running.order, given, body, [fd for fd in own if fd >= 0]))
-        for fd in given.all():
-            os.close(fd)
+        _close_inner(given)
         return running
 
     def start(self, parent: Running, spec: Spec, listener: Listener, *, scope: bool = False, **extra: object) -> Running:
         """Order `parent` to fork a sandbox below itself; `extra` goes into the order's frame."""
         running, given = self._prepare(spec, listener, parent, scope=scope)
         parent.send(running.order.to_frame() | extra, given.all())
-        for fd in (given.control, given.wire, *given.tasks):
-            os.close(fd)
+        _close_inner(given)
         return running
 
     def _prepare(self, spec: Spec, listener: Listener, parent: Running | None, *, scope: bool) -> tuple[Running, Descriptors]:
@@ -100,8 +98,6 @@ class Supervisor:
         order = Order(name, spec, scope, count_pids)
         # The files are shared, not copied: what the sandbox wrote is there when it is dead.
         running = Running(order, listener, parent, control, talk, given.stdout, given.stderr, given.stacks, cgroup)
-        if parent is None:
-            running.stdout, running.stderr, running.stacks = (os.dup(fd) for fd in given.all()[2:])
         self._running[name] = running
         self._selector.register(control, selectors.EVENT_READ, (self._on_control, running))
         self._selector.register(talk, selectors.EVENT_READ, (self._on_wire, running))
@@ -341,6 +337,12 @@ class Supervisor:
             self._selector.close()
         finally:
             self._undo.close()
+
+
+def _close_inner(given: Descriptors) -> None:
+    """Close what only the sandbox needs; its output files stay the controller's too, to be read when it is dead."""
+    for fd in (given.control, given.wire, *given.tasks):
+        os.close(fd)
 
 
 def _is_at_end(running: Running) -> bool:
