@@ -7,7 +7,7 @@ environment of its own, and runs the unmodified tests three times with one comma
 test that differs between the plain runs says nothing about a sandbox: it is counted as unstable. What differs otherwise
 is a fault, unless known_differences.json gives its reason. Exit status 1 where there is a fault.
 
-Imports only the standard library and workplace.py.
+Imports only the standard library and what lies beside it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import sys
 import time
 from pathlib import Path
 
+import delegation
 import workplace
 from workplace import CHECKOUT, Identity
 
@@ -167,8 +168,8 @@ def run_once(who: Identity, place: Path, source: Path, argv: list[str], timeout:
     env = workplace.environment(who, home, Path(argv[0]))
     env |= {"OUTCOMES": str(outcomes), "PYTHONPATH": str(place.parent / "recorder")}
     started = time.monotonic()
-    with (home / "output").open("wb") as output:
-        status = who.run(argv, home / source.name, env, output=output.fileno(), timeout=timeout)
+    with (home / "output").open("wb") as output, delegation.delegated(who.uid) as cgroups:
+        status = who.run(argv, home / source.name, env, output=output.fileno(), timeout=timeout, cgroups=cgroups)
     wall = time.monotonic() - started
     return Run(status, wall, read(outcomes))
 

@@ -1,7 +1,7 @@
 """Where scripts run pytest: Pythons, users and directories that an ordinary user can reach too.
 
-Shared by tests/run.py, scripts/ and benchmarks/. Imports only the standard library, since it makes the environments
-that everything else is installed into.
+Shared by tests/run.py, scripts/ and benchmarks/. Imports only the standard library and delegation.py, since it
+makes the environments that everything else is installed into.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
+
+import delegation
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 10)
@@ -46,17 +48,20 @@ class Identity:
         *,
         output: int | IO[bytes] | None = None,
         timeout: float | None = None,
+        cgroups: Sequence[Path] = (),
     ) -> int:
         """Run a command as this user; its exit status, 126 where this user cannot execute it, 124 where time ran out.
 
-        With a timeout the command gets a session of its own, all of which is killed when the time is over.
+        With a timeout the command gets a session of its own, all of which is killed when the time is over. `cgroups` are
+        those to start it in.
         """
         groups: list[int] | None = [] if self.uid is not None else None
         try:
-            process = subprocess.Popen(
-                argv, cwd=cwd, env=env, stdout=output, stderr=output, start_new_session=timeout is not None,
-                user=self.uid, group=self.uid, extra_groups=groups,
-            )  # fmt: skip
+            with delegation.inside(cgroups):
+                process = subprocess.Popen(
+                    argv, cwd=cwd, env=env, stdout=output, stderr=output, start_new_session=timeout is not None,
+                    user=self.uid, group=self.uid, extra_groups=groups,
+                )  # fmt: skip
         except OSError:
             return 126
         with process:

@@ -1,11 +1,12 @@
 """The test command: runs the suite as whoever calls it and, called by root, once more as an ordinary user.
 
-    python tests/run.py [--only caller|user] [any argument of pytest]
+    python tests/run.py [--only WHO] [any argument of pytest]
 
 Needs Python and pip, and leaves nothing behind. The package is built and installed into a virtual environment of its own
 in a public temporary directory, because an ordinary user cannot read root's home, where the interpreter and the
-checkout may be. The ordinary user is an unused number: no account has to be made for it. Imports only the standard
-library and scripts/workplace.py.
+checkout may be. The ordinary user is an unused number: no account has to be made for it. It runs the suite in cgroups of
+its own, as systemd gives them to a session; `--only bare-user` is a user without, as in a container. Imports only the standard
+library and scripts/.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
+import delegation
 import workplace
 from workplace import CHECKOUT, Identity
 
+WHO = ("caller", "user", "bare-user")
+
 
 def identities(only: str | None) -> list[Identity]:
-    """Who the suite is to run as; `only` is "caller", "user" or None for both, where both can be had."""
+    """Who the suite is to run as; `only` is one of WHO, or None for the caller and, where that is root, a user."""
     caller = Identity(f"the caller (uid {os.getuid()})")
     if os.getuid() != 0:
-        if only == "user":
-            return [caller]
         print("run.py: not root, so the suite runs as this user alone", flush=True)
         return [caller]
-    return {"caller": [caller], "user": [workplace.ordinary_user()], None: [caller, workplace.ordinary_user()]}[only]
+    user = workplace.ordinary_user()
+    return {"caller": [caller], "user": [user], "bare-user": [user], None: [caller, user]}[only]
 
 
 def copy_checkout(target: Path) -> None:
@@ -59,18 +62,18 @@ def counts(report: Path) -> str:
     return f"{total['tests'] - bad - total['skipped']} passed, {bad} failed, {total['skipped']} skipped"
 
 
-def run_suite(who: Identity, place: Path, python: Path, arguments: list[str]) -> tuple[int, str]:
+def run_suite(who: Identity, place: Path, python: Path, arguments: list[str], cgroups: list[Path]) -> tuple[int, str]:
     """Run pytest as `who`; its exit status, and one line about it."""
     home = place / ("user" if who.uid is not None else "caller")
     (home / "tmp").mkdir(parents=True)
     (home / "checkout").mkdir()
     copy_checkout(home / "checkout")
     who.own(home)
-    print(f"\n== pytest as {who.name}", flush=True)
+    print(f"\n== pytest as {who.name}, with {len(cgroups)} cgroups delegated", flush=True)
     started = time.monotonic()
     report = home / "junit.xml"
     argv = [str(python), "-m", "pytest", f"--junitxml={report}", *arguments]
-    status = who.run(argv, home / "checkout", workplace.environment(who, home, python))
+    status = who.run(argv, home / "checkout", workplace.environment(who, home, python), cgroups=cgroups)
     took = time.monotonic() - started
     return status, f"as {who.name}: {counts(report)}, exit status {status}, {took:.1f} s"
 
@@ -78,14 +81,17 @@ def run_suite(who: Identity, place: Path, python: Path, arguments: list[str]) ->
 def main() -> int:
     """Run the suite as everyone it is to run as; the first exit status that is not 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["caller", "user"], help="run the suite once: as the caller, or as an ordinary user")
+    parser.add_argument("--only", choices=WHO, help="run the suite once, as one of these")
     options, arguments = parser.parse_known_args()
     everyone = identities(options.only)
     python = workplace.choose_interpreter(everyone)
     with workplace.temporary() as place:
         group = f"{CHECKOUT / 'pyproject.toml'}:test"
         inside = workplace.make_venv(python, place / "venv", str(CHECKOUT), "--group", group)
-        results = [run_suite(who, place, inside, arguments) for who in everyone]
+        results = []
+        for who in everyone:
+            with delegation.delegated(None if options.only == "bare-user" else who.uid) as cgroups:
+                results.append(run_suite(who, place, inside, arguments, cgroups))
     print()
     for _, line in results:
         print(line, flush=True)

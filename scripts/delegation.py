@@ -1,0 +1,83 @@
+"""Cgroups of an ordinary user's own, as systemd gives them to a session, made by root for the length of a run.
+
+Without them a user's sandboxes have no limits of memory and processes, and nothing is read about usage: tests of these would
+be skipped. Imports only the standard library. See cgroups(7) and Documentation/admin-guide/cgroup-v2.rst, "Delegation".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+# A new cpuset is empty, and takes nobody; the others of v1 limit nothing that a sandbox needs.
+CONTROLLERS = {"memory", "pids", "cpu", "cpuacct", "blkio"}
+# What a delegatee may write; limits of the delegated cgroup itself stay root's.
+FILES = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads", "tasks")
+
+
+def own_cgroups() -> list[Path]:
+    """Where this process is in each hierarchy that matters, as far as the hierarchy is mounted from its root."""
+    mounted: dict[str, Path] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        if kind in {"cgroup", "cgroup2"} and before.split()[3] == "/":
+            controllers = CONTROLLERS & set(options.split(",")) if kind == "cgroup" else {""}
+            mounted |= dict.fromkeys(controllers, Path(before.split()[4]))
+    found = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        mounts = {mounted[name] for name in names.split(",") if name in mounted}
+        found += [mount / path.lstrip("/") for mount in mounts]
+    return sorted(found)
+
+
+@contextlib.contextmanager
+def delegated(uid: int | None) -> Iterator[list[Path]]:
+    """New cgroups that belong to `uid`, below those of this process; removed at the end, with what is in them.
+
+    An empty list for nobody (None), and where this machine lets nobody make cgroups here, as in most containers.
+    """
+    with contextlib.ExitStack() as undo:
+        found = []
+        for parent in own_cgroups() if uid is not None else ():
+            path = parent / f"sandbox-tests-{os.getpid()}"
+            try:
+                path.mkdir()
+            except OSError:
+                continue
+            undo.callback(remove, path)
+            found.append(path)
+            for owned in (path, *(path / name for name in FILES if (path / name).exists())):
+                os.chown(owned, uid or 0, uid or 0)
+        yield found
+
+
+@contextlib.contextmanager
+def inside(cgroups: Sequence[Path]) -> Iterator[None]:
+    """Be in these cgroups while a child is started, which then stays there."""
+    with contextlib.ExitStack() as undo:
+        for path in cgroups:
+            undo.callback((path.parent / "cgroup.procs").write_text, "0")
+            (path / "cgroup.procs").write_text("0")
+        yield
+
+
+def remove(cgroup: Path) -> None:
+    """Remove a cgroup and those below it; says so where a run has left something in it."""
+    with contextlib.suppress(OSError):
+        (cgroup / "cgroup.kill").write_text("1")
+    inner = sorted((path for path in cgroup.rglob("*") if path.is_dir()), reverse=True)
+    if inner:
+        print(f"left behind: {len(inner)} cgroups in {cgroup}", flush=True)
+    for path in [*inner, cgroup]:
+        for _ in range(100):
+            try:
+                path.rmdir()
+                break
+            except OSError:
+                # The last process may not have been reaped yet: EBUSY.
+                time.sleep(0.01)
