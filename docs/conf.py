@@ -24,7 +24,8 @@ html_title = f"pytest-sandbox {release}"
 nitpicky = False
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence", "deflist"]
-autodoc_typehints = "description"
+# Docstrings say what each field is; a second list with types alone would hide them.
+autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 
 
