@@ -40,24 +40,28 @@ LEAK_GRACE = 0.05
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Descriptors:
-    """What a sandbox is given: two sockets, files for output and for Python's stacks, and the way into its cgroups."""
+    """What a sandbox is given: two sockets, files, and the way into its cgroups.
+
+    stdout, stderr: what it writes. shown: what it writes past whoever captures its output. stacks: Python's, when it dies.
+    """
 
     control: int
     wire: int
     stdout: int
     stderr: int
     stacks: int
+    shown: int
     tasks: tuple[int, ...] = ()
 
     def all(self) -> tuple[int, ...]:
         """Every descriptor, in the order in which they travel."""
-        return self.control, self.wire, self.stdout, self.stderr, self.stacks, *self.tasks
+        return self.control, self.wire, self.stdout, self.stderr, self.stacks, self.shown, *self.tasks
 
     @classmethod
     def of(cls, descriptors: Sequence[int]) -> Descriptors:
         """Those that travelled in the order of `all`."""
-        control, wire, stdout, stderr, stacks, *tasks = descriptors
-        return cls(control, wire, stdout, stderr, stacks, tuple(tasks))
+        control, wire, stdout, stderr, stacks, shown, *tasks = descriptors
+        return cls(control, wire, stdout, stderr, stacks, shown, tuple(tasks))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class Inside:
         order, given = Order.from_frame(frame), Descriptors.of(descriptors)
         try:
             own = self.descriptors
-            inherited = (own.wire, own.stdout, own.stderr, own.stacks)
+            inherited = (own.wire, own.stdout, own.stderr, own.stacks, own.shown)
             self.children.add(spawn(self.layout, order, given, body, inherited=inherited))
         except OSError as error:
             self.channel.send({"op": "refused", "name": order.name, **describe(error)})
@@ -288,7 +292,7 @@ def _init(
         network.raise_loopback()
     if layout.depth == 0:
         _copy_files(layout)
-        process.renew_descriptors({0, 1, 2, *given.all()})
+        process.renew_descriptors({0, 1, 2, *given.all(), *layout.keep_descriptors})
     with contextlib.suppress(OSError):
         os.chdir(layout.cwd)
     if not control.recv(1):  # "go": we are in our cgroup

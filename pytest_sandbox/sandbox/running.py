@@ -50,6 +50,7 @@ class Running:
     stdout: int
     stderr: int
     stacks: int
+    shown: int
     cgroup: Cgroup
     decoder: Decoder = dataclasses.field(default_factory=Decoder)
     control_decoder: Decoder = dataclasses.field(default_factory=lambda: Decoder(1 << 20))
@@ -96,7 +97,7 @@ class Running:
 
     def output(self) -> int:
         """Bytes that its own stdout and stderr hold now."""
-        return os.fstat(self.stdout).st_size + os.fstat(self.stderr).st_size
+        return sum(os.fstat(fd).st_size for fd in (self.stdout, self.stderr, self.shown))
 
     def frames(self) -> Iterator[Frame]:
         """What main has said and nobody has read yet."""
@@ -125,6 +126,10 @@ class Running:
                 descriptors += array.array("i", value[: len(value) - len(value) % 4])
         return self.control_decoder.feed(data), pid, descriptors, not data
 
+    def read_shown(self) -> bytes:
+        """What it wrote past its capture."""
+        return _read(self.shown, self.order.spec.limits.output)
+
     def read_output(self) -> tuple[bytes, bytes, str]:
         """What stands in stdout, stderr and stacks."""
         limit = self.order.spec.limits.output
@@ -135,7 +140,7 @@ class Running:
         """Close the controller's descriptors."""
         self.control.close()
         self.wire.close()
-        for fd in (self.stdout, self.stderr, self.stacks, self.pidfd, self.layer):
+        for fd in (self.stdout, self.stderr, self.stacks, self.shown, self.pidfd, self.layer):
             if fd is not None:
                 os.close(fd)
 
@@ -157,7 +162,7 @@ def prepare(owner: tuple[int, int] | None, tasks: tuple[int, ...]) -> tuple[Desc
     control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     control.setblocking(False)
     talk.setblocking(False)
-    files = [os.memfd_create(f"sandbox-{name}", os.MFD_CLOEXEC) for name in ("stdout", "stderr", "stacks")]
+    files = [os.memfd_create(f"sandbox-{name}", os.MFD_CLOEXEC) for name in ("stdout", "stderr", "stacks", "shown")]
     if owner is not None:
         for fd in files:
             os.fchown(fd, *owner)

@@ -15,15 +15,15 @@ import shutil
 import socket
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
-from pytest_sandbox.model.outcome import Ending, Leak, Outcome, Usage
+from pytest_sandbox.model.outcome import Change, Ending, Leak, Outcome, Usage
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.primitives.cgroups import CgroupRun, CgroupUsage, MemorySnapshot, oom_victim
 from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity
-from pytest_sandbox.sandbox import upper
+from pytest_sandbox.sandbox import host, upper
 from pytest_sandbox.sandbox.child import Body, Descriptors, Order
 from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.launcher import launch
@@ -50,6 +50,7 @@ class Supervisor:
         self._running: dict[str, Running] = {}
         self._count = 0
         self._launchers: list[int] = []
+        self._known: dict[str, host.Capability] | None = None
         with contextlib.ExitStack() as undo:
             self._janitor = Janitor()
             undo.callback(self._janitor.close)
@@ -97,7 +98,9 @@ class Supervisor:
             os.mkdir(os.path.join(self._layout.scratch_path, name), 0o755)
         order = Order(name, spec, scope, count_pids)
         # The files are shared, not copied: what the sandbox wrote is there when it is dead.
-        running = Running(order, listener, parent, control, talk, given.stdout, given.stderr, given.stacks, cgroup)
+        running = Running(
+            order, listener, parent, control, talk, given.stdout, given.stderr, given.stacks, given.shown, cgroup
+        )
         self._running[name] = running
         self._selector.register(control, selectors.EVENT_READ, (self._on_control, running))
         self._selector.register(talk, selectors.EVENT_READ, (self._on_wire, running))
@@ -288,7 +291,7 @@ class Supervisor:
         )
         ending, sentence = judge(facts)
         stdout, stderr, stacks = running.read_output()
-        changes, cut = self._changes(running, fill)
+        changes, cut = self.changes(running)
         return Outcome(
             ending,
             facts.status,
@@ -307,16 +310,35 @@ class Supervisor:
             return None
         return upper.fill(running.layer, len(self._layout.plan.trees))
 
-    def _changes(self, running: Running, fill: upper.Fill | None) -> tuple[tuple, bool]:  # type: ignore[type-arg]
+    def changes(self, running: Running) -> tuple[tuple[Change, ...], bool]:
+        """What a sandbox wrote so far, and whether that is cut."""
+        fill = self._fill(running)
         if running.layer is None or (fill is not None and not self._layout.scratch_path and fill.inodes == 0):
             return (), False
         return upper.changes(running.layer, self._layout.plan.trees)
+
+    def usage(self, running: Running) -> Usage:
+        """What a sandbox used so far."""
+        running.snapshot = running.cgroup.snapshot()
+        return _usage(running, running.cgroup.read(), self._fill(running), {})
+
+    def refuse(self, spec: Spec) -> None:
+        """Raise UnavailableError for a limit of `spec` that was asked for and that this machine cannot enforce."""
+        if self._known is None:
+            self._known = host.capabilities()
+        host.refuse(spec, self._known)
 
     def copy_out(self, running: Running, below: str, target: str) -> int:
         """Copy what a sandbox that is ending wrote below `below` to the machine's directory `target`."""
         if running.layer is None:
             return 0
         return upper.copy_out(running.layer, self._layout.plan.trees, below, target)
+
+    def kill_innermost(self, keep: Sequence[Running]) -> None:
+        """Kill every sandbox but those in `keep`."""
+        for running in tuple(self._running.values()):
+            if running not in keep:
+                running.kill(None)
 
     def kill_all(self) -> None:
         """Kill every sandbox, the innermost included, and wait until all are gone."""

@@ -1,0 +1,214 @@
+"""The fixtures `sandbox` and `sandbox_factory`: what a test asks, and how the controller answers.
+
+A test's requests are not trusted: a sandbox that it orders gets at most the limits, and the paths, that it has itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from pytest_sandbox.model.errors import SandboxError, SpecError, WireError
+from pytest_sandbox.model.outcome import Change, ChangeKind, Outcome, Usage
+from pytest_sandbox.model.spec import Limits, Network, Spec
+from pytest_sandbox.plugin.inside import INSIDE
+from pytest_sandbox.plugin.options import BY_NAME, closest
+from pytest_sandbox.sandbox import bodies
+from pytest_sandbox.sandbox.bodies import CallError, Result
+from pytest_sandbox.sandbox.child import Body, Inside
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire import Frame
+
+__all__ = ["CallError", "Requests", "Result", "SandboxFactory", "SandboxInfo", "sandbox", "sandbox_factory"]
+
+
+def _inside(config: pytest.Config) -> Inside:
+    found = config.stash.get(INSIDE, None)
+    if found is None:
+        pytest.skip("this test runs in no sandbox: run pytest with --sandbox")
+    return found
+
+
+def sandbox(config: pytest.Config) -> SandboxInfo:
+    """The value of the fixture `sandbox`."""
+    return SandboxInfo(_inside(config))
+
+
+def sandbox_factory(config: pytest.Config) -> SandboxFactory:
+    """The value of the fixture `sandbox_factory`."""
+    return SandboxFactory(_inside(config))
+
+
+class SandboxInfo:
+    """What a test can know of its own sandbox."""
+
+    def __init__(self, inside: Inside) -> None:
+        self._inside = inside
+
+    @property
+    def spec(self) -> Spec:
+        """Everything that it was asked to be."""
+        return self._inside.order.spec
+
+    @property
+    def limits(self) -> Limits:
+        """Its limits; None is no limit."""
+        return self.spec.limits
+
+    @property
+    def shares_network(self) -> bool:
+        """Whether it is in the network of the scope around it (`network=auto`: since something listens there)."""
+        return self._inside.shares_network
+
+    def usage(self) -> Usage:
+        """What it consumed so far; what is not known before its end is None, with the reason in `missing`."""
+        return Usage(**_ask(self._inside, {"op": "usage?"}, "usage")["usage"])
+
+    def changes(self) -> tuple[Change, ...]:
+        """What it wrote and deleted so far."""
+        answer = _ask(self._inside, {"op": "changes?"}, "changes")
+        return tuple(Change(path, ChangeKind(kind), size) for path, kind, size in answer["changes"])
+
+
+def _ask(inside: Inside, question: Frame, answer: str) -> Frame:
+    inside.channel.send(question)
+    while True:
+        frame, _ = inside.channel.receive()
+        if frame["op"] == answer:
+            return frame
+
+
+class SandboxFactory:
+    """Makes sandboxes below the test's own: they see what the test wrote so far, and change nothing of it.
+
+    Called with limits and other names of the marker, as there, it gives a factory whose sandboxes have them.
+    """
+
+    def __init__(self, inside: Inside, given: Mapping[str, Any] | None = None) -> None:
+        self._inside = inside
+        self._given = dict(given or {})
+
+    def __call__(self, **given: Any) -> SandboxFactory:  # noqa: ANN401  # as the marker
+        """A factory of sandboxes with `memory="64M"`, `timeout="2s"`, `network="none"`, ... SpecError for what makes no sense."""
+        _parse(given)
+        return SandboxFactory(self._inside, {**self._given, **given})
+
+    def run(self, argv: Sequence[str | os.PathLike[str]], *, cwd: str | None = None, env: Mapping[str, str] | None = None) -> Result:
+        """Run a program to its end. Its output, ending and usage are in the result; a limit that is hit is no exception."""
+        return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env))[0]
+
+    def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # the function's own
+        """Call a function; its value, if that is plain data. CallError says how the sandbox ended, or what was raised."""
+        result, frame = self._make(bodies.function(function, args, kwargs))
+        return bodies.value_of(frame, result)
+
+    def _make(self, body: Body) -> tuple[Result, Frame | None]:
+        spec = _parse(self._given)
+        channel = self._inside.channel
+        channel.send({"op": "make", **spec})
+        while True:
+            frame, descriptors = channel.receive()
+            if frame["op"] == "spawn":
+                self._inside.spawn(frame, descriptors, body)
+            elif frame["op"] == "made":
+                self._inside.reap()
+                return bodies.outcome_from_frame(frame["outcome"]), frame["said"]
+            elif frame["op"] == "unmade":
+                raise SpecError(frame["reason"])
+
+
+def _parse(given: Mapping[str, Any]) -> Frame:
+    """Limits and other fields of a Spec, parsed as the marker's arguments are."""
+    limits: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    known = [field.name for field in dataclasses.fields(Limits)] + ["network", "hide"]
+    for name, value in given.items():
+        if name not in known:
+            raise SpecError(f"sandbox_factory has no argument {name!r}{closest(name, known)} (there are {', '.join(known)})")
+        try:
+            if name == "hide":
+                others[name] = [os.path.realpath(value)] if isinstance(value, (str, os.PathLike)) else [os.path.realpath(path) for path in value]
+            elif name == "network":
+                parsed = BY_NAME[name].parse(value)
+                others[name] = parsed.value if isinstance(parsed, Network) else str(parsed)
+            else:
+                limits[name] = BY_NAME[name].parse(value)
+        except SpecError as error:
+            raise SpecError(f"sandbox_factory({name}={value!r}): {error}") from error
+    return {"limits": limits, **others}
+
+
+class Requests:
+    """The controller's answers."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def on_frame(self, running: Running, frame: Frame) -> None:
+        """Answer a test's question. Raises WireError for what is none."""
+        op = frame["op"]
+        if op == "usage?":
+            usage = self._supervisor.usage(running)
+            running.send({"op": "usage", "usage": dataclasses.asdict(usage) | {"missing": dict(usage.missing)}})
+        elif op == "changes?":
+            changes, _ = self._supervisor.changes(running)
+            running.send({"op": "changes", "changes": [[one.path, one.kind.value, one.size] for one in changes]})
+        elif op == "make" and running.order.scope:
+            self._make(running, frame)
+        elif op != "done":
+            raise WireError(f"a sandbox said {op!r}")
+
+    def _make(self, running: Running, frame: Frame) -> None:
+        try:
+            spec = _at_most(running.order.spec, frame)
+            self._supervisor.refuse(spec)
+        except (SandboxError, ValueError, TypeError) as error:
+            running.send({"op": "unmade", "reason": str(error)})
+            return
+        self._supervisor.start(running, spec, _Made(running))
+
+
+class _Made:
+    """Hears a sandbox that a test has made, and tells the test."""
+
+    def __init__(self, owner: Running) -> None:
+        self._owner = owner
+        self._said: Frame | None = None
+
+    def on_frame(self, running: Running, frame: Frame) -> None:
+        """The function's value or exception; the last one counts."""
+        del running
+        if frame["op"] in ("value", "raised"):
+            self._said = frame
+
+    def on_end(self, running: Running, outcome: Outcome) -> None:
+        """Tell the test."""
+        del running
+        if not self._owner.ended:
+            self._owner.send({"op": "made", "outcome": bodies.outcome_to_frame(outcome), "said": self._said})
+
+
+def _at_most(own: Spec, frame: Frame) -> Spec:
+    """A spec with what a test asks for, and never more than it has."""
+    asked = frame.get("limits") or {}
+    unknown = set(asked) - {field.name for field in dataclasses.fields(Limits)}
+    if unknown:
+        raise SpecError(f"there is no limit {', '.join(sorted(map(str, unknown)))}")
+    limits: dict[str, Any] = {}
+    for field in dataclasses.fields(Limits):
+        mine, wanted = getattr(own.limits, field.name), asked.get(field.name, getattr(own.limits, field.name))
+        if wanted is not None and not isinstance(wanted, (int, float)):
+            raise SpecError(f"{field.name}={wanted!r} is no number")
+        limits[field.name] = wanted if mine is None else mine if wanted is None else min(mine, wanted)
+    network = Network(frame.get("network", own.network.value))
+    if network is Network.HOST and own.network is not Network.HOST:
+        raise SpecError("network='host': the test's own sandbox has not got the machine's network")
+    hide = tuple(str(path) for path in frame.get("hide") or ())
+    names = frozenset(name for name in asked if asked[name] is not None)
+    return dataclasses.replace(own, limits=Limits(**limits), network=network, hide=(*own.hide, *hide), asked=names)
+

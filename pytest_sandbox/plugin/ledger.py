@@ -1,0 +1,104 @@
+"""Who owns which teardown: pytest's SetupState and live fixtures over forks. Imports pytest only.
+
+A child inherits the set-up fixtures of all enclosing scopes and tears down only what it sets up itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterable
+from typing import Any
+
+import pytest
+from _pytest.fixtures import FixtureDef, SubRequest, TopRequest
+from _pytest.nodes import Node
+from _pytest.outcomes import TEST_OUTCOME
+from _pytest.runner import SetupState
+
+from pytest_sandbox.plugin.scopes import Need
+
+
+class Ledger:
+    """A plugin that knows every live fixture of the process, and hence what a fork inherits."""
+
+    def __init__(self) -> None:
+        self._live: set[FixtureDef[Any]] = set()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: FixtureDef[Any]) -> Generator[None, object, object]:
+        """Note a fixture that begins to live, also if its set-up fails: pytest caches the failure."""
+        self._live.add(fixturedef)
+        return (yield)
+
+    def pytest_fixture_post_finalizer(self, fixturedef: FixtureDef[Any]) -> None:
+        """Note its end."""
+        self._live.discard(fixturedef)
+
+    def disown(self, session: pytest.Session) -> None:
+        """Forget every finalizer that was inherited: the values stay, their owner tears them down."""
+        state = _state(session)
+        for node, (_, problem) in tuple(state.stack.items()):
+            state.stack[node] = ([], problem)
+        for definition in self._live:
+            definition._finalizers.clear()
+
+
+def _state(session: pytest.Session) -> SetupState:
+    return session._setupstate
+
+
+def enter(session: pytest.Session, node: Node) -> None:
+    """Set up the collectors down to `node`; a failure is kept by pytest for every item below, as it does itself."""
+    with contextlib.suppress(*TEST_OUTCOME):
+        _state(session).setup(node)  # type: ignore[arg-type]  # walks listchain(), which every node has
+
+
+def leave(session: pytest.Session) -> None:
+    """Tear down everything that this process has set up."""
+    _state(session).teardown_exact(None)
+
+
+def set_up(item: pytest.Item, wanted: Iterable[Need]) -> None:
+    """Set up an item's fixtures of higher scopes here, in order, up to the first that fails.
+
+    Its exception, which pytest caches, is raised again and reported in each child that needs it.
+    """
+    request = _request(item)
+    if request is None:
+        return
+    stack = _state(item.session).stack
+    # From pytest 9.2 on, an item must be on the stack to ask for fixtures.
+    stack[item] = ([], None)
+    try:
+        with contextlib.suppress(*_FAILURES):
+            for need in wanted:
+                _execute(request, need)
+    finally:
+        del stack[item]
+        _forget(item)
+
+
+_FAILURES = tuple(kind for kind in TEST_OUTCOME if kind is not pytest.exit.Exception)
+
+
+def _request(item: pytest.Item) -> TopRequest | None:
+    if not hasattr(item, "_request"):
+        return None
+    if not item._request:
+        item._initrequest()  # type: ignore[attr-defined]
+    return item._request  # type: ignore[no-any-return]
+
+
+def _forget(item: pytest.Item) -> None:
+    """Give the item a fresh request: its child shall look every fixture up again."""
+    item._initrequest()  # type: ignore[attr-defined]
+
+
+def _execute(request: TopRequest, need: Need) -> None:
+    if need.depth == 0:
+        request._get_active_fixturedef(need.name)
+        return
+    from _pytest.fixtures import NOTSET
+
+    subrequest = SubRequest(request, need.definition._scope, NOTSET, 0, need.definition, _ispytest=True)
+    need.definition.execute(subrequest)

@@ -1,0 +1,71 @@
+"""The entry point: options, the marker, and the decision whether this run is sandboxed. Imports `options` and `resolve`.
+
+Without `--sandbox` nothing else of the package is imported, on no platform.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_sandbox.plugin import options, resolve
+
+if TYPE_CHECKING:
+    from pytest_sandbox.plugin.fixtures import SandboxFactory, SandboxInfo
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add everything that `options` lists."""
+    options.add_options(parser)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> Generator[None, None, None]:
+    """Refuse misspelled `--sandbox-...` with a suggestion, once conftest files had their say."""
+    yield
+    options.check_unknown(parser, args)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker; where the run is sandboxed, also the controller."""
+    config.addinivalue_line("markers", options.MARKER_HELP)
+    if not resolve.enabled(config):
+        return
+    settings = resolve.settings(config)
+    if config.option.collectonly or config.option.help or getattr(config.option, "markers", False):
+        return
+    if sys.platform != "linux":
+        raise pytest.UsageError(
+            f"--sandbox needs Linux: {sys.platform} has no namespaces. Fix: run these tests on Linux, or with --no-sandbox"
+        )
+    from pytest_sandbox.plugin import controller
+
+    controller.register(config, settings)
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """`--sandbox-doctor`: print what this machine can do, and end."""
+    if not config.getoption("sandbox_doctor"):
+        return None
+    from pytest_sandbox.sandbox.doctor import main
+
+    return main()
+
+
+@pytest.fixture
+def sandbox(request: pytest.FixtureRequest) -> SandboxInfo:
+    """This test's sandbox: `limits`, `network`, `usage()` so far, `changes()` so far. Skips where the test has none."""
+    from pytest_sandbox.plugin import fixtures
+
+    return fixtures.sandbox(request.config)
+
+
+@pytest.fixture
+def sandbox_factory(request: pytest.FixtureRequest) -> SandboxFactory:
+    """Makes further sandboxes below this test's: `sandbox_factory(memory="64M").run(["prog"])`, `.call(function, 1)`."""
+    from pytest_sandbox.plugin import fixtures
+
+    return fixtures.sandbox_factory(request.config)

@@ -1,0 +1,206 @@
+"""What the user reads: header, details of an ending, usage table, junit's properties. Imports pytest and `model`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _pytest.nodes import Node
+
+from pytest_sandbox.model.outcome import Ending, Outcome, Usage
+from pytest_sandbox.model.units import format_seconds, format_size
+from pytest_sandbox.plugin import resolve
+from pytest_sandbox.sandbox import host
+
+_ROWS = 20
+_PROPERTIES = (
+    "wall", "cpu", "memory_peak", "memory_anon", "memory_file", "oom_kills", "pids_peak", "bytes_read", "bytes_written",
+    "overlay_bytes", "network_received", "network_sent", "throttled",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Row:
+    name: str
+    outcome: Outcome
+    kind: str
+
+
+class Book:
+    """Everything that is said about the run's sandboxes."""
+
+    def __init__(self, config: pytest.Config, settings: resolve.Settings) -> None:
+        self._config = config
+        self._settings = settings
+        self._rows: list[_Row] = []
+        self._kept: list[tuple[str, Path]] = []
+
+    def header(self, known: dict[str, host.Capability]) -> list[str]:
+        """One line of what a sandbox is here, and one for each default that this machine cannot enforce."""
+        spec = self._settings.base.spec
+        missing = host.unenforced(spec, known)
+        names = {capability.name for capability in missing}
+        limits = [
+            f"{name} {_limit(name, value)}"
+            for name, value in dataclasses.asdict(spec.limits).items()
+            if value is not None and name not in names
+        ]
+        lines = [f"sandbox: network {spec.network.value}, {', '.join(limits)}"]
+        for capability in missing:
+            asked = " (asked for, but --sandbox-degrade)" if capability.name in spec.asked else ""
+            lines.append(f"sandbox: NOT ENFORCED: {capability.name}{asked}: {capability.reason}")
+        return lines
+
+    def add_test(self, item: pytest.Item, done: list[pytest.TestReport], outcome: Outcome) -> None:
+        """Note a test's outcome, and put it into its reports."""
+        if self._settings.usage:
+            self._rows.append(_Row(item.nodeid, outcome, "test"))
+        if done:
+            done[-1].user_properties = [*done[-1].user_properties, *_properties(outcome)]
+        details = describe(outcome)
+        for report in done:
+            if report.failed and not any(name == "Sandbox" for name, _ in report.sections):
+                report.sections.append(("Sandbox", details))
+                break
+        if outcome.leaks and not any(report.failed for report in done):
+            self._warn_of_leaks(item, outcome)
+
+    def _warn_of_leaks(self, item: pytest.Item, outcome: Outcome) -> None:
+        import warnings
+
+        names = "; ".join(f"{leak.command} (pid {leak.pid})" for leak in outcome.leaks)
+        message = warnings.WarningMessage(
+            LeakWarning(f"left {len(outcome.leaks)} process(es) running, killed now: {names}"),
+            LeakWarning,
+            str(item.path),
+            (item.location[1] or 0) + 1,
+        )
+        self._config.hook.pytest_warning_recorded.call_historic(
+            kwargs={"warning_message": message, "nodeid": item.nodeid, "when": "runtest", "location": None}
+        )
+
+    def add_scope(self, node: Node, outcome: Outcome | None) -> None:
+        """Note what a scope's own sandbox used: its fixtures, apart from the tests below."""
+        if outcome is not None and self._settings.usage:
+            self._rows.append(_Row(node.nodeid or "session", outcome, "scope"))
+
+    def kept(self, finished: tuple[pytest.Item, list[pytest.TestReport]], path: Path) -> None:
+        """Say where a test's files are."""
+        item, done = finished
+        self._kept.append((item.nodeid, path))
+        for report in done:
+            if report.failed:
+                report.sections.append(("Sandbox files", f"what it wrote is kept in {path}"))
+                break
+
+    def junit(self, item: pytest.Item, frame: dict[str, Any]) -> None:
+        """Put into junit's memory here what `record_xml_attribute` and `record_testsuite_property` put into its memory there."""
+        from _pytest.junitxml import xml_key
+
+        xml = self._config.stash.get(xml_key, None)
+        if xml is None:
+            return
+        for pair in frame.get("properties") or ():
+            name, value = pair
+            xml.add_global_property(str(name), str(value))
+        attributes = {str(name): str(value) for name, value in (frame.get("attributes") or {}).items()}
+        if attributes:
+            reporter = xml.node_reporter(getattr(item, "id", item.nodeid))
+            reporter.attrs.update({k: v for k, v in attributes.items() if k not in ("classname", "name", "file", "line")})
+
+    def summary(self, terminal: pytest.TerminalReporter) -> None:
+        """The usage table, most memory and longest first, and where files are kept."""
+        if self._settings.usage and self._rows:
+            terminal.section("sandbox usage")
+            for line in _table(self._rows, everything=terminal.verbosity > 0):
+                terminal.write_line(line)
+        if self._kept:
+            terminal.section("sandbox files kept")
+            for nodeid, path in self._kept:
+                terminal.write_line(f"{path}  {nodeid}")
+
+
+class LeakWarning(pytest.PytestWarning):
+    """A test left processes behind. They are killed; whoever started them should have."""
+
+
+def describe(outcome: Outcome) -> str:
+    """The ending, the figures, leaks, changes and stacks of an outcome, for a failed test's report."""
+    lines = [outcome.sentence, _figures(outcome.usage)]
+    for leak in outcome.leaks:
+        lines.append(f"left running, killed now: {leak.command} (pid {leak.pid})")
+    shown = outcome.changes[:_ROWS]
+    for change in shown:
+        lines.append(f"{change.kind.value}: {change.path}" + (f" ({format_size(change.size)})" if change.size else ""))
+    if len(outcome.changes) > len(shown):
+        more = f"{len(outcome.changes) - len(shown)}{'+' if outcome.changes_cut else ''}"
+        lines.append(f"... and {more} more paths")
+    if outcome.stacks:
+        lines += ["", outcome.stacks.rstrip()]
+    return "\n".join(lines)
+
+
+def _figures(usage: Usage) -> str:
+    parts = [f"wall {format_seconds(usage.wall)}"]
+    if usage.cpu is not None:
+        parts.append(f"cpu {format_seconds(usage.cpu)}")
+    if usage.memory_peak is not None:
+        split = (
+            f" (anon {format_size(usage.memory_anon)}, file {format_size(usage.memory_file)} at the end)"
+            if usage.memory_anon is not None and usage.memory_file is not None
+            else ""
+        )
+        parts.append(f"memory peak {format_size(usage.memory_peak)}{split}")
+    if usage.pids_peak is not None:
+        parts.append(f"processes peak {usage.pids_peak}")
+    if usage.overlay_bytes:
+        parts.append(f"written and left {format_size(usage.overlay_bytes)}")
+    return ", ".join(parts)
+
+
+def _limit(name: str, value: float) -> str:
+    if name in ("memory", "swap", "disk", "output"):
+        return format_size(int(value))
+    return format_seconds(value) if name in ("timeout", "cpu_time") else f"{value:g}"
+
+
+def _properties(outcome: Outcome) -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = [("sandbox_ending", outcome.ending.value)]
+    for name in _PROPERTIES:
+        value = getattr(outcome.usage, name)
+        if value is not None:
+            found.append((f"sandbox_{name}", round(value, 6) if isinstance(value, float) else value))
+    if outcome.leaks:
+        found.append(("sandbox_leaks", "; ".join(leak.command for leak in outcome.leaks)))
+    return found
+
+
+def _table(rows: list[_Row], *, everything: bool) -> Iterator[str]:
+    yield f"{'wall':>9} {'cpu':>9} {'memory':>9} {'pids':>5} {'written':>9} {'network':>9}  {'ending':<18} test"
+    ordered = sorted(rows, key=lambda row: (row.outcome.usage.wall, row.outcome.usage.memory_peak or 0), reverse=True)
+    for row in ordered if everything else ordered[:_ROWS]:
+        yield _line(row)
+    if len(ordered) > _ROWS and not everything:
+        yield f"... and {len(ordered) - _ROWS} more (-v shows all)"
+    reasons = {f"{name}: {reason}" for row in rows for name, reason in row.outcome.usage.missing.items()}
+    for reason in sorted(reasons)[:_ROWS]:
+        yield f"not measured: {reason}"
+
+
+def _line(row: _Row) -> str:
+    usage, ending = row.outcome.usage, row.outcome.ending
+    network = None if usage.network_sent is None else usage.network_sent
+    cells = [
+        f"{format_seconds(usage.wall):>9}",
+        f"{'-' if usage.cpu is None else format_seconds(usage.cpu):>9}",
+        f"{'-' if usage.memory_peak is None else format_size(usage.memory_peak):>9}",
+        f"{'-' if usage.pids_peak is None else usage.pids_peak:>5}",
+        f"{'-' if usage.overlay_bytes is None else format_size(usage.overlay_bytes):>9}",
+        f"{'-' if network is None else format_size(network):>9}",
+    ]
+    leaks = f" ({len(row.outcome.leaks)} leaked)" if row.outcome.leaks else ""
+    shown = "" if ending is Ending.EXITED else ending.value
+    return f"{' '.join(cells)}  {shown + leaks:<18} {'[' + row.kind + '] ' if row.kind != 'test' else ''}{row.name}"

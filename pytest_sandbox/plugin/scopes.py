@@ -1,0 +1,177 @@
+"""Which items share what: the chain of scope sandboxes that an item needs, and the units that run in one sandbox each.
+
+Reads pytest's collection (nodes, fixture closures), runs nothing. The rules are those of `_pytest.fixtures.SubRequest`:
+a fixture lives at the node of its scope; a parametrized argument may override its scope.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from _pytest.fixtures import FixtureDef, get_scope_node, get_scope_package
+from _pytest.nodes import Node
+from _pytest.scope import Scope as FixtureScope
+
+from pytest_sandbox.model.spec import Spec
+from pytest_sandbox.plugin.resolve import Plan, Scope
+
+_XUNIT = re.compile(r"\b(setup_module|setUpModule|teardown_module|tearDownModule)\b")
+_HAS_SETUP: pytest.StashKey[bool] = pytest.StashKey()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Need:
+    """A fixture above function scope that an item needs: where it lives, and which of its parameters (None: it has none).
+
+    depth: how many definitions of the same name lie closer to the item (an override that asks for what it overrides).
+    """
+
+    name: str
+    node: Node
+    definition: FixtureDef[Any]
+    depth: int
+    index: int | None
+
+    @property
+    def key(self) -> tuple[int, int | None]:
+        """What makes two needs one and the same set-up."""
+        return id(self.definition), self.index
+
+
+def needs(item: pytest.Item) -> tuple[Need, ...]:
+    """The item's fixtures above function scope, in the order in which pytest sets them up."""
+    info = getattr(item, "_fixtureinfo", None)
+    return () if info is None else tuple(_needs(item, info.name2fixturedefs))
+
+
+def _needs(item: pytest.Item, known: dict[str, Sequence[FixtureDef[Any]]]) -> Iterator[Need]:
+    callspec = getattr(item, "callspec", None)
+    for name in getattr(item, "fixturenames", ()):
+        definitions = known.get(name) or ()
+        for depth, definition in enumerate(reversed(definitions)):
+            overridden = depth == 0 and callspec is not None and name in callspec.params
+            scope = callspec._arg2scope[name] if overridden else definition._scope
+            node = _node(item, scope, definition)
+            if node is not None and node is not item:
+                yield Need(name, node, definition, depth, callspec.indices[name] if overridden else None)
+            if name not in definition.argnames:  # does not ask for what it overrides
+                break
+
+
+def _node(item: pytest.Item, scope: FixtureScope, definition: FixtureDef[Any]) -> Node | None:
+    if scope is FixtureScope.Function:
+        return None
+    if scope is FixtureScope.Package:
+        return get_scope_package(item, definition)
+    return get_scope_node(item, scope)
+
+
+def has_setup(node: Node) -> bool:
+    """Whether a collector has a setup of its own, which must be run once: a package's `setup_module`, a plugin's collector."""
+    if _HAS_SETUP not in node.stash:
+        node.stash[_HAS_SETUP] = _has_setup(node)
+    return node.stash[_HAS_SETUP]
+
+
+def _has_setup(node: Node) -> bool:
+    if isinstance(node, pytest.Package):
+        try:
+            text = (node.path / "__init__.py").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        return bool(_XUNIT.search(text))
+    return not type(node).setup.__module__.startswith("_pytest.")
+
+
+def chain(item: pytest.Item, needed: Sequence[Need]) -> tuple[Node, ...]:
+    """The nodes, outermost first, that must have a sandbox of their own for this item: the session always has."""
+    nodes = {need.node for need in needed}
+    session, *others = item.listchain()[:-1]
+    return (session, *(node for node in others if node in nodes or has_setup(node)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unit:
+    """Items that run one after the other in one sandbox, forked from the last of `chain`.
+
+    items: indexes into the session's items. above: those of their needs that live in `chain`, not in the sandbox itself.
+    """
+
+    items: tuple[int, ...]
+    chain: tuple[Node, ...]
+    above: tuple[Need, ...]
+    spec: Spec
+    can_spawn: bool = False
+
+
+_SCOPE_NODES: dict[Scope, FixtureScope] = {
+    Scope.CLASS: FixtureScope.Class,
+    Scope.MODULE: FixtureScope.Module,
+    Scope.PACKAGE: FixtureScope.Package,
+    Scope.SESSION: FixtureScope.Session,
+}
+
+
+def _shared(item: pytest.Item, plan: Plan) -> object:
+    """What all items of one sandbox have in common; None for an item that has its own."""
+    if plan.group is not None:
+        return ("group", plan.group, plan.spec)
+    if plan.scope is Scope.TEST:
+        return None
+    node = get_scope_node(item, _SCOPE_NODES[plan.scope])
+    return None if node is None else ("scope", node, plan.spec)
+
+
+def _limit(item: pytest.Item, plan: Plan) -> Node | None:
+    """The node at and below which fixtures are set up in the shared sandbox itself."""
+    if plan.group is not None or plan.scope is Scope.TEST:
+        return None
+    return get_scope_node(item, _SCOPE_NODES[plan.scope])
+
+
+def units(items: Sequence[pytest.Item], plans: Sequence[Plan]) -> list[Unit | int]:
+    """The run, in order: units, and indexes of items that are not sandboxed. A group runs where its first item is."""
+    order: list[list[int]] = []
+    shared: dict[object, list[int]] = {}
+    for index, (item, plan) in enumerate(zip(items, plans)):
+        key = _shared(item, plan) if plan.enabled else None
+        members = shared.get(key) if key is not None else None
+        if members is None:
+            order.append(members := [])
+            if key is not None:
+                shared[key] = members
+        members.append(index)
+    return [_unit(items, plans, members) if plans[members[0]].enabled else members[0] for members in order]
+
+
+def _unit(items: Sequence[pytest.Item], plans: Sequence[Plan], members: Sequence[int]) -> Unit:
+    first, plan = items[members[0]], plans[members[0]]
+    needed = {index: needs(items[index]) for index in members}
+    common = chain(first, needed[members[0]])
+    for index in members[1:]:
+        other = set(chain(items[index], needed[index]))
+        common = tuple(node for node in common if node in other)
+    limit = _limit(first, plan)
+    if limit is not None and not isinstance(limit, pytest.Session):
+        inside = set(first.listchain()[first.listchain().index(limit) :])
+        common = tuple(node for node in common if node not in inside)
+    elif isinstance(limit, pytest.Session):
+        common = common[:1]
+    above: dict[tuple[int, int | None], Need] = {}
+    for index in members:
+        for need in needed[index]:
+            # Where two members want different parameters of one fixture, the sandbox itself goes through them.
+            if need.node in common and not _varies(need, members, needed) and not isinstance(limit, pytest.Session):
+                above[need.key] = need
+    spawns = any("sandbox_factory" in getattr(items[index], "fixturenames", ()) for index in members)
+    return Unit(tuple(members), common, tuple(above.values()), plan.spec, spawns)
+
+
+def _varies(need: Need, members: Sequence[int], needed: dict[int, tuple[Need, ...]]) -> bool:
+    if need.index is None or len(members) == 1:
+        return False
+    return any(other.name == need.name and other.index != need.index for index in members for other in needed[index])

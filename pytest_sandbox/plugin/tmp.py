@@ -1,0 +1,46 @@
+"""What outlives a sandbox: tmp_path as its retention policy says, and what a failed test wrote (`keep`). Imports pytest.
+
+Both are copied out of a layer that is not trusted: see `sandbox.upper`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pytest_sandbox.model.outcome import Outcome
+from pytest_sandbox.model.spec import Keep
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.supervisor import Supervisor
+
+
+
+def keep_tmp_path(config: pytest.Config, supervisor: Supervisor, running: Running, *, failed: bool, used: bool) -> None:
+    """Copy to the machine's basetemp what `tmp_path_retention_policy` keeps of this sandbox's temporary directories."""
+    factory = getattr(config, "_tmp_path_factory", None)
+    if factory is None or not used or factory._basetemp is None:
+        return
+    policy = factory._retention_policy
+    if policy == "none" or (policy == "failed" and not failed):
+        return
+    supervisor.copy_out(running, str(factory._basetemp), str(factory._basetemp))
+
+
+def keep_changes(config: pytest.Config, supervisor: Supervisor, running: Running, outcome: Outcome, *, failed: bool) -> Path | None:
+    """Save everything that the sandbox wrote, where its `keep` says so; returns the directory."""
+    keep = running.order.spec.keep
+    if not outcome.changes or keep is Keep.NEVER or (keep is Keep.FAILED and not failed):
+        return None
+    factory = getattr(config, "_tmp_path_factory", None)
+    if factory is None:
+        return None
+    top = factory.getbasetemp() / "sandbox"
+    top.mkdir(mode=0o700, exist_ok=True)
+    target: Path = top / running.name
+    target.mkdir(mode=0o700)
+    if not supervisor.copy_out(running, "/", os.fspath(target)):
+        target.rmdir()
+        return None
+    return target

@@ -1,0 +1,127 @@
+"""Bodies for sandboxes outside of pytest's protocol: a program, or a function and its value. Imports `sandbox/` below.
+
+Used by `Sandbox` on the machine and by the fixture `sandbox_factory` in a test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import faulthandler
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pytest_sandbox.model.errors import SandboxError
+from pytest_sandbox.model.outcome import Ending, Outcome, Usage
+from pytest_sandbox.primitives.process import STACKS_SIGNAL
+from pytest_sandbox.sandbox import values
+from pytest_sandbox.sandbox.child import Body, Inside
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result(Outcome):
+    """An `Outcome` whose stdout and stderr are the whole output."""
+
+
+class CallError(SandboxError):
+    """A function called in a sandbox gave no value; `outcome` says how the sandbox ended."""
+
+    def __init__(self, message: str, outcome: Outcome) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+
+
+def take_output(inside: Inside) -> None:
+    """Make the sandbox's own files its stdout and stderr, and nothing its stdin."""
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    for source, target in ((null, 0), (inside.descriptors.stdout, 1), (inside.descriptors.stderr, 2)):
+        os.dup2(source, target)
+    os.close(null)
+
+
+def program(argv: Sequence[str], cwd: str | None, environ: Mapping[str, str] | None) -> Body:
+    """A body that becomes the program `argv`, found by PATH."""
+
+    def body(inside: Inside) -> int:
+        take_output(inside)
+        if cwd is not None:
+            os.chdir(cwd)
+        try:
+            os.execvpe(argv[0], list(argv), dict(os.environ if environ is None else environ))
+        except OSError as error:
+            os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
+            return 127 if isinstance(error, FileNotFoundError) else 126
+
+    return body
+
+
+def function(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Body:
+    """A body that calls a function and says what came of it."""
+
+    def body(inside: Inside) -> int:
+        take_output(inside)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False, buffering=1)
+        faulthandler.enable(file=inside.descriptors.stacks, all_threads=True)
+        faulthandler.register(STACKS_SIGNAL, file=inside.descriptors.stacks, all_threads=True, chain=False)
+        code = 0
+        try:
+            inside.channel.send({"op": "value", "value": values.pack(call(*args, **kwargs))})
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            inside.channel.send({"op": "raised", "text": f"SystemExit: {error.code}", "traceback": ""})
+        except BaseException as error:
+            code = 1
+            text = "".join(traceback.format_exception_only(error)).strip()
+            inside.channel.send({"op": "raised", "text": text, "traceback": traceback.format_exc()})
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        inside.channel.send({"op": "done"})
+        with contextlib.suppress(EOFError):
+            while inside.channel.receive()[0]["op"] != "bye":
+                pass
+        return code
+
+    return body
+
+
+def value_of(frame: Mapping[str, Any] | None, outcome: Outcome) -> Any:
+    """The value in the last frame of `function`'s body. Raises CallError where there is none."""
+    if outcome.ending is not Ending.EXITED or frame is None:
+        raise CallError(outcome.sentence, outcome)
+    if frame["op"] == "raised":
+        raise CallError(f"{frame.get('text')}\n{frame.get('traceback')}".strip(), outcome)
+    return values.unpack(frame.get("value"))
+
+
+def outcome_to_frame(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as fields of a frame; output as packed bytes."""
+    plain = dataclasses.asdict(outcome)
+    plain["ending"] = outcome.ending.value
+    plain["changes"] = [[change.path, change.kind.value, change.size] for change in outcome.changes]
+    plain["leaks"] = [[leak.pid, leak.command] for leak in outcome.leaks]
+    plain["usage"]["missing"] = dict(outcome.usage.missing)
+    plain |= {"stdout": values.pack(outcome.stdout), "stderr": values.pack(outcome.stderr)}
+    return plain
+
+
+def outcome_from_frame(plain: Mapping[str, Any]) -> Result:
+    """The outcome of such a frame, which comes from the controller."""
+    from pytest_sandbox.model.outcome import Change, ChangeKind, Leak
+
+    return Result(
+        ending=Ending(plain["ending"]),
+        status=plain["status"],
+        usage=Usage(**plain["usage"]),
+        sentence=plain["sentence"],
+        stdout=values.unpack(plain["stdout"]),
+        stderr=values.unpack(plain["stderr"]),
+        stacks=plain["stacks"],
+        leaks=tuple(Leak(pid, command) for pid, command in plain["leaks"]),
+        changes=tuple(Change(path, ChangeKind(kind), size) for path, kind, size in plain["changes"]),
+        changes_cut=plain["changes_cut"],
+    )

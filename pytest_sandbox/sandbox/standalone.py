@@ -1,0 +1,72 @@
+"""Sandboxes without pytest: `Sandbox(spec).run(argv)` and `.call(function)`. Imports everything of `sandbox/`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pytest_sandbox.model.errors import SandboxError
+from pytest_sandbox.model.outcome import Outcome
+from pytest_sandbox.model.spec import Spec
+from pytest_sandbox.sandbox import bodies, host
+from pytest_sandbox.sandbox.bodies import Result
+from pytest_sandbox.sandbox.child import Body
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire import Frame
+
+
+class Sandbox:
+    """A sandbox to be made as `spec` says, as often as it is used; each time it is fresh.
+
+        result = Sandbox(Spec(limits=Limits(memory=64 << 20))).run(["make", "test"])
+        value = Sandbox().call(function, 1, 2)
+
+    Raises UnavailableError for a limit in `spec.asked` that this machine cannot enforce.
+    """
+
+    def __init__(self, spec: Spec | None = None) -> None:
+        self.spec = spec or Spec()
+        host.refuse(self.spec, host.capabilities())
+
+    def run(self, argv: Sequence[str | os.PathLike[str]], *, cwd: str | None = None, env: Mapping[str, str] | None = None) -> Result:
+        """Run a program to its end; a limit that is hit is told by the result, not by an exception."""
+        return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env))[0]
+
+    def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # the function's own
+        """Call a function in a fork of this process; its value, if that is plain data. CallError where there is none."""
+        result, frame = self._make(bodies.function(function, args, kwargs))
+        return bodies.value_of(frame, result)
+
+    def _make(self, body: Body) -> tuple[Result, Frame | None]:
+        listener = _Listener()
+        name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        scratch = self.spec.scratch and os.path.join(self.spec.scratch, f"pytest-sandbox-{name}")
+        layout = host.make_layout(host.find_identity(), self.spec.writable, scratch)
+        with Supervisor(name, layout) as supervisor:
+            running = supervisor.start_root(self.spec, body, listener)
+            supervisor.run_while(lambda: not running.ended)
+        if running.exit is None and running.problem is not None:
+            raise running.problem
+        if listener.outcome is None:
+            raise SandboxError("the sandbox ended without an outcome")
+        return bodies.outcome_from_frame(bodies.outcome_to_frame(listener.outcome)), listener.said
+
+
+class _Listener:
+    def __init__(self) -> None:
+        self.said: Frame | None = None
+        self.outcome: Outcome | None = None
+
+    def on_frame(self, running: Running, frame: Frame) -> None:
+        """The function's value or exception; the last one counts."""
+        del running
+        if frame["op"] in ("value", "raised"):
+            self.said = frame
+
+    def on_end(self, running: Running, outcome: Outcome) -> None:
+        """It is over."""
+        del running
+        self.outcome = outcome
