@@ -156,22 +156,22 @@ def fetch(suite: Suite, folder: Path) -> Path:
     return source
 
 
-def run_once(who: Identity, place: Path, source: Path, argv: list[str], timeout: float) -> Run:
-    """Run pytest on a fresh copy of the sources, in the same directory each time."""
-    home = place / "run"
-    subprocess.run(["chmod", "-Rf", "u+rwX", home], check=False)
-    shutil.rmtree(home, ignore_errors=True)
-    (home / "tmp").mkdir(parents=True)
-    shutil.copytree(source, home / source.name, symlinks=True)
-    who.own(home)
-    outcomes = home / "outcomes.json"
-    env = workplace.environment(who, home, Path(argv[0]))
-    env |= {"OUTCOMES": str(outcomes), "PYTHONPATH": str(place.parent / "recorder")}
-    started = time.monotonic()
-    with (home / "output").open("wb") as output, delegation.delegated(who.uid) as cgroups:
-        status = who.run(argv, home / source.name, env, output=output.fileno(), timeout=timeout, cgroups=cgroups)
-    wall = time.monotonic() - started
-    return Run(status, wall, read(outcomes))
+def run_once(who: Identity, source: Path, argv: list[str], options: argparse.Namespace, name: str) -> Run:
+    """Run pytest on a fresh copy of the sources, in a home of the user's own."""
+    with workplace.temporary(who) as home, delegation.delegated(who.uid) as cgroups:
+        (home / "tmp").mkdir()
+        shutil.copytree(source, home / source.name, symlinks=True)
+        who.own(home)
+        env = workplace.environment(who, home, Path(argv[0]))
+        env |= {"OUTCOMES": str(home / "outcomes.json"), "PYTHONPATH": str(options.recorder)}
+        started = time.monotonic()
+        with (home / "output.txt").open("wb") as output:
+            status = who.run(
+                argv, home / source.name, env, output=output.fileno(), timeout=options.timeout, cgroups=cgroups
+            )  # fmt: skip
+        wall = time.monotonic() - started
+        keep(options.keep, home, f"{name}-{who.uid or os.getuid()}")
+        return Run(status, wall, read(home / "outcomes.json"))
 
 
 def read(outcomes: Path) -> Reports | None:
@@ -197,24 +197,23 @@ def compare(suite: Suite, who: Identity, place: Path, python: str, options: argp
     runs = []
     for name, extra in (("plain", []), ("sandbox", [] if options.control else ["--sandbox", *options.extra]), ("again", [])):
         print(f"{suite.name} as {who.name}: {name} ...", flush=True)
-        run = run_once(who, folder, source, argv + extra, options.timeout)
+        run = run_once(who, source, argv + extra, options, f"{suite.name}-{name}")
         if run.reports is None:
             # psutil's test_process_all.py hangs now and then in multiprocessing.Pool.terminate, also in plain pytest.
             print(f"    did not finish (exit status {run.status}); once more", flush=True)
-            run = run_once(who, folder, source, argv + extra, options.timeout)
+            run = run_once(who, source, argv + extra, options, f"{suite.name}-{name}-retry")
         runs.append(run)
-        keep(options.keep, folder / "run", f"{suite.name}-{who.uid or os.getuid()}-{name}")
     return Comparison(suite.name, source.name.rpartition("-")[2], who, *runs)
 
 
-def keep(target: Path | None, run: Path, name: str) -> None:
+def keep(target: Path | None, home: Path, name: str) -> None:
     """Copy a run's output and outcomes to where the caller can read them afterwards."""
     if target is None:
         return
     target.mkdir(parents=True, exist_ok=True)
-    for file, suffix in (("output", ".txt"), ("outcomes.json", ".json")):
-        if (run / file).exists():
-            shutil.copyfile(run / file, target / f"{name}{suffix}")
+    for file in ("output.txt", "outcomes.json"):
+        if (home / file).exists():
+            shutil.copyfile(home / file, target / f"{name}-{file}")
 
 
 def table(comparisons: list[Comparison]) -> str:
@@ -249,8 +248,9 @@ def main() -> int:
     who = workplace.ordinary_user() if options.user and os.getuid() == 0 else me
     python = workplace.choose_interpreter([me, who])
     with workplace.temporary() as place:
-        (place / "recorder").mkdir()
-        shutil.copy(HERE / "outcome_recorder.py", place / "recorder")
+        options.recorder = place / "recorder"
+        options.recorder.mkdir()
+        shutil.copy(HERE / "outcome_recorder.py", options.recorder)
         comparisons = [compare(SUITES[name], who, place, python, options) for name in options.suites or SUITES]
     for comparison in comparisons:
         print("\n".join(comparison.details()))

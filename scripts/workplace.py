@@ -125,10 +125,12 @@ def public_directory() -> str | None:
 
 
 @contextlib.contextmanager
-def temporary() -> Iterator[Path]:
-    """A public temporary directory, removed at the end with whatever the tests left in it."""
+def temporary(who: Identity | None = None) -> Iterator[Path]:
+    """A public temporary directory, of `who` if given, removed at the end with whatever the tests left in it."""
     folder = Path(tempfile.mkdtemp(prefix="sandbox-tests-", dir=public_directory()))
     folder.chmod(0o755)
+    if who is not None:
+        who.own(folder)
     try:
         yield folder
     finally:

@@ -62,10 +62,9 @@ def counts(report: Path) -> str:
     return f"{total['tests'] - bad - total['skipped']} passed, {bad} failed, {total['skipped']} skipped"
 
 
-def run_suite(who: Identity, place: Path, python: Path, arguments: list[str], cgroups: list[Path]) -> tuple[int, str]:
-    """Run pytest as `who`; its exit status, and one line about it."""
-    home = place / ("user" if who.uid is not None else "caller")
-    (home / "tmp").mkdir(parents=True)
+def run_suite(who: Identity, home: Path, python: Path, arguments: list[str], cgroups: list[Path]) -> tuple[int, str]:
+    """Run pytest as `who`, in a home of their own; its exit status, and one line about it."""
+    (home / "tmp").mkdir()
     (home / "checkout").mkdir()
     copy_checkout(home / "checkout")
     who.own(home)
@@ -90,8 +89,9 @@ def main() -> int:
         inside = workplace.make_venv(python, place / "venv", str(CHECKOUT), "--group", group)
         results = []
         for who in everyone:
-            with delegation.delegated(None if options.only == "bare-user" else who.uid) as cgroups:
-                results.append(run_suite(who, place, inside, arguments, cgroups))
+            delegatee = None if options.only == "bare-user" else who.uid
+            with workplace.temporary(who) as home, delegation.delegated(delegatee) as cgroups:
+                results.append(run_suite(who, home, inside, arguments, cgroups))
     print()
     for _, line in results:
         print(line, flush=True)
