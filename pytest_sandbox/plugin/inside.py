@@ -42,6 +42,7 @@ class World:
         self.units = units
         self.book = book
         self.keeps_terminal = keeps_terminal
+        self.reporter = Reporter(session.config)
 
 
 # -- scopes -----------------------------------------------------------------------------------------------------------
@@ -50,6 +51,9 @@ class World:
 def scope_body(world: World, node: Node, inside: Inside) -> int:
     """The main process of a scope's sandbox."""
     _settle_in(world, inside)
+    if not world.config.pluginmanager.hasplugin("sandbox-reporter"):
+        # Here, in the outermost scope, and not in each child: registering takes a millisecond.
+        world.config.pluginmanager.register(world.reporter, "sandbox-reporter")
     ledger.enter(world.session, node)
     gc.collect()
     gc.freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
@@ -99,7 +103,7 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
             inside.channel.send({"op": "fixture", "name": need.name})
             ledger.set_up(item, [need])
 
-    with _caught_warnings(world, inside, item), _captured(world.config, item, "setup"):
+    with _caught_warnings(world, item), _captured(world.config, item, "setup"):
         call = CallInfo.from_call(work, "setup", reraise=(BaseException,))
     return call.duration
 
@@ -115,7 +119,7 @@ def _captured(config: pytest.Config, item: pytest.Item, when: str) -> Iterator[N
 
 
 @contextlib.contextmanager
-def _caught_warnings(world: World, inside: Inside, item: pytest.Item) -> Iterator[None]:
+def _caught_warnings(world: World, item: pytest.Item) -> Iterator[None]:
     from _pytest.warnings import catch_warnings_for_item
 
     with catch_warnings_for_item(config=world.config, ihook=item.ihook, when="runtest", item=item):
@@ -126,7 +130,7 @@ def _close(world: World, inside: Inside, index: int) -> None:
     """Tear down what this scope set up; an error goes into the teardown report of its last item."""
     item = world.session.items[index]
     item._report_sections.clear()
-    with _caught_warnings(world, inside, item), _captured(world.config, item, "teardown"):
+    with _caught_warnings(world, item), _captured(world.config, item, "teardown"):
         call = CallInfo.from_call(lambda: ledger.leave(world.session), "teardown")
         gc.collect()
     report = item.ihook.pytest_runtest_makereport(item=item, call=call)
@@ -140,8 +144,7 @@ def unit_body(world: World, items: Sequence[int], inside: Inside) -> int:
     """The main process of a test sandbox."""
     _settle_in(world, inside)
     session = world.session
-    reporter = Reporter(world.config, inside.channel)
-    world.config.pluginmanager.register(reporter, "sandbox-reporter")
+    reporter = world.reporter
     try:
         for position, index in enumerate(items):
             following = items[position + 1] if position + 1 < len(items) else None
@@ -175,10 +178,12 @@ def _send_interruption(channel: Channel, error: BaseException) -> None:
 class Reporter:
     """The plugin that says everything to the controller that pytest's own reporters would have noted in memory."""
 
-    def __init__(self, config: pytest.Config, channel: Channel) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._channel = channel
-        self._owner = os.getpid()
+
+    @property
+    def _channel(self) -> Channel:
+        return self._config.stash[INSIDE].channel
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: CallInfo[None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,30 @@ class Book:
 
 class LeakWarning(pytest.PytestWarning):
     """A test left processes behind. They are killed; whoever started them should have."""
+
+
+def make_report(item: pytest.Item, when: str, outcome: str, text: str | None, details: str) -> pytest.TestReport:
+    """A report that no test made itself."""
+    keywords = dict.fromkeys(item.keywords, 1)
+    report = pytest.TestReport(item.nodeid, item.location, keywords, outcome, text, when)  # type: ignore[arg-type]
+    if details:
+        report.sections.append(("Sandbox", details))
+    return report
+
+
+def show(config: pytest.Config, text: str) -> None:
+    """Write to pytest's terminal, as its own reporter does."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter._tw.write(text)
+        reporter._tw.flush()
+
+
+def show_bytes(data: bytes) -> None:
+    """Show what a sandbox wrote past its capture."""
+    if data:
+        sys.stdout.write(data.decode("utf-8", "replace"))
+        sys.stdout.flush()
 
 
 def describe(outcome: Outcome) -> str:

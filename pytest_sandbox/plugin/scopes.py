@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -87,11 +87,21 @@ def _has_setup(node: Node) -> bool:
     return not type(node).setup.__module__.startswith("_pytest.")
 
 
-def chain(item: pytest.Item, needed: Sequence[Need]) -> tuple[Node, ...]:
-    """The nodes, outermost first, that must have a sandbox of their own for this item: the session always has."""
-    nodes = {need.node for need in needed}
-    session, *others = item.listchain()[:-1]
-    return (session, *(node for node in others if node in nodes or has_setup(node)))
+def nodes(items: Iterable[pytest.Item], needed: Iterable[Sequence[Need]]) -> frozenset[Node]:
+    """The nodes that get a sandbox of their own, since something is set up there for one of the items at least."""
+    found = {need.node for needs_ in needed for need in needs_}
+    for collector in {node for item in items for node in item.listchain()[:-1]}:
+        if isinstance(collector, pytest.Session) or has_setup(collector):
+            found.add(collector)
+    return frozenset(found)
+
+
+def chain(item: pytest.Item, own: frozenset[Node]) -> tuple[Node, ...]:
+    """The sandboxes above an item, outermost first: also those of nodes where only its neighbours have fixtures.
+
+    What is set up there is then up for this item too, as in plain pytest, and it is forked from the same process.
+    """
+    return tuple(node for node in item.listchain()[:-1] if node in own)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,15 +155,26 @@ def units(items: Sequence[pytest.Item], plans: Sequence[Plan]) -> list[Unit | in
             if key is not None:
                 shared[key] = members
         members.append(index)
-    return [_unit(items, plans, members) if plans[members[0]].enabled else members[0] for members in order]
+    sandboxed = [index for index, plan in enumerate(plans) if plan.enabled]
+    needed = {index: needs(items[index]) for index in sandboxed}
+    own = nodes([items[index] for index in sandboxed], needed.values())
+    chains = {index: chain(items[index], own) for index in sandboxed}
+    return [
+        _unit(items, plans, members, needed, chains) if plans[members[0]].enabled else members[0] for members in order
+    ]
 
 
-def _unit(items: Sequence[pytest.Item], plans: Sequence[Plan], members: Sequence[int]) -> Unit:
+def _unit(
+    items: Sequence[pytest.Item],
+    plans: Sequence[Plan],
+    members: Sequence[int],
+    needed: Mapping[int, tuple[Need, ...]],
+    chains: Mapping[int, tuple[Node, ...]],
+) -> Unit:
     first, plan = items[members[0]], plans[members[0]]
-    needed = {index: needs(items[index]) for index in members}
-    common = chain(first, needed[members[0]])
+    common = chains[members[0]]
     for index in members[1:]:
-        other = set(chain(items[index], needed[index]))
+        other = set(chains[index])
         common = tuple(node for node in common if node in other)
     limit = _limit(first, plan)
     if limit is not None and not isinstance(limit, pytest.Session):
@@ -171,7 +192,7 @@ def _unit(items: Sequence[pytest.Item], plans: Sequence[Plan], members: Sequence
     return Unit(tuple(members), common, tuple(above.values()), plan.spec, spawns)
 
 
-def _varies(need: Need, members: Sequence[int], needed: dict[int, tuple[Need, ...]]) -> bool:
+def _varies(need: Need, members: Sequence[int], needed: Mapping[int, tuple[Need, ...]]) -> bool:
     if need.index is None or len(members) == 1:
         return False
     return any(other.name == need.name and other.index != need.index for index in members for other in needed[index])

@@ -38,7 +38,8 @@ class Listener(Protocol):
 class Running:
     """Descriptors, cgroup, clock and last words of one sandbox.
 
-    control, wire: the controller's ends. deadline: on the monotonic clock. hold: nobody's time runs out (a debugger).
+    control, wire: the controller's ends. deadline: on the monotonic clock. hold: its time does not run out (a debugger).
+    held: made ready, but not to run yet.
     problem: why it never started.
     """
 
@@ -62,6 +63,7 @@ class Running:
     next_look: float | None = None
     kill_at: float | None = None
     hold: bool = False
+    held: bool = False
     killed: Ending | None = None
     abandoned: bool = False
     exit: Frame | None = None

@@ -81,9 +81,15 @@ class Supervisor:
         _close_inner(given)
         return running
 
-    def start(self, parent: Running, spec: Spec, listener: Listener, *, scope: bool = False, **extra: object) -> Running:
-        """Order `parent` to fork a sandbox below itself; `extra` goes into the order's frame."""
+    def start(
+        self, parent: Running, spec: Spec, listener: Listener, *, scope: bool = False, held: bool = False, **extra: object
+    ) -> Running:
+        """Order `parent` to fork a sandbox below itself; `extra` goes into the order's frame.
+
+        held: it is made ready, and its main process forked only after `release`.
+        """
         running, given = self._prepare(spec, listener, parent, scope=scope)
+        running.held = held
         parent.send(running.order.to_frame() | extra, given.all())
         _close_inner(given)
         return running
@@ -200,13 +206,24 @@ class Supervisor:
             return
         if running.abandoned:  # killed before it could be
             running.kill(None)
+        if not running.held:
+            self._go(running)
+
+    def release(self, running: Running) -> None:
+        """Let a sandbox that was held run; its clock starts now."""
+        running.held, held = False, running.held
+        if held and running.pid is not None and not running.abandoned:
+            self._go(running)
+
+    def _go(self, running: Running) -> None:
         limits = running.order.spec.limits
         running.started = now = time.monotonic()
         if running.deadline is None and limits.timeout is not None:
             running.deadline = now + limits.timeout
         if limits.output is not None or limits.cpu_time is not None:
             running.next_look = now + LOOK
-        running.control.send(b"g")
+        with contextlib.suppress(OSError):  # it died while it waited, which its pidfd will tell
+            running.control.send(b"g")
 
     def _on_wire(self, running: Running) -> None:
         try:
@@ -264,6 +281,8 @@ class Supervisor:
             running.close()
             if running.parent is not None and not running.parent.ended:
                 running.parent.send({"op": "reap"})
+            for child in [child for child in self._running.values() if child.parent is running and child.pid is None]:
+                self._finish(child)  # it was never made, and nobody is left to make it
 
     def _remove_scratch(self, running: Running) -> None:
         if self._layout.scratch_path:

@@ -1,0 +1,289 @@
+"""What one unit's sandbox tells, made into complete sets of pytest's reports.
+
+Whatever a sandbox leaves unsaid about a test when it ends is said for it, with the ending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.model.outcome import Ending, Outcome
+from pytest_sandbox.plugin.fixtures import Requests
+from pytest_sandbox.plugin.report import Book, describe, make_report, show, show_bytes
+from pytest_sandbox.plugin.reports import from_frame, record_warning
+from pytest_sandbox.plugin.scopes import Unit
+from pytest_sandbox.plugin.tmp import keep_changes, keep_tmp_path
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire import Frame
+
+_TMP_FIXTURES = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_factory", "pytester", "testdir"})
+
+
+class Telling:
+    """One run of (the rest of) a unit.
+
+    position: which of its items runs. finished: items with all their reports, not fired yet. quiet: nothing more is to be
+    heard but the end. over: nothing of the sandbox is left. changed: called when there is news for who waits in line.
+    """
+
+    def __init__(
+        self, session: pytest.Session, unit: Unit, items: Sequence[int], book: Book, supervisor: Supervisor, changed: Callable[[], None]
+    ) -> None:
+        self.session, self.unit, self.items = session, unit, tuple(items)
+        self._book, self._supervisor, self._changed = book, supervisor, changed
+        self._requests = Requests(supervisor)
+        self.position = 0
+        self.reports: list[pytest.TestReport] = []
+        self.finished: list[tuple[pytest.Item, list[pytest.TestReport]]] = []
+        self.prepared = 0.0
+        self.interruption: Frame | None = None
+        self.outcome: Outcome | None = None
+        self.running: Running | None = None
+        self.stopped = False
+        self.why_dead: Callable[[], str | None] = lambda: None
+        self._begun = False
+        self._announced = -1
+        self._done = False
+
+    @property
+    def item(self) -> pytest.Item:
+        """The item that is running, or the last that was."""
+        return self.session.items[self.items[min(self.position, len(self.items) - 1)]]
+
+    @property
+    def over(self) -> bool:
+        """Whether its outcome is known."""
+        return self.outcome is not None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether all its items passed or were skipped, and only the sandbox's end is left to come."""
+        failed = self.running is None or self.running.failed
+        return self.over or (self._done and not failed and self.interruption is None and self.position == len(self.items))
+
+    @property
+    def remaining(self) -> tuple[int, ...]:
+        """What is still to be run, in a fresh sandbox, after this one ended."""
+        return () if self.interruption is not None or self.stopped else self.items[self.position :]
+
+    # -- what the sandbox says ----------------------------------------------------------------------------------------
+
+    def on_frame(self, running: Running, frame: Frame) -> None:
+        """See `inside.unit_body` for what a unit says. Raises WireError for what it must not say."""
+        op = frame["op"]
+        if op == "report":
+            report = from_frame(self.session.config, frame, self.item.nodeid)
+            self.reports.append(report)
+            running.failed = running.failed or report.failed
+        elif op == "start":
+            self._expect(frame)
+            self._begun = True
+            self._changed()
+        elif op == "finish":
+            self._expect(frame)
+            self._next()
+            running.reported = self.position == len(self.items)
+            self._changed()
+        elif op == "done":
+            self._done = True
+        elif op == "errno":
+            running.errno = int(frame.get("errno") or 0)
+        elif op == "hold":
+            running.hold = bool(frame.get("value"))
+        elif op in ("exit", "interrupt", "internal", "stop"):
+            self.interruption = frame
+        else:
+            self._pass_on(running, frame)
+
+    def _pass_on(self, running: Running, frame: Frame) -> None:
+        op = frame["op"]
+        if op == "warning":
+            record_warning(self.session.config, frame, self.item.nodeid)
+        elif op == "terminal":
+            show(self.session.config, str(frame.get("text", "")))
+        elif op == "junit":
+            self._book.junit(self.item, frame)
+        else:
+            self._requests.on_frame(running, frame)
+
+    def _expect(self, frame: Frame) -> None:
+        if self.position >= len(self.items) or frame.get("item") != self.items[self.position]:
+            raise WireError(f"item {frame.get('item')!r} is not the one that runs")
+
+    def _next(self) -> None:
+        if self.prepared and self.reports:
+            self.reports[0].duration += self.prepared  # as plain pytest counts what its first test had set up
+            self.prepared = 0.0
+        self.finished.append((self.item, self.reports))
+        self.reports = []
+        self.position += 1
+        self._begun = False
+
+    def on_end(self, running: Running, outcome: Outcome) -> None:
+        """The sandbox is gone: whatever was not reported is reported now, with the ending."""
+        show_bytes(running.read_shown())
+        self.outcome = outcome
+        if self.position < len(self.items) and not self.stopped and self.interruption is None:
+            self._complete_by_ending(running, outcome)
+        elif outcome.ending is Ending.OUT_OF_MEMORY:
+            self._fail_for_kill(outcome)
+        self._keep(running, outcome)
+        self._changed()
+
+    def _complete_by_ending(self, running: Running, outcome: Outcome) -> None:
+        if running.pid is None:
+            self.fail(self.why_dead() or f"the sandbox could not be made: {running.problem}")
+            return
+        text = self.why_dead() or outcome.sentence
+        self._complete(text, describe(outcome), outcome)
+
+    def _fail_for_kill(self, outcome: Outcome) -> None:
+        """The kernel killed something in the sandbox: that is a failure, even if the test did not notice."""
+        if not self.finished or any(report.failed for report in self.finished[-1][1]):
+            return
+        item, done = self.finished[-1]
+        failure = make_report(item, "call", "failed", outcome.sentence, "")
+        kept = [report for report in done if not (report.when == "call" and report.passed)]
+        done[:] = [report for report in kept if report.when != "teardown"] + [failure]
+        done += [report for report in kept if report.when == "teardown"]
+
+    def _keep(self, running: Running, outcome: Outcome) -> None:
+        if not self.finished:
+            return
+        item, done = self.finished[-1]
+        failed = any(report.failed for _, reports in self.finished for report in reports)
+        self._book.add_test(item, done, outcome)
+        used = any(_TMP_FIXTURES.intersection(getattr(one, "fixturenames", ())) for one, _ in self.finished)
+        keep_tmp_path(self.session.config, self._supervisor, running, failed=failed, used=used)
+        kept = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
+        if kept is not None:
+            self._book.kept(self.finished[-1], kept)
+
+    # -- what is said for it ------------------------------------------------------------------------------------------
+
+    def fail(self, text: str) -> None:
+        """Report an item that could not be run at all."""
+        if self.position < len(self.items):
+            self._complete(text, "", None)
+
+    def _complete(self, sentence: str, details: str, outcome: Outcome | None) -> None:
+        """Make a full set of reports of what the sandbox left unsaid about its current item."""
+        item, said = self.item, {report.when: report for report in self.reports}
+        when = "teardown"
+        if "setup" not in said:
+            when = "setup"
+        elif "call" not in said and said["setup"].passed:
+            when = "call"
+        failure = make_report(item, when, "failed", sentence, details)
+        if outcome is not None:
+            failure.duration = outcome.usage.wall
+            failure.sections += _output_sections(outcome, when)
+        _as_expected(item, failure)
+        self.reports = [report for report in self.reports if report.when != "teardown"] + [failure]
+        if when != "teardown":
+            self.reports.append(make_report(item, "teardown", "passed", None, ""))
+        self._next()
+
+    # -- what is reported ---------------------------------------------------------------------------------------------
+
+    def announce(self) -> None:
+        """Fire logstart for the item that runs now, if it has begun; once."""
+        if self._begun or self.over:
+            self._log_start(self.position)
+
+    def _log_start(self, position: int) -> None:
+        if self._announced < position < len(self.items):
+            self._announced = position
+            item = self.session.items[self.items[position]]
+            item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+
+    def report_all_but_last(self) -> None:
+        """Fire what is finished, but for the last item's teardown, which scopes that end with it may still change."""
+        first = self.position - len(self.finished)
+        for offset, (item, done) in enumerate(self.finished):
+            self._log_start(first + offset)
+            last = offset == len(self.finished) - 1
+            if last:
+                _fire(item, done[:-1])
+                del done[:-1]
+            else:
+                _fire(item, done)
+                item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        del self.finished[:-1]
+
+    def report_finished(self) -> None:
+        """Fire complete items while the unit still runs."""
+        if len(self.finished) > 1 or (self.finished and self.position < len(self.items)):
+            last = None if self.position < len(self.items) else self.finished.pop()
+            first = self.position - len(self.finished) - (last is not None)
+            for offset, (item, done) in enumerate(self.finished):
+                self._log_start(first + offset)
+                _fire(item, done)
+                item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+            self.finished = [] if last is None else [last]
+
+    def report_last(self) -> None:
+        """Fire the last."""
+        if self.finished:
+            item, done = self.finished.pop()
+            _fire(item, done)
+            item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+    def merge(self, closed: pytest.TestReport | None) -> None:
+        """Put what a closing scope had to say into the teardown of its last test, as plain pytest does."""
+        if closed is None or not self.finished or not self.finished[-1][1]:
+            return
+        done = self.finished[-1][1]
+        last = done[-1]
+        if closed.failed and not last.failed:
+            closed.sections = last.sections + closed.sections
+            closed.user_properties = last.user_properties
+            closed.duration += last.duration
+            done[-1] = closed
+            return
+        last.duration += closed.duration
+        if closed.failed:
+            last.sections.append(("Another error at teardown", str(closed.longrepr)))
+        last.sections += closed.sections
+
+    def raise_interruption(self) -> None:
+        """Do in the controller what a test or fixture did to its process: exit, Ctrl-C, an internal error, a stop."""
+        frame = self.interruption
+        if frame is None:
+            return
+        if frame["op"] == "exit":
+            code = frame.get("returncode")
+            pytest.exit(str(frame.get("reason", "")), returncode=code if isinstance(code, int) else None)
+        if frame["op"] == "interrupt":
+            raise KeyboardInterrupt
+        if frame["op"] != "stop":
+            raise RuntimeError(f"in the sandbox of {self.item.nodeid}:\n{frame.get('traceback')}")
+        self.session.shouldstop = str(frame.get("reason", ""))
+
+
+def _fire(item: pytest.Item, done: Sequence[pytest.TestReport]) -> None:
+    for report in done:
+        item.ihook.pytest_runtest_logreport(report=report)
+
+
+def _output_sections(outcome: Outcome, when: str) -> list[tuple[str, str]]:
+    """What had been captured and not yet reported when the sandbox ended."""
+    parts = (("stdout", outcome.stdout), ("stderr", outcome.stderr))
+    return [(f"Captured {name} {when}", content.decode("utf-8", "replace")) for name, content in parts if content]
+
+
+def _as_expected(item: pytest.Item, report: pytest.TestReport) -> None:
+    """A test that is expected to fail, by whatever it does, may do so by the end of its sandbox."""
+    from _pytest.skipping import evaluate_xfail_marks
+
+    try:
+        expected = evaluate_xfail_marks(item)
+    except Exception:  # the mark's condition is foreign code
+        return
+    if expected is not None and expected.raises is None and not item.config.option.runxfail and report.when != "teardown":
+        report.outcome = "skipped"
+        report.wasxfail = f"{expected.reason or ''} [{report.longrepr}]".strip()  # type: ignore[attr-defined]

@@ -1,0 +1,205 @@
+"""The walk over the units, one after the other; the next sandbox is made ready while one runs, the last one dies meanwhile.
+
+    made ready (held) -> released -> runs -> quiet -> over -> reported
+
+A unit is made ready ahead only if the tree need not change for it, so that it is what it would have been if made in time.
+Reports are fired in order, each when the outcome (and so the usage) of its sandbox is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import sys
+from collections import deque
+from collections.abc import Sequence
+
+import pytest
+
+from pytest_sandbox.model.errors import SandboxError
+from pytest_sandbox.plugin import inside, resolve, scopes
+from pytest_sandbox.plugin.ledger import Ledger
+from pytest_sandbox.plugin.report import Book
+from pytest_sandbox.plugin.scopes import Unit
+from pytest_sandbox.plugin.telling import Telling
+from pytest_sandbox.plugin.tree import Tree, Unrunnable
+from pytest_sandbox.sandbox import host
+from pytest_sandbox.sandbox.supervisor import Supervisor
+
+#: How long scopes may take to tear down after Ctrl-C, in seconds.
+PATIENCE = 10.0
+
+
+class Walk:
+    """One run. A context manager: on exit no sandbox is left."""
+
+    def __init__(
+        self, session: pytest.Session, plans: Sequence[resolve.Plan], settings: resolve.Settings, book: Book, ledger: Ledger
+    ) -> None:
+        self._session, self._book = session, book
+        self._order = scopes.units(session.items, plans)
+        self._units = [entry for entry in self._order if isinstance(entry, Unit)]
+        config = session.config
+        with contextlib.suppress(AttributeError):
+            config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # or each child makes its own
+        keeps = _keeps_terminal(config)
+        world = inside.World(session, self._units, ledger, keeps_terminal=keeps)
+        self._supervisor = _supervisor(settings, self._units, inside.terminal_descriptors(config) if keeps else ())
+        self._tree = Tree(world, self._supervisor, settings, book, self._units)
+        self._line: deque[Telling] = deque()
+        self._ahead: Telling | None = None
+
+    def __enter__(self) -> Walk:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is not None:
+                with contextlib.suppress(Exception, KeyboardInterrupt):
+                    self._tree.close_in_a_hurry(PATIENCE)
+        finally:
+            self._supervisor.close()
+
+    def all(self) -> None:
+        """Every unit and every item that is not sandboxed, in order."""
+        position = 0
+        for index, entry in enumerate(self._order):
+            if isinstance(entry, Unit):
+                position += 1
+                adjacent = index + 1 < len(self._order) and isinstance(self._order[index + 1], Unit)
+                following = self._units[position] if position < len(self._units) else None
+                self._run_unit(entry, following, adjacent=adjacent)
+            else:
+                self._run_here(index, entry)
+            self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self._session.shouldfail:
+            raise self._session.Failed(self._session.shouldfail)
+        if self._session.shouldstop:
+            raise self._session.Interrupted(self._session.shouldstop)
+
+    def _run_here(self, index: int, item_index: int) -> None:
+        """An item with enabled=False, in the controller itself."""
+        later = next((entry for entry in self._order[index + 1 :] if isinstance(entry, int)), None)
+        item = self._session.items[item_index]
+        nextitem = None if later is None else self._session.items[later]
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+
+    # -- one unit -----------------------------------------------------------------------------------------------------
+
+    def _run_unit(self, unit: Unit, following: Unit | None, *, adjacent: bool) -> None:
+        items = unit.items
+        while items:
+            told = self._take(unit, items)
+            if told.running is not None:
+                self._supervisor.release(told.running)
+                if adjacent:
+                    self._make_ready(following)
+                self._supervisor.run_while(lambda told=told: not told.quiet)  # type: ignore[misc]
+            if told.over or not adjacent or self._tree.ending(following):
+                self._finish(told, following)
+            items = told.remaining if told.over else ()
+            if self._session.shouldfail or self._session.shouldstop:
+                return
+
+    def _take(self, unit: Unit, items: Sequence[int]) -> Telling:
+        """The unit's sandbox: the one that was made ready ahead, or a new one."""
+        if self._ahead is not None and self._ahead.unit is unit and self._ahead.items == tuple(items) and not self._ahead.over:
+            told, self._ahead = self._ahead, None
+            self._line.append(told)
+            return told
+        self._drop_ahead()
+        told = self._tell(unit, items)
+        self._line.append(told)
+        try:
+            told.running = self._tree.fork(unit, items, told, told, held=False)
+            told.running.reported = False
+        except Unrunnable as problem:
+            told.fail(str(problem))
+        return told
+
+    def _tell(self, unit: Unit, items: Sequence[int]) -> Telling:
+        told = Telling(self._session, unit, items, self._book, self._supervisor, self._news)
+        told.why_dead = self._tree.why_dead
+        return told
+
+    def _make_ready(self, following: Unit | None) -> None:
+        """Make the next unit's sandbox while this one runs."""
+        if following is None or not self._tree.is_ready_for(following):
+            return
+        self._ahead = self._tell(following, following.items)
+        with contextlib.suppress(Unrunnable):
+            self._ahead.running = self._tree.fork(following, following.items, self._ahead, self._ahead, held=True)
+            self._ahead.running.reported = False
+            return
+        self._ahead = None
+
+    def _drop_ahead(self) -> None:
+        """A sandbox that was made ready for nothing."""
+        told, self._ahead = self._ahead, None
+        if told is not None and told.running is not None:
+            told.stopped = True
+            told.running.kill(None)
+
+    # -- reporting ----------------------------------------------------------------------------------------------------
+
+    def _news(self) -> None:
+        """Some unit has said something: report what can be, in order."""
+        while self._line:
+            told = self._line[0]
+            told.announce()
+            if self._session.shouldfail or self._session.shouldstop:
+                return
+            if len(self._line) > 1 and told.over:
+                self._line.popleft()
+                told.report_all_but_last()
+                told.report_last()
+                continue
+            told.report_finished()
+            if (self._session.shouldfail or self._session.shouldstop) and told.running is not None and not told.over:
+                told.stopped = True
+                told.running.kill(None)
+            return
+
+    def _finish(self, told: Telling, following: Unit | None) -> None:
+        """Wait for all that is in line, and report it; before the last teardown close the scopes that end with it."""
+        self._supervisor.run_while(lambda: not all(one.over or one.running is None for one in self._line))
+        self._news()
+        while len(self._line) > 1:  # only where a stop was asked for: what ran after that did not happen
+            self._line.pop()
+        told = self._line.popleft()
+        told.report_all_but_last()
+        if self._session.shouldfail or self._session.shouldstop or told.interruption is not None:
+            following = None
+        ending = self._tree.ending(following)
+        if ending:
+            self._drop_ahead()
+        for scope in ending:
+            told.merge(self._tree.close(scope))
+        told.report_last()
+        told.raise_interruption()
+
+
+def _supervisor(settings: resolve.Settings, units: Sequence[Unit], keep: tuple[int, ...]) -> Supervisor:
+    writable = dict.fromkeys(path for unit in units for path in unit.spec.writable)
+    name = f"{os.getpid()}-{secrets.token_hex(4)}"
+    scratch = settings.scratch and os.path.join(settings.scratch, f"pytest-sandbox-{name}")
+    try:
+        layout = host.make_layout(host.find_identity(), writable, scratch)
+        return Supervisor(name, dataclasses.replace(layout, keep_descriptors=keep))
+    except (OSError, SandboxError) as error:
+        raise pytest.UsageError(f"--sandbox: {error}") from error
+
+
+def _keeps_terminal(config: pytest.Config) -> bool:
+    """Whether tests get the terminal itself: they are to show it all, or somebody may want to talk to a debugger."""
+    option = config.option
+    if option.capture == "no" or option.usepdb or option.trace:
+        return True
+    try:
+        return sys.stdin is not None and os.isatty(0)
+    except OSError:
+        return False
