@@ -1,7 +1,7 @@
 """pytest's side of a sandbox: what scope sandboxes and test sandboxes do with the items they inherited by the fork.
 
-    scope:  "spawn" frames: set up what the new sandbox needs of this scope, then fork it; "close": tear down, and end
-    unit:   run the items one after the other by the whole pytest_runtest_protocol, each report streamed as it is made
+scope:  "spawn" frames: set up what the new sandbox needs of this scope, then fork it; "close": tear down, and end
+unit:   run the items one after the other by the whole pytest_runtest_protocol, each report streamed as it is made
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ _XUNIT = re.compile(r"\b(setup_module|setUpModule|teardown_module|tearDownModule
 _HAS_SETUP: pytest.StashKey[bool] = pytest.StashKey()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Need:
-    """A fixture above function scope that an item needs: where it lives, and which of its parameters (None: it has none).
+    """A fixture above function scope that an item needs: where it lives, and with which parameter (None: it has none).
 
     depth: how many definitions of the same name lie closer to the item (an override that asks for what it overrides).
     """
@@ -34,12 +34,14 @@ class Need:
     node: Node
     definition: FixtureDef[Any]
     depth: int
-    index: int | None
+    parameter: object
 
-    @property
-    def key(self) -> tuple[int, int | None]:
-        """What makes two needs one and the same set-up."""
-        return id(self.definition), self.index
+    def has(self, parameter: object) -> bool:
+        """Whether the parameter is this one, as `FixtureDef.execute` asks."""
+        try:
+            return bool(self.parameter == parameter)
+        except (ValueError, RuntimeError):  # numpy's arrays, say
+            return self.parameter is parameter
 
 
 def needs(item: pytest.Item) -> tuple[Need, ...]:
@@ -57,7 +59,7 @@ def _needs(item: pytest.Item, known: dict[str, Sequence[FixtureDef[Any]]]) -> It
             scope = callspec._arg2scope[name] if overridden else definition._scope
             node = _node(item, scope, definition)
             if node is not None and node is not item:
-                yield Need(name, node, definition, depth, callspec.indices[name] if overridden else None)
+                yield Need(name, node, definition, depth, callspec.params[name] if overridden else None)
             if name not in definition.argnames:  # does not ask for what it overrides
                 break
 
@@ -182,17 +184,18 @@ def _unit(
         common = tuple(node for node in common if node not in inside)
     elif isinstance(limit, pytest.Session):
         common = common[:1]
-    above: dict[tuple[int, int | None], Need] = {}
+    above: dict[int, Need] = {}
     for index in members:
         for need in needed[index]:
             # Where two members want different parameters of one fixture, the sandbox itself goes through them.
             if need.node in common and not _varies(need, members, needed) and not isinstance(limit, pytest.Session):
-                above[need.key] = need
+                above[id(need.definition)] = need
     spawns = any("sandbox_factory" in getattr(items[index], "fixturenames", ()) for index in members)
     return Unit(tuple(members), common, tuple(above.values()), plan.spec, spawns)
 
 
 def _varies(need: Need, members: Sequence[int], needed: Mapping[int, tuple[Need, ...]]) -> bool:
-    if need.index is None or len(members) == 1:
+    if need.parameter is None or len(members) == 1:
         return False
-    return any(other.name == need.name and other.index != need.index for index in members for other in needed[index])
+    same = (other for index in members for other in needed[index] if other.definition is need.definition)
+    return not all(other.has(need.parameter) for other in same)

@@ -16,6 +16,7 @@ from pytest_sandbox.plugin.report import Book, describe, make_report, show, show
 from pytest_sandbox.plugin.reports import from_frame, record_warning
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.tmp import keep_changes, keep_tmp_path
+from pytest_sandbox.plugin.tree import Unrunnable
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
@@ -26,7 +27,7 @@ _TMP_FIXTURES = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_fac
 class Telling:
     """One run of (the rest of) a unit.
 
-    position: which of its items runs. finished: items with all their reports, not fired yet. quiet: nothing more is to be
+    unmade: why there never was a sandbox. position: which of its items runs. finished: items with all their reports, not fired yet. quiet: nothing more is to be
     heard but the end. over: nothing of the sandbox is left. changed: called when there is news for who waits in line.
     """
 
@@ -44,7 +45,8 @@ class Telling:
         self.outcome: Outcome | None = None
         self.running: Running | None = None
         self.stopped = False
-        self.why_dead: Callable[[], str | None] = lambda: None
+        self.why_dead: Callable[[], Unrunnable | None] = lambda: None
+        self.unmade: Unrunnable | None = None
         self._begun = False
         self._announced = -1
         self._done = False
@@ -56,8 +58,8 @@ class Telling:
 
     @property
     def over(self) -> bool:
-        """Whether its outcome is known."""
-        return self.outcome is not None
+        """Whether its outcome is known, or there will be none."""
+        return self.outcome is not None or self.unmade is not None
 
     @property
     def quiet(self) -> bool:
@@ -136,10 +138,10 @@ class Telling:
 
     def _complete_by_ending(self, running: Running, outcome: Outcome) -> None:
         if running.pid is None:
-            self.fail(self.why_dead() or f"the sandbox could not be made: {running.problem}")
+            self.unmade = self.why_dead() or Unrunnable(f"the sandbox could not be made: {running.problem}")
             return
-        text = self.why_dead() or outcome.sentence
-        self._complete(text, describe(outcome), outcome)
+        problem = self.why_dead()
+        self._complete(str(problem) if problem else outcome.sentence, describe(outcome), outcome)
 
     def _fail_for_kill(self, outcome: Outcome) -> None:
         """The kernel killed something in the sandbox: that is a failure, even if the test did not notice."""
@@ -165,10 +167,10 @@ class Telling:
 
     # -- what is said for it ------------------------------------------------------------------------------------------
 
-    def fail(self, text: str) -> None:
+    def fail(self, problem: Unrunnable) -> None:
         """Report an item that could not be run at all."""
         if self.position < len(self.items):
-            self._complete(text, "", None)
+            self._complete(str(problem), describe(problem.outcome) if problem.outcome else "", problem.outcome)
 
     def _complete(self, sentence: str, details: str, outcome: Outcome | None) -> None:
         """Make a full set of reports of what the sandbox left unsaid about its current item."""
@@ -192,10 +194,11 @@ class Telling:
 
     def announce(self) -> None:
         """Fire logstart for the item that runs now, if it has begun; once."""
-        if self._begun or self.over:
-            self._log_start(self.position)
+        if self._begun or (self.outcome is not None and self.unmade is None):
+            self.log_start(self.position)
 
-    def _log_start(self, position: int) -> None:
+    def log_start(self, position: int = 0) -> None:
+        """Fire logstart of an item, if that was not done."""
         if self._announced < position < len(self.items):
             self._announced = position
             item = self.session.items[self.items[position]]
@@ -205,7 +208,7 @@ class Telling:
         """Fire what is finished, but for the last item's teardown, which scopes that end with it may still change."""
         first = self.position - len(self.finished)
         for offset, (item, done) in enumerate(self.finished):
-            self._log_start(first + offset)
+            self.log_start(first + offset)
             last = offset == len(self.finished) - 1
             if last:
                 _fire(item, done[:-1])
@@ -221,7 +224,7 @@ class Telling:
             last = None if self.position < len(self.items) else self.finished.pop()
             first = self.position - len(self.finished) - (last is not None)
             for offset, (item, done) in enumerate(self.finished):
-                self._log_start(first + offset)
+                self.log_start(first + offset)
                 _fire(item, done)
                 item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
             self.finished = [] if last is None else [last]

@@ -16,7 +16,6 @@ from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 
 
-
 def keep_tmp_path(config: pytest.Config, supervisor: Supervisor, running: Running, *, failed: bool, used: bool) -> None:
     """Copy to the machine's basetemp what `tmp_path_retention_policy` keeps of this sandbox's temporary directories."""
     factory = getattr(config, "_tmp_path_factory", None)

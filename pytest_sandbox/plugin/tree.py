@@ -1,6 +1,6 @@
 """The open scope sandboxes, from the session's inwards: opened when a unit needs them, closed when the next does not.
 
-    [session] -> [package] -> [module] -> [class]     each forked from the one before; units are forked from the last
+[session] -> [package] -> [module] -> [class]     each forked from the one before; units are forked from the last
 """
 
 from __future__ import annotations
@@ -35,15 +35,19 @@ class Told(Protocol):
 
 
 class Unrunnable(Exception):  # noqa: N818  # not an error of ours: the test's
-    """Why a unit cannot be run; the text is the test's error."""
+    """Why a unit cannot be run: the text is the test's error; outcome is that of the sandbox around it, if that has ended."""
+
+    def __init__(self, text: str, outcome: Outcome | None = None) -> None:
+        super().__init__(text)
+        self.outcome = outcome
 
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Scope:
-    """An open scope sandbox. has: the parameter (None: it has none) of each fixture set up there, by definition's id."""
+    """An open scope sandbox. has: the parameter of each fixture set up there, by definition's id."""
 
     node: Node
-    has: dict[int, int | None]
+    has: dict[int, object]
     last_item: int
     running: Running | None = None
     outcome: Outcome | None = None
@@ -68,7 +72,7 @@ class Tree:
         limits = dataclasses.replace(settings.base.spec.limits, timeout=None, cpu_time=None)
         # A scope has the run's limits, not those of the test that happens to come first; and no limit of time.
         self._spec: Spec = dataclasses.replace(settings.base.spec, limits=limits)
-        self._broken: dict[int, str] = {}
+        self._broken: dict[int, Unrunnable] = {}
         self.open: list[Scope] = []
 
     # -- forking ------------------------------------------------------------------------------------------------------
@@ -77,31 +81,34 @@ class Tree:
         """Open what the unit's chain lacks, have the fixtures set up that it needs, and fork its sandbox. Unrunnable."""
         for need in unit.above:
             if id(need.definition) in self._broken:
-                raise Unrunnable(self._broken[id(need.definition)])
-        for depth in range(len(self.open), len(unit.chain)):
-            self._open(unit, depth, told)
-        wanted = self._prepare(self.open[-1], [unit])
-        return self._order(unit, unit.spec, listener, told, wanted, scope=unit.can_spawn, held=held, items=list(items))
+                raise self._broken[id(need.definition)]
+        is_open = {scope.node for scope in self.open}
+        for node in unit.chain:
+            if node not in is_open:
+                self._open(unit, node, told)
+        parent = next(scope for scope in self.open if scope.node is unit.chain[-1])
+        wanted = self._prepare(parent, [unit])
+        return self._order(parent, unit, unit.spec, listener, told, wanted, scope=unit.can_spawn, held=held, items=list(items))
 
     def is_ready_for(self, unit: Unit) -> bool:
         """Whether the unit can be forked as the tree stands: nothing to open, to set up or to change."""
-        if [scope.node for scope in self.open] != list(unit.chain):
-            return False
-        if any(scope.outcome is not None for scope in self.open):
+        is_open = {scope.node for scope in self.open if scope.outcome is None}
+        if self.ending(unit) or any(node not in is_open for node in unit.chain):
             return False
         return not any(
             id(need.definition) in self._broken or any(need.node is scope.node and _lacks(scope, need) for scope in self.open)
             for need in unit.above
         )
 
-    def _open(self, unit: Unit, depth: int, told: Told) -> None:
-        scope = Scope(unit.chain[depth], {}, unit.items[-1])
+    def _open(self, unit: Unit, node: Node, told: Told) -> None:
+        scope = Scope(node, {}, unit.items[-1])
         listener = _ScopeListener(self, scope)
-        if depth == 0:
+        if not self.open:
             scope.running = self._open_session(scope, listener)
         else:
-            wanted = self._prepare(self.open[depth - 1], [unit, *self._later(unit, depth)])
-            scope.running = self._order(unit, self._spec, listener, told, wanted, scope=True, node=depth)
+            parent, depth = self.open[-1], unit.chain.index(node)
+            wanted = self._prepare(parent, [unit, *self._later(unit, node)])
+            scope.running = self._order(parent, unit, self._spec, listener, told, wanted, scope=True, node=depth)
         self.open.append(scope)
 
     def _open_session(self, scope: Scope, listener: _ScopeListener) -> Running:
@@ -118,6 +125,7 @@ class Tree:
 
     def _order(
         self,
+        parent: Scope,
         unit: Unit,
         spec: Spec,
         listener: Listener,
@@ -131,10 +139,9 @@ class Tree:
     ) -> Running:
         for above in self.open:
             above.last_item = unit.items[-1]
-        parent = self.open[-1]
         parent.told = told
         if parent.running is None or parent.outcome is not None:
-            raise Unrunnable(self.why_dead() or "the sandbox around it is gone")
+            raise self.why_dead() or Unrunnable("the sandbox around it is gone")
         order = {"unit": self._index[id(unit)], "node": node, "items": items, "prepare": wanted}
         return self._supervisor.start(parent.running, spec, listener, scope=scope, held=held, **order)
 
@@ -148,23 +155,31 @@ class Tree:
         """
         wanted = []
         for position, unit in enumerate(units):
-            indexes = [index for index, need in enumerate(unit.above) if self._is_due(scope, need, first=position == 0)]
-            if indexes and not self._is_skipped(unit):
+            if self._is_skipped(unit):
+                continue
+            first = position == 0
+            if first and any(need.node is scope.node and _differs(scope, need) for need in unit.above):
+                # Another parameter: whatever stands on it goes with it. What does not is found in place when it is asked for.
+                scope.has.clear()
+            indexes = [index for index, need in enumerate(unit.above) if self._is_due(scope, need)]
+            if indexes:
                 wanted.append((self._index[id(unit)], indexes))
-                scope.has.update((id(unit.above[index].definition), unit.above[index].index) for index in indexes)
+                scope.has.update((id(unit.above[index].definition), unit.above[index].parameter) for index in indexes)
         return wanted
 
-    def _is_due(self, scope: Scope, need: Need, *, first: bool) -> bool:
-        if need.node is not scope.node or id(need.definition) in self._broken:
-            return False
-        return _lacks(scope, need) if first else id(need.definition) not in scope.has
+    def _is_due(self, scope: Scope, need: Need) -> bool:
+        key = id(need.definition)
+        return need.node is scope.node and key not in scope.has and key not in self._broken
 
-    def _later(self, unit: Unit, depth: int) -> Iterator[Unit]:
-        """Units after this one that will use the same sandbox at `depth`, for as long as they come one after the other."""
+    def _later(self, unit: Unit, node: Node) -> Iterator[Unit]:
+        """Units after this one that lie below the same node, for as long as they come one after the other."""
         for later in self._units[self._index[id(unit)] + 1 :]:
-            if later.chain[: depth + 1] != unit.chain[: depth + 1]:
+            if node not in self._ancestors(later):
                 return
             yield later
+
+    def _ancestors(self, unit: Unit) -> list[Node]:
+        return list(self._world.session.items[unit.items[0]].listchain())
 
     def _is_skipped(self, unit: Unit) -> bool:
         """Whether marks say that none of the unit's items will run, so that nothing is set up for it."""
@@ -180,17 +195,19 @@ class Tree:
     def ending(self, following: Unit | None) -> list[Scope]:
         """The open scopes that the following unit cannot use, innermost first."""
         keep = 0
-        for scope, node in zip(self.open, following.chain if following is not None else ()):
-            if scope.node is not node or scope.outcome is not None:
+        ancestors = self._ancestors(following) if following is not None else ()
+        for scope in self.open:
+            if following is None or scope.node not in ancestors or scope.outcome is not None:
                 break
             keep += 1
-            if following is not None and any(need.node is node and _lacks(scope, need) for need in following.above):
+            if any(need.node is scope.node and _lacks(scope, need) for need in following.above):
                 break  # what stands on it must go before it may change
         return list(reversed(self.open[keep:]))
 
-    def close(self, scope: Scope) -> pytest.TestReport | None:
-        """Have a scope tear down; its report, which belongs to the teardown of the last test in it."""
+    def close(self, scope: Scope, last_item: int) -> pytest.TestReport | None:
+        """Have a scope tear down; its report, which belongs to the teardown of the last test that ran."""
         self.open.remove(scope)
+        scope.last_item = last_item
         if scope.outcome is None and scope.running is not None:
             scope.running.send({"op": "close", "item": scope.last_item})
             self._supervisor.run_while(lambda: scope.outcome is None)
@@ -216,21 +233,46 @@ class Tree:
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 
-    def why_dead(self) -> str | None:
+    def why_dead(self) -> Unrunnable | None:
         """Why a scope's sandbox has ended by itself, if one has; a fixture that did that is not set up again."""
         dead = next((scope for scope in self.open if scope.outcome is not None), None)
         if dead is None or dead.outcome is None:
             return None
-        who = f"the sandbox of {dead.name} ended while it set up fixture {dead.setting_up!r}" if dead.setting_up else f"the sandbox of {dead.name} ended"
-        text = f"{who}: {dead.outcome.sentence}\n{describe(dead.outcome)}"
+        who = f"the sandbox of {dead.name} ended"
+        if dead.setting_up:
+            who += f" while it set up fixture {dead.setting_up!r}"
+        problem = Unrunnable(f"{who}: {dead.outcome.sentence}", dead.outcome)
         if dead.setting_up:
             needs = [need for unit in self._units for need in unit.above]
-            self._broken |= {id(need.definition): text for need in needs if (need.name, need.node) == (dead.setting_up, dead.node)}
-        return text
+            here = (dead.setting_up, dead.node)
+            self._broken |= {id(need.definition): problem for need in needs if (need.name, need.node) == here}
+        return problem
+
+    def survives(self, unit: Unit) -> bool:
+        """Whether a scope died of a fixture that the unit does not need, but a later one: it can be run all the same."""
+        died_of_a_fixture = any(scope.outcome is not None and scope.setting_up for scope in self.open)
+        return died_of_a_fixture and not any(id(need.definition) in self._broken for need in unit.above)
+
+    def drop_dead(self) -> None:
+        """Forget scopes that have ended by themselves, and what stood on them."""
+        first = next((index for index, scope in enumerate(self.open) if scope.outcome is not None), len(self.open))
+        for scope in self.open[first:]:
+            if scope.running is not None and scope.outcome is None:
+                scope.running.kill(None)
+            self._supervisor.run_while(lambda scope=scope: scope.outcome is None)  # type: ignore[misc]
+            if scope.outcome is not None:
+                self._book.add_scope(scope.node, scope.outcome)
+        del self.open[first:]
 
 
 def _lacks(scope: Scope, need: Need) -> bool:
-    return id(need.definition) not in scope.has or scope.has[id(need.definition)] != need.index
+    key = id(need.definition)
+    return key not in scope.has or not need.has(scope.has[key])
+
+
+def _differs(scope: Scope, need: Need) -> bool:
+    key = id(need.definition)
+    return key in scope.has and not need.has(scope.has[key])
 
 
 class _ScopeListener:

@@ -94,16 +94,26 @@ class Walk:
         items = unit.items
         while items:
             told = self._take(unit, items)
+            if self._is_stopping:
+                return
             if told.running is not None:
                 self._supervisor.release(told.running)
                 if adjacent:
                     self._make_ready(following)
                 self._supervisor.run_while(lambda told=told: not told.quiet)  # type: ignore[misc]
+            if told.unmade is not None:
+                if self._tree.survives(unit):
+                    self._line.remove(told)
+                    self._tree.drop_dead()
+                    continue
+                told.fail(told.unmade)
             if told.over or not adjacent or self._tree.ending(following):
                 self._finish(told, following)
             items = told.remaining if told.over else ()
-            if self._session.shouldfail or self._session.shouldstop:
-                return
+
+    @property
+    def _is_stopping(self) -> bool:
+        return bool(self._session.shouldfail or self._session.shouldstop)
 
     def _take(self, unit: Unit, items: Sequence[int]) -> Telling:
         """The unit's sandbox: the one that was made ready ahead, or a new one."""
@@ -114,11 +124,18 @@ class Walk:
         self._drop_ahead()
         told = self._tell(unit, items)
         self._line.append(told)
+        self._news()
+        # What is set up now shows, live, below the name of the test that it is set up for.
+        self._supervisor.run_while(lambda: self._line[0] is not told and not self._is_stopping)
+        if self._is_stopping:
+            told.stopped = True
+            return told
+        told.log_start()
         try:
             told.running = self._tree.fork(unit, items, told, told, held=False)
             told.running.reported = False
         except Unrunnable as problem:
-            told.fail(str(problem))
+            told.unmade = problem
         return told
 
     def _tell(self, unit: Unit, items: Sequence[int]) -> Telling:
@@ -151,7 +168,7 @@ class Walk:
         while self._line:
             told = self._line[0]
             told.announce()
-            if self._session.shouldfail or self._session.shouldstop:
+            if self._is_stopping:
                 return
             if len(self._line) > 1 and told.over:
                 self._line.popleft()
@@ -159,7 +176,7 @@ class Walk:
                 told.report_last()
                 continue
             told.report_finished()
-            if (self._session.shouldfail or self._session.shouldstop) and told.running is not None and not told.over:
+            if self._is_stopping and told.running is not None and not told.over:
                 told.stopped = True
                 told.running.kill(None)
             return
@@ -172,13 +189,13 @@ class Walk:
             self._line.pop()
         told = self._line.popleft()
         told.report_all_but_last()
-        if self._session.shouldfail or self._session.shouldstop or told.interruption is not None:
+        if self._is_stopping or told.interruption is not None:
             following = None
         ending = self._tree.ending(following)
         if ending:
             self._drop_ahead()
         for scope in ending:
-            told.merge(self._tree.close(scope))
+            told.merge(self._tree.close(scope, told.items[max(0, told.position - 1)]))
         told.report_last()
         told.raise_interruption()
 
