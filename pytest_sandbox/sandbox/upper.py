@@ -13,9 +13,10 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from pytest_sandbox.model.outcome import Change, ChangeKind
-from pytest_sandbox.primitives.overlay import Tree, TreeKind
+from pytest_sandbox.primitives.overlay import Tree, TreeKind, own_inodes
 
 MOST_CHANGES = 1000
+#: Directories below this depth are not looked into (an open descriptor a level): the changes are then cut.
 _DEEPEST = 64
 _OPAQUE = "user.overlay.opaque"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -31,25 +32,40 @@ class Fill:
     share: float
 
 
-def fill(layer: int, trees: int) -> Fill:
+def fill(layer: int, trees: Sequence[Tree]) -> Fill:
     """What is in the file system of a layer of its own (fstatvfs(3)), less what is there from the start."""
     status = os.fstatvfs(layer)
     used = (status.f_blocks - status.f_bfree) * status.f_frsize
-    own = 3 + 3 * trees  # u, w and the root; for each tree an upper, a work directory and overlayfs's own below it
-    inodes = max(0, status.f_files - status.f_ffree - own)
+    inodes = max(0, status.f_files - status.f_ffree - own_inodes(trees))
     shares = [1 - status.f_bavail / status.f_blocks if status.f_blocks else 0.0]
     shares.append(1 - status.f_favail / status.f_files if status.f_files else 0.0)
     return Fill(used, inodes, max(shares))
 
 
+def fill_by_walking(layer: int, trees: Sequence[Tree]) -> Fill:
+    """As `fill`, of a layer that is a directory among others of a file system, and so has no limit of its own."""
+    size = count = 0
+    for entry in walk(layer, trees):
+        size += entry.status.st_blocks * 512
+        count += 1
+    return Fill(size, count, 0.0)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a layer: its path as seen inside, the directory descriptor and name that reach it, its status."""
+    """One entry of a layer: its path as seen inside, the directory descriptor and name that reach it, its status.
+
+    tree, depth: the index of its tree, and how many directories are between that and the entry. below: a descriptor of the
+    entry itself, if it is a directory that can be read.
+    """
 
     path: str
     parent: int
     name: str
     status: os.stat_result
+    tree: int
+    depth: int
+    below: int | None = None
 
 
 def walk(layer: int, trees: Sequence[Tree]) -> Iterator[Entry]:
@@ -59,25 +75,36 @@ def walk(layer: int, trees: Sequence[Tree]) -> Iterator[Entry]:
             continue
         with contextlib.suppress(OSError):
             top = os.open(f"u/{index}", _DIRECTORY, dir_fd=layer)
-            yield from _walk(top, tree.path.rstrip("/"), 0)
+            yield from _walk(top, index, tree.path.rstrip("/"), 0)
 
 
-def _walk(directory: int, path: str, depth: int) -> Iterator[Entry]:
+def _walk(directory: int, tree: int, path: str, depth: int) -> Iterator[Entry]:
     try:
         for name in sorted(os.listdir(directory)):
             try:
                 status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             except OSError:
                 continue
-            yield Entry(f"{path}/{name}", directory, name, status)
-            if stat.S_ISDIR(status.st_mode) and depth < _DEEPEST:
-                with contextlib.suppress(OSError):
-                    below = os.open(name, _DIRECTORY, dir_fd=directory)
-                    yield from _walk(below, f"{path}/{name}", depth + 1)
+            below = _open_below(directory, name, status)
+            yield Entry(f"{path}/{name}", directory, name, status, tree, depth, below)
+            if below is not None and depth < _DEEPEST:
+                yield from _walk(below, tree, f"{path}/{name}", depth + 1)
+            elif below is not None:
+                os.close(below)
     except OSError:
         return
     finally:
         os.close(directory)
+
+
+def _open_below(directory: int, name: str, status: os.stat_result) -> int | None:
+    if not stat.S_ISDIR(status.st_mode):
+        return None
+    with contextlib.suppress(OSError):
+        if status.st_mode & 0o500 != 0o500 and status.st_uid == os.geteuid() != 0:
+            os.chmod(name, stat.S_IMODE(status.st_mode) | 0o500, dir_fd=directory)  # ours, and its sandbox is dead
+        return os.open(name, _DIRECTORY, dir_fd=directory)
+    return None
 
 
 def is_whiteout(status: os.stat_result) -> bool:
@@ -85,64 +112,143 @@ def is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
-def changes(layer: int, trees: Sequence[Tree]) -> tuple[tuple[Change, ...], bool]:
-    """The first MOST_CHANGES paths that differ from below, and whether there are more.
+def changes(layer: int, trees: Sequence[Tree], below: Sequence[int] = ()) -> tuple[tuple[Change, ...], bool]:
+    """The first MOST_CHANGES paths that differ from what lies below, and whether there are more.
 
-    A path that is there on the machine counts as modified, even if a scope's layer is what was changed; a directory only
-    as added.
+    below: the layers of the enclosing sandboxes, nearest first; under them all is the machine. A directory counts only if it
+    is new, or has another mode, or takes the place of something else.
     """
     found: list[Change] = []
     for entry in walk(layer, trees):
-        change = _change(entry)
-        if change is None:
-            continue
-        if len(found) == MOST_CHANGES:
+        for change in _changes_of(entry, below):
+            if len(found) == MOST_CHANGES:
+                return tuple(found), True
+            found.append(change)
+        if entry.below is not None and entry.depth == _DEEPEST and os.listdir(entry.below):
             return tuple(found), True
-        found.append(change)
     return tuple(found), False
 
 
-def _change(entry: Entry) -> Change | None:
+def _changes_of(entry: Entry, below: Sequence[int]) -> Iterator[Change]:
     if is_whiteout(entry.status):
-        return Change(entry.path, ChangeKind.DELETED)
-    exists = os.path.lexists(entry.path)
-    if stat.S_ISDIR(entry.status.st_mode):
-        return None if exists else Change(entry.path, ChangeKind.ADDED)
-    return Change(entry.path, ChangeKind.MODIFIED if exists else ChangeKind.ADDED, entry.status.st_size)
+        yield Change(entry.path, ChangeKind.DELETED)
+        return
+    before, mode = _before(entry, below), entry.status.st_mode
+    if before is None:
+        yield Change(entry.path, ChangeKind.ADDED, 0 if stat.S_ISDIR(mode) else entry.status.st_size)
+    elif not stat.S_ISDIR(mode):
+        yield Change(entry.path, ChangeKind.MODIFIED, entry.status.st_size)
+    elif before.st_mode != mode:
+        yield Change(entry.path, ChangeKind.MODIFIED)
+    if before is not None and stat.S_ISDIR(before.st_mode) and entry.below is not None and _is_opaque(entry.below):
+        yield from _gone_with_directory(entry)
+
+
+def _gone_with_directory(entry: Entry) -> Iterator[Change]:
+    """What a directory of the machine held that was removed and made anew: there is no whiteout for each."""
+    now = set(os.listdir(entry.below if entry.below is not None else entry.parent))
+    with contextlib.suppress(OSError):
+        for name in sorted(set(os.listdir(entry.path)) - now):
+            yield Change(f"{entry.path}/{name}", ChangeKind.DELETED)
+
+
+def _is_opaque(directory: int) -> bool:
+    try:
+        return os.getxattr(directory, _OPAQUE) == b"y"
+    except OSError:
+        return False
+
+
+def _before(entry: Entry, layers: Sequence[int]) -> os.stat_result | None:
+    """What was at an entry's path before: in the nearest layer that has it or hides it, else on the machine."""
+    relative = entry.path.split("/")[-1 - entry.depth :]
+    for layer in layers:
+        found = _in_layer(layer, entry.tree, relative)
+        if found is not None:
+            return None if is_whiteout(found) else found
+    try:
+        return os.lstat(entry.path)
+    except OSError:
+        return None
+
+
+def _in_layer(layer: int, tree: int, names: Sequence[str]) -> os.stat_result | None:
+    """The status of an entry of another layer, or of the whiteout or file above it that hides what lies below."""
+    directory = -1
+    try:
+        directory = os.open(f"u/{tree}", _DIRECTORY, dir_fd=layer)
+        for name in names[:-1]:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode):
+                return status
+            inner = os.open(name, _DIRECTORY, dir_fd=directory)
+            os.close(directory)
+            directory = inner
+        return os.stat(names[-1], dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return None
+    finally:
+        if directory >= 0:
+            os.close(directory)
 
 
 def copy_out(layer: int, trees: Sequence[Tree], below: str, target: str) -> int:
     """Copy what was written below the path `below` to the directory `target` of the machine; returns how many entries.
 
-    Directories, regular files and symbolic links (as links) only. The target must be nobody else's.
+    Directories, regular files and symbolic links (as links) only. A link that an earlier copy left in `target` is not followed
+    either: what a later sandbox has as a directory of that name is left out.
     """
     prefix = below.rstrip("/") + "/"
     count = 0
-    for entry in walk(layer, trees):
-        if entry.path.startswith(prefix):
-            with contextlib.suppress(OSError):
-                count += _copy(entry, os.path.join(target, entry.path[len(prefix) :]))
+    top = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for entry in walk(layer, trees):
+            if entry.path.startswith(prefix):
+                with contextlib.suppress(OSError):
+                    count += _copy(entry, top, entry.path[len(prefix) :])
+    finally:
+        os.close(top)
     return count
 
 
-def _copy(entry: Entry, target: str) -> int:
-    mode = entry.status.st_mode
-    if stat.S_ISDIR(mode):
-        os.makedirs(target, mode=0o700 | stat.S_IMODE(mode) & 0o755, exist_ok=True)
-    elif stat.S_ISLNK(mode):
-        os.symlink(os.readlink(entry.name, dir_fd=entry.parent), target)
-    elif stat.S_ISREG(mode):
-        _copy_file(entry, target)
-    else:
-        return 0
+def _copy(entry: Entry, top: int, relative: str) -> int:
+    *parents, name = relative.split("/")
+    directory = _descend(top, parents)
+    try:
+        mode = entry.status.st_mode
+        if stat.S_ISDIR(mode):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700 | stat.S_IMODE(mode) & 0o755, dir_fd=directory)
+        elif stat.S_ISLNK(mode):
+            os.symlink(os.readlink(entry.name, dir_fd=entry.parent), name, dir_fd=directory)
+        elif stat.S_ISREG(mode):
+            _copy_file(entry, directory, name)
+        else:
+            return 0
+    finally:
+        os.close(directory)
     return 1
 
 
-def _copy_file(entry: Entry, target: str) -> None:
+def _descend(top: int, names: Sequence[str]) -> int:
+    """Open a directory below `top`, made where it is missing, without following a link; ENOTDIR or ELOOP where one is."""
+    directory = os.dup(top)
+    for name in names:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=directory)
+        try:
+            below = os.open(name, _DIRECTORY, dir_fd=directory)
+        finally:
+            os.close(directory)
+        directory = below
+    return directory
+
+
+def _copy_file(entry: Entry, directory: int, name: str) -> None:
     source = os.open(entry.name, _FILE, dir_fd=entry.parent)
     try:
         mode = 0o600 | stat.S_IMODE(entry.status.st_mode) & 0o755
-        output = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        output = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=directory)
         try:
             remaining = os.fstat(source).st_size
             while remaining > 0 and (sent := os.sendfile(output, source, None, min(remaining, 1 << 24))):
