@@ -1,0 +1,305 @@
+"""Files: whatever a test does to them is gone afterwards, and nothing leads out of its view of the machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_the_machine_is_unchanged_byte_for_byte(attack: Any) -> None:
+    """Files of the project, the home, /etc, /, /tmp and /dev/shm are written, deleted, renamed, chmodded: for the test alone."""
+    places = [attack.project / "data", attack.path / "home" / "data"]
+    shared = Path(tempfile.mkdtemp(prefix="security-", dir="/dev/shm"))
+    places.append(shared / "data")
+    try:
+        for place in places:
+            (place / "sub").mkdir(parents=True)
+            for name in ("kept", "written", "deleted", "renamed", "chmodded", "sub/file"):
+                (place / name).write_bytes(os.urandom(100))
+            (place / "link").symlink_to("kept")
+            os.link(place / "kept", place / "hard")
+        attack.facts["places"] = [str(place) for place in places]
+        attack.write("""
+import pathlib, shutil
+def mangle(place):
+    inner.assert_inside(str(place))
+    for name in ("written", "link", "hard"):
+        (place / name).write_text("mangled")
+    (place / "deleted").unlink()
+    (place / "renamed").rename(place / "new-name")
+    (place / "chmodded").chmod(0)
+    os.utime(place / "written", (0, 0))
+    shutil.rmtree(place / "sub")
+    (place / "sub").mkdir()
+    (place / "added").write_text("new")
+    os.truncate(place / "kept", 3)
+    inner.code(lambda: os.setxattr(place / "kept", "user.mine", b"1"))
+    inner.code(lambda: os.chown(place / "kept", 1234, 1234))
+@pytest.mark.parametrize("place", FACTS["places"])
+def test_mangle(place):
+    mangle(pathlib.Path(place))
+    assert sorted(os.listdir(place)) == ["added", "chmodded", "hard", "kept", "link", "new-name", "sub", "written"]
+@pytest.mark.parametrize("place", FACTS["places"])
+def test_remove(place):
+    inner.assert_inside(place, os.path.dirname(place))
+    assert "deleted" in os.listdir(place)
+    shutil.rmtree(place)
+    shutil.rmtree(os.path.dirname(place), ignore_errors=True)
+def test_system():
+    for place in ("/", "/etc", "/usr", "/tmp", "/dev/shm", "/var/tmp", os.path.dirname(os.__file__)):
+        inner.assert_inside(place)
+        path = f"{place}/security-{FACTS['token']}"
+        wrote = inner.code(lambda: pathlib.Path(path).write_text("x"))
+        assert wrote == 0 or os.getuid() and wrote in (errno.EACCES, errno.EROFS), (place, wrote)
+    if os.getuid() == 0:
+        for place in ("/etc/passwd", "/etc/hostname"):
+            if os.path.exists(place):
+                inner.assert_inside(place)
+                os.chmod(place, 0o777)
+                os.rename(place, place + ".gone")
+        shutil.rmtree("/etc", ignore_errors=True)
+        assert not os.path.exists("/etc/passwd")
+def test_sees_none_of_that():
+    assert all("deleted" in os.listdir(place) for place in FACTS["places"])
+    assert not any(FACTS["token"] in name for place in ("/", "/etc", "/tmp", "/dev/shm") for name in os.listdir(place))
+""")
+        before = attack.manifest("/etc", *places, attack.project)
+        result = attack.run()
+        after = attack.manifest("/etc", *places, attack.project)
+        assert {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)} == set()
+        assert len(result.cases) == 2 * len(places) + 3
+        result.passed(*result.cases)
+        for place in ("/", "/etc", "/usr", "/tmp", "/dev/shm", "/var/tmp", os.path.dirname(os.__file__)):
+            assert not any(attack.token in name for name in os.listdir(place))
+    finally:
+        shutil.rmtree(shared)
+
+
+MOUNTS = """
+import pathlib
+def try_mounts():
+    '''Every way to change a mount that the sandbox made; the errno of each.'''
+    with open("/proc/self/mountinfo") as file:
+        points = [line.split()[4] for line in file]
+    for point in points:
+        inner.refused(errno.EPERM, errno.EINVAL, **{f"umount {point}": inner.call("umount2", point, inner.MNT_DETACH)})
+        if "ro" in inner.mount_of(point)[1]:
+            remounted = inner.call("mount", None, point, None, inner.MS_REMOUNT | inner.MS_BIND, None)
+            inner.refused(errno.EPERM, **{f"remount {point}": remounted})
+    for path in ("/proc/keys", "/proc/timer_list", "/proc/acpi", "/sys/firmware"):
+        if os.path.isdir(path):
+            assert os.listdir(path) == [], path
+        elif os.path.exists(path):
+            assert not os.path.getsize(path) and not open(path, "rb").read(1), path
+    for path in ("/proc/sys", "/sys"):
+        assert "ro" in inner.mount_of(path)[1], path
+def try_proc_again():
+    '''A second proc or sysfs without the masks: the kernel refuses where the visible one is masked.'''
+    place = "/tmp/again"
+    os.makedirs(place, exist_ok=True)
+    if inner.call("mount", "proc", place, "proc", 0, None) == 0:
+        assert inner.code(lambda: open(place + "/sys/kernel/core_pattern", "w")) in (errno.EACCES, errno.EROFS, errno.EPERM)
+        assert inner.code(lambda: open(place + "/sysrq-trigger", "w")) in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT)
+"""
+
+
+def test_masks_and_layers_cannot_be_taken_off(attack: Any) -> None:
+    """No mask, base or read-only mount can be unmounted or made writable, by a test or as root of a user namespace of its own."""
+    attack.write(
+        MOUNTS
+        + """
+def test_directly():
+    inner.assert_inside("/")
+    try_mounts()
+    inner.refused(errno.EPERM,
+        tmpfs=inner.call("mount", "x", "/tmp", "tmpfs", 0, None),
+        bind=inner.call("mount", "/", "/tmp", None, inner.MS_BIND, None),
+        proc=inner.call("mount", "proc", "/tmp", "proc", 0, None), setns=inner.call("setns", os.open("/proc/self/ns/mnt", 0), 0),
+        pivot=inner.call("syscall", inner.SYS_PIVOT_ROOT, b".", b"."), unshare=inner.call("unshare", inner.CLONE_NEWNS))
+def test_nested(capfd):
+    inner.assert_inside("/")
+    status = inner.in_user_namespace(lambda: (try_mounts(), try_proc_again()))
+    assert status == 0, capfd.readouterr().err
+def test_no_store():
+    '''The directories behind the overlays are not to be found.'''
+    assert os.listdir("/dev/.sandbox/root") == [] and os.listdir("/dev/.sandbox/store") == []
+"""
+    )
+    attack.run().passed("test_directly", "test_nested", "test_no_store", "test_next")
+
+
+def test_there_is_no_way_out_of_the_root(attack: Any) -> None:
+    """chroot and "..", /proc/*/root, a directory opened before the sandbox was, and file handles lead to the sandbox's files."""
+    attack.write(
+        """
+ROOT = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+HERE = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+PATH_ONLY = os.open("/", os.O_PATH | os.O_DIRECTORY)
+""",
+        "opened.py",
+    )
+    attack.write("""
+import opened, pathlib
+MARK = f"security-{FACTS['token']}"
+NAME = FACTS["path"] + "/project/" + MARK
+def same(fd_or_path, dir_fd=None):
+    '''Whether this is the sandbox's own root directory.'''
+    mine, other = os.stat("/"), os.stat(fd_or_path, dir_fd=dir_fd) if dir_fd is not None else os.stat(fd_or_path)
+    return (mine.st_dev, mine.st_ino) == (other.st_dev, other.st_ino)
+def test_descriptors():
+    inner.assert_inside("/", FACTS["path"])
+    up = "../" * 40
+    assert same(up, opened.HERE)
+    for fd in (opened.ROOT, opened.HERE, opened.PATH_ONLY):
+        if inner.link(str(fd)) != "/dev/null":
+            assert same(up, fd)
+            inner.code(lambda: os.close(os.open(up + NAME.lstrip("/") + "-by-fd", os.O_CREAT | os.O_WRONLY, dir_fd=fd)))
+def test_chroot(tmp_path):
+    inner.assert_inside("/", FACTS["path"])
+    def escape():
+        there = os.open(".", os.O_RDONLY)
+        os.chroot(tmp_path)
+        os.fchdir(there)
+        for _ in range(64):
+            os.chdir("..")
+        os.chroot(".")
+        pathlib.Path(NAME + "-chroot").write_text("escaped")
+        assert os.path.exists("/dev/.sandbox") and not os.listdir("/dev/.sandbox/store")
+    if os.getuid() == 0:
+        assert inner.fork(escape) == 0
+    else:
+        assert inner.code(lambda: os.chroot(".")) == errno.EPERM
+        assert inner.in_user_namespace(escape) == 0
+def test_roots_of_others():
+    for pid in os.listdir("/proc"):
+        if pid.isdigit():
+            for name in ("root", "cwd"):
+                try:
+                    assert same(f"/proc/{pid}/{name}/" + "../" * 40)
+                except PermissionError:
+                    assert pid == "1"
+def test_file_handles():
+    handle = b"\\x08\\0\\0\\0\\x01\\0\\0\\0" + bytes(16)
+    inner.refused(errno.EPERM, handle=inner.call("open_by_handle_at", opened.HERE, handle, 0))
+""")
+    result = attack.run()
+    result.passed("test_descriptors", "test_chroot", "test_roots_of_others", "test_file_handles")
+    assert not [name for name in os.listdir(attack.project) if attack.token in name]
+
+
+def test_special_files_in_what_is_kept_are_not_followed(attack: Any) -> None:
+    """A FIFO, socket, device or link in what is kept of a failed test is never opened; a link stays a link; the run goes on."""
+    secret = attack.path / "secret"
+    secret.write_text("the machine's")
+    attack.facts["secret"] = str(secret)
+    attack.write("""
+def test_specials(tmp_path):
+    inner.assert_inside(str(tmp_path))
+    os.mkfifo(tmp_path / "fifo")
+    os.symlink(FACTS["secret"], tmp_path / "to-secret")
+    os.symlink("/dev/zero", tmp_path / "to-zero")
+    os.symlink("/", tmp_path / "to-root")
+    inner.code(lambda: os.mknod(tmp_path / "device", 0o600 | 0o020000, os.makedev(1, 5)))
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(tmp_path / "socket"))
+    server.close()
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "setuid").write_text("kept")
+    (tmp_path / "setuid").chmod(0o6777)
+    assert False
+""")
+    result = attack.run()
+    result.failed("test_specials", "exited")
+    result.passed("test_next")
+    kept = [
+        path
+        for path in (attack.path / "tmp").rglob("*")
+        if path.name in ("file", "fifo", "socket", "device", "to-secret", "setuid")
+    ]
+    names = {path.name for path in kept}
+    assert {"file", "setuid"} <= names, "what was written is kept"
+    for path in kept:
+        mode = path.lstat().st_mode
+        assert stat.S_ISREG(mode) or stat.S_ISLNK(mode), path
+        assert not mode & (stat.S_ISUID | stat.S_ISGID), path
+        assert path.name != "to-secret" or path.is_symlink()
+    assert secret.read_text() == "the machine's"
+
+
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_a_kept_link_is_no_way_to_write_elsewhere(attack: Any, kind: str) -> None:
+    """One test leaves a link where a later one writes: what is copied out of the second does not go where the link leads."""
+    outside = attack.path / "outside"
+    outside.mkdir()
+    attack.facts |= {"outside": str(outside), "kind": kind}
+    attack.write("""
+def test_1_link(tmp_path):
+    target = FACTS["outside"] + ("" if FACTS["kind"] == "directory" else "/pwned")
+    os.symlink(target, tmp_path.parent / "trap")
+def test_2_write(tmp_path):
+    trap = tmp_path.parent / "trap"
+    inner.assert_inside(str(tmp_path))
+    if trap.is_symlink():
+        trap.unlink()
+    if FACTS["kind"] == "directory":
+        trap.mkdir()
+        (trap / "pwned").write_text("by a test")
+    else:
+        trap.write_text("by a test")
+""")
+    result = attack.run()
+    result.passed("test_1_link", "test_2_write", "test_next")
+    assert os.listdir(outside) == []
+
+
+def test_what_is_hard_to_remove_is_removed(attack: Any) -> None:
+    """Directories of mode 000, names with newlines and without UTF-8, and a path of 10,000 levels are torn down all the same."""
+    attack.write("""
+def test_names(tmp_path):
+    for name in (b"new\\nline", b"\\xff\\xfe", b"-rf", b"..."):
+        os.mkdir(os.path.join(os.fsencode(tmp_path), name))
+    (tmp_path / "locked" / "in").mkdir(parents=True)
+    (tmp_path / "locked").chmod(0)
+    assert False
+def test_deep(tmp_path):
+    os.chdir(tmp_path)
+    for _ in range(10_000):
+        os.mkdir("d")
+        os.chdir("d")
+    assert False
+def test_many(tmp_path):
+    for index in range(100_000):
+        os.close(os.open(f"{tmp_path}/{index}", os.O_CREAT | os.O_WRONLY))
+""")
+    result = attack.run("-o", "tmp_path_retention_policy=none", "--sandbox-keep=never")
+    result.failed("test_names", "exited")
+    result.failed("test_deep", "exited")
+    result.passed("test_many", "test_next")
+
+
+def test_many_files_of_a_failed_test_are_kept_without_harm(attack: Any) -> None:
+    """With the defaults, what is hard to copy is copied as far as it can be, and the run goes on."""
+    attack.write("""
+def test_names(tmp_path):
+    for name in (b"new\\nline", b"\\xff\\xfe"):
+        (os.fsencode(tmp_path) and os.mkdir(os.path.join(os.fsencode(tmp_path), name)))
+    (tmp_path / "locked" / "in").mkdir(parents=True)
+    (tmp_path / "locked").chmod(0)
+    assert False
+def test_deep(tmp_path):
+    os.chdir(tmp_path)
+    for _ in range(10_000):
+        os.mkdir("d")
+        os.chdir("d")
+    assert False
+""")
+    result = attack.run()
+    result.failed("test_names", "exited")
+    result.failed("test_deep", "exited")
+    result.passed("test_next")
