@@ -26,6 +26,8 @@ PSEUDO = frozenset({
 # overlayfs refuses these as lower layers: case-insensitive names or revalidation of its own.
 NO_LOWER = frozenset({"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "9p", "hostfs"})
 OWN = ("/proc", "/sys", "/dev")  # replaced whole; of the machine's only /dev/shm is seen
+# Where an ordinary user may write although what lies around it belongs to root.
+COMMON_PLACES = ("/var/tmp", "/var/lock", "/run/lock", "/run/shm")
 COPY_LIMIT = 64 << 20  # bytes of a directory that must be copied since files are mounted in it (Docker's /etc)
 
 
@@ -49,8 +51,10 @@ class Tree:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What to make of the machine: trees (parents first), files to copy into the first layer, and, where no clone of
-    `/` is possible, the skeleton: directories and links around the trees."""
+    """What to make of the machine: trees (parents first), and files to copy into the first layer.
+
+    Where no clone of `/` is possible, also the skeleton: directories and links around the trees.
+    """
 
     trees: tuple[Tree, ...]
     files: tuple[str, ...] = ()
@@ -106,7 +110,7 @@ class _UserPlanner:
             self._directory(path)
         elif not below:
             self._directory(path)
-            self.trees.append(self._user_tree(path, fstype))
+            self.trees.append(self.user_tree(path, fstype))
         elif all(os.path.isfile(point) for point in below) and _size(path) <= COPY_LIMIT:
             self.copies.append(path)
         else:
@@ -130,13 +134,34 @@ class _UserPlanner:
         mode = stat.S_IMODE(os.stat(path).st_mode)
         self.directories.append((path, mode if os.access(path, os.W_OK) else mode & ~0o222))
 
-    def _user_tree(self, path: str, fstype: str) -> Tree:
+    def add_place(self, path: str) -> None:
+        """A tree at the outermost directory on the way to `path` that the user may write, unless its parent may be copied up."""
+        trees = {tree.path: tree for tree in self.trees}
+        above = next((parent for parent in _upwards(path) if parent in trees), None)
+        if above is None or trees[above].kind is not TreeKind.OVERLAY:
+            return
+        below = [parent for parent in reversed(_upwards(path)) if len(parent) > len(above)]
+        start = next((parent for parent in below if os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK)), None)
+        # What is the user's own, right below a tree's root, can be copied up itself.
+        if start is not None and (start != below[0] or os.stat(start).st_uid != os.getuid()):
+            self.trees.append(self.user_tree(start, ""))
+
+    def user_tree(self, path: str, fstype: str) -> Tree:
+        """The tree at a directory, with the mode that it has for this user."""
         tree = _tree(path, fstype)
         if not os.access(path, os.X_OK):  # nothing in it can be reached anyway
             return Tree(path, TreeKind.BIND)
         # The upper is the user's own: were it writable, a user could write where outside he may not.
         mode = tree.mode if os.access(path, os.W_OK) else tree.mode & ~0o222
         return Tree(path, tree.kind, mode)
+
+
+def _upwards(path: str) -> list[str]:
+    """The path and its parents, but for "/"."""
+    parts = [path]
+    while os.path.dirname(parts[-1]) not in ("/", parts[-1]):
+        parts.append(os.path.dirname(parts[-1]))
+    return parts
 
 
 def _size(path: str) -> int:
@@ -152,16 +177,20 @@ def _size(path: str) -> int:
     return total
 
 
-def plan_for_user(entries: Sequence[MountEntry]) -> Plan:
-    """A skeleton, and a tree for every directory below which nothing is mounted.
+def plan_for_user(entries: Sequence[MountEntry], places: Sequence[str] = ()) -> Plan:
+    """A skeleton, a tree for every directory below which nothing is mounted, and more trees where the user may write.
 
-    In a user's namespace all mounts are locked together: an overlay over a directory with mounts below is EINVAL.
+    In a user's namespace all mounts are locked together: an overlay over a directory with mounts below is EINVAL. And what
+    belongs to somebody else cannot be copied up (EOVERFLOW: its owner has no id inside), nor hence what lies below it: each
+    directory of the user's own below one of root's needs a tree of its own. places: where tests will surely write.
     """
     planner = _UserPlanner(entries)
     root = next(entry for entry in entries if entry.point == "/")
     planner.visit("/", root.fstype)
     if "/dev/shm" in planner.points or os.path.isdir("/dev/shm"):
-        planner.trees.append(planner._user_tree("/dev/shm", planner.points.get("/dev/shm", "tmpfs")))
+        planner.trees.append(planner.user_tree("/dev/shm", planner.points.get("/dev/shm", "tmpfs")))
+    for place in dict.fromkeys(os.path.realpath(place) for place in (*COMMON_PLACES, *places)):
+        planner.add_place(place)
     skeleton = Tree("/", TreeKind.OVERLAY, 0o555)
     return Plan((skeleton, *planner.trees), (), tuple(planner.directories), tuple(planner.links), tuple(planner.copies))
 
@@ -197,6 +226,14 @@ def layer_operations(layer: str, trees: Sequence[Tree]) -> list[Operation]:
             operations.append(MkdirOp(f"{layer}/u/{index}", tree.mode, tree.uid, tree.gid))
             operations.append(MkdirOp(f"{layer}/w/{index}"))
     return operations
+
+
+def own_inodes(trees: Sequence[Tree]) -> int:
+    """How many files and directories a layer has from the start.
+
+    The three of `layer_operations`, and for each overlay an upper, a work directory and overlayfs's own below that.
+    """
+    return 3 + 3 * sum(tree.kind is TreeKind.OVERLAY for tree in trees)
 
 
 def mount_operations(root: str, trees: Sequence[Tree], base: str, lowers: Sequence[str], layer: str) -> list[Operation]:
