@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -33,7 +33,7 @@ def register(config: pytest.Config, settings: resolve.Settings) -> None:
 class Controller:
     """The plugin object of a sandboxed run."""
 
-    def __init__(self, config: pytest.Config, settings: resolve.Settings, known: dict[str, host.Capability]) -> None:
+    def __init__(self, config: pytest.Config, settings: resolve.Settings, known: Mapping[str, host.Capability]) -> None:
         self.config = config
         self.settings = settings
         self.known = known

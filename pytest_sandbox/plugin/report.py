@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Book:
         self._rows: list[_Row] = []
         self._kept: list[tuple[str, Path]] = []
 
-    def header(self, known: dict[str, host.Capability]) -> list[str]:
+    def header(self, known: Mapping[str, host.Capability]) -> list[str]:
         """One line of what a sandbox is here, and one for each default that this machine cannot enforce."""
         spec = self._settings.base.spec
         missing = host.unenforced(spec, known)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.spec import MIB, Limits
@@ -41,12 +41,18 @@ class CgroupCapability:
     fix: str = ""
 
 
-def capabilities() -> Mapping[str, CgroupCapability]:
+NAMES = tuple(_TRIED)
+
+
+def capabilities(
+    announce: Callable[[Sequence[str]], None] = lambda _: None,
+) -> Mapping[str, CgroupCapability]:
     """What can be limited (memory, swap, pids, cpus), counted (cpu_time, io) and killed as a whole (kill).
 
-    Makes a cgroup for each, sets the limit, and removes it again: about 2 ms. Never raises for what is missing.
+    Makes a cgroup for each, sets the limit, and removes it again: about 2 ms. Never raises for what is missing. announce: as for
+    `CgroupRun.open`.
     """
-    with contextlib.closing(CgroupRun.open(f"probe-{os.getpid()}-{next(_count)}")) as run:
+    with contextlib.closing(CgroupRun.open(f"probe-{os.getpid()}-{next(_count)}", announce=announce)) as run:
         return {name: _try(run, name, limits) for name, limits in _TRIED.items()}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from pytest_sandbox.model.spec import Limits
@@ -44,11 +44,14 @@ class CgroupRun:
         self.name = name
 
     @classmethod
-    def open(cls, name: str, *, unified: bool = True) -> CgroupRun:
+    def open(
+        cls, name: str, *, unified: bool = True, announce: Callable[[Sequence[str]], None] = lambda _: None
+    ) -> CgroupRun:
         """Find where this process is and make the run's directories there; raises ValueError for an unfit name.
 
         unified: False leaves the v2 tree alone where v1 has the memory controller, so that a child can enter every
-        hierarchy by `Cgroup.open_tasks`, without clone3. Costs the atomic kill: a loop does it then.
+        hierarchy by `Cgroup.open_tasks`, without clone3. Costs the atomic kill: a loop does it then. announce: called with
+        `paths` before the first of them is made, so that a janitor knows them whenever this process dies.
         """
         _check_name(name)
         hierarchies = find_hierarchies(_text("/proc/self/cgroup"), _text("/proc/self/mountinfo"))
@@ -56,6 +59,7 @@ class CgroupRun:
         if not unified and any("memory" in each.controllers and not each.problem for each in hierarchies):
             hierarchies = tuple(each for each in hierarchies if each.version == V1)
         run = cls(name, *choose(hierarchies, _unified_controllers(hierarchies)))
+        announce(run.paths)
         with contextlib.ExitStack() as undo:
             undo.callback(run.close)
             run._refuse_idle_blkio()

@@ -27,10 +27,11 @@ from __future__ import annotations
 from pytest_sandbox.primitives.cgroup_layout import Problem
 from pytest_sandbox.primitives.cgroup_member import Cgroup, CgroupUsage, MemorySnapshot, enter
 from pytest_sandbox.primitives.cgroup_oom import oom_victim
-from pytest_sandbox.primitives.cgroup_probe import CgroupCapability, capabilities
+from pytest_sandbox.primitives.cgroup_probe import NAMES, CgroupCapability, capabilities
 from pytest_sandbox.primitives.cgroup_run import CgroupRun, remove_run
 
 __all__ = [
+    "NAMES",
     "Cgroup",
     "CgroupCapability",
     "CgroupRun",

@@ -47,10 +47,11 @@ class ReadOnlyOp:
     """One mount_setattr(2) that takes writing away; unlike a remount it keeps flags that are locked."""
 
     target: str
+    recursive: bool = False
 
     def apply(self) -> None:
         """Do it; OSError names the call."""
-        syscalls.mount_setattr(self.target, Attr.RDONLY)
+        syscalls.mount_setattr(self.target, Attr.RDONLY, recursive=self.recursive)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,7 +71,19 @@ class MkdirOp:
         os.chmod(self.path, self.mode)
 
 
-Operation = MountOp | ReadOnlyOp | MkdirOp
+@dataclasses.dataclass(frozen=True, slots=True)
+class HideOp:
+    """Make what `path` leads to, in the caller's own root, empty and unwritable; where there is nothing, nothing is done."""
+
+    path: str
+
+    def apply(self) -> None:
+        """Do it; OSError names the call."""
+        if os.path.exists(self.path):
+            hide("", self.path, is_dir=os.path.isdir(self.path)).apply()
+
+
+Operation = MountOp | ReadOnlyOp | MkdirOp | HideOp
 
 
 def apply(operations: Iterable[Operation]) -> None:

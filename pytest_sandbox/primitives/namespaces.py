@@ -15,8 +15,11 @@ MAPPED_IDS = 65536
 
 
 class Identity(enum.Enum):
-    """MAPPED: started as root, ids on an unused host range. SAME: started as root where the tree cannot be id-mapped.
-    USER: started as an ordinary user, who is mapped to himself."""
+    """Who a sandbox's processes are on the machine.
+
+    MAPPED: started as root, ids on an unused host range. SAME: started as root where the tree cannot be id-mapped.
+    USER: started as an ordinary user, who is mapped to himself.
+    """
 
     MAPPED = "id-mapped"
     SAME = "identity"

@@ -6,12 +6,16 @@ Sources: capabilities(7), prctl(2), pid_namespaces(7), wait(2), close_range(2).
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fcntl
 import os
 import resource
+import select
 import signal
 import stat
-from collections.abc import Collection, Iterable
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import FrameType
 
 from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Cap, Prctl
@@ -24,6 +28,8 @@ ROOT_CAPABILITIES = frozenset({
 
 #: The signal that makes a sandboxed Python print its stacks: the last real-time signal, which nobody uses.
 STACKS_SIGNAL = signal.SIGRTMAX
+
+Handler = Callable[[int, "FrameType | None"], object]
 
 
 def last_capability() -> int:
@@ -64,11 +70,27 @@ def set_limits(limits: Iterable[tuple[int, int]]) -> None:
         resource.setrlimit(which, (value, value))
 
 
-def reset_signals() -> None:
-    """Default dispositions for every signal that Python handles: pid 1 must not run a handler that it inherited."""
+def reset_signals() -> dict[int, Handler]:
+    """Default dispositions for every signal that is handled here; returns Python's handlers, for `restore_signals`.
+
+    A pid 1 must not run a handler that it inherited: the kernel passes on what its namespace sends it only where there is
+    one. faulthandler's are the worst: a few different fatal signals at once overrun its alternate stack, which is a true SIGSEGV.
+    """
+    faulthandler.disable()
+    faulthandler.unregister(STACKS_SIGNAL)
+    handlers: dict[int, Handler] = {}
     for number in signal.valid_signals():
-        if callable(signal.getsignal(number)):
+        handler = signal.getsignal(number)
+        if callable(handler):
+            handlers[number] = handler
             signal.signal(number, signal.SIG_DFL)
+    return handlers
+
+
+def restore_signals(handlers: Mapping[int, Handler]) -> None:
+    """Give a process that runs foreign code the handlers that `reset_signals` took: a fixture's own, and SIGINT's."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def renew_descriptors(keep: Collection[int]) -> None:
@@ -132,3 +154,40 @@ def reap() -> list[tuple[int, int]] | None:
         if pid == 0:
             return ended
         ended.append((pid, status))
+
+
+def flush() -> None:
+    """Write out what Python's own streams hold: before a fork, lest it is written twice, and before an end without cleanup."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def fork() -> int:
+    """os.fork(), also from a process with threads."""
+    import warnings
+
+    with warnings.catch_warnings():
+        # From Python 3.12 on, os.fork() in a process with threads warns; the child here runs only what is written here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def wait_or_kill(pid: int, seconds: float) -> bool:
+    """Reap a child; SIGKILL it after half of `seconds`. Whether it is gone in the end: a process may be beyond all signals."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:  # reaped already
+        return True
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        if not poll.poll(seconds * 500):
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            if not poll.poll(seconds * 500):
+                return False
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        return True
+    finally:
+        os.close(fd)

@@ -16,6 +16,7 @@ from typing import Any
 
 from pytest_sandbox.model.errors import SandboxError
 from pytest_sandbox.model.outcome import Ending, Outcome, Usage
+from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.process import STACKS_SIGNAL
 from pytest_sandbox.sandbox import values
 from pytest_sandbox.sandbox.child import Body, Inside
@@ -67,19 +68,8 @@ def function(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False, buffering=1)
         faulthandler.enable(file=inside.descriptors.stacks, all_threads=True)
         faulthandler.register(STACKS_SIGNAL, file=inside.descriptors.stacks, all_threads=True, chain=False)
-        code = 0
-        try:
-            inside.channel.send({"op": "value", "value": values.pack(call(*args, **kwargs))})
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-            inside.channel.send({"op": "raised", "text": f"SystemExit: {error.code}", "traceback": ""})
-        except BaseException as error:
-            code = 1
-            text = "".join(traceback.format_exception_only(error)).strip()
-            inside.channel.send({"op": "raised", "text": text, "traceback": traceback.format_exc()})
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
+        code = _call(inside, call, args, kwargs)
+        process.flush()
         inside.channel.send({"op": "done"})
         with contextlib.suppress(EOFError):
             while inside.channel.receive()[0]["op"] != "bye":
@@ -89,13 +79,31 @@ def function(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
     return body
 
 
-def value_of(frame: Mapping[str, Any] | None, outcome: Outcome) -> Any:
+def _call(inside: Inside, call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    try:
+        inside.channel.send({"op": "value", "value": values.pack(call(*args, **kwargs))})
+    except SystemExit as error:
+        inside.channel.send({"op": "raised", "text": f"SystemExit: {error.code}", "traceback": ""})
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException as error:
+        text = "".join(traceback.format_exception_only(error)).strip()
+        number = (error.errno or 0) if isinstance(error, OSError) else 0
+        inside.channel.send({"op": "raised", "text": text, "traceback": traceback.format_exc(), "errno": number})
+        return 1
+    return 0
+
+
+def value_of(frame: Mapping[str, Any] | None, outcome: Outcome) -> Any:  # noqa: ANN401  # the function's own
     """The value in the last frame of `function`'s body. Raises CallError where there is none."""
+    if frame is not None and frame["op"] == "raised":
+        raised = f"{frame.get('text')}\n{frame.get('traceback')}".strip()
+        raise CallError(raised if outcome.ending is Ending.EXITED else f"{outcome.sentence}\n{raised}", outcome)
     if outcome.ending is not Ending.EXITED or frame is None:
         raise CallError(outcome.sentence, outcome)
-    if frame["op"] == "raised":
-        raise CallError(f"{frame.get('text')}\n{frame.get('traceback')}".strip(), outcome)
-    return values.unpack(frame.get("value"))
+    try:
+        return values.unpack(frame.get("value"))
+    except ValueError as error:
+        raise CallError(str(error), outcome) from error
 
 
 def outcome_to_frame(outcome: Outcome) -> dict[str, Any]:

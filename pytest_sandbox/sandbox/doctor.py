@@ -29,8 +29,9 @@ def try_sandbox() -> Capability:
             supervisor.run_while(lambda: not running.ended)
     except OSError as error:
         return Capability("sandbox", False, str(error), "see the lines above")
-    if running.problem is not None or running.exit is None:
-        return Capability("sandbox", False, str(running.problem or "it ended at once"), "see the lines above, and docs/host-setup")
+    if running.problem is not None or running.last_words is None:
+        why = str(running.problem or "it ended at once")
+        return Capability("sandbox", False, why, "see the lines above, and docs/host-setup")
     return Capability("sandbox", True, "made one, with an overlay on every tree")
 
 

@@ -5,11 +5,13 @@ The one home of reasons and fixes: header, doctor, refusals and the skips of the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pytest_sandbox._linux import proc, syscalls
 from pytest_sandbox._linux.flags import Attr, Clone
@@ -17,7 +19,8 @@ from pytest_sandbox.model.errors import UnavailableError
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.primitives import cgroups, mounts, overlay, process
 from pytest_sandbox.primitives.namespaces import Identity, write_maps
-from pytest_sandbox.sandbox.child import fork
+from pytest_sandbox.primitives.process import fork
+from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.layout import Layout
 
 
@@ -51,6 +54,7 @@ def try_in_child(attempt: Callable[[], None]) -> OSError | None:
     return OSError(int(number or 0), os.strerror(int(number or 0)), what) if number != "0" else None
 
 
+@functools.cache
 def find_identity() -> Identity:
     """Who a test can be here: see `Identity`."""
     if os.geteuid() != 0:
@@ -100,15 +104,22 @@ def make_layout(identity: Identity, writable: Iterable[str] = (), scratch: str |
         writable=tuple(dict.fromkeys(writable)),
         place=_place() + ("" if identity is Identity.USER else "/in"),
         last_capability=process.last_capability(),
-        cwd=os.getcwd(),
+        cwd=_cwd(),
         scratch_path=scratch,
         files=tuple((path, _content(path)) for path in plan.files),
     )
 
 
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # somebody has removed it
+        return "/"
+
+
 def _place() -> str:
     """A directory to be covered, in a mount namespace of our own, by the place where the store is built."""
-    return next(path for path in ("/tmp", tempfile.gettempdir(), "/mnt", "/run") if os.path.isdir(path))
+    return next(os.path.realpath(path) for path in ("/tmp", tempfile.gettempdir(), "/mnt", "/run") if os.path.isdir(path))
 
 
 def _content(path: str) -> bytes:
@@ -136,13 +147,55 @@ _ALWAYS = {
 }  # fmt: skip
 
 
-def capabilities() -> dict[str, Capability]:
-    """Everything that `require` may name, by name."""
-    found = [_platform()]
-    if found[0].available:
-        found += _namespace_capabilities()
-        found += _limit_capabilities()
-    return {capability.name: capability for capability in found}
+class Capabilities(Mapping[str, Capability]):
+    """Everything that `require` may name, by name; each is tried when it is first asked for, and then known.
+
+    A namespace costs a fork of its own to try (2 ms; all of them, and the identity, 15 to 30), and most runs ask for none:
+    the first sandbox tries them all at once.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, Capability] = {}
+
+    def __getitem__(self, name: str) -> Capability:
+        if name not in self._known:
+            if name not in self:
+                raise KeyError(name)
+            self._known[name] = self._try(name)
+        return self._known[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in _names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_names())
+
+    def __len__(self) -> int:
+        return len(_names())
+
+    def _try(self, name: str) -> Capability:
+        if name == "platform":
+            return _platform()
+        if name in _NAMESPACES:
+            return _namespace(name)
+        if name == "identity":
+            return _identity()
+        if name in _ALWAYS:
+            return Capability(name, True, _ALWAYS[name])
+        self._known |= _from_cgroups()  # one look at the cgroups answers for them all
+        return self._known[name]
+
+
+def _names() -> tuple[str, ...]:
+    if sys.platform != "linux":
+        return ("platform",)
+    return ("platform", *_NAMESPACES, "identity", *_ALWAYS, *cgroups.NAMES)
+
+
+@functools.cache
+def capabilities() -> Capabilities:
+    """What this machine can do; the same object for as long as this process lives."""
+    return Capabilities()
 
 
 def _platform() -> Capability:
@@ -151,28 +204,32 @@ def _platform() -> Capability:
     return Capability("platform", False, f"{sys.platform} has no namespaces", "run the tests on Linux, or with --no-sandbox")
 
 
-def _namespace_capabilities() -> list[Capability]:
-    found = []
-    user = Clone.NEWUSER if os.geteuid() else Clone(0)
-    for name, flag in _NAMESPACES.items():
-        error = try_in_child(lambda flag=flag: syscalls.unshare(user | flag))  # type: ignore[misc]
-        found.append(Capability(name, error is None, "unshare(2)" if error is None else str(error), "" if error is None else _USERNS_FIX))
+def _namespace(name: str) -> Capability:
+    flags = _NAMESPACES[name] | (Clone.NEWUSER if os.geteuid() else Clone(0))
+    error = try_in_child(lambda: syscalls.unshare(flags))
+    return Capability(name, True, "unshare(2)") if error is None else Capability(name, False, str(error), _USERNS_FIX)
+
+
+_WHO = {
+    Identity.MAPPED: "ids on an unused host range over an id-mapped tree",
+    Identity.SAME: "the root file system cannot be id-mapped: root is the host's root, held by capabilities and masks",
+    Identity.USER: "the user is mapped to himself",
+}
+
+
+def _identity() -> Capability:
     identity = find_identity()
-    why = {
-        Identity.MAPPED: "ids on an unused host range over an id-mapped tree",
-        Identity.SAME: "the root file system cannot be id-mapped: root is the host's root, held by capabilities and masks",
-        Identity.USER: "the user is mapped to himself",
-    }
-    found.append(Capability("identity", True, f"{identity.value}: {why[identity]}"))
-    return found
+    return Capability("identity", True, f"{identity.value}: {_WHO[identity]}")
 
 
-def _limit_capabilities() -> list[Capability]:
-    found = [Capability(name, True, how) for name, how in _ALWAYS.items()]
-    for one in cgroups.capabilities().values():
-        found.append(Capability(one.name, one.available, one.hierarchy if one.available else one.reason, one.fix))
-        if one.name == "pids" and not one.available and os.geteuid() != 0 and _kernel() >= (5, 14):
-            found[-1] = Capability("pids", True, "RLIMIT_NPROC, counted in the sandbox's user namespace")
+def _from_cgroups() -> dict[str, Capability]:
+    found = {}
+    with contextlib.closing(Janitor()) as janitor:
+        for one in cgroups.capabilities(announce=janitor.watch_cgroups).values():
+            reason = one.hierarchy if one.available else one.reason
+            found[one.name] = Capability(one.name, one.available, reason, one.fix)
+    if not found["pids"].available and os.geteuid() != 0 and _kernel() >= (5, 14):
+        found["pids"] = Capability("pids", True, "RLIMIT_NPROC, counted in the sandbox's user namespace")
     return found
 
 
@@ -184,26 +241,27 @@ def _kernel() -> tuple[int, int]:
 _LIMITS = ("memory", "swap", "pids", "cpus", "cpu_time", "timeout", "disk", "inodes", "files", "output")
 
 
-def unenforced(spec: Spec, known: dict[str, Capability]) -> list[Capability]:
+def unenforced(spec: Spec, known: Mapping[str, Capability]) -> list[Capability]:
     """The limits of `spec` that nothing on this machine enforces."""
     missing = []
     for name in _LIMITS:
         capability = known.get(name)
         if getattr(spec.limits, name) is not None and capability is not None and not capability.available:
             missing.append(capability)
-    if spec.scratch is not None and spec.limits.disk is not None:
-        missing.append(Capability("disk", False, "scratch replaces the tmpfs whose size is the limit", "leave scratch out"))
+    for name in ("disk", "inodes") if spec.scratch is not None else ():
+        if getattr(spec.limits, name) is not None:
+            missing.append(Capability(name, False, "scratch replaces the tmpfs whose size is the limit", "leave scratch out"))
     return missing
 
 
-def refuse(spec: Spec, known: dict[str, Capability]) -> None:
+def refuse(spec: Spec, known: Mapping[str, Capability]) -> None:
     """Raise UnavailableError for the first limit that was asked for on purpose and cannot be enforced."""
     for capability in unenforced(spec, known):
         if capability.name in spec.asked:
             raise UnavailableError(f"the limit {capability.name}", capability.reason, capability.fix)
 
 
-def refuse_missing(required: Sequence[str], known: dict[str, Capability]) -> None:
+def refuse_missing(required: Sequence[str], known: Mapping[str, Capability]) -> None:
     """Raise UnavailableError for the first of the named capabilities ("all" is every one) that is not there."""
     for name in sorted(known) if "all" in required else required:
         capability = known.get(name)
@@ -211,3 +269,7 @@ def refuse_missing(required: Sequence[str], known: dict[str, Capability]) -> Non
             raise UnavailableError(name, "there is no capability of that name", f"name one of {', '.join(known)}")
         if not capability.available:
             raise UnavailableError(name, capability.reason, capability.fix)
+
+
+os.register_at_fork(after_in_child=capabilities.cache_clear)
+os.register_at_fork(after_in_child=find_identity.cache_clear)

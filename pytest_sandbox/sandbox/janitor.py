@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 from collections.abc import Sequence
 
+from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.cgroups import remove_run
-from pytest_sandbox.sandbox.child import fork
+from pytest_sandbox.primitives.process import fork
+from pytest_sandbox.sandbox.removal import remove_tree
 
 _LEAVE = "leave"
+#: How long it may take to go when nothing is left to do, in seconds.
+_LEAVE_TIME = 5.0
 
 
 class Janitor:
@@ -34,12 +37,17 @@ class Janitor:
         """Take over `path`, of kind "cgroup" or "directory", should the controller die."""
         os.write(self.fd, f"{kind}\0{path}\n".encode("utf-8", "surrogateescape"))
 
+    def watch_cgroups(self, paths: Sequence[str]) -> None:
+        """Take over a run's cgroups."""
+        for path in paths:
+            self.watch("cgroup", path)
+
     def close(self) -> None:
         """Nothing is left to clean up."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self.fd, f"{_LEAVE}\0\n".encode())
         os.close(self.fd)
-        os.waitpid(self._pid, 0)
+        process.wait_or_kill(self._pid, _LEAVE_TIME)
 
 
 def _main(reading: int) -> None:
@@ -58,12 +66,14 @@ def _main(reading: int) -> None:
 
 def _close_all_but(keep: int) -> None:
     """Let go of the terminal and of everything else: whoever waits for the end of a pipe must not wait for us."""
-    os.closerange(0, keep)
-    os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX") if keep < 65536 else keep + 65536)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) != keep:
+            with contextlib.suppress(OSError):  # the descriptor of listdir itself
+                os.close(int(name))
 
 
 def _clean(cgroups: Sequence[str], directories: Sequence[str]) -> None:
     with contextlib.suppress(Exception):
         remove_run(cgroups)
     for directory in directories:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_tree(directory)

@@ -17,14 +17,18 @@ from pytest_sandbox._linux.flags import Attr, Clone
 from pytest_sandbox.primitives import mounts, process
 from pytest_sandbox.primitives.namespaces import Identity
 from pytest_sandbox.primitives.overlay import TreeKind
-from pytest_sandbox.sandbox.child import Body, Descriptors, Order, describe, fork, make_target, spawn
+from pytest_sandbox.primitives.process import fork
+from pytest_sandbox.sandbox.child import Body, Descriptors, Order, describe
 from pytest_sandbox.sandbox.layout import Layout
+from pytest_sandbox.sandbox.spawn import spawn
+from pytest_sandbox.sandbox.store import make_target
 from pytest_sandbox.sandbox.wire import encode
 
 
 def launch(layout: Layout, order: Order, given: Descriptors, body: Body, close: Sequence[int]) -> int:
     """Fork the launcher; returns its pid. `close` are the controller's own descriptors, which must not outlive it."""
     controller = os.getpid()
+    process.flush()
     pid = fork()
     if pid == 0:
         try:
@@ -40,13 +44,19 @@ def launch(layout: Layout, order: Order, given: Descriptors, body: Body, close: 
 
 
 def _launch(controller: int, layout: Layout, order: Order, given: Descriptors, body: Body) -> NoReturn:
-    process.reset_signals()
+    handlers = process.reset_signals()
     # Ctrl-C reaches the whole group of the terminal; what it means for sandboxes is the controller's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.die_with_parent(controller)
     clones = {} if layout.identity is Identity.USER else _clone_trees(layout)
     init = spawn(
-        layout, order, given, body, inherited=tuple(clones.values()), mapped=lambda pid: _place(layout, clones, pid)
+        layout,
+        order,
+        given,
+        body,
+        inherited=tuple(clones.values()),
+        handlers=handlers,
+        mapped=lambda pid: _place(layout, clones, pid),
     )
     for fd in given.all():
         os.close(fd)

@@ -7,6 +7,8 @@
       store/dev             a /dev that is bound into every sandbox, read-only
       store/hidden/         an unmasked proc and sysfs, covered: without them the kernel lets no child mount its own
       root/                 where the next root is mounted before it is entered
+
+A scope finds the same store below /dev/.sandbox, with its own layer and those around it.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from collections.abc import Sequence
 from pytest_sandbox._linux.flags import Mount
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.primitives import mounts
-from pytest_sandbox.primitives.mounts import MkdirOp, MountOp, Operation, ReadOnlyOp, bind
+from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, Operation, ReadOnlyOp, bind
 from pytest_sandbox.primitives.namespaces import Identity
-from pytest_sandbox.primitives.overlay import Plan, layer_operations, mount_operations
+from pytest_sandbox.primitives.overlay import Plan, layer_operations, mount_operations, own_inodes
 
 INNER_PLACE = "/dev/.sandbox"
 DEEPEST = 16
+_CGROUPS = ("/sys/fs/cgroup",)
 _NO_EXEC = Mount.NOSUID | Mount.NOEXEC | Mount.NODEV
 
 
@@ -78,7 +81,7 @@ class Layout:
         return tuple(f"{self.store}/L{depth}" for depth in reversed(range(self.depth)))
 
 
-def store_operations(layout: Layout) -> list[Operation]:
+def store_operations(layout: Layout, *, shares_network: bool = False) -> list[Operation]:
     """The store's skeleton, in an empty tmpfs at `layout.place`; made once a run by the session's init."""
     store = layout.store
     operations: list[Operation] = [MkdirOp(layout.root), MkdirOp(store)]
@@ -90,7 +93,7 @@ def store_operations(layout: Layout) -> list[Operation]:
         MkdirOp(f"{hidden}/proc"),
         MkdirOp(f"{hidden}/sys"),
         MountOp("proc", f"{hidden}/proc", "proc", _NO_EXEC),
-        MountOp("sysfs", f"{hidden}/sys", "sysfs", _NO_EXEC | Mount.RDONLY),
+        _sysfs(f"{hidden}/sys", shares_network=shares_network),
         MountOp("hidden", hidden, "tmpfs", Mount.RDONLY, "size=4k,mode=0"),
     ]
     return operations
@@ -119,14 +122,17 @@ def _split(operations: Sequence[Operation], root: str) -> tuple[list[Operation],
 
 
 def _target(operation: Operation) -> str:
-    return operation.path if isinstance(operation, MkdirOp) else operation.target
+    return operation.path if isinstance(operation, (MkdirOp, HideOp)) else operation.target
 
 
 def layer_mount(layout: Layout, spec: Spec, name: str) -> Operation:
     """Where this sandbox's writes go: a tmpfs of the disk limit's size, or its own directory below `scratch`."""
     if layout.scratch_path:
         return bind(f"{layout.store}/scratch/{name}", layout.layer)
-    return mounts.tmpfs(layout.layer, size=spec.limits.disk, inodes=spec.limits.inodes)
+    inodes = spec.limits.inodes
+    if inodes is not None:
+        inodes += own_inodes(layout.plan.trees)
+    return mounts.tmpfs(layout.layer, size=spec.limits.disk, inodes=inodes)
 
 
 def root_operations(layout: Layout, spec: Spec, name: str, *, scope: bool, shares_network: bool) -> list[Operation]:
@@ -146,30 +152,41 @@ def root_operations(layout: Layout, spec: Spec, name: str, *, scope: bool, share
     return operations
 
 
+def _sysfs(target: str, *, shares_network: bool) -> MountOp:
+    """A sysfs shows the network namespace of who mounts it, if he owns it; whoever shares one is shown what is there."""
+    if shares_network:
+        return bind("/sys", target, recursive=True)
+    return MountOp("sysfs", target, "sysfs", _NO_EXEC | Mount.RDONLY)
+
+
 def _kernel_file_systems(layout: Layout, root: str, *, shares_network: bool) -> list[Operation]:
     terminals = "newinstance,ptmxmode=0666,mode=0620"
     if layout.identity is not Identity.USER:
         terminals += ",gid=5"  # the group "tty", which a user's namespace has no id for
-    system = (
-        bind("/sys", f"{root}/sys", recursive=True)  # a sysfs shows the network namespace of who mounts it, if he owns it
-        if shares_network and layout.depth
-        else MountOp("sysfs", f"{root}/sys", "sysfs", _NO_EXEC | Mount.RDONLY)
-    )
-    return [
+    operations: list[Operation] = [
         MountOp("devpts", f"{root}/dev/pts", "devpts", Mount.NOSUID | Mount.NOEXEC, terminals),
         MountOp("mqueue", f"{root}/dev/mqueue", "mqueue", _NO_EXEC),
         MountOp("proc", f"{root}/proc", "proc", _NO_EXEC),
-        system,
+        _sysfs(f"{root}/sys", shares_network=shares_network),
     ]
+    if shares_network and layout.depth == 0:  # the machine's own, with all that is mounted in it
+        operations += [ReadOnlyOp(f"{root}/sys", recursive=True), *mounts.masks(root, mounts.existing(_CGROUPS), ())]
+    return operations
 
 
 def _let_through(layout: Layout, spec: Spec, root: str) -> list[Operation]:
     index = {path: number for number, path in enumerate(layout.writable)}
-    operations: list[Operation] = [
-        bind(f"{layout.store}/rw/{index[path]}", root + path) for path in spec.writable if path in index
+    # Recursive: a user's clone has locked mounts below, without which it cannot be bound.
+    return [
+        bind(f"{layout.store}/rw/{index[path]}", root + os.path.realpath(path), recursive=True)
+        for path in spec.writable
+        if path in index
     ]
-    operations += [mounts.hide(root, path, is_dir=os.path.isdir(path)) for path in spec.hide if os.path.lexists(path)]
-    return operations
+
+
+def hide_operations(spec: Spec) -> list[Operation]:
+    """What to cover once the root is entered: only there a path means what the sandbox's own processes mean by it."""
+    return [HideOp(path) for path in sorted(spec.hide)]
 
 
 def _store_for_children(layout: Layout, root: str) -> list[Operation]:
@@ -178,4 +195,3 @@ def _store_for_children(layout: Layout, root: str) -> list[Operation]:
     # A scope's fixtures may write to their own layer as they like, but never to the ones that others stand on.
     operations += [ReadOnlyOp(f"{store}/L{depth}") for depth in range(layout.depth)]
     return operations
-

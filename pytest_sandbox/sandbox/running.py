@@ -10,18 +10,20 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from pytest_sandbox.model.errors import SandboxError
+from pytest_sandbox.model.errors import SandboxError, WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.primitives.cgroups import Cgroup, MemorySnapshot
-from pytest_sandbox.sandbox import wire
 from pytest_sandbox.sandbox.child import Descriptors, Order
+from pytest_sandbox.sandbox.outbox import Outbox
 from pytest_sandbox.sandbox.wire import Decoder, Frame
+from pytest_sandbox.sandbox.words import LastWords
 
 _CHUNK = 1 << 16
 _UCRED = struct.Struct("3i")
+_ANCILLARY = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(4)  # who speaks, and one descriptor
 
 
 class Listener(Protocol):
@@ -39,8 +41,8 @@ class Running:
     """Descriptors, cgroup, clock and last words of one sandbox.
 
     control, wire: the controller's ends. deadline: on the monotonic clock. hold: its time does not run out (a debugger).
-    held: made ready, but not to run yet.
-    problem: why it never started.
+    held: made ready, but not to run yet. problem: why it never started, or what it did that it must not. own_inodes: of
+    its layer, before it wrote. launcher: pid of the process that it was forked from, if that is one of its own.
     """
 
     order: Order
@@ -53,11 +55,13 @@ class Running:
     stacks: int
     shown: int
     cgroup: Cgroup
+    outbox: Outbox
     decoder: Decoder = dataclasses.field(default_factory=Decoder)
     control_decoder: Decoder = dataclasses.field(default_factory=lambda: Decoder(1 << 20))
     pid: int | None = None
     pidfd: int | None = None
     layer: int | None = None
+    own_inodes: int = 0
     started: float = dataclasses.field(default_factory=time.monotonic)
     deadline: float | None = None
     next_look: float | None = None
@@ -66,7 +70,8 @@ class Running:
     held: bool = False
     killed: Ending | None = None
     abandoned: bool = False
-    exit: Frame | None = None
+    last_words: LastWords | None = None
+    launcher: int | None = None
     problem: SandboxError | None = None
     snapshot: MemorySnapshot | None = None
     errno: int = 0
@@ -79,10 +84,18 @@ class Running:
         """Unique in the run."""
         return self.order.name
 
-    def send(self, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:
-        """Say something to main; a sandbox that is dying does not listen, which its end will tell."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            wire.send(self.wire, frame, descriptors)
+    def send(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
+        """Say something to main; one that is dying does not listen, which its end will tell, and one that never does dies."""
+        try:
+            self.outbox.put(frame, descriptors)
+        except WireError as error:
+            self.problem = self.problem or error
+            self.kill(None)
+
+    def descriptors(self) -> set[int]:
+        """Those that the controller has of it."""
+        own = {self.control.fileno(), self.wire.fileno(), self.stdout, self.stderr, self.stacks, self.shown}
+        return own | {fd for fd in (self.pidfd, self.layer) if fd is not None}
 
     def ask_for_stacks(self) -> None:
         """Let init make main print its stacks."""
@@ -94,6 +107,7 @@ class Running:
         self.killed = self.killed or why
         self.abandoned = True
         if self.pidfd is not None:
+            self.snapshot = self.snapshot or self.cgroup.snapshot()
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
@@ -101,9 +115,11 @@ class Running:
         """Bytes that its own stdout and stderr hold now."""
         return sum(os.fstat(fd).st_size for fd in (self.stdout, self.stderr, self.shown))
 
-    def frames(self) -> Iterator[Frame]:
-        """What main has said and nobody has read yet."""
-        while True:
+    def frames(self, chunks: int | None = None) -> Iterator[Frame]:
+        """What main has said and nobody has read yet; of at most so many chunks, lest one that floods us stops all others."""
+        read = 0
+        while chunks is None or read < chunks:
+            read += 1
             try:
                 data = self.wire.recv(_CHUNK)
             except (BlockingIOError, ConnectionResetError):
@@ -115,7 +131,7 @@ class Running:
     def words_of_init(self) -> tuple[list[Frame], int | None, list[int], bool]:
         """Frames of init, its pid as the kernel vouches for it, descriptors it sent, and whether it is gone."""
         try:
-            data, ancillary, _, _ = self.control.recvmsg(_CHUNK, socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(4))
+            data, ancillary, _, _ = self.control.recvmsg(_CHUNK, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return [], None, [], False
         except ConnectionResetError:
@@ -142,9 +158,11 @@ class Running:
         """Close the controller's descriptors."""
         self.control.close()
         self.wire.close()
+        self.outbox.close()
         for fd in (self.stdout, self.stderr, self.stacks, self.shown, self.pidfd, self.layer):
             if fd is not None:
                 os.close(fd)
+        self.pidfd = self.layer = None
 
 
 def _read(fd: int, limit: int | None) -> bytes:
@@ -168,4 +186,4 @@ def prepare(owner: tuple[int, int] | None, tasks: tuple[int, ...]) -> tuple[Desc
     if owner is not None:
         for fd in files:
             os.fchown(fd, *owner)
-    return Descriptors(control_inside.detach(), talk_inside.detach(), *files, tasks), control, talk
+    return Descriptors.of((control_inside.detach(), talk_inside.detach(), *files, *tasks)), control, talk

@@ -31,7 +31,9 @@ class Sandbox:
         self.spec = spec or Spec()
         host.refuse(self.spec, host.capabilities())
 
-    def run(self, argv: Sequence[str | os.PathLike[str]], *, cwd: str | None = None, env: Mapping[str, str] | None = None) -> Result:
+    def run(
+        self, argv: Sequence[str | os.PathLike[str]], *, cwd: str | None = None, env: Mapping[str, str] | None = None
+    ) -> Result:
         """Run a program to its end; a limit that is hit is told by the result, not by an exception."""
         return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env))[0]
 
@@ -46,9 +48,9 @@ class Sandbox:
         scratch = self.spec.scratch and os.path.join(self.spec.scratch, f"pytest-sandbox-{name}")
         layout = host.make_layout(host.find_identity(), self.spec.writable, scratch)
         with Supervisor(name, layout) as supervisor:
-            running = supervisor.start_root(self.spec, body, listener)
+            running = supervisor.start_root(self.spec, body, listener, scope=False)
             supervisor.run_while(lambda: not running.ended)
-        if running.exit is None and running.problem is not None:
+        if running.last_words is None and running.problem is not None:
             raise running.problem
         if listener.outcome is None:
             raise SandboxError("the sandbox ended without an outcome")

@@ -11,33 +11,35 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import shutil
+import signal
 import socket
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
-from pytest_sandbox.model.outcome import Change, Ending, Leak, Outcome, Usage
+from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, UnavailableError, WireError
+from pytest_sandbox.model.outcome import Change, Usage
 from pytest_sandbox.model.spec import Spec
-from pytest_sandbox.primitives.cgroups import CgroupRun, CgroupUsage, MemorySnapshot, oom_victim
+from pytest_sandbox.primitives import process
+from pytest_sandbox.primitives.cgroups import CgroupRun
 from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity
-from pytest_sandbox.sandbox import host, upper
+from pytest_sandbox.sandbox import clock, host, upper
+from pytest_sandbox.sandbox.accounts import changes_of, fill_of, outcome_of, usage_of
 from pytest_sandbox.sandbox.child import Body, Descriptors, Order
 from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.launcher import launch
 from pytest_sandbox.sandbox.layout import Layout
+from pytest_sandbox.sandbox.outbox import Outbox
+from pytest_sandbox.sandbox.removal import remove_tree
 from pytest_sandbox.sandbox.running import Listener, Running, prepare
-from pytest_sandbox.sandbox.verdict import Facts, judge
 from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.words import LastWords, refusal
 
-#: How often a long test's output is looked at, in seconds; a file has no event for its size.
-LOOK = 0.1
-#: How long a process that ran out of time has to print its stacks, in seconds.
-STACKS_TIME = 0.25
-#: How long a killed sandbox may take to be gone before the run gives up waiting, in seconds.
-GONE_TIME = 30.0
+#: How long a killed sandbox or a launcher may take to be gone before the run gives up waiting, in seconds.
+GONE_TIME = 10.0
+#: How much one sandbox may say before the others have their turn, in pieces of 64 KiB.
+_TURN = 16
 
 
 class Supervisor:
@@ -46,22 +48,22 @@ class Supervisor:
     def __init__(self, name: str, layout: Layout) -> None:
         self._layout = layout
         self._name = name
-        self._selector = selectors.DefaultSelector()
         self._running: dict[str, Running] = {}
         self._count = 0
         self._launchers: list[int] = []
-        self._known: dict[str, host.Capability] | None = None
         with contextlib.ExitStack() as undo:
+            for fd in _fill_standard_descriptors():
+                undo.callback(os.close, fd)
+            self._selector = selectors.DefaultSelector()
+            undo.callback(self._selector.close)
             self._janitor = Janitor()
             undo.callback(self._janitor.close)
             if layout.scratch_path:
-                os.mkdir(layout.scratch_path, 0o700)
                 self._janitor.watch("directory", layout.scratch_path)
-                undo.callback(shutil.rmtree, layout.scratch_path, ignore_errors=True)
-            self._cgroups = CgroupRun.open(name)
+                _make_scratch(layout.scratch_path)
+                undo.callback(_remove, layout.scratch_path)
+            self._cgroups = CgroupRun.open(name, announce=self._janitor.watch_cgroups)
             undo.callback(self._cgroups.close)
-            for path in self._cgroups.paths:
-                self._janitor.watch("cgroup", path)
             self._undo = undo.pop_all()
 
     def __enter__(self) -> Supervisor:
@@ -72,14 +74,28 @@ class Supervisor:
 
     # -- starting -----------------------------------------------------------------------------------------------------
 
-    def start_root(self, spec: Spec, body: Body, listener: Listener) -> Running:
-        """Fork the outermost sandbox out of the calling process; `body` runs inside as its main process."""
-        running, given = self._prepare(spec, listener, None, scope=True)
-        own = [self._selector.fileno() if hasattr(self._selector, "fileno") else -1, self._janitor.fd]
-        own += [running.control.fileno(), running.wire.fileno()]
-        self._launchers.append(launch(self._layout, running.order, given, body, [fd for fd in own if fd >= 0]))
+    def start_root(self, spec: Spec, body: Body, listener: Listener, *, scope: bool = True) -> Running:
+        """Fork an outermost sandbox out of the calling process; `body` runs inside as its main process."""
+        running, given = self._prepare(spec, listener, None, scope=scope)
+        self._reap_launchers()
+        running.launcher = launch(self._layout, running.order, given, body, self._own_descriptors(given))
+        self._launchers.append(running.launcher)
         _close_inner(given)
         return running
+
+    def _own_descriptors(self, given: Descriptors) -> list[int]:
+        """What belongs to the controller alone: nobody inside may hold it open, or see another sandbox's."""
+        own = {self._selector.fileno() if isinstance(self._selector, selectors.EpollSelector) else -1, self._janitor.fd}
+        for running in self._running.values():
+            own |= running.descriptors()
+        return sorted(own - {-1, *given.all()})
+
+    def _reap_launchers(self) -> None:
+        for pid in tuple(self._launchers):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                    continue
+            self._launchers.remove(pid)
 
     def start(
         self, parent: Running, spec: Spec, listener: Listener, *, scope: bool = False, held: bool = False, **extra: object
@@ -105,7 +121,7 @@ class Supervisor:
         order = Order(name, spec, scope, count_pids)
         # The files are shared, not copied: what the sandbox wrote is there when it is dead.
         running = Running(
-            order, listener, parent, control, talk, given.stdout, given.stderr, given.stacks, given.shown, cgroup
+            order, listener, parent, control, talk, given.stdout, given.stderr, given.stacks, given.shown, cgroup, Outbox(talk)
         )
         self._running[name] = running
         self._selector.register(control, selectors.EVENT_READ, (self._on_control, running))
@@ -127,72 +143,56 @@ class Supervisor:
 
     def step(self, timeout: float | None = None) -> None:
         """Wait for the next event or due time, and serve it."""
-        due = self._next_due()
+        due = clock.next_due(self._running.values())
         if due is not None:
             wait = max(0.0, due - time.monotonic())
             timeout = wait if timeout is None else min(timeout, wait)
+        self._listen_for_room()
         for key, _ in self._selector.select(timeout):
             handler, running = key.data
             if not running.ended:
                 handler(running)
-        self._check_times()
-
-    def _next_due(self) -> float | None:
-        due = [
-            moment
-            for running in self._running.values()
-            if not running.hold
-            for moment in (running.deadline, running.next_look, running.kill_at)
-            if moment is not None
-        ]
-        return min(due, default=None)
-
-    def _check_times(self) -> None:
         now = time.monotonic()
         for running in tuple(self._running.values()):
-            if running.hold or running.abandoned:
-                continue
-            if running.kill_at is not None and now >= running.kill_at:
-                running.kill(Ending.TIMED_OUT)
-            elif running.kill_at is None and running.deadline is not None and now >= running.deadline:
-                running.killed = Ending.TIMED_OUT
-                running.ask_for_stacks()
-                running.kill_at = now + STACKS_TIME
-            if running.next_look is not None and now >= running.next_look:
-                self._look(running, now)
+            clock.check(running, now)
 
-    def _look(self, running: Running, now: float) -> None:
-        """What no event tells: the size of the output, and CPU time."""
-        limits = running.order.spec.limits
-        running.next_look = now + LOOK
-        if limits.output is not None and running.output() > limits.output:
-            running.kill(Ending.TOO_MUCH_OUTPUT)
-        if limits.cpu_time is not None:
-            used = running.cgroup.cpu_seconds()
-            if used is not None and used >= limits.cpu_time:
-                running.kill(Ending.CPU_TIME)
+    def _listen_for_room(self) -> None:
+        """Be woken too when a sandbox for which frames wait can take more of them."""
+        for running in self._running.values():
+            key = self._selector.get_map().get(running.wire)
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if running.outbox.waiting else 0)
+            if key is not None and key.events != events:
+                self._selector.modify(running.wire, events, key.data)
 
-    def _on_control(self, running: Running) -> None:
+    def _on_control(self, running: Running) -> bool:
+        """Hear what init says; whether there may be more."""
+        descriptors: list[int] = []
         try:
             frames, pid, descriptors, gone = running.words_of_init()
+            for frame in frames:
+                self._word(running, frame, pid, descriptors)
         except WireError as error:
             self._lies(running, error)
-            return
-        for frame in frames:
-            if frame["op"] == "hello" and pid is not None and running.pid is None:
-                self._hello(running, pid)
-            elif frame["op"] == "ready" and descriptors and running.layer is None:
-                running.layer = descriptors.pop()
-            elif frame["op"] == "exit":
-                running.exit = frame
-            elif frame["op"] == "failed":
-                running.problem = SetupError(str(frame.get("step")), str(frame.get("object", "")), int(frame.get("errno") or 0))
-        for fd in descriptors:
-            os.close(fd)
+            return False
+        finally:
+            for fd in descriptors:
+                os.close(fd)
         if gone:
             self._selector.unregister(running.control)
             if running.pidfd is None:
                 self._finish(running)
+        return bool(frames) and not gone
+
+    def _word(self, running: Running, frame: Frame, pid: int | None, descriptors: list[int]) -> None:
+        if frame["op"] == "hello" and pid is not None and running.pid is None:
+            self._hello(running, pid)
+        elif frame["op"] == "ready" and descriptors and running.layer is None:
+            running.layer = descriptors.pop()
+            running.own_inodes = upper.used_inodes(running.layer)
+        elif frame["op"] == "exit":
+            running.last_words = LastWords.from_frame(frame)
+        elif frame["op"] == "failed":
+            running.problem = refusal(frame)
 
     def _hello(self, running: Running, pid: int) -> None:
         running.pid = pid
@@ -216,43 +216,43 @@ class Supervisor:
             self._go(running)
 
     def _go(self, running: Running) -> None:
-        limits = running.order.spec.limits
-        running.started = now = time.monotonic()
-        if running.deadline is None and limits.timeout is not None:
-            running.deadline = now + limits.timeout
-        if limits.output is not None or limits.cpu_time is not None:
-            running.next_look = now + LOOK
+        clock.start(running)
         with contextlib.suppress(OSError):  # it died while it waited, which its pidfd will tell
             running.control.send(b"g")
 
     def _on_wire(self, running: Running) -> None:
+        running.outbox.flush()
         try:
-            for frame in running.frames():
+            for frame in running.frames(_TURN):
                 self._frame(running, frame)
         except WireError as error:
             self._lies(running, error)
-        if _is_at_end(running):
-            self._selector.unregister(running.wire)
+        if not running.ended and _is_at_end(running):
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(running.wire)
 
     def _frame(self, running: Running, frame: Frame) -> None:
         if frame["op"] == "refused":
             child = self._running.get(str(frame.get("name")))
-            if child is not None and child.parent is running:
-                child.problem = SetupError(str(frame.get("step")), str(frame.get("object", "")), int(frame.get("errno") or 0))
-                self._finish(child)
-        elif frame["op"] == "done":
+            if child is None or child.parent is not running or child.pid is not None:
+                raise WireError("it refuses what was not asked of it")
+            child.problem = refusal(frame)
+            self._finish(child)
+            return
+        if frame["op"] == "done":
             running.snapshot = running.cgroup.snapshot()
-            running.next_look = None
             running.send({"op": "bye"})
-            running.listener.on_frame(running, frame)
-        else:
-            running.listener.on_frame(running, frame)
+        elif frame["op"] == "raised":
+            running.failed, running.errno = True, refusal(frame).errno
+        running.listener.on_frame(running, frame)
 
     def _lies(self, running: Running, error: WireError) -> None:
-        running.problem = error
+        running.problem = running.problem or error
         running.kill(None)
         with contextlib.suppress(KeyError):
             self._selector.unregister(running.wire)
+        if running.pidfd is None and not running.ended:  # whoever was to make it lies in its stead
+            self._finish(running)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -261,19 +261,20 @@ class Supervisor:
         with contextlib.suppress(WireError):
             for frame in running.frames():
                 self._frame(running, frame)
-        if running.exit is None and running.control.fileno() in self._selector.get_map():
-            self._on_control(running)  # its last words may still be unread
-            if running.ended:
-                return
+        while running.last_words is None and running.control in self._selector.get_map() and self._on_control(running):
+            continue  # its last words may still be unread
+        if running.ended:
+            return
         running.ended = True
         if running.pid is None and running.problem is None and running.parent is not None and running.parent.ended:
-            running.problem = SandboxError(f"never started: the sandbox around it had ended ({running.parent.problem or 'killed'})")
+            why = running.parent.problem or "killed"
+            running.problem = SandboxError(f"never started: the sandbox around it had ended ({why})")
         del self._running[running.name]
         for fd in (running.control, running.wire, running.pidfd):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(fd)  # type: ignore[arg-type]
         try:
-            outcome = self._outcome(running)
+            outcome = outcome_of(running, self._layout, self._layers_below(running))
             running.listener.on_end(running, outcome)
         finally:
             running.cgroup.remove()
@@ -286,66 +287,29 @@ class Supervisor:
 
     def _remove_scratch(self, running: Running) -> None:
         if self._layout.scratch_path:
-            shutil.rmtree(os.path.join(self._layout.scratch_path, running.name), onerror=_warn_of)
-
-    def _outcome(self, running: Running) -> Outcome:
-        words = running.exit or {}
-        counted = running.cgroup.read()
-        fill = self._fill(running)
-        status = words.get("status")
-        usage = _usage(running, counted, fill, words)
-        limits = running.order.spec.limits
-        facts = Facts(
-            limits=limits,
-            usage=usage,
-            status=os.waitstatus_to_exitcode(status) if isinstance(status, int) else None,
-            killed=running.killed,
-            processes_refused=counted.pids_max_events or 0,
-            layer_full=fill.share if fill and not self._layout.scratch_path else 0.0,
-            errno=running.errno,
-            output=running.output(),
-            victim=oom_victim(running.cgroup.log_name, running.started) if usage.oom_kills else None,
-            failed=running.failed or bool(status),
-            reported=running.reported,
-        )
-        ending, sentence = judge(facts)
-        stdout, stderr, stacks = running.read_output()
-        changes, cut = self.changes(running)
-        return Outcome(
-            ending,
-            facts.status,
-            usage,
-            str(running.problem) if running.problem else sentence,
-            stdout,
-            stderr,
-            stacks,
-            tuple(Leak(int(pid), str(line)) for pid, line in words.get("leaks", ())),
-            changes,
-            cut,
-        )
-
-    def _fill(self, running: Running) -> upper.Fill | None:
-        if running.layer is None:
-            return None
-        return upper.fill(running.layer, len(self._layout.plan.trees))
+            _remove(os.path.join(self._layout.scratch_path, running.name))
 
     def changes(self, running: Running) -> tuple[tuple[Change, ...], bool]:
         """What a sandbox wrote so far, and whether that is cut."""
-        fill = self._fill(running)
-        if running.layer is None or (fill is not None and not self._layout.scratch_path and fill.inodes == 0):
-            return (), False
-        return upper.changes(running.layer, self._layout.plan.trees)
+        return changes_of(running, self._layout, self._layers_below(running))
+
+    def _layers_below(self, running: Running) -> tuple[int, ...]:
+        """The layers of the sandboxes around it, nearest first."""
+        found, outer = list[int](), running.parent
+        while outer is not None:
+            if outer.layer is not None:
+                found.append(outer.layer)
+            outer = outer.parent
+        return tuple(found)
 
     def usage(self, running: Running) -> Usage:
         """What a sandbox used so far."""
         running.snapshot = running.cgroup.snapshot()
-        return _usage(running, running.cgroup.read(), self._fill(running), {})
+        return usage_of(running, running.cgroup.read(), fill_of(running, self._layout))
 
     def refuse(self, spec: Spec) -> None:
         """Raise UnavailableError for a limit of `spec` that was asked for and that this machine cannot enforce."""
-        if self._known is None:
-            self._known = host.capabilities()
-        host.refuse(spec, self._known)
+        host.refuse(spec, host.capabilities())
 
     def copy_out(self, running: Running, below: str, target: str) -> int:
         """Copy what a sandbox that is ending wrote below `below` to the machine's directory `target`."""
@@ -364,20 +328,47 @@ class Supervisor:
         for running in tuple(self._running.values()):
             running.abandoned = True
             running.kill(None)
+            if running.pidfd is None and running.launcher is not None:
+                os.kill(running.launcher, signal.SIGKILL)  # not reaped yet, so the pid is still its own
         limit = time.monotonic() + GONE_TIME
-        while self._running and time.monotonic() < limit:
-            self.step(limit - time.monotonic())
+        while self._running and (left := limit - time.monotonic()) > 0:
+            self.step(left)
 
     def close(self) -> None:
-        """Kill what still runs and remove everything that the run made."""
+        """Kill what still runs and remove everything that the run made; waits for nothing longer than GONE_TIME."""
         try:
             self.kill_all()
             for pid in self._launchers:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, 0)
-            self._selector.close()
+                process.wait_or_kill(pid, GONE_TIME)
+            for running in tuple(self._running.values()):
+                warnings.warn(TeardownWarning(f"{running.name}, pid {running.pid}, cannot be killed"), stacklevel=2)
+                running.close()
         finally:
             self._undo.close()
+
+
+def _fill_standard_descriptors() -> list[int]:
+    """Put /dev/null where the caller has no stdin, stdout or stderr: no other descriptor may get such a number."""
+    filled = []
+    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        filled.append(fd)
+    os.close(fd)
+    return filled
+
+
+def _make_scratch(path: str) -> None:
+    """Make the run's own directory below `scratch`, and try whether layers can lie there."""
+    fix = "name a directory that you may write, on a file system with room and user attributes (ext4, xfs, btrfs)"
+    try:
+        os.mkdir(path, 0o700)
+        probe = os.path.join(path, "probe")
+        with open(probe, "xb") as file:
+            file.write(bytes(1 << 16))
+        os.setxattr(probe, "user.overlay.probe", b"1")
+        os.unlink(probe)
+    except OSError as error:
+        remove_tree(path)
+        raise UnavailableError("scratch", f"{os.path.dirname(path)}: {error.strerror}", fix) from error
 
 
 def _close_inner(given: Descriptors) -> None:
@@ -396,43 +387,7 @@ def _is_at_end(running: Running) -> bool:
         return True
 
 
-def _warn_of(_: object, path: str, error: object) -> None:
-    warnings.warn(TeardownWarning(f"could not remove {path}: {error}; remove it by hand"), stacklevel=2)
-
-
-def _usage(running: Running, counted: CgroupUsage, fill: upper.Fill | None, words: Frame) -> Usage:
-    missing = dict(counted.missing)
-    snapshot = running.snapshot or MemorySnapshot(None, None, "its main process was gone before it could be read")
-    cpu, blocks, network = counted.cpu, words.get("blocks"), words.get("network")
-    if cpu is None and isinstance(words.get("cpu"), float):
-        cpu = float(words["cpu"])  # of all that init has reaped: all but what leaked
-        missing.pop("cpu", None)
-    read, written = counted.bytes_read, counted.bytes_written
-    if read is None and isinstance(blocks, list):
-        read, written = int(blocks[0]) * 512, int(blocks[1]) * 512
-        missing.pop("bytes_read", None)
-        missing.pop("bytes_written", None)
-    if running.order.spec.network.value == "host" or not isinstance(network, list):
-        network = [None, None]
-        missing |= dict.fromkeys(("network_received", "network_sent"), "it had no network of its own, or died before it was read")
-    if snapshot.missing:
-        missing |= dict.fromkeys(("memory_anon", "memory_file"), snapshot.missing)
-    if fill is None:
-        missing |= dict.fromkeys(("overlay_bytes", "overlay_inodes"), "it ended before its layer was there")
-    return Usage(
-        wall=time.monotonic() - running.started,
-        cpu=cpu,
-        memory_peak=counted.memory_peak,
-        memory_anon=snapshot.anon,
-        memory_file=snapshot.file,
-        oom_kills=counted.oom_kills,
-        pids_peak=counted.pids_peak,
-        bytes_read=read,
-        bytes_written=written,
-        overlay_bytes=fill.bytes if fill else None,
-        overlay_inodes=fill.inodes if fill else None,
-        network_received=network[0],
-        network_sent=network[1],
-        throttled=counted.throttled,
-        missing=missing,
-    )
+def _remove(path: str) -> None:
+    problem = remove_tree(path)
+    if problem:
+        warnings.warn(TeardownWarning(f"could not remove {problem}; remove it by hand"), stacklevel=2)

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from pytest_sandbox.model.outcome import Change, ChangeKind
-from pytest_sandbox.primitives.overlay import Tree, TreeKind, own_inodes
+from pytest_sandbox.primitives.overlay import Tree, TreeKind
 
 MOST_CHANGES = 1000
 #: Directories below this depth are not looked into (an open descriptor a level): the changes are then cut.
@@ -32,11 +32,17 @@ class Fill:
     share: float
 
 
-def fill(layer: int, trees: Sequence[Tree]) -> Fill:
-    """What is in the file system of a layer of its own (fstatvfs(3)), less what is there from the start."""
+def used_inodes(layer: int) -> int:
+    """Files and directories in the file system of a layer; attributes of files count too (tmpfs(5), nr_inodes)."""
+    status = os.fstatvfs(layer)
+    return status.f_files - status.f_ffree
+
+
+def fill(layer: int, own: int) -> Fill:
+    """What is in the file system of a layer of its own (fstatvfs(3)), less the `own` inodes that it began with."""
     status = os.fstatvfs(layer)
     used = (status.f_blocks - status.f_bfree) * status.f_frsize
-    inodes = max(0, status.f_files - status.f_ffree - own_inodes(trees))
+    inodes = max(0, used_inodes(layer) - own)
     shares = [1 - status.f_bavail / status.f_blocks if status.f_blocks else 0.0]
     shares.append(1 - status.f_favail / status.f_files if status.f_files else 0.0)
     return Fill(used, inodes, max(shares))

@@ -11,9 +11,9 @@ from typing import Any
 _TAG = "$"
 
 
-def pack(value: object) -> Any:
+def pack(value: object) -> Any:  # noqa: ANN401  # what JSON takes
     """A form that JSON keeps; TypeError names a value that is not plain data."""
-    if value is None or isinstance(value, (bool, int, float, str)) and type(value) in (bool, int, float, str):
+    if value is None or type(value) in (bool, int, float, str):
         return value
     if type(value) is list:
         return [pack(part) for part in value]
@@ -32,7 +32,7 @@ def pack(value: object) -> Any:
 _MAKERS: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
 
-def unpack(form: Any) -> Any:
+def unpack(form: object) -> Any:  # noqa: ANN401  # what was packed
     """The value of a form that `pack` made; ValueError for any other."""
     if isinstance(form, list):
         return [unpack(part) for part in form]
@@ -43,7 +43,7 @@ def unpack(form: Any) -> Any:
         if kind == "dict":
             return {unpack(key): unpack(part) for key, part in content}  # type: ignore[union-attr]
         if kind == "bytes":
-            return base64.b64decode(str(content))
+            return base64.b64decode(str(content), validate=True)
         return _MAKERS[str(kind)](unpack(part) for part in content)  # type: ignore[union-attr]
     except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"not a packed value: {form!r}") from error
+        raise ValueError(f"not a packed value: {str(kind)[:50]!r}: {type(error).__name__}") from None

@@ -47,6 +47,8 @@ def judge(facts: Facts) -> tuple[Ending, str]:
         found = rule(facts)
         if found is not None:
             return found
+    if facts.status is None:
+        return Ending.NO_REPORT, "ended without a report: its main process never came to an end of its own"
     if not facts.reported:
         return Ending.NO_REPORT, f"ended without a report: its main process left with exit status {facts.status}"
     return Ending.EXITED, f"exited with status {facts.status}"
@@ -57,9 +59,9 @@ def _by_controller(facts: Facts) -> tuple[Ending, str] | None:
     if facts.killed is Ending.TIMED_OUT:
         return facts.killed, f"timed out: killed after {format_seconds(usage.wall)}, limit {_seconds(limits.timeout)}"
     if facts.killed is Ending.CPU_TIME:
-        return facts.killed, f"cpu time: killed after {_seconds(usage.cpu)} of CPU, limit {_seconds(limits.cpu_time)}"
+        return facts.killed, f"cpu time: ended after {_seconds(usage.cpu)} of CPU, limit {_seconds(limits.cpu_time)}"
     if facts.killed is Ending.TOO_MUCH_OUTPUT:
-        return facts.killed, f"too much output: killed at {format_size(facts.output)}, limit {_size(limits.output)}"
+        return facts.killed, f"too much output: ended at {format_size(facts.output)}, limit {_size(limits.output)}"
     return None
 
 
@@ -79,7 +81,8 @@ def _by_status(facts: Facts) -> tuple[Ending, str] | None:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
-    return Ending.SIGNALLED, f"killed by {name}: its main process died of signal {number}"
+    refused = f"; {facts.processes_refused} forks had been refused" if facts.processes_refused else ""
+    return Ending.SIGNALLED, f"killed by {name}: its main process died of signal {number}{refused}"
 
 
 def _by_refusal(facts: Facts) -> tuple[Ending, str] | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import struct
-from collections.abc import Sequence
 from typing import Any
 
 from pytest_sandbox.model.errors import WireError
@@ -21,15 +21,39 @@ _HEADER = struct.Struct("!I")
 #: The longest frame that is read, in bytes: a report with all the output that a test may make.
 LONGEST = 256 << 20
 _MOST_DESCRIPTORS = 16
+#: No bomb fits into so few bytes, nor is one so flat.
+_SMALL, _DEEPEST = 1 << 20, 200
+_MOST_STRUCTURE = 16 << 20
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BRACKET = re.compile(rb"[][{}]")
 
 
 def encode(frame: Frame) -> bytes:
     """The bytes of a frame; what JSON has no form for is sent as its repr."""
-    body = json.dumps(frame, default=repr).encode("utf-8", "surrogatepass")
+    body = json.dumps(frame, default=repr, ensure_ascii=False).encode("utf-8", "surrogatepass")
     return _HEADER.pack(len(body)) + body
 
 
+def _check_structure(body: bytes) -> None:
+    """Refuse a frame that would be many times as large in memory, or deeper than Python can walk: a bomb.
+
+    Text costs memory as it is long; brackets, commas and short strings cost up to 30 times as much.
+    """
+    if len(body) <= _SMALL and body.count(b"[") + body.count(b"{") <= _DEEPEST:
+        return
+    bare = _STRING.sub(b'""', body)
+    if len(bare) > _MOST_STRUCTURE:
+        raise WireError(f"a frame of {len(body)} bytes has {len(bare)} that are no text")
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(bare):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > _DEEPEST:
+        raise WireError(f"a frame is {deepest} levels deep")
+
+
 def _decode(body: bytes) -> Frame:
+    _check_structure(body)
     try:
         frame = json.loads(body.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
@@ -104,14 +128,3 @@ class Channel:
         for fd in descriptors:
             os.set_inheritable(fd, False)
         return bytes(data), descriptors
-
-
-def send(sock: socket.socket, frame: Frame, descriptors: Sequence[int] = ()) -> None:
-    """Send a frame to a sandbox, whole, with descriptors on its first byte; the socket may be non-blocking."""
-    data = memoryview(encode(frame))
-    sent = socket.send_fds(sock, [data], list(descriptors)) if descriptors else sock.send(data)
-    if sent < len(data):
-        blocking = sock.getblocking()
-        sock.setblocking(True)
-        sock.sendall(data[sent:])
-        sock.setblocking(blocking)

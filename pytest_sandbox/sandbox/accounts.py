@@ -1,0 +1,132 @@
+"""The account of one sandbox: usage, changes, and the whole outcome, from what the kernel counted. Imports `upper`, `verdict`.
+
+Only init's last words are taken from inside, and of them only what no cgroup has counted.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pytest_sandbox.model.outcome import Change, Ending, Leak, Outcome, Usage
+from pytest_sandbox.primitives.cgroups import CgroupUsage, MemorySnapshot, oom_victim
+from pytest_sandbox.sandbox import upper
+from pytest_sandbox.sandbox.layout import Layout
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.verdict import Facts, judge
+
+_NOT_REACHED = "its main process was gone before it could be read"
+
+
+def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outcome:
+    """Everything that is known of a sandbox that is gone; `below` are the layers under its own."""
+    words = running.last_words
+    counted = running.cgroup.read()
+    fill = fill_of(running, layout)
+    usage = usage_of(running, counted, fill)
+    status = os.waitstatus_to_exitcode(words.status) if words else None
+    facts = Facts(
+        limits=running.order.spec.limits,
+        usage=usage,
+        status=status,
+        killed=running.killed or _overrun(running, usage),
+        processes_refused=counted.pids_max_events or 0,
+        layer_full=fill.share if fill else 0.0,
+        errno=running.errno,
+        output=running.output(),
+        victim=oom_victim(running.cgroup.log_name, running.started) if usage.oom_kills else None,
+        failed=running.failed or bool(status),
+        reported=running.reported,
+    )
+    ending, sentence = judge(facts)
+    stdout, stderr, stacks = running.read_output()
+    changes, cut = changes_of(running, layout, below)
+    return Outcome(
+        ending,
+        status,
+        usage,
+        str(running.problem) if running.problem else sentence,
+        stdout,
+        stderr,
+        stacks,
+        tuple(Leak(pid, line) for pid, line in words.leaks) if words else (),
+        changes,
+        cut,
+    )
+
+
+def _overrun(running: Running, usage: Usage) -> Ending | None:
+    """A limit that was passed between two looks of the controller, by what then ended by itself."""
+    limits = running.order.spec.limits
+    if limits.output is not None and running.output() > limits.output:
+        return Ending.TOO_MUCH_OUTPUT
+    if limits.cpu_time is not None and usage.cpu is not None and usage.cpu > limits.cpu_time:
+        return Ending.CPU_TIME
+    return None
+
+
+def fill_of(running: Running, layout: Layout) -> upper.Fill | None:
+    """How much it wrote; None before it has a layer."""
+    if running.layer is None:
+        return None
+    if layout.scratch_path:
+        return upper.fill_by_walking(running.layer, layout.plan.trees)
+    return upper.fill(running.layer, running.own_inodes)
+
+
+def changes_of(running: Running, layout: Layout, below: tuple[int, ...]) -> tuple[tuple[Change, ...], bool]:
+    """What it wrote, and whether that is cut."""
+    if running.layer is None:
+        return (), False
+    fill = None if layout.scratch_path else upper.fill(running.layer, running.own_inodes)
+    if fill is not None and fill.inodes == 0:
+        return (), False
+    return upper.changes(running.layer, layout.plan.trees, below)
+
+
+def usage_of(running: Running, counted: CgroupUsage, fill: upper.Fill | None) -> Usage:
+    """What it used; of what nobody counted, why."""
+    missing = dict(counted.missing)
+    snapshot = running.snapshot or MemorySnapshot(None, None, _NOT_REACHED)
+    words = running.last_words
+    cpu, read, written = counted.cpu, counted.bytes_read, counted.bytes_written
+    if cpu is None and words and words.cpu is not None:
+        cpu = words.cpu  # of all that init has reaped: all but what leaked
+        missing.pop("cpu", None)
+    if read is None and words and words.blocks is not None:
+        read, written = (512 * blocks for blocks in words.blocks)
+        missing.pop("bytes_read", None)
+        missing.pop("bytes_written", None)
+    network = words.network if words else None
+    if network is None:
+        missing |= dict.fromkeys(("network_received", "network_sent"), _no_network(running))
+    if snapshot.missing:
+        missing |= dict.fromkeys(("memory_anon", "memory_file"), snapshot.missing)
+    if fill is None:
+        missing |= dict.fromkeys(("overlay_bytes", "overlay_inodes"), "it ended before its layer was there")
+    return Usage(
+        wall=time.monotonic() - running.started,
+        cpu=cpu,
+        memory_peak=counted.memory_peak,
+        memory_anon=snapshot.anon,
+        memory_file=snapshot.file,
+        oom_kills=counted.oom_kills,
+        pids_peak=counted.pids_peak,
+        bytes_read=read,
+        bytes_written=written,
+        overlay_bytes=fill.bytes if fill else None,
+        overlay_inodes=fill.inodes if fill else None,
+        network_received=network[0] if network else None,
+        network_sent=network[1] if network else None,
+        throttled=counted.throttled,
+        missing=missing,
+    )
+
+
+def _no_network(running: Running) -> str:
+    words = running.last_words
+    if words is None:
+        return "init, which reads it at the end, was killed or still runs"
+    if words.shares_network:
+        return "it had no network of its own, but shared the one around it"
+    return "the kernel did not show its interfaces"

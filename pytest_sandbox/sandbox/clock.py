@@ -1,0 +1,65 @@
+"""What no event tells the controller: that time, CPU time or room for output has run out. Imports `running`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from pytest_sandbox.model.outcome import Ending
+from pytest_sandbox.sandbox.running import Running
+
+#: How often a long test's output and CPU time are looked at, in seconds.
+LOOK = 0.1
+#: How often in the first moments, when a quick writer would fill memory, in seconds.
+FIRST_LOOK = 0.01
+#: How long a process that ran out of time has to print its stacks, in seconds.
+STACKS_TIME = 0.25
+
+
+def start(running: Running) -> None:
+    """Its time begins."""
+    limits = running.order.spec.limits
+    running.started = now = time.monotonic()
+    if running.deadline is None and limits.timeout is not None:
+        running.deadline = now + limits.timeout
+    if limits.output is not None or limits.cpu_time is not None:
+        running.next_look = now + FIRST_LOOK
+
+
+def next_due(everyone: Iterable[Running]) -> float | None:
+    """When `check` is to be called next."""
+    due = [
+        moment
+        for running in everyone
+        if not running.hold and not running.abandoned
+        for moment in (running.deadline if running.kill_at is None else running.kill_at, running.next_look)
+        if moment is not None
+    ]
+    return min(due, default=None)
+
+
+def check(running: Running, now: float) -> None:
+    """Kill it if it has used up a limit; at a timeout its stacks are asked for first."""
+    if running.hold or running.abandoned:
+        return
+    if running.kill_at is not None and now >= running.kill_at:
+        running.kill(Ending.TIMED_OUT)
+    elif running.kill_at is None and running.deadline is not None and now >= running.deadline:
+        running.killed = Ending.TIMED_OUT
+        running.ask_for_stacks()
+        running.kill_at = now + STACKS_TIME
+    if running.next_look is not None and now >= running.next_look:
+        _look(running, now)
+
+
+def _look(running: Running, now: float) -> None:
+    """A file has no event for its size, nor a cgroup one for its CPU time."""
+    limits, age = running.order.spec.limits, now - running.started
+    # A twentieth of its age: a quick writer is caught early, and a long test is not looked at more often than needed.
+    running.next_look = now + min(LOOK, max(FIRST_LOOK, age / 20))
+    if limits.output is not None and running.output() > limits.output:
+        running.kill(Ending.TOO_MUCH_OUTPUT)
+    if limits.cpu_time is not None:
+        used = running.cgroup.cpu_seconds()
+        if used is not None and used >= limits.cpu_time:
+            running.kill(Ending.CPU_TIME)

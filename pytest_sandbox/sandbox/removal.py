@@ -1,0 +1,83 @@
+"""Removing a directory of the machine whose content a sandbox made: deep, without permissions, full of links. Imports nothing.
+
+shutil.rmtree recurses, and so does not get to the bottom of 10,000 levels; nor, for an ordinary user, into mode 000.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def remove_tree(path: str) -> str:
+    """Remove the directory `path` and all in it, following no link; why not, where that is not possible.
+
+    Level by level: what is found in a subdirectory and is a directory itself moves up, so that depth is never a matter
+    of recursion, of open descriptors or of the length of a path.
+    """
+    try:
+        top = os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    try:
+        _empty(top)
+        os.rmdir(path)
+    except OSError as error:
+        return f"{path}: {error.filename or ''}: {error.strerror}"
+    finally:
+        os.close(top)
+    return ""
+
+
+def _empty(top: int) -> None:
+    moved = 0
+    while names := os.listdir(top):
+        for name in names:
+            if not _removed(name, top):
+                moved = _hollow(name, top, moved)
+
+
+def _removed(name: str, directory: int) -> bool:
+    """Remove a file or an empty directory; whether that was possible. OSError for any other obstacle than content."""
+    try:
+        os.unlink(name, dir_fd=directory)
+        return True
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EPERM):
+            raise
+    try:
+        os.rmdir(name, dir_fd=directory)
+        return True
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        return False
+
+
+def _hollow(name: str, top: int, moved: int) -> int:
+    """Empty a subdirectory: its files go, its directories move up under a number; returns how many have moved by now."""
+    os.chmod(name, 0o700, dir_fd=top)
+    directory = os.open(name, _DIRECTORY, dir_fd=top)
+    try:
+        for child in os.listdir(directory):
+            if _removed(child, directory):
+                continue
+            os.chmod(child, 0o700, dir_fd=directory)  # to move a directory is to write its ".."
+            while True:
+                moved += 1
+                with contextlib.suppress(OSError):
+                    os.stat(f"{moved}", dir_fd=top, follow_symlinks=False)
+                    continue
+                break
+            os.rename(child, f"{moved}", src_dir_fd=directory, dst_dir_fd=top)
+    finally:
+        os.close(directory)
+    os.rmdir(name, dir_fd=top)
+    return moved

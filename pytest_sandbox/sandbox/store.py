@@ -1,0 +1,64 @@
+"""The store, made once a run by the session's init: base trees, devices, and room for layers (see `layout`).
+
+Imports `layout` and `primitives`, and no plugin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from pytest_sandbox._linux import syscalls
+from pytest_sandbox._linux.flags import Attr
+from pytest_sandbox.primitives import mounts, overlay
+from pytest_sandbox.primitives.namespaces import Identity
+from pytest_sandbox.sandbox import layout as layouts
+from pytest_sandbox.sandbox.layout import Layout
+
+
+def make_store(layout: Layout, *, shares_network: bool) -> None:
+    """Build it at the layout's place, in the caller's mount namespace. OSError names the call."""
+    clones = _clone_for_user(layout) if layout.identity is Identity.USER else {}
+    source = layout.place.removesuffix("/in")
+    mounts.tmpfs(layout.place).apply()
+    mounts.apply(layouts.store_operations(layout, shares_network=shares_network))
+    layouts.build_devices(f"{layout.store}/dev")
+    if layout.identity is not Identity.USER:
+        for name in ("base", "rw", "scratch"):
+            mounts.bind(f"{source}/{name}", f"{layout.store}/{name}", recursive=True).apply()
+        return
+    os.mkdir(f"{layout.store}/base/0")
+    overlay.build_skeleton(layout.plan, f"{layout.store}/base/0")
+    for target, tree in clones.items():
+        make_target(layout.store + target, tree)
+        syscalls.move_mount(tree, layout.store + target)
+        os.close(tree)
+
+
+def make_target(path: str, tree: int) -> None:
+    """Make at `path` what the tree behind a descriptor can be mounted on: a directory or a file."""
+    if os.path.isdir(f"/proc/self/fd/{tree}"):
+        os.makedirs(path, exist_ok=True)
+    else:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+
+def _clone_for_user(layout: Layout) -> dict[str, int]:
+    """Detached clones, taken before the store covers a directory; recursive, since a user's mounts are locked together."""
+    clones = {}
+    for index, tree in enumerate(layout.plan.trees):
+        if tree.path != "/":
+            clones[f"/base/{index}"] = syscalls.open_tree(tree.path, recursive=True)
+            syscalls.mount_setattr(clones[f"/base/{index}"], Attr.RDONLY, recursive=True)
+    for index, path in enumerate(layout.writable):
+        clones[f"/rw/{index}"] = syscalls.open_tree(path, recursive=True)
+    if layout.scratch_path:
+        clones["/scratch"] = syscalls.open_tree(layout.scratch_path, recursive=True)
+    return clones
+
+
+def copy_files(layout: Layout) -> None:
+    """Files that the machine has mounted one by one (Docker's /etc/hosts) become plain files of the first layer."""
+    for path, content in layout.files:
+        with contextlib.suppress(OSError), open(path, "wb") as file:
+            file.write(content)
