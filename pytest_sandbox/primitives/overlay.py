@@ -142,8 +142,8 @@ class _UserPlanner:
             return
         below = [parent for parent in reversed(_upwards(path)) if len(parent) > len(above)]
         start = next((parent for parent in below if os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK)), None)
-        # What is the user's own, right below a tree's root, can be copied up itself.
-        if start is not None and (start != below[0] or os.stat(start).st_uid != os.getuid()):
+        # What is the user's own (group too), right below a tree's root, can be copied up itself.
+        if start is not None and (start != below[0] or not _is_mapped(start)):
             self.trees.append(self.user_tree(start, ""))
 
     def user_tree(self, path: str, fstype: str) -> Tree:
@@ -154,6 +154,12 @@ class _UserPlanner:
         # The upper is the user's own: were it writable, a user could write where outside he may not.
         mode = tree.mode if os.access(path, os.W_OK) else tree.mode & ~0o222
         return Tree(path, tree.kind, mode)
+
+
+def _is_mapped(path: str) -> bool:
+    """Whether owner and group have an id in the namespace of a user, who is all that is mapped there."""
+    status = os.stat(path)
+    return (status.st_uid, status.st_gid) == (os.getuid(), os.getgid())
 
 
 def _upwards(path: str) -> list[str]:

@@ -92,7 +92,7 @@ def _id_map_root() -> None:
 def make_layout(identity: Identity, writable: Iterable[str] = (), scratch: str | None = None) -> Layout:
     """The layout of a run; `scratch` is the run's own directory, not made yet."""
     entries = proc.visible(proc.mounts())
-    plan = overlay.plan_for_user(entries) if identity is Identity.USER else overlay.plan_for_root(entries)
+    plan = overlay.plan_for_user(entries, _places()) if identity is Identity.USER else overlay.plan_for_root(entries)
     return Layout(
         identity=identity,
         uid=os.getuid(),
@@ -115,6 +115,11 @@ def _cwd() -> str:
         return os.getcwd()
     except FileNotFoundError:  # somebody has removed it
         return "/"
+
+
+def _places() -> list[str]:
+    """Where tests will surely write: here, at home, and among temporary files."""
+    return [os.getcwd(), os.path.expanduser("~"), tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", "/run")]
 
 
 def _place() -> str:
