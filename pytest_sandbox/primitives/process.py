@@ -111,6 +111,19 @@ def renew_descriptors(keep: Collection[int]) -> None:
             _renew(fd, target)
 
 
+def renew_directories(keep: Collection[int]) -> None:
+    """As `renew_descriptors`, of directories only: for who goes from one sandbox into another inside it.
+
+    Through a directory that was opened outside, ".." and openat(2) would lead into the layer of the scope around it. Files
+    stay as they are: to share their offsets is what whoever opened them expects.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        with contextlib.suppress(OSError):  # the descriptor of listdir itself
+            if fd not in keep and stat.S_ISDIR(os.fstat(fd).st_mode):
+                _renew(fd, _target(fd))
+
+
 def _target(fd: int) -> str:
     try:
         return os.readlink(f"/proc/self/fd/{fd}")

@@ -49,6 +49,8 @@ def become_init(start: Start, released: int) -> NoReturn:
     if layout.depth == 0:
         copy_files(layout)
         process.renew_descriptors({0, 1, 2, *given.kept(), *layout.keep_descriptors})
+    else:
+        process.renew_directories(())
     mounts.apply(hide_operations(start.order.spec))
     with contextlib.suppress(OSError):
         os.chdir(layout.cwd)
