@@ -43,14 +43,14 @@ def _int(value: int) -> Any:
 
 def mount(source: str | None, target: str, fstype: str | None = None, flags: int = 0, data: str | None = None) -> None:
     """mount(2)."""
-    arguments = [ffi.new("char[]", _text(value)) if value is not None else ffi.NULL for value in (source, target, fstype, data)]
-    result = _libc.mount(arguments[0], arguments[1], arguments[2], flags, arguments[3])
-    _check(result, f"mount {fstype or 'bind'} {source or ''} on {target} ({data or Mount(flags).name or flags})")
+    result = _libc.mount(_text(source), _text(target), _text(fstype), flags, _text(data))
+    if result < 0:  # not by _check: the text would be made each of a hundred times that nothing goes wrong
+        _check(result, f"mount {fstype or 'bind'} {source or ''} on {target} ({data or Mount(flags).name or flags})")
 
 
 def umount(target: str, flags: int = 0) -> None:
     """umount2(2)."""
-    _check(_libc.umount2(ffi.new("char[]", _text(target)), flags), f"umount2 {target}")
+    _check(_libc.umount2(_text(target), flags), f"umount2 {target}")
 
 
 def unshare(flags: Clone) -> None:
@@ -65,7 +65,8 @@ def setns(fd: int, flags: Clone) -> None:
 
 def prctl(option: Prctl, a: int = 0, b: int = 0) -> int:
     """prctl(2)."""
-    return _check(_libc.prctl(int(option), a, b, 0, 0), f"prctl {option.name} {a}")
+    result: int = _libc.prctl(int(option), a, b, 0, 0)
+    return result if result >= 0 else _check(result, f"prctl {option.name} {a}")
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
@@ -119,16 +120,13 @@ _python.syscall.restype = ctypes.c_long
 def clone3(flags: Clone) -> int:
     """clone3(2) as a fork into new namespaces: 0 in the child, its pid in the parent.
 
-    Only for a process of one thread: nothing takes malloc's locks for the child, as fork(3) would.
+    Only for a process of one thread: nothing takes malloc's locks for the child, as fork(3) would. Nor are Python's hooks of
+    os.fork() run (they would touch, and so copy, half a megabyte): the child must run only code of ours, and foreign code
+    in a child that it makes by os.fork().
     """
     args = _CloneArgs(flags=int(flags), exit_signal=_SIGCHLD)
-    _python.PyOS_BeforeFork()
     pid = int(_python.syscall(ctypes.c_long(_CLONE3), ctypes.byref(args), ctypes.c_size_t(ctypes.sizeof(args))))
     errno = ctypes.get_errno()
-    if pid == 0:
-        _python.PyOS_AfterFork_Child()
-    else:
-        _python.PyOS_AfterFork_Parent()
     if pid < 0:
         raise OSError(errno, os.strerror(errno), f"clone3 {flags!r}")
     return pid
