@@ -87,26 +87,32 @@ def _spawn_from_threads(
 ) -> int:
     """As `spawn`, from a process with threads: fork(3) first, which takes malloc's locks, then unshare(2)."""
     unshared, tell = os.pipe()
+    mapped, end = os.pipe()
     helper = fork()
     if helper == 0:
 
         def helper_main() -> NoReturn:
             os.close(unshared)
+            os.close(end)
             syscalls.unshare(flags)
             process.set_dumpable(True)  # or the parent may not write our uid_map
             os.write(tell, b"x")
             os.close(tell)
             if fork() == 0:
+                os.close(mapped)
                 init()
+            os.read(mapped, 1)  # the files of /proc of a process that has ended belong to the machine's root
             os._exit(0)
 
         _never_return(helper_main, given)
-    os.close(tell)
+    for fd in (tell, mapped):
+        os.close(fd)
     try:
         if os.read(unshared, 1):
             go(helper)
     finally:
         os.close(unshared)
+        os.close(end)
     return helper
 
 
