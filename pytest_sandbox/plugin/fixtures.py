@@ -98,7 +98,9 @@ class SandboxFactory:
         _parse(given)
         return SandboxFactory(self._inside, {**self._given, **given})
 
-    def run(self, argv: Sequence[str | os.PathLike[str]], *, cwd: str | None = None, env: Mapping[str, str] | None = None) -> Result:
+    def run(
+        self, argv: Sequence[str | os.PathLike[str]], *, cwd: str | None = None, env: Mapping[str, str] | None = None
+    ) -> Result:
         """Run a program to its end. Its output, ending and usage are in the result; a limit that is hit is no exception."""
         return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env))[0]
 
@@ -132,7 +134,11 @@ def _parse(given: Mapping[str, Any]) -> Frame:
             raise SpecError(f"sandbox_factory has no argument {name!r}{closest(name, known)} (there are {', '.join(known)})")
         try:
             if name == "hide":
-                others[name] = [os.path.realpath(value)] if isinstance(value, (str, os.PathLike)) else [os.path.realpath(path) for path in value]
+                others[name] = (
+                    [os.path.realpath(value)]
+                    if isinstance(value, (str, os.PathLike))
+                    else [os.path.realpath(path) for path in value]
+                )
             elif name == "network":
                 parsed = BY_NAME[name].parse(value)
                 others[name] = parsed.value if isinstance(parsed, Network) else str(parsed)
@@ -211,4 +217,3 @@ def _at_most(own: Spec, frame: Frame) -> Spec:
     hide = tuple(str(path) for path in frame.get("hide") or ())
     names = frozenset(name for name in asked if asked[name] is not None)
     return dataclasses.replace(own, limits=Limits(**limits), network=network, hide=(*own.hide, *hide), asked=names)
-

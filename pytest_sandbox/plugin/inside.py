@@ -14,10 +14,11 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import pytest
 from _pytest.capture import CaptureManager, FDCapture, FDCaptureBinary, MultiCapture
+from _pytest.logging import LoggingPlugin, caplog_records_key
 from _pytest.nodes import Node
 from _pytest.runner import CallInfo
 
@@ -54,6 +55,7 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
     if not world.config.pluginmanager.hasplugin("sandbox-reporter"):
         # Here, in the outermost scope, and not in each child: registering takes a millisecond.
         world.config.pluginmanager.register(world.reporter, "sandbox-reporter")
+        _silence_foreign_hooks(world)
     ledger.enter(world.session, node)
     gc.collect()
     gc.freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
@@ -110,11 +112,18 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
 
 @contextlib.contextmanager
 def _captured(config: pytest.Config, item: pytest.Item, when: str) -> Iterator[None]:
+    """Capture output and logging for the item's report, in the order of the sections that plain pytest has."""
     capture: CaptureManager | None = config.pluginmanager.getplugin("capturemanager")
-    if capture is None:
-        yield
-        return
-    with capture.item_capture(when, item):
+    logging: LoggingPlugin | None = config.pluginmanager.getplugin("logging-plugin")
+    with contextlib.ExitStack() as stack:
+        if logging is not None:
+            logging.log_cli_handler.set_when(when)
+            item.stash.setdefault(caplog_records_key, {})
+            made: Any = logging._runtest_for(item, when)
+            # pytest 8 has a plain generator here.
+            stack.enter_context(made if hasattr(made, "__enter__") else contextlib.contextmanager(lambda: made)())
+        if capture is not None:
+            stack.enter_context(capture.item_capture(when, item))
         yield
 
 
@@ -133,7 +142,10 @@ def _close(world: World, inside: Inside, index: int) -> None:
     with _caught_warnings(world, item), _captured(world.config, item, "teardown"):
         call = CallInfo.from_call(lambda: ledger.leave(world.session), "teardown")
         gc.collect()
-    report = item.ihook.pytest_runtest_makereport(item=item, call=call)
+    if call.excinfo is None:  # plugins see one report of a teardown, and the last test's own process makes that
+        report = pytest.TestReport.from_item_and_call(item, call)
+    else:
+        report = item.ihook.pytest_runtest_makereport(item=item, call=call)
     inside.channel.send(reports.to_frame(world.config, report) | {"op": "closed"})
 
 
@@ -143,20 +155,17 @@ def _close(world: World, inside: Inside, index: int) -> None:
 def unit_body(world: World, items: Sequence[int], inside: Inside) -> int:
     """The main process of a test sandbox."""
     _settle_in(world, inside)
-    session = world.session
-    reporter = world.reporter
+    session, reporter = world.session, world.reporter
     try:
         for position, index in enumerate(items):
             following = items[position + 1] if position + 1 < len(items) else None
-            inside.channel.send({"op": "start", "item": index})
+            inside.channel.send({"op": "start", "item": index, "shares_network": inside.shares_network})
             item = session.items[index]
-            item.config.hook.pytest_runtest_protocol(
-                item=item, nextitem=None if following is None else session.items[following]
-            )
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None if following is None else session.items[following])
             reporter.finish(item)
             inside.channel.send({"op": "finish", "item": index})
-            if session.shouldstop:
-                inside.channel.send({"op": "stop", "reason": str(session.shouldstop)})
+            if session.shouldstop or session.shouldfail:
+                inside.channel.send({"op": "stop", "reason": str(session.shouldstop or session.shouldfail)})
                 break
     except BaseException as error:
         _send_interruption(inside.channel, error)
@@ -180,6 +189,7 @@ class Reporter:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self.owner = 0
 
     @property
     def _channel(self) -> Channel:
@@ -188,6 +198,8 @@ class Reporter:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: CallInfo[None]) -> None:
         """Say what an OSError was about, and join what scopes captured for this item with what it captures itself."""
+        if os.getpid() != self.owner:
+            _end_fork(call)
         reports.merge_sections(item)
         if call.excinfo is not None:
             number = _errno_of(call.excinfo.value)
@@ -231,6 +243,14 @@ class Reporter:
             self._channel.send({"op": "junit", "attributes": attributes, "properties": properties})
 
 
+def _end_fork(call: CallInfo[None]) -> NoReturn:
+    """A test forked and let its child come back into pytest: the test is the parent's, the child has done its part."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(0 if call.excinfo is None else 1)
+
+
 def _errno_of(error: BaseException) -> int:
     seen = 0
     while error is not None and seen < 10:
@@ -265,10 +285,27 @@ def _settle_in(world: World, inside: Inside) -> None:
     atexit._clear()
     world.book.disown(world.session)
     world.config.stash[INSIDE] = inside
+    world.reporter.owner = os.getpid()
     _take_descriptors(world, inside)
     faulthandler.enable(file=inside.descriptors.stacks, all_threads=True)
     faulthandler.register(STACKS_SIGNAL, file=inside.descriptors.stacks, all_threads=True, chain=False)
     _silence_reporters(world.config, inside.channel)
+
+
+_HOOKS = ("pytest_runtest_logstart", "pytest_runtest_logreport", "pytest_runtest_logfinish", "pytest_warning_recorded")
+
+
+def _silence_foreign_hooks(world: World) -> None:
+    """Let these hooks be heard by conftest files and plugins once a report, which is in the controller.
+
+    pytest's own have state that the test's process needs: the count for --maxfail, the live log.
+    """
+    for name in _HOOKS:
+        caller = getattr(world.config.hook, name)
+        for implementation in caller.get_hookimpls():
+            own = implementation.function.__module__.startswith("_pytest.") or implementation.plugin is world.reporter
+            if not own:
+                caller._remove_plugin(implementation.plugin)
 
 
 def captures(config: pytest.Config) -> list[FDCapture | FDCaptureBinary]:

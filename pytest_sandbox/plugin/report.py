@@ -13,7 +13,7 @@ from _pytest.nodes import Node
 
 from pytest_sandbox.model.outcome import Ending, Outcome, Usage
 from pytest_sandbox.model.units import format_seconds, format_size
-from pytest_sandbox.plugin import resolve
+from pytest_sandbox.plugin import resolve, stacks
 from pytest_sandbox.sandbox import host
 
 _ROWS = 20
@@ -38,6 +38,7 @@ class Book:
         self._settings = settings
         self._rows: list[_Row] = []
         self._kept: list[tuple[str, Path]] = []
+        self._sharing: list[str] = []
 
     def header(self, known: Mapping[str, host.Capability]) -> list[str]:
         """One line of what a sandbox is here, and one for each default that this machine cannot enforce."""
@@ -55,16 +56,19 @@ class Book:
             lines.append(f"sandbox: NOT ENFORCED: {capability.name}{asked}: {capability.reason}")
         return lines
 
-    def add_test(self, item: pytest.Item, done: list[pytest.TestReport], outcome: Outcome) -> None:
+    def add_test(self, item: pytest.Item, done: list[pytest.TestReport], outcome: Outcome, *, shares_network: bool) -> None:
         """Note a test's outcome, and put it into its reports."""
         if self._settings.usage:
             self._rows.append(_Row(item.nodeid, outcome, "test"))
         if done:
             done[-1].user_properties = [*done[-1].user_properties, *_properties(outcome)]
-        details = describe(outcome)
+            if shares_network:
+                done[-1].user_properties.append(("sandbox_network", "shared with the scope around it"))
+        if shares_network:
+            self._sharing.append(item.nodeid)
         for report in done:
             if report.failed and not any(name == "Sandbox" for name, _ in report.sections):
-                report.sections.append(("Sandbox", details))
+                report.sections.append(("Sandbox", describe(outcome, report.longreprtext)))
                 break
         if outcome.leaks and not any(report.failed for report in done):
             self._warn_of_leaks(item, outcome)
@@ -113,7 +117,11 @@ class Book:
             reporter.attrs.update({k: v for k, v in attributes.items() if k not in ("classname", "name", "file", "line")})
 
     def summary(self, terminal: pytest.TerminalReporter) -> None:
-        """The usage table, most memory and longest first, and where files are kept."""
+        """The usage table, longest first; which tests shared a network (with -v); where files are kept."""
+        if self._sharing and terminal.verbosity > 0:
+            terminal.section("sandbox network shared with the scope around the test")
+            for nodeid in self._sharing:
+                terminal.write_line(nodeid)
         if self._settings.usage and self._rows:
             terminal.section("sandbox usage")
             for line in _table(self._rows, everything=terminal.verbosity > 0):
@@ -128,12 +136,16 @@ class LeakWarning(pytest.PytestWarning):
     """A test left processes behind. They are killed; whoever started them should have."""
 
 
-def make_report(item: pytest.Item, when: str, outcome: str, text: str | None, details: str) -> pytest.TestReport:
-    """A report that no test made itself."""
+def make_report(item: pytest.Item, when: str, result: str, text: str | None, outcome: Outcome | None = None) -> pytest.TestReport:
+    """A report that no test made itself; with an outcome, that of the sandbox which should have made it."""
     keywords = dict.fromkeys(item.keywords, 1)
-    report = pytest.TestReport(item.nodeid, item.location, keywords, outcome, text, when)  # type: ignore[arg-type]
-    if details:
-        report.sections.append(("Sandbox", details))
+    report = pytest.TestReport(item.nodeid, item.location, keywords, result, text, when)  # type: ignore[arg-type]
+    if outcome is not None:
+        report.duration = outcome.usage.wall
+        # What had been captured and not yet reported when the sandbox ended.
+        parts = (("stdout", outcome.stdout), ("stderr", outcome.stderr))
+        captured = [(f"Captured {name} {when}", content.decode("utf-8", "replace")) for name, content in parts if content]
+        report.sections += [("Sandbox", describe(outcome, text or "")), *captured]
     return report
 
 
@@ -152,9 +164,11 @@ def show_bytes(data: bytes) -> None:
         sys.stdout.flush()
 
 
-def describe(outcome: Outcome) -> str:
-    """The ending, the figures, leaks, changes and stacks of an outcome, for a failed test's report."""
-    lines = [outcome.sentence, _figures(outcome.usage)]
+def describe(outcome: Outcome, said: str = "") -> str:
+    """The ending, the figures, leaks, changes and stacks of an outcome, for a failed test's report that says `said`."""
+    lines = [_figures(outcome.usage)]
+    if outcome.sentence not in said:
+        lines.insert(0, outcome.sentence)
     for leak in outcome.leaks:
         lines.append(f"left running, killed now: {leak.command} (pid {leak.pid})")
     shown = outcome.changes[:_ROWS]
@@ -164,7 +178,7 @@ def describe(outcome: Outcome) -> str:
         more = f"{len(outcome.changes) - len(shown)}{'+' if outcome.changes_cut else ''}"
         lines.append(f"... and {more} more paths")
     if outcome.stacks:
-        lines += ["", outcome.stacks.rstrip()]
+        lines += ["", stacks.cut(outcome.stacks).rstrip()]
     return "\n".join(lines)
 
 

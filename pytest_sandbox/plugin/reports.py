@@ -1,7 +1,7 @@
 """Reports, warnings and properties as frames, and back. Imports pytest only.
 
 Reports travel by pytest's own serializable hooks. What comes back was made by a sandbox: it is checked, and what JSON cannot
-tell apart (tuples) is put right again.
+tell apart (tuples) or pytest's form leaves out is put right again.
 """
 
 from __future__ import annotations
@@ -12,37 +12,91 @@ import warnings
 from typing import Any
 
 import pytest
+from _pytest._code.code import TerminalRepr
+from _pytest._io import TerminalWriter
 
 from pytest_sandbox.model.errors import WireError
 
 _OUTCOMES = ("passed", "failed", "skipped")
 _PHASES = ("setup", "call", "teardown")
+_PLAIN = (str, int, float, bool, type(None))
+
+
+class _Text(TerminalRepr):
+    """Stands for a representation that travels as text only (of a doctest, of an unknown fixture).
+
+    Not plain text, since the short summary shows the first line of that.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def toterminal(self, tw: TerminalWriter) -> None:
+        """Write it."""
+        for line in self._text.splitlines():
+            tw.line(line)
 
 
 def to_frame(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]:
     """A report as a frame."""
     data = config.hook.pytest_report_to_serializable(config=config, report=report)
-    return {"op": "report", "data": data, "skip": isinstance(report.longrepr, tuple)}
+    longrepr = report.longrepr
+    frame = {"op": "report", "data": data, "skip": isinstance(longrepr, tuple)}
+    frame["text"] = isinstance(data.get("longrepr"), str) and not isinstance(longrepr, str)
+    context = getattr(report, "context", None)
+    if context is not None:  # pytest sends a subtest's arguments as what repr makes of them
+        arguments = dict(getattr(context, "kwargs", None) or {})
+        frame["arguments"] = {name: value for name, value in arguments.items() if isinstance(value, _PLAIN)}
+    frame["subtests"] = _subtests(config).get(_id(report), 0)
+    return frame
+
+
+def _subtests(config: pytest.Config) -> dict[object, int]:
+    """pytest's count of failed subtests by test, from which the terminal reporter makes the test itself fail."""
+    try:
+        from _pytest.subtests import failed_subtests_key
+    except ImportError:  # pytest 8
+        return {}
+    return config.stash.get(failed_subtests_key, {})  # type: ignore[return-value]  # keys are ids, whose type changes
+
+
+def _id(report: pytest.TestReport) -> object:
+    return getattr(report, "id", report.nodeid)
 
 
 def from_frame(config: pytest.Config, frame: dict[str, Any], nodeid: str) -> pytest.TestReport:
     """The report of a frame, which must be one of the test `nodeid`. Raises WireError for what is no report of it."""
     try:
-        report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=frame["data"])
-        if not isinstance(report, pytest.TestReport):
-            raise TypeError(f"it is a {type(report).__name__}")
-        if frame.get("skip") and isinstance(report.longrepr, list):
-            path, line, reason = report.longrepr
-            report.longrepr = (str(path), int(line), str(reason))
-        path, line, domain = report.location
-        report.location = (str(path), line, str(domain))
-        report.sections = [(str(name), str(content)) for name, content in report.sections]
-        report.user_properties = [(str(name), value) for name, value in report.user_properties]
-        report.duration = float(report.duration)
+        report = _from_frame(config, frame)
     except Exception as error:  # pytest's own classes raise what they like on nonsense
         raise WireError(f"a frame is no report: {error!r}") from error
     if report.nodeid != nodeid or report.outcome not in _OUTCOMES or report.when not in _PHASES:
         raise WireError(f"a report of {report.nodeid!r} ({report.when}, {report.outcome}) came from the sandbox of {nodeid!r}")
+    if frame.get("subtests"):
+        _subtests(config)[_id(report)] = int(frame["subtests"])
+    return report
+
+
+def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestReport:
+    report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=frame["data"])
+    if not isinstance(report, pytest.TestReport):
+        raise TypeError(f"it is a {type(report).__name__}")
+    if frame.get("skip") and isinstance(report.longrepr, list):
+        path, line, reason = report.longrepr
+        report.longrepr = (str(path), int(line), str(reason))
+    elif frame.get("text"):
+        report.longrepr = _Text(str(report.longrepr))
+    path, line, domain = report.location
+    report.location = (str(path), line, str(domain))
+    report.sections = [(str(name), str(content)) for name, content in report.sections]
+    report.user_properties = [(str(name), value) for name, value in report.user_properties]
+    report.duration = float(report.duration)
+    context = getattr(report, "context", None)
+    if context is not None and frame.get("arguments"):
+        context.kwargs.update(frame["arguments"])
     return report
 
 
@@ -101,5 +155,7 @@ def merge_sections(item: pytest.Item) -> None:
     """Make one section of what several processes captured in the same phase of one test."""
     merged: dict[tuple[str, str], str] = {}
     for when, key, content in item._report_sections:
-        merged[when, key] = merged.get((when, key), "") + content
+        before = merged.get((when, key), "")
+        # The log's section comes without the end of its last line.
+        merged[when, key] = before + ("\n" if before and key == "log" else "") + content
     item._report_sections[:] = [(when, key, content) for (when, key), content in merged.items()]

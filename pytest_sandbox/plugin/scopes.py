@@ -161,9 +161,7 @@ def units(items: Sequence[pytest.Item], plans: Sequence[Plan]) -> list[Unit | in
     needed = {index: needs(items[index]) for index in sandboxed}
     own = nodes([items[index] for index in sandboxed], needed.values())
     chains = {index: chain(items[index], own) for index in sandboxed}
-    return [
-        _unit(items, plans, members, needed, chains) if plans[members[0]].enabled else members[0] for members in order
-    ]
+    return [_unit(items, plans, members, needed, chains) if plans[members[0]].enabled else members[0] for members in order]
 
 
 def _unit(

@@ -12,7 +12,7 @@ import pytest
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.plugin.fixtures import Requests
-from pytest_sandbox.plugin.report import Book, describe, make_report, show, show_bytes
+from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
 from pytest_sandbox.plugin.reports import from_frame, record_warning
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.tmp import keep_changes, keep_tmp_path
@@ -32,7 +32,13 @@ class Telling:
     """
 
     def __init__(
-        self, session: pytest.Session, unit: Unit, items: Sequence[int], book: Book, supervisor: Supervisor, changed: Callable[[], None]
+        self,
+        session: pytest.Session,
+        unit: Unit,
+        items: Sequence[int],
+        book: Book,
+        supervisor: Supervisor,
+        changed: Callable[[], None],
     ) -> None:
         self.session, self.unit, self.items = session, unit, tuple(items)
         self._book, self._supervisor, self._changed = book, supervisor, changed
@@ -45,8 +51,8 @@ class Telling:
         self.outcome: Outcome | None = None
         self.running: Running | None = None
         self.stopped = False
-        self.why_dead: Callable[[], Unrunnable | None] = lambda: None
         self.unmade: Unrunnable | None = None
+        self._shares_network = False
         self._begun = False
         self._announced = -1
         self._done = False
@@ -84,6 +90,7 @@ class Telling:
         elif op == "start":
             self._expect(frame)
             self._begun = True
+            self._shares_network = bool(frame.get("shares_network"))
             self._changed()
         elif op == "finish":
             self._expect(frame)
@@ -137,18 +144,20 @@ class Telling:
         self._changed()
 
     def _complete_by_ending(self, running: Running, outcome: Outcome) -> None:
-        if running.pid is None:
-            self.unmade = self.why_dead() or Unrunnable(f"the sandbox could not be made: {running.problem}")
-            return
-        problem = self.why_dead()
-        self._complete(str(problem) if problem else outcome.sentence, describe(outcome), outcome)
+        if running.problem is None and running.killed is None and outcome.status is None:
+            # Not its own end: the sandbox around it has gone, or is going. Why, the tree will know in a moment.
+            self.unmade = Unrunnable("the sandbox around it ended", outcome)
+        elif running.pid is None:
+            self.unmade = Unrunnable(f"the sandbox could not be made: {running.problem}")
+        else:
+            self._complete(outcome.sentence, outcome)
 
     def _fail_for_kill(self, outcome: Outcome) -> None:
         """The kernel killed something in the sandbox: that is a failure, even if the test did not notice."""
         if not self.finished or any(report.failed for report in self.finished[-1][1]):
             return
         item, done = self.finished[-1]
-        failure = make_report(item, "call", "failed", outcome.sentence, "")
+        failure = make_report(item, "call", "failed", outcome.sentence)
         kept = [report for report in done if not (report.when == "call" and report.passed)]
         done[:] = [report for report in kept if report.when != "teardown"] + [failure]
         done += [report for report in kept if report.when == "teardown"]
@@ -158,7 +167,7 @@ class Telling:
             return
         item, done = self.finished[-1]
         failed = any(report.failed for _, reports in self.finished for report in reports)
-        self._book.add_test(item, done, outcome)
+        self._book.add_test(item, done, outcome, shares_network=self._shares_network)
         used = any(_TMP_FIXTURES.intersection(getattr(one, "fixturenames", ())) for one, _ in self.finished)
         keep_tmp_path(self.session.config, self._supervisor, running, failed=failed, used=used)
         kept = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
@@ -170,9 +179,9 @@ class Telling:
     def fail(self, problem: Unrunnable) -> None:
         """Report an item that could not be run at all."""
         if self.position < len(self.items):
-            self._complete(str(problem), describe(problem.outcome) if problem.outcome else "", problem.outcome)
+            self._complete(str(problem), problem.outcome)
 
-    def _complete(self, sentence: str, details: str, outcome: Outcome | None) -> None:
+    def _complete(self, sentence: str, outcome: Outcome | None) -> None:
         """Make a full set of reports of what the sandbox left unsaid about its current item."""
         item, said = self.item, {report.when: report for report in self.reports}
         when = "teardown"
@@ -180,14 +189,11 @@ class Telling:
             when = "setup"
         elif "call" not in said and said["setup"].passed:
             when = "call"
-        failure = make_report(item, when, "failed", sentence, details)
-        if outcome is not None:
-            failure.duration = outcome.usage.wall
-            failure.sections += _output_sections(outcome, when)
+        failure = make_report(item, when, "failed", sentence, outcome)
         _as_expected(item, failure)
         self.reports = [report for report in self.reports if report.when != "teardown"] + [failure]
         if when != "teardown":
-            self.reports.append(make_report(item, "teardown", "passed", None, ""))
+            self.reports.append(make_report(item, "teardown", "passed", None))
         self._next()
 
     # -- what is reported ---------------------------------------------------------------------------------------------
@@ -243,7 +249,7 @@ class Telling:
         done = self.finished[-1][1]
         last = done[-1]
         if closed.failed and not last.failed:
-            closed.sections = last.sections + closed.sections
+            closed.sections = last.sections + [section for section in closed.sections if section not in last.sections]
             closed.user_properties = last.user_properties
             closed.duration += last.duration
             done[-1] = closed
@@ -265,18 +271,13 @@ class Telling:
             raise KeyboardInterrupt
         if frame["op"] != "stop":
             raise RuntimeError(f"in the sandbox of {self.item.nodeid}:\n{frame.get('traceback')}")
-        self.session.shouldstop = str(frame.get("reason", ""))
+        if not self.session.shouldfail:  # which the reports fired here may have said already
+            self.session.shouldstop = str(frame.get("reason", ""))
 
 
 def _fire(item: pytest.Item, done: Sequence[pytest.TestReport]) -> None:
     for report in done:
         item.ihook.pytest_runtest_logreport(report=report)
-
-
-def _output_sections(outcome: Outcome, when: str) -> list[tuple[str, str]]:
-    """What had been captured and not yet reported when the sandbox ended."""
-    parts = (("stdout", outcome.stdout), ("stderr", outcome.stderr))
-    return [(f"Captured {name} {when}", content.decode("utf-8", "replace")) for name, content in parts if content]
 
 
 def _as_expected(item: pytest.Item, report: pytest.TestReport) -> None:

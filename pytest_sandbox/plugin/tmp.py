@@ -27,7 +27,9 @@ def keep_tmp_path(config: pytest.Config, supervisor: Supervisor, running: Runnin
     supervisor.copy_out(running, str(factory._basetemp), str(factory._basetemp))
 
 
-def keep_changes(config: pytest.Config, supervisor: Supervisor, running: Running, outcome: Outcome, *, failed: bool) -> Path | None:
+def keep_changes(
+    config: pytest.Config, supervisor: Supervisor, running: Running, outcome: Outcome, *, failed: bool
+) -> Path | None:
     """Save everything that the sandbox wrote, where its `keep` says so; returns the directory."""
     keep = running.order.spec.keep
     if not outcome.changes or keep is Keep.NEVER or (keep is Keep.FAILED and not failed):

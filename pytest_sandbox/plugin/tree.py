@@ -17,7 +17,7 @@ from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.plugin import inside, resolve
 from pytest_sandbox.plugin.inside import World
-from pytest_sandbox.plugin.report import Book, describe, make_report, show, show_bytes
+from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
 from pytest_sandbox.plugin.reports import from_frame, record_warning
 from pytest_sandbox.plugin.scopes import Need, Unit
 from pytest_sandbox.plugin.tmp import keep_tmp_path
@@ -25,6 +25,9 @@ from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.running import Listener, Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
+
+#: How long a scope may take to be gone after what stood on it, in seconds.
+DEATH_TIME = 1.0
 
 
 class Told(Protocol):
@@ -54,6 +57,11 @@ class Scope:
     closed: pytest.TestReport | None = None
     setting_up: str = ""
     told: Told | None = None
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there ever was a process of it."""
+        return self.running is not None and self.running.pid is not None
 
     @property
     def name(self) -> str:
@@ -214,10 +222,10 @@ class Tree:
         if scope.outcome is None:
             return None
         self._book.add_scope(scope.node, scope.outcome)
-        if scope.closed is None and not scope.setting_up:
+        if scope.closed is None and scope.is_made and not scope.setting_up:
             item = self._world.session.items[scope.last_item]
             text = f"the sandbox of {scope.name} ended before it had torn down: {scope.outcome.sentence}"
-            return make_report(item, "teardown", "failed", text, describe(scope.outcome))
+            return make_report(item, "teardown", "failed", text, scope.outcome)
         return scope.closed
 
     def close_in_a_hurry(self, seconds: float) -> None:
@@ -235,7 +243,7 @@ class Tree:
 
     def why_dead(self) -> Unrunnable | None:
         """Why a scope's sandbox has ended by itself, if one has; a fixture that did that is not set up again."""
-        dead = next((scope for scope in self.open if scope.outcome is not None), None)
+        dead = self._first_dead()
         if dead is None or dead.outcome is None:
             return None
         who = f"the sandbox of {dead.name} ended"
@@ -247,6 +255,16 @@ class Tree:
             here = (dead.setting_up, dead.node)
             self._broken |= {id(need.definition): problem for need in needs if (need.name, need.node) == here}
         return problem
+
+    def _first_dead(self) -> Scope | None:
+        """The outermost scope that has ended. What it was making, or held, may be heard of first: wait for the cause."""
+        limit = time.monotonic() + DEATH_TIME
+        while time.monotonic() < limit:
+            dead = next((scope for scope in self.open if scope.outcome is not None), None)
+            if dead is not None and dead.is_made and dead.outcome is not None and dead.outcome.status is not None:
+                return dead
+            self._supervisor.step(max(0.0, limit - time.monotonic()))
+        return next((scope for scope in self.open if scope.outcome is not None), None)
 
     def survives(self, unit: Unit) -> bool:
         """Whether a scope died of a fixture that the unit does not need, but a later one: it can be run all the same."""

@@ -101,15 +101,23 @@ class Walk:
                 if adjacent:
                     self._make_ready(following)
                 self._supervisor.run_while(lambda told=told: not told.quiet)  # type: ignore[misc]
-            if told.unmade is not None:
-                if self._tree.survives(unit):
-                    self._line.remove(told)
-                    self._tree.drop_dead()
-                    continue
-                told.fail(told.unmade)
+            if told.unmade is not None and not self._fails(told):
+                self._line.remove(told)
+                continue
             if told.over or not adjacent or self._tree.ending(following):
                 self._finish(told, following)
             items = told.remaining if told.over else ()
+
+    def _fails(self, told: Telling) -> bool:
+        """Say why a unit could not be run, or False: if a scope died of a fixture that this unit does not need, try anew."""
+        problem = told.unmade
+        if told.running is not None:
+            problem = self._tree.why_dead() or problem
+        survives = self._tree.survives(told.unit)
+        self._tree.drop_dead()
+        if not survives and problem is not None:
+            told.fail(problem)
+        return not survives
 
     @property
     def _is_stopping(self) -> bool:
@@ -139,9 +147,7 @@ class Walk:
         return told
 
     def _tell(self, unit: Unit, items: Sequence[int]) -> Telling:
-        told = Telling(self._session, unit, items, self._book, self._supervisor, self._news)
-        told.why_dead = self._tree.why_dead
-        return told
+        return Telling(self._session, unit, items, self._book, self._supervisor, self._news)
 
     def _make_ready(self, following: Unit | None) -> None:
         """Make the next unit's sandbox while this one runs."""

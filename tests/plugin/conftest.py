@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import json
 import os
 import re
@@ -74,7 +75,7 @@ class Run:
         reports = []
         for report in self.reports:
             plain = {key: value for key, value in report.items() if key != "duration"}
-            plain["sections"] = [pair for pair in plain["sections"] if not pair[0].startswith("Sandbox")]
+            plain["sections"] = [pair for pair in plain["sections"] if not _is_extra(pair)]
             plain["properties"] = [pair for pair in plain["properties"] if not pair[0].startswith("sandbox_")]
             reports.append(plain)
         whole = json.dumps(self.record | {"reports": reports}, indent=1)
@@ -86,6 +87,21 @@ class Run:
         return without_noise("\n" + self.result.stdout.str()).splitlines()
 
 
+def _is_extra(section: list[str]) -> bool:
+    """What only a sandboxed run says; and the letters that plain pytest prints for unittest's subtests, and captures."""
+    return section[0].startswith("Sandbox") or (section[0] == "Captured stdout call" and set(section[1]) <= set("u,-"))
+
+
+def _lines(record: dict[str, Any]) -> list[str]:
+    return json.dumps(record, indent=1).splitlines()
+
+
+def _same(plain: list[str], boxed: list[str], what: str) -> None:
+    difference = "\n".join(difflib.unified_diff(plain, boxed, "plain", "sandboxed", lineterm="", n=12))
+    if difference:
+        pytest.fail(f"{what} differs:\n{difference}", pytrace=False)
+
+
 @dataclasses.dataclass
 class Pair:
     """The same run twice: without and with --sandbox."""
@@ -95,12 +111,10 @@ class Pair:
 
     def assert_same(self, *, screen: bool = True) -> Pair:
         """Fail where the sandboxed run said anything else than the plain one."""
-        plain, boxed = self.plain.comparable(), self.boxed.comparable()
-        for key in {**plain, **boxed}:
-            assert boxed.get(key) == plain.get(key), key
+        _same(_lines(self.plain.comparable()), _lines(self.boxed.comparable()), "what hooks were told")
         assert self.boxed.status == self.plain.status
         if screen:
-            assert self.boxed.screen() == self.plain.screen()
+            _same(self.plain.screen(), self.boxed.screen(), "what was printed")
         return self
 
 

@@ -1,0 +1,129 @@
+"""Processes that end, or go on, in ways that pytest does not see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Compare
+
+
+@pytest.mark.parametrize("status", [0, 1, 77])
+def test_os_exit(pytester: pytest.Pytester, compare: Compare, status: str) -> None:
+    """os._exit in a test is a failure, status 0 too; the next test runs."""
+    pytester.makepyfile(
+        f"import os\ndef test_1():\n    print('last words', flush=True)\n    os._exit({status})\ndef test_2(): pass\n"
+    )
+    run = compare.one()
+    run.result.assert_outcomes(passed=1, failed=1)
+    assert "without a report" in run.report("test_1")["longrepr"]
+    assert "last words" in run.text
+    assert run.status == 1
+
+
+@pytest.mark.parametrize("where", ["setup", "call", "teardown"])
+def test_crash(pytester: pytest.Pytester, compare: Compare, where: str) -> None:
+    """A segmentation fault is told by its signal, with the stack of the test and not of pytest, in the phase where it was."""
+    pytester.makepyfile(
+        f"""
+        import ctypes, pytest
+        def crash(): ctypes.string_at(0)
+        @pytest.fixture
+        def fixture():
+            if {where!r} == "setup": crash()
+            yield
+            if {where!r} == "teardown": crash()
+        def test_1(fixture):
+            if {where!r} == "call": crash()
+        def test_2(): pass
+        """
+    )
+    run = compare.one()
+    report = run.report("test_1", where)
+    assert report["outcome"] == "failed"
+    assert "SIGSEGV" in report["longrepr"]
+    details = dict(report["sections"])["Sandbox"]
+    assert " in crash\n" in details
+    assert "_pytest" not in details
+    assert "pluggy" not in details
+    assert report["longrepr"] not in details
+    assert run.report("test_2")["outcome"] == "passed"
+    run.result.assert_outcomes(passed=2 if where == "teardown" else 1, failed=int(where == "call"), errors=int(where != "call"))
+
+
+def test_fork_that_returns(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A test that forks and lets the child return into pytest counts once, by what the test's own process did."""
+    pytester.makepyfile(
+        """
+        import os
+        def test_1():
+            pid = os.fork()
+            if pid:
+                os.waitpid(pid, 0)
+            else:
+                assert 0, "in the child"
+        def test_2(): pass
+        """
+    )
+    run = compare.one()
+    run.result.assert_outcomes(passed=2)
+    assert run.outcomes() == [
+        (f"test_fork_that_returns.py::test_{n}", w, "passed") for n in (1, 2) for w in ("setup", "call", "teardown")
+    ]
+
+
+def test_fork_whose_parent_goes(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A child that outlives its test is gone before the next one, and named as left over."""
+    pytester.makepyfile(
+        """
+        import os, subprocess, time
+        def test_1():
+            subprocess.Popen(["sleep", "1000"])
+        def test_2():
+            assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and b"sleep" in open(f"/proc/{pid}/cmdline", "rb").read()]
+        """
+    )
+    run = compare.one()
+    run.result.assert_outcomes(passed=2, warnings=1)
+    assert "sleep 1000" in run.text
+
+
+def test_threads(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Threads that a test leaves, daemons or not, neither hang nor fail the run."""
+    pytester.makepyfile(
+        """
+        import threading, time, pytest
+        def test_daemon(): threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+        def test_other():
+            threading.Thread(target=time.sleep, args=(0.2,)).start()
+        @pytest.fixture(scope="module")
+        def threads():
+            stop = threading.Event()
+            thread = threading.Thread(target=stop.wait)
+            thread.start()
+            yield
+            stop.set()
+            thread.join(5)
+            assert not thread.is_alive()
+        def test_of_fixture(threads): pass
+        """
+    )
+    compare.one(timeout=20).result.assert_outcomes(passed=3)
+
+
+def test_exit_functions(pytester: pytest.Pytester, compare: Compare) -> None:
+    """atexit functions of the test run in its sandbox; those of the session not there."""
+    pytester.makeconftest("import atexit, sys\natexit.register(lambda: print('of the session'))\n")
+    pytester.makepyfile(
+        """
+        import atexit, pathlib
+        def write(): (pathlib.Path(__file__).parent / "log.txt").open("a").write("of the test\\n")
+        def test_1(): atexit.register(write)
+        """
+    )
+    (pytester.path / "log.txt").touch()
+    run = compare.one("--sandbox-writable=log.txt")
+    assert run.files["log.txt"] == "of the test\n"
+    assert run.result.stdout.str().count("of the session") == 1

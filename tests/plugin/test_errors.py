@@ -1,0 +1,231 @@
+"""Errors in set-up and teardown belong to the same tests and phases as in plain pytest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Compare
+
+SCOPES = ["session", "package", "module", "class", "function"]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_error_in_set_up(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
+    """A fixture that fails is an error of every test that needs it, with its traceback; it is tried once a scope."""
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.fixture(scope={scope!r})
+        def bad():
+            print("about to fail")
+            raise ValueError("no luck")
+        @pytest.fixture(scope={scope!r})
+        def above(bad): return bad
+        def test_1(): pass
+        def test_2(bad): pass
+        def test_3(above): pass
+        class TestIt:
+            def test_4(self, bad): pass
+            def test_5(self, above): pass
+        def test_6(): pass
+        """
+    )
+    compare.same("-rA")
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_error_in_teardown(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
+    """A teardown that fails is an error of the last test of its scope."""
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.fixture(scope={scope!r})
+        def bad():
+            yield 1
+            print("about to fail")
+            raise ValueError("no luck")
+        def test_1(bad): pass
+        def test_2(bad): pass
+        class TestIt:
+            def test_3(self, bad): pass
+            def test_4(self): pass
+        def test_5(): pass
+        """
+    )
+    compare.same("-rA")
+
+
+def test_errors_in_several_teardowns(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Several teardowns that fail after one test: all are told."""
+    pytester.makepyfile(
+        """
+        import pytest
+        def bad(scope):
+            @pytest.fixture(scope=scope)
+            def made():
+                yield
+                raise ValueError("no luck in " + scope)
+            return made
+        a, b, c = bad("session"), bad("module"), bad("function")
+        def test_1(a, b, c): pass
+        """
+    )
+    pair = compare("-rA")
+    assert [(r["when"], r["outcome"]) for r in pair.boxed.reports] == [(r["when"], r["outcome"]) for r in pair.plain.reports]
+    for scope in ("session", "module", "function"):
+        assert f"no luck in {scope}" in pair.boxed.text
+
+
+def test_error_in_class_and_module_functions(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Errors of setUpClass, tearDownClass, setup_module and teardown_module are where plain pytest has them."""
+    pytester.makepyfile(
+        test_a="""
+        import unittest
+        class UpCase(unittest.TestCase):
+            @classmethod
+            def setUpClass(cls): raise ValueError("up")
+            def test_1(self): pass
+            def test_2(self): pass
+        class DownCase(unittest.TestCase):
+            @classmethod
+            def tearDownClass(cls): raise ValueError("down")
+            def test_1(self): pass
+            def test_2(self): pass
+        """,
+        test_b="""
+        def setup_module(): raise ValueError("module up")
+        def test_1(): pass
+        def test_2(): pass
+        """,
+        test_c="""
+        def teardown_module(): raise ValueError("module down")
+        def test_1(): pass
+        def test_2(): pass
+        """,
+    )
+    compare.same("-rA")
+
+
+def test_error_in_a_package(pytester: pytest.Pytester, compare: Compare) -> None:
+    """An error in the setup_module of a package's __init__."""
+    pytester.mkpydir("pack")
+    (pytester.path / "pack" / "__init__.py").write_text("def setup_module(): raise ValueError('package up')\n")
+    (pytester.path / "pack" / "test_a.py").write_text("def test_1(): pass\ndef test_2(): pass\n")
+    pytester.makepyfile(test_b="def test_1(): pass\n")
+    compare.same("-rA")
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("what", ["skip", "xfail"])
+def test_skip_in_a_fixture(pytester: pytest.Pytester, compare: Compare, scope: str, what: str) -> None:
+    """pytest.skip and pytest.xfail in a fixture hold for every test that needs it."""
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.fixture(scope={scope!r})
+        def bad(): pytest.{what}("not here")
+        def test_1(bad): pass
+        def test_2(bad): pass
+        def test_3(): pass
+        class TestIt:
+            def test_4(self, bad): pass
+        """
+    )
+    compare.same("-rA")
+
+
+def test_error_of_one_parameter(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A parametrized session fixture that fails for one value only."""
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture(scope="session", params=[1, 2, 3])
+        def value(request):
+            if request.param == 2:
+                raise ValueError("two")
+            yield request.param
+            if request.param == 3:
+                raise ValueError("three")
+        def test_1(value): pass
+        def test_2(value): assert value != 1
+        """
+    )
+    compare.same("-rA")
+
+
+@pytest.mark.parametrize("death", ["os._exit(3)", "os._exit(0)", "os.kill(os.getpid(), 11)", "os.kill(os.getpid(), 9)"])
+def test_fixture_that_ends_its_process(pytester: pytest.Pytester, compare: Compare, death: str) -> None:
+    """A session fixture that takes its process down: errors that name it for who needs it, and all others run."""
+    pytester.makepyfile(
+        f"""
+        import os, pytest
+        @pytest.fixture(scope="session")
+        def deadly():
+            print("last words", flush=True)
+            {death}
+        @pytest.fixture(scope="module")
+        def harmless():
+            return 1
+        def test_1(harmless): pass
+        def test_2(deadly): pass
+        def test_3(harmless): pass
+        def test_4(deadly, harmless): pass
+        def test_5(): pass
+        """
+    )
+    run = compare.one()
+    run.result.assert_outcomes(passed=3, errors=2)
+    for name in ("test_2", "test_4"):
+        report = run.report(name, "setup")
+        assert report["outcome"] == "failed"
+        assert "'deadly'" in report["longrepr"]
+    assert "last words" in run.text
+
+
+def test_module_fixture_that_ends_its_process(pytester: pytest.Pytester, compare: Compare) -> None:
+    """The same in a module: the session's fixtures stay as they are."""
+    pytester.makeconftest(
+        """
+        import pytest
+        @pytest.fixture(scope="session")
+        def counted(request):
+            with open(request.config.rootpath / "log.txt", "a") as file:
+                file.write("set up\\n")
+        """
+    )
+    (pytester.path / "log.txt").touch()
+    pytester.makepyfile(
+        """
+        import os, pytest
+        @pytest.fixture(scope="module")
+        def deadly(): os.abort()
+        def test_1(counted): pass
+        def test_2(deadly, counted): pass
+        def test_3(counted): pass
+        """
+    )
+    run = compare.one("--sandbox-writable=log.txt")
+    run.result.assert_outcomes(passed=2, errors=1)
+    assert "SIGABRT" in run.report("test_2", "setup")["longrepr"]
+    assert run.files["log.txt"] == "set up\n"
+
+
+def test_teardown_that_ends_its_process(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A session teardown that crashes is an error of the last test's teardown."""
+    pytester.makepyfile(
+        """
+        import os, pytest
+        @pytest.fixture(scope="session")
+        def deadly():
+            yield
+            os._exit(0)
+        def test_1(deadly): pass
+        def test_2(deadly): pass
+        """
+    )
+    run = compare.one()
+    run.result.assert_outcomes(passed=2, errors=1)
+    assert "the session" in run.report("test_2", "teardown")["longrepr"]
