@@ -186,6 +186,21 @@ def fork() -> int:
         return os.fork()
 
 
+def spare_init(pid: int) -> None:
+    """Keep the OOM killer off a pid 1 (proc_pid_oom_score_adj(5)), if the caller may, and only if it is one.
+
+    Memory that a fork has not touched is billed to its parent but counts in the choice of the victim: an init forked of a
+    large process was killed in the hog's stead, and all of its namespace with it. To be done when it has forked, since
+    children inherit it.
+    """
+    with contextlib.suppress(OSError):
+        with open(f"/proc/{pid}/status", "rb") as status:
+            inner = next((line.split() for line in status if line.startswith(b"NSpid:")), [])
+        if inner[-1:] == [b"1"]:
+            with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:
+                file.write(b"-1000")
+
+
 def wait_or_kill(pid: int, seconds: float) -> bool:
     """Reap a child; SIGKILL it after half of `seconds`. Whether it is gone in the end: a process may be beyond all signals."""
     try:

@@ -98,6 +98,9 @@ def value_of(frame: Mapping[str, Any] | None, outcome: Outcome) -> Any:  # noqa:
     if frame is not None and frame["op"] == "raised":
         raised = f"{frame.get('text')}\n{frame.get('traceback')}".strip()
         raise CallError(raised if outcome.ending is Ending.EXITED else f"{outcome.sentence}\n{raised}", outcome)
+    if frame is None and outcome.ending is Ending.EXITED:
+        sentence = f"ended without a report: its main process left with exit status {outcome.status} and no value"
+        outcome = dataclasses.replace(outcome, ending=Ending.NO_REPORT, sentence=sentence)
     if outcome.ending is not Ending.EXITED or frame is None:
         raise CallError(outcome.sentence, outcome)
     try:

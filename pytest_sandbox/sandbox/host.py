@@ -119,7 +119,7 @@ def _cwd() -> str:
 
 def _places() -> list[str]:
     """Where tests will surely write: here, at home, and among temporary files."""
-    return [os.getcwd(), os.path.expanduser("~"), tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", "/run")]
+    return [_cwd(), os.path.expanduser("~"), tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", "/run")]
 
 
 def _place() -> str:

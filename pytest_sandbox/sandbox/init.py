@@ -61,6 +61,7 @@ def become_init(start: Start, released: int) -> NoReturn:
     if main == 0:
         control.close()
         become_main(dataclasses.replace(start, handlers=handlers))
+    control.sendall(encode({"op": "forked"}))
     for fd in given.kept()[1:]:
         os.close(fd)
     _supervise(start, main, control)

@@ -98,7 +98,8 @@ class Running:
         return own | {fd for fd in (self.pidfd, self.layer) if fd is not None}
 
     def ask_for_stacks(self) -> None:
-        """Let init make main print its stacks."""
+        """Let init make main print its stacks; of which a program that is no Python dies."""
+        self.snapshot = self.snapshot or self.cgroup.snapshot()
         with contextlib.suppress(OSError):
             self.control.send(b"s")
 

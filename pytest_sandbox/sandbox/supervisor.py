@@ -193,6 +193,8 @@ class Supervisor:
             running.last_words = LastWords.from_frame(frame)
         elif frame["op"] == "failed":
             running.problem = refusal(frame)
+        elif frame["op"] == "forked" and running.pid is not None:
+            process.spare_init(running.pid)
 
     def _hello(self, running: Running, pid: int) -> None:
         running.pid = pid

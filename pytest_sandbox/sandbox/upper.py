@@ -91,25 +91,40 @@ def _walk(directory: int, tree: int, path: str, depth: int) -> Iterator[Entry]:
                 status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             except OSError:
                 continue
-            below = _open_below(directory, name, status)
-            yield Entry(f"{path}/{name}", directory, name, status, tree, depth, below)
-            if below is not None and depth < _DEEPEST:
-                yield from _walk(below, tree, f"{path}/{name}", depth + 1)
-            elif below is not None:
-                os.close(below)
+            yield from _walk_entry(directory, name, status, tree, path, depth)
     except OSError:
         return
     finally:
         os.close(directory)
 
 
+def _walk_entry(
+    directory: int, name: str, status: os.stat_result, tree: int, path: str, depth: int
+) -> Iterator[Entry]:
+    below, closed = _open_below(directory, name, status), False
+    try:
+        yield Entry(f"{path}/{name}", directory, name, status, tree, depth, below)
+        if below is not None and depth < _DEEPEST:
+            closed = True  # by the walk through it
+            yield from _walk(below, tree, f"{path}/{name}", depth + 1)
+    finally:
+        if below is not None and not closed:
+            os.close(below)
+
+
 def _open_below(directory: int, name: str, status: os.stat_result) -> int | None:
     if not stat.S_ISDIR(status.st_mode):
         return None
+    mode = stat.S_IMODE(status.st_mode)
+    locked = mode & 0o500 != 0o500 and status.st_uid == os.geteuid() != 0
     with contextlib.suppress(OSError):
-        if status.st_mode & 0o500 != 0o500 and status.st_uid == os.geteuid() != 0:
-            os.chmod(name, stat.S_IMODE(status.st_mode) | 0o500, dir_fd=directory)  # ours, and its sandbox is dead
-        return os.open(name, _DIRECTORY, dir_fd=directory)
+        if locked:  # it is ours, so it can be opened for a moment; its sandbox may still live
+            os.chmod(name, mode | 0o500, dir_fd=directory)
+        try:
+            return os.open(name, _DIRECTORY, dir_fd=directory)
+        finally:
+            if locked:
+                os.chmod(name, mode, dir_fd=directory)
     return None
 
 

@@ -1,0 +1,224 @@
+"""Frames: what a stream of bytes becomes, and what is refused, whoever sends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import struct
+import time
+
+import pytest
+
+from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.sandbox.outbox import Outbox
+from pytest_sandbox.sandbox.wire import LONGEST, Channel, Decoder, encode
+from pytest_sandbox.sandbox.words import LastWords, refusal
+
+
+def raw(body: bytes) -> bytes:
+    """A body with its length."""
+    return struct.pack("!I", len(body)) + body
+
+
+def test_round_trip() -> None:
+    """What JSON has, and any text, lone surrogates and control characters included."""
+    frame = {"op": "x", "text": "\udc80\0\x1f\u2028\U0001f600", "list": [1, 1.5, None, True], "deep": {"a": {"b": []}}}
+    assert Decoder().feed(encode(frame)) == [frame]
+
+
+def test_what_json_has_no_form_for_is_shown() -> None:
+    """No report is lost for one odd value in it."""
+    assert Decoder().feed(encode({"op": "x", "value": {1, 2}}))[0]["value"] == "{1, 2}"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
+def test_torn_frames(size: int) -> None:
+    """However the stream is cut, the frames are the same."""
+    frames = [{"op": "x", "number": number, "text": "y" * number} for number in range(30)]
+    stream = b"".join(map(encode, frames))
+    decoder, found = Decoder(), []
+    for start in range(0, len(stream), size):
+        found += decoder.feed(stream[start : start + size])
+    assert (found, decoder.torn) == (frames, False)
+
+
+def test_a_stream_that_ends_within_a_frame() -> None:
+    """Is torn, and gives only what was whole."""
+    decoder = Decoder()
+    assert decoder.feed(encode({"op": "x"}) + encode({"op": "y"})[:-1]) == [{"op": "x"}]
+    assert decoder.torn
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        raw(b""), raw(b"no json"), raw(b"[]"), raw(b"{}"), raw(b'{"op": 1}'), raw(b'"op"'), raw(b"\xff\xfe"), raw(b"NaN"),
+        struct.pack("!I", LONGEST + 1), struct.pack("!I", 0xFFFFFFFF), b"GET / HTTP/1.1\r\n\r\n" * 4,
+    ],
+)  # fmt: skip
+def test_garbage(data: bytes) -> None:
+    """A WireError, and nothing else."""
+    with pytest.raises(WireError):
+        Decoder().feed(data)
+
+
+def test_random_garbage() -> None:
+    """Whatever comes: frames or a WireError."""
+    source = random.Random(4711)
+    for _ in range(3000):
+        body = bytes(source.choice(b'{}[]",:\\u0123op \xff\x00') for _ in range(source.randrange(40)))
+        try:
+            Decoder().feed(raw(b'{"op": "x", "y": ' + body + b"}") if source.random() < 0.7 else body)
+        except WireError:
+            continue
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b"[" * 100_000,
+        b"[" + b"[]," * 10_000_000 + b"0]",
+        b"[" + b'"",' * 10_000_000 + b"0]",
+        b"[" + b"1," * 20_000_000 + b"0]",
+    ],
+    ids=["deep list", "deep object", "open", "wide", "strings", "numbers"],
+)
+def test_bombs(bomb: bytes) -> None:
+    """What would be deep, or many times as large in memory, is refused in little time."""
+    started = time.monotonic()
+    with pytest.raises(WireError):
+        Decoder().feed(raw(b'{"op": "x", "y": ' + bomb + b"}"))
+    assert time.monotonic() - started < 10
+
+
+def test_large_text_is_no_bomb() -> None:
+    """The output that a test may make comes through, even if it is all brackets, quotes and commas."""
+    frame = {"op": "x", "text": '[{",\\"' * 3_000_000}
+    assert Decoder().feed(encode(frame)) == [frame]
+
+
+def test_a_channel_belongs_to_one_process() -> None:
+    """A fork that comes back into the same code sends nothing."""
+    here, there = socket.socketpair()
+    with here, there:
+        channel = Channel(there)
+        pid = os.fork()
+        if pid == 0:
+            channel.send({"op": "forged"})
+            os._exit(0)
+        os.waitpid(pid, 0)
+        channel.send({"op": "true"})
+        assert Decoder().feed(here.recv(1000)) == [{"op": "true"}]
+
+
+# -- the outbox --------------------------------------------------------------------------------------------------------
+
+
+def test_outbox_waits_for_who_does_not_read() -> None:
+    """It never blocks, keeps the order, and sends the descriptors with the frame that they belong to."""
+    here, there = socket.socketpair()
+    reading, writing = os.pipe()
+    with here, there:
+        here.setblocking(False)
+        outbox = Outbox(here)
+        outbox.put({"op": "large", "text": "x" * 1_000_000})
+        outbox.put({"op": "fds"}, (reading, writing))
+        outbox.put({"op": "last"})
+        assert outbox.waiting
+        os.close(reading)
+        os.close(writing)
+        channel = Channel(there)
+        found = []
+        while outbox.waiting or len(found) < 3:
+            outbox.flush()
+            if outbox.waiting:
+                there.setblocking(False)
+                data = b""
+                try:
+                    data = there.recv(1 << 16, socket.MSG_PEEK)
+                except BlockingIOError:
+                    pass
+                there.setblocking(True)
+                if data and not found:
+                    # Read a piece at a time, as Channel does, in a thread-free way: flush between the pieces.
+                    found.append(_receive_slowly(there, outbox))
+                    continue
+            found.append(channel.receive())
+        assert [frame["op"] for frame, _ in found] == ["large", "fds", "last"]
+        descriptors = found[1][1]
+        assert [len(fds) for _, fds in found] == [0, 2, 0]
+        os.write(descriptors[1], b"hello")
+        assert os.read(descriptors[0], 5) == b"hello"
+        for fd in descriptors:
+            os.close(fd)
+
+
+def _receive_slowly(sock: socket.socket, outbox: Outbox) -> tuple[dict[str, object], list[int]]:
+    (length,) = struct.unpack("!I", sock.recv(4))
+    body = b""
+    while len(body) < length:
+        body += sock.recv(min(1 << 16, length - len(body)))
+        outbox.flush()
+    return json.loads(body), []
+
+
+def test_outbox_has_a_bound() -> None:
+    """Who never reads does not fill the controller's memory."""
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        outbox = Outbox(here)
+        with pytest.raises(WireError, match="does not read"):
+            for _ in range(10):
+                outbox.put({"op": "x", "text": "x" * (LONGEST // 4)})
+        outbox.close()
+
+
+def test_outbox_of_who_is_gone() -> None:
+    """Nothing waits, and no descriptor stays."""
+    here, there = socket.socketpair()
+    there.close()
+    with here, open(os.devnull, "rb") as file:
+        here.setblocking(False)
+        outbox = Outbox(here)
+        outbox.put({"op": "x"}, (file.fileno(),))
+        assert not outbox.waiting
+
+
+# -- last words --------------------------------------------------------------------------------------------------------
+
+WORDS = LastWords(9, ((7, "sleep"),), 0.5, (1, 2), (3, 4), shares_network=False)
+
+
+def test_last_words_travel() -> None:
+    """As they were."""
+    (frame,) = Decoder().feed(encode(WORDS.to_frame()))
+    assert LastWords.from_frame(frame) == WORDS
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("status", None), ("status", "0"), ("status", -1), ("status", 1 << 40), ("leaks", 5), ("leaks", [[1]]),
+        ("leaks", [["x", "y"]]), ("leaks", [[-1, "y"]]), ("cpu", "x"), ("cpu", []), ("blocks", [1]), ("blocks", [1, -1]),
+        ("blocks", "ab"), ("network", [1 << 70, 0]), ("network", {"a": 1}),
+    ],
+)  # fmt: skip
+def test_words_that_no_init_says(field: str, value: object) -> None:
+    """A WireError: before init is born, a test may hold its end of the socket."""
+    (frame,) = Decoder().feed(encode(WORDS.to_frame() | {field: value}))
+    with pytest.raises(WireError):
+        LastWords.from_frame(frame)
+    del frame[field]
+    with pytest.raises(WireError):
+        LastWords.from_frame(frame)
+
+
+@pytest.mark.parametrize("number", [None, "x", -1, 1 << 80, [], 1.5])
+def test_a_refusal_with_a_wrong_errno(number: object) -> None:
+    """Has none."""
+    assert refusal({"op": "failed", "errno": number, "step": ["odd"]}).errno == 0
