@@ -316,6 +316,17 @@ def captures(config: pytest.Config) -> list[FDCapture | FDCaptureBinary]:
     return [part for part in parts if isinstance(part, (FDCapture, FDCaptureBinary))]
 
 
+def keeps_terminal(config: pytest.Config) -> bool:
+    """Whether tests get the terminal itself: they are to show it all, or somebody may want to talk to a debugger."""
+    option = config.option
+    if option.capture == "no" or option.usepdb or option.trace:
+        return True
+    try:
+        return sys.stdin is not None and os.isatty(0)
+    except OSError:
+        return False
+
+
 def terminal_descriptors(config: pytest.Config) -> tuple[int, ...]:
     """Where pytest keeps the terminal while it captures."""
     return tuple(capture.targetfd_save for capture in captures(config))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from _pytest.nodes import Node
 
+from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome, Usage
 from pytest_sandbox.model.units import format_seconds, format_size
 from pytest_sandbox.plugin import resolve, stacks
@@ -108,10 +109,13 @@ class Book:
         xml = self._config.stash.get(xml_key, None)
         if xml is None:
             return
-        for pair in frame.get("properties") or ():
-            name, value = pair
-            xml.add_global_property(str(name), str(value))
-        attributes = {str(name): str(value) for name, value in (frame.get("attributes") or {}).items()}
+        try:
+            properties = [(str(name), str(value)) for name, value in frame.get("properties") or ()]
+            attributes = {str(name): str(value) for name, value in (frame.get("attributes") or {}).items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise WireError(f"a frame has nothing for junit: {error!r}") from error
+        for name, value in properties:
+            xml.add_global_property(name, value)
         if attributes:
             reporter = xml.node_reporter(getattr(item, "id", item.nodeid))
             reporter.attrs.update({k: v for k, v in attributes.items() if k not in ("classname", "name", "file", "line")})

@@ -7,6 +7,8 @@ tell apart (tuples) or pytest's form leaves out is put right again.
 from __future__ import annotations
 
 import builtins
+import linecache
+import math
 import sys
 import warnings
 from typing import Any
@@ -75,9 +77,26 @@ def from_frame(config: pytest.Config, frame: dict[str, Any], nodeid: str) -> pyt
         raise WireError(f"a frame is no report: {error!r}") from error
     if report.nodeid != nodeid or report.outcome not in _OUTCOMES or report.when not in _PHASES:
         raise WireError(f"a report of {report.nodeid!r} ({report.when}, {report.outcome}) came from the sandbox of {nodeid!r}")
-    if frame.get("subtests"):
-        _subtests(config)[_id(report)] = int(frame["subtests"])
+    count = whole_number(frame, "subtests")
+    if count:
+        _subtests(config)[_id(report)] = count
     return report
+
+
+def whole_number(frame: dict[str, Any], name: str) -> int:
+    """A field that is a number, or missing: 0. Raises WireError for what is neither."""
+    value = frame.get(name) or 0
+    if not isinstance(value, int):
+        raise WireError(f"{name} of a frame is {type(value).__name__}")
+    return value
+
+
+def seconds(frame: dict[str, Any], name: str) -> float:
+    """A field that is a duration, or missing: 0. Raises WireError for what is neither."""
+    value = frame.get(name) or 0.0
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise WireError(f"{name} of a frame is no duration")
+    return float(value)
 
 
 def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestReport:
@@ -93,11 +112,32 @@ def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestRepo
     report.location = (str(path), line, str(domain))
     report.sections = [(str(name), str(content)) for name, content in report.sections]
     report.user_properties = [(str(name), value) for name, value in report.user_properties]
-    report.duration = float(report.duration)
+    report.duration = seconds({"duration": report.duration}, "duration")
+    _check(report)
     context = getattr(report, "context", None)
     if context is not None and frame.get("arguments"):
         context.kwargs.update(frame["arguments"])
     return report
+
+
+def _check(report: pytest.TestReport) -> None:
+    """Raise TypeError for what would break pytest's own reporters, which trust what they are given."""
+    shadowed = [name for name in vars(report) if callable(getattr(type(report), name, None))]
+    if shadowed:
+        raise TypeError(f"it takes the place of {', '.join(shadowed)}")
+    if not isinstance(report.keywords, dict):
+        raise TypeError("its keywords are none")
+    excused = getattr(report, "wasxfail", None)
+    if excused is not None and not isinstance(excused, str):
+        raise TypeError("its reason to fail is no text")
+    if report.failed and report.longrepr is None:
+        raise TypeError("it failed for no reason")
+    if report.skipped and excused is None and not isinstance(report.longrepr, tuple):
+        raise TypeError("it was skipped for no reason")
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None and [type(field) for field in (crash.path, crash.lineno, crash.message)] != [str, int, str]:
+        raise TypeError("its crash was nowhere")
+    str(report.longrepr)  # here it may raise
 
 
 def warning_to_frame(message: warnings.WarningMessage, when: str, nodeid: str, location: object) -> dict[str, Any]:
@@ -109,7 +149,8 @@ def warning_to_frame(message: warnings.WarningMessage, when: str, nodeid: str, l
         "category": [category.__module__, category.__qualname__],
         "filename": message.filename,
         "lineno": message.lineno,
-        "line": message.line,
+        # Read here: the controller opens no file that a sandbox names. That may be a FIFO, or the terminal.
+        "line": linecache.getline(message.filename, message.lineno) if message.line is None else message.line,
         "when": when,
         "nodeid": nodeid,
         "location": location,
@@ -122,7 +163,7 @@ def record_warning(config: pytest.Config, frame: dict[str, Any], nodeid: str) ->
         category = _category(*map(str, frame["category"]))
         text, filename, lineno = str(frame["text"]), str(frame["filename"]), int(frame["lineno"])
         message = warnings.WarningMessage(_message(category, text), category, filename, lineno)
-        message.line = None if frame.get("line") is None else str(frame["line"])
+        message.line = str(frame.get("line") or "")
         location = tuple(frame["location"]) if isinstance(frame.get("location"), list) else None
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"a frame is no warning: {error!r}") from error

@@ -12,8 +12,9 @@ import pytest
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.plugin.fixtures import Requests
+from pytest_sandbox.plugin.inside import keeps_terminal
 from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
-from pytest_sandbox.plugin.reports import from_frame, record_warning
+from pytest_sandbox.plugin.reports import from_frame, record_warning, whole_number
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.tmp import keep_changes, keep_tmp_path
 from pytest_sandbox.plugin.tree import Unrunnable
@@ -100,9 +101,10 @@ class Telling:
         elif op == "done":
             self._done = True
         elif op == "errno":
-            running.errno = int(frame.get("errno") or 0)
+            running.errno = whole_number(frame, "errno")
         elif op == "hold":
-            running.hold = bool(frame.get("value"))
+            # Nobody is there to debug where the terminal is not kept: a test must not stop its own clock.
+            running.hold = bool(frame.get("value")) and keeps_terminal(self.session.config)
         elif op in ("exit", "interrupt", "internal", "stop"):
             self.interruption = frame
         else:

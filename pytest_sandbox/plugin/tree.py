@@ -18,7 +18,7 @@ from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.plugin import inside, resolve
 from pytest_sandbox.plugin.inside import World
 from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
-from pytest_sandbox.plugin.reports import from_frame, record_warning
+from pytest_sandbox.plugin.reports import from_frame, record_warning, seconds
 from pytest_sandbox.plugin.scopes import Need, Unit
 from pytest_sandbox.plugin.tmp import keep_tmp_path
 from pytest_sandbox.sandbox.child import Inside
@@ -309,7 +309,7 @@ class _ScopeListener:
         elif op == "prepared":
             scope.setting_up = ""
             if scope.told is not None:
-                scope.told.prepared += float(frame.get("duration") or 0.0)
+                scope.told.prepared += seconds(frame, "duration")
         elif op == "closed":
             scope.closed = from_frame(self._config, frame, nodeid)
         elif op == "warning":
@@ -319,7 +319,7 @@ class _ScopeListener:
         elif op in ("exit", "interrupt", "internal") and scope.told is not None:
             scope.told.interruption = frame
         elif op == "hold":
-            running.hold = bool(frame.get("value"))
+            running.hold = bool(frame.get("value")) and self._tree._world.keeps_terminal
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The scope is gone, by itself or closed."""

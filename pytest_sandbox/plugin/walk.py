@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import os
 import secrets
-import sys
 from collections import deque
 from collections.abc import Sequence
 
@@ -44,7 +43,7 @@ class Walk:
         config = session.config
         with contextlib.suppress(AttributeError):
             config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # or each child makes its own
-        keeps = _keeps_terminal(config)
+        keeps = inside.keeps_terminal(config)
         world = inside.World(session, self._units, ledger, keeps_terminal=keeps)
         self._supervisor = _supervisor(settings, self._units, inside.terminal_descriptors(config) if keeps else ())
         self._tree = Tree(world, self._supervisor, settings, book, self._units)
@@ -215,14 +214,3 @@ def _supervisor(settings: resolve.Settings, units: Sequence[Unit], keep: tuple[i
         return Supervisor(name, dataclasses.replace(layout, keep_descriptors=keep))
     except (OSError, SandboxError) as error:
         raise pytest.UsageError(f"--sandbox: {error}") from error
-
-
-def _keeps_terminal(config: pytest.Config) -> bool:
-    """Whether tests get the terminal itself: they are to show it all, or somebody may want to talk to a debugger."""
-    option = config.option
-    if option.capture == "no" or option.usepdb or option.trace:
-        return True
-    try:
-        return sys.stdin is not None and os.isatty(0)
-    except OSError:
-        return False
