@@ -22,6 +22,11 @@ _PIVOT_ROOT = {
     "x86_64": 155, "aarch64": 41, "riscv64": 41, "loongarch64": 41, "ppc64le": 203, "s390x": 217, "i686": 217,
     "armv7l": 218,
 }  # fmt: skip
+_KEYCTL = {
+    "x86_64": 250, "aarch64": 219, "riscv64": 219, "loongarch64": 219, "ppc64le": 271, "s390x": 280, "i686": 288,
+    "armv7l": 311,
+}  # fmt: skip
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 _CAPABILITY_VERSION_3 = 0x2008_0522
 _SIGCHLD = 17
 
@@ -74,6 +79,12 @@ def pivot_root(new_root: str, put_old: str) -> None:
     number = _PIVOT_ROOT[platform.machine()]
     new, old = ffi.new("char[]", _text(new_root)), ffi.new("char[]", _text(put_old))
     _check(_libc.syscall(number, new, old), f"pivot_root {new_root}")
+
+
+def join_new_session_keyring() -> None:
+    """keyctl(2), KEYCTL_JOIN_SESSION_KEYRING: an empty session keyring in the place of the inherited one."""
+    number = _KEYCTL[platform.machine()]
+    _check(_libc.syscall(number, _int(_KEYCTL_JOIN_SESSION_KEYRING), ffi.NULL), "keyctl KEYCTL_JOIN_SESSION_KEYRING")
 
 
 def open_tree(path: str, *, recursive: bool = False) -> int:

@@ -62,6 +62,13 @@ def die_with_launcher() -> None:
     syscalls.prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
 
 
+def leave_keyring() -> None:
+    """Lose the keys of the session that pytest was started in: no namespace hides a session keyring (keyrings(7))."""
+    # A kernel without keys, or a container's seccomp filter, which keeps keyctl from everybody in there.
+    with contextlib.suppress(OSError, KeyError):
+        syscalls.join_new_session_keyring()
+
+
 def set_limits(limits: Iterable[tuple[int, int]]) -> None:
     """setrlimit(2) of (resource, value) pairs, soft and hard, never above the hard limit there is."""
     for which, value in limits:

@@ -21,6 +21,7 @@ def become_main(start: Start) -> NoReturn:
     code, given = 1, start.given
     try:
         os.setsid()  # its own session: kill(0, ...) and the terminal's signals end at the sandbox's border
+        process.leave_keyring()
         _give_up(start.layout, start.order)
         process.restore_signals(start.handlers)
         channel = Channel(socket.socket(fileno=given.wire))
