@@ -1,0 +1,219 @@
+"""Resources: whoever takes too much is stopped by the limit, and named as what it was; the next test passes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+BOMB = """
+def bomb():
+    while True:
+        try:
+            if os.fork() == 0:
+                inner.stop_signals()
+        except OSError:
+            time.sleep(0.001)
+"""
+SMALL = {"": "", "small": "@pytest.mark.sandbox(memory='64M', pids=20, disk='4M', inodes=200, output='1M', files=64)\n"}
+sizes = pytest.mark.parametrize("size", SMALL, ids=["defaults", "small"])
+
+
+@sizes
+def test_fork_bomb(attack: Any, size: str) -> None:
+    """A bomb of processes that ignore signals ends with its test, named by the limit of processes."""
+    attack.needs("pids")
+    attack.write(f"""
+def bomb():
+    children = 0
+    while True:
+        if os.fork() == 0:
+            inner.stop_signals()
+            time.sleep(600)
+        children += 1
+        assert children < 5000, "nothing stops it"
+{SMALL[size]}def test_bomb():
+    inner.assert_inside()
+    bomb()
+""")
+    result = attack.run()
+    result.failed("test_bomb", "too many processes", "limit 20" if size else "limit 512")
+    result.passed("test_next")
+    assert attack.processes(attack.token) == []
+
+
+def test_exponential_fork_bomb(attack: Any) -> None:
+    """A bomb whose children bomb too, and never give up, is ended by the timeout; the run goes on at once."""
+    attack.needs("pids")
+    attack.write(f"""
+{BOMB}
+@pytest.mark.sandbox(timeout=2)
+def test_bomb():
+    inner.assert_inside()
+    bomb()
+""")
+    start = time.monotonic()
+    result = attack.run()
+    result.failed("test_bomb", "timed out", "limit 2")
+    result.passed("test_next")
+    assert time.monotonic() - start < 20
+
+
+@sizes
+@pytest.mark.parametrize("kind", ["heap", "memfd", "mmap", "child"])
+def test_memory_bomb(attack: Any, size: str, kind: str) -> None:
+    """Memory of the heap, of a memfd, shared, or of a child: out of memory, by the kernel's count, and nobody else's."""
+    attack.needs("memory")
+    attack.write(f"""
+import mmap
+def heap():
+    blocks = []
+    while len(blocks) < 600:
+        blocks.append(b"x" * (8 << 20))
+def memfd():
+    fd = os.memfd_create("bomb")
+    for _ in range(600):
+        os.write(fd, b"x" * (8 << 20))
+def mapped():
+    with mmap.mmap(-1, 4800 << 20) as area:
+        for at in range(0, 4800 << 20, 8 << 20):
+            area[at : at + (8 << 20)] = b"x" * (8 << 20)
+def child():
+    if inner.fork(heap):
+        raise MemoryError("the child was killed")
+{SMALL[size]}def test_bomb():
+    inner.assert_inside()
+    {"mapped" if kind == "mmap" else kind}()
+""")
+    result = attack.run()
+    result.failed("test_bomb", "out of memory", "out of memory", "limit 64M" if size else "limit 2G")
+    result.passed("test_next")
+
+
+@sizes
+@pytest.mark.parametrize("place", ["/tmp", "/dev/shm", "project"])
+def test_disk_filler(attack: Any, size: str, place: str) -> None:
+    """Writing files without end meets ENOSPC at the limit, wherever it is, and is named as a full disk."""
+    attack.facts["place"] = str(attack.project) if place == "project" else place
+    attack.write(f"""
+{SMALL[size]}def test_fill():
+    inner.assert_inside(FACTS["place"])
+    with open(FACTS["place"] + "/filler", "wb", buffering=0) as file:
+        for _ in range(3000):
+            file.write(bytes(1 << 20))
+""")
+    result = attack.run()
+    result.failed("test_fill", "disk full", "disk full", "limit 4M" if size else "limit 1G", "No space left")
+    result.passed("test_next")
+
+
+@sizes
+def test_inode_filler(attack: Any, size: str) -> None:
+    """Making empty files without end meets ENOSPC at the limit of inodes, and is named as a full disk."""
+    attack.write(f"""
+{SMALL[size]}def test_fill():
+    inner.assert_inside("/tmp")
+    os.mkdir("/tmp/filler")
+    for index in range(300_000):
+        os.close(os.open(f"/tmp/filler/{{index}}", os.O_CREAT | os.O_WRONLY))
+""")
+    result = attack.run("--sandbox-keep=never", seconds=120)
+    result.failed("test_fill", "disk full", "disk full", "No space left")
+    result.passed("test_next")
+
+
+@sizes
+def test_descriptor_exhaustion(attack: Any, size: str) -> None:
+    """Opening files without end is EMFILE in the test, also with the limits that the machine gives anyway."""
+    attack.write(f"""
+{SMALL[size]}def test_open():
+    inner.assert_inside()
+    opened = []
+    for _ in range(3_000_000):
+        opened.append(os.open("/dev/null", os.O_RDONLY))
+def test_sockets():
+    pairs = []
+    for _ in range(3_000_000):
+        pairs.append(socket.socketpair())
+""")
+    result = attack.run()
+    result.failed("test_open", "exited", "Too many open files")
+    result.failed("test_sockets", "exited", "Too many open files")
+    result.passed("test_next")
+
+
+@sizes
+@pytest.mark.parametrize("how", ["write", "print", "child"])
+def test_ten_gigabytes_of_output(attack: Any, size: str, how: str) -> None:
+    """Output without end, of the test or of a program that it starts, is too much output soon after the limit."""
+    attack.write(f"""
+def write():
+    for _ in range(10 << 10):
+        os.write(1, b"x" * (1 << 20))
+def printed():
+    for _ in range(10 << 10):
+        print("x" * (1 << 20))
+def child():
+    subprocess.run(["dd", "if=/dev/zero", "of=/dev/stdout", "bs=1M", "count=10240"], check=False)
+{SMALL[size]}def test_flood():
+    inner.assert_inside()
+    {"printed" if how == "print" else how}()
+""")
+    result = attack.run()
+    result.failed("test_flood", "too much output", "too much output", "limit 1M" if size else "limit 64M")
+    result.passed("test_next")
+    assert len(result.output) < 200 << 20
+
+
+def test_busy_loop_that_blocks_signals(attack: Any) -> None:
+    """A loop in C that blocks every signal is killed when its time is up, and named so."""
+    attack.write("""
+@pytest.mark.sandbox(timeout=1)
+def test_loop():
+    inner.assert_inside()
+    inner.stop_signals()
+    while True:
+        pass
+@pytest.mark.sandbox(cpu_time=1, timeout=30)
+def test_cpu_time():
+    while True:
+        pass
+@pytest.mark.sandbox(timeout=1)
+def test_stopped():
+    inner.assert_inside()
+    os.kill(os.getpid(), signal.SIGSTOP)
+""")
+    result = attack.run()
+    result.failed("test_loop", "timed out", "timed out", "limit 1")
+    result.failed("test_stopped", "timed out", "timed out")
+    if attack.capability("cpu_time").available:
+        result.failed("test_cpu_time", "cpu time", "cpu time")
+    result.passed("test_next")
+
+
+def test_many_that_misbehave_one_after_the_other(attack: Any) -> None:
+    """A hundred sandboxes, each ended in another way than the one before it: every verdict is right."""
+    attack.write("""
+KINDS = ["passes", "fails", "exits", "killed", "leaks", "times-out", "fills"]
+@pytest.mark.sandbox(timeout=0.5, disk="1M", memory=None if os.getuid() else "64M")
+@pytest.mark.parametrize("n", range(100))
+def test_one(n):
+    inner.assert_inside()
+    kind = KINDS[n % 7]
+    if kind == "fails": assert False
+    if kind == "exits": os._exit(0)
+    if kind == "killed": inner.fork(lambda: os.kill(-1, signal.SIGKILL)); time.sleep(60)
+    if kind == "leaks": inner.daemon(inner.sleeper("x"))
+    if kind == "times-out": time.sleep(60)
+    if kind == "fills": open("/tmp/x", "wb").write(bytes(4 << 20))
+""")
+    result = attack.run(seconds=120)
+    expected = [
+        ("passed", "exited"), ("failed", "exited"), ("failed", "no report"), ("failed", "signalled"), ("passed", "exited"),
+        ("failed", "timed out"), ("failed", "disk full"),
+    ]  # fmt: skip
+    for number in range(100):
+        case = result.cases[f"test_one[{number}]"]
+        assert (case.outcome, case.ending) == expected[number % 7], (number, case.text)
+    result.passed("test_next")
