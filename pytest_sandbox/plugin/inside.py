@@ -12,6 +12,7 @@ import faulthandler
 import gc
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NoReturn
@@ -55,6 +56,7 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
     if not world.config.pluginmanager.hasplugin("sandbox-reporter"):
         # Here, in the outermost scope, and not in each child: registering takes a millisecond.
         world.config.pluginmanager.register(world.reporter, "sandbox-reporter")
+        world.reporter.listens = True  # from now on: pluggy has just told it every warning of the run so far
         _silence_foreign_hooks(world)
     ledger.enter(world.session, node)
     gc.collect()
@@ -62,7 +64,8 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
     while True:
         frame, descriptors = inside.channel.receive()
         if frame["op"] == "spawn":
-            _spawn(world, inside, frame, descriptors)
+            if not _spawn(world, inside, frame, descriptors):
+                return _leave(inside)
         elif frame["op"] == "reap":
             inside.reap()
         elif frame["op"] == "close":
@@ -70,14 +73,20 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
             return _leave(inside)
 
 
-def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int]) -> None:
+def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int]) -> bool:
+    """Set up and fork; False where this process is spoilt, since a thread runs in it that its children would miss."""
     try:
         duration = _prepare(world, inside, frame["prepare"])
     except BaseException as error:
         for fd in descriptors:
             os.close(fd)
+        if isinstance(error, _ThreadStarted):
+            with contextlib.suppress(Exception):  # whoever sets the fixture up again will say what is wrong with it
+                ledger.leave(world.session)
+            inside.channel.send({"op": "threaded", "name": error.name, "threads": error.threads})
+            return False
         _send_interruption(inside.channel, error)
-        return
+        return True
     inside.channel.send({"op": "prepared", "duration": duration})
     unit = world.units[frame["unit"]]
     if frame["node"] is None:
@@ -85,6 +94,7 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
         inside.spawn(frame, descriptors, lambda child: unit_body(world, items, child))
     else:
         inside.spawn(frame, descriptors, lambda child: scope_body(world, unit.chain[frame["node"]], child))
+    return True
 
 
 def _prepare(world: World, inside: Inside, wanted: Sequence[Sequence[int]]) -> float:
@@ -98,12 +108,25 @@ def _prepare(world: World, inside: Inside, wanted: Sequence[Sequence[int]]) -> f
     return duration
 
 
+class _ThreadStarted(BaseException):
+    """A fixture has started a thread, which no fork inherits."""
+
+    def __init__(self, name: str, threads: Sequence[str]) -> None:
+        super().__init__(name)
+        self.name, self.threads = name, list(threads)
+
+
 def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Need]) -> float:
     def work() -> None:
         for need in needed:
             # Said before it is done: should this process die of it, the controller knows whose fault it was.
             inside.channel.send({"op": "fixture", "name": need.name})
+            threads = threading.enumerate()
             ledger.set_up(item, [need])
+            started = [thread.name for thread in threading.enumerate() if thread not in threads]
+            result = need.definition.cached_result
+            if started and result is not None and result[2] is None:
+                raise _ThreadStarted(need.name, started)
 
     with _caught_warnings(world, item), _captured(world.config, item, "setup"):
         call = CallInfo.from_call(work, "setup", reraise=(BaseException,))
@@ -190,6 +213,7 @@ class Reporter:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self.owner = 0
+        self.listens = False
 
     @property
     def _channel(self) -> Channel:
@@ -217,7 +241,7 @@ class Reporter:
         self, warning_message: warnings.WarningMessage, when: str, nodeid: str, location: tuple[str, int, str] | None
     ) -> None:
         """Forward the warning."""
-        if when == "runtest":
+        if when == "runtest" and self.listens:
             self._channel.send(reports.warning_to_frame(warning_message, when, nodeid, location))
 
     def pytest_enter_pdb(self) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.fixtures import FixtureDef
 from _pytest.nodes import Node
 
 from pytest_sandbox.model.errors import WireError
@@ -75,15 +77,21 @@ class Book:
             self._warn_of_leaks(item, outcome)
 
     def _warn_of_leaks(self, item: pytest.Item, outcome: Outcome) -> None:
-        import warnings
-
         names = "; ".join(f"{leak.command} (pid {leak.pid})" for leak in outcome.leaks)
-        message = warnings.WarningMessage(
-            LeakWarning(f"left {len(outcome.leaks)} process(es) running, killed now: {names}"),
-            LeakWarning,
-            str(item.path),
-            (item.location[1] or 0) + 1,
+        warning = LeakWarning(f"left {len(outcome.leaks)} process(es) running, killed now: {names}")
+        self._warn(item, warning, str(item.path), (item.location[1] or 0) + 1)
+
+    def warn_of_threads(self, item: pytest.Item, definition: FixtureDef[Any], threads: str) -> None:
+        """Say that a fixture of a wider scope is set up by each test's sandbox, and how to have it once."""
+        code = getattr(definition.func, "__code__", None)
+        warning = ThreadWarning(
+            f"fixture {definition.argname!r} starts a thread ({threads}), which no fork inherits: it is set up anew in each test's "
+            f"sandbox. To have it set up once, let its tests share a sandbox: @pytest.mark.sandbox(scope={definition.scope!r})"
         )
+        self._warn(item, warning, code.co_filename if code else str(item.path), code.co_firstlineno if code else 1)
+
+    def _warn(self, item: pytest.Item, warning: pytest.PytestWarning, path: str, line: int) -> None:
+        message = warnings.WarningMessage(warning, type(warning), path, line)
         self._config.hook.pytest_warning_recorded.call_historic(
             kwargs={"warning_message": message, "nodeid": item.nodeid, "when": "runtest", "location": None}
         )
@@ -134,6 +142,10 @@ class Book:
             terminal.section("sandbox files kept")
             for nodeid, path in self._kept:
                 terminal.write_line(f"{path}  {nodeid}")
+
+
+class ThreadWarning(pytest.PytestWarning):
+    """A fixture of a wider scope starts a thread, and so is set up in each test's sandbox instead of once."""
 
 
 class LeakWarning(pytest.PytestWarning):

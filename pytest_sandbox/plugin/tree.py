@@ -81,6 +81,7 @@ class Tree:
         # A scope has the run's limits, not those of the test that happens to come first; and no limit of time.
         self._spec: Spec = dataclasses.replace(settings.base.spec, limits=limits)
         self._broken: dict[int, Unrunnable] = {}
+        self._unshared: set[int] = set()
         self.open: list[Scope] = []
 
     # -- forking ------------------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ class Tree:
         if self.ending(unit) or any(node not in is_open for node in unit.chain):
             return False
         return not any(
-            id(need.definition) in self._broken or any(need.node is scope.node and _lacks(scope, need) for scope in self.open)
+            id(need.definition) in self._broken or any(need.node is scope.node and self._lacks(scope, need) for scope in self.open)
             for need in unit.above
         )
 
@@ -177,7 +178,11 @@ class Tree:
 
     def _is_due(self, scope: Scope, need: Need) -> bool:
         key = id(need.definition)
-        return need.node is scope.node and key not in scope.has and key not in self._broken
+        return need.node is scope.node and key not in scope.has and key not in self._broken and key not in self._unshared
+
+    def _lacks(self, scope: Scope, need: Need) -> bool:
+        key = id(need.definition)
+        return key not in self._unshared and (key not in scope.has or not need.has(scope.has[key]))
 
     def _later(self, unit: Unit, node: Node) -> Iterator[Unit]:
         """Units after this one that lie below the same node, for as long as they come one after the other."""
@@ -208,7 +213,7 @@ class Tree:
             if following is None or scope.node not in ancestors or scope.outcome is not None:
                 break
             keep += 1
-            if any(need.node is scope.node and _lacks(scope, need) for need in following.above):
+            if any(need.node is scope.node and self._lacks(scope, need) for need in following.above):
                 break  # what stands on it must go before it may change
         return list(reversed(self.open[keep:]))
 
@@ -239,6 +244,20 @@ class Tree:
             while scope.outcome is None and time.monotonic() < limit:
                 self._supervisor.step(max(0.0, limit - time.monotonic()))
 
+    def unshare(self, scope: Scope, threads: str) -> None:
+        """A fixture of an open scope, the one that it is setting up, has started a thread, which no fork inherits.
+
+        From now on it, and what depends on it, is set up by each sandbox that needs it. The scope ends and is made anew.
+        """
+        needs = {id(need.definition): need for unit in self._units for need in unit.above}
+        names = {scope.setting_up}
+        while added := {need.name for need in needs.values() if names.intersection(need.definition.argnames)} - names:
+            names |= added
+        self._unshared |= {key for key, need in needs.items() if need.name in names}
+        first = next((need for need in needs.values() if (need.name, need.node) == (scope.setting_up, scope.node)), None)
+        if first is not None:
+            self._book.warn_of_threads(self._world.session.items[scope.last_item], first.definition, threads)
+
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 
     def why_dead(self) -> Unrunnable | None:
@@ -253,7 +272,8 @@ class Tree:
         if dead.setting_up:
             needs = [need for unit in self._units for need in unit.above]
             here = (dead.setting_up, dead.node)
-            self._broken |= {id(need.definition): problem for need in needs if (need.name, need.node) == here}
+            guilty = {id(need.definition) for need in needs if (need.name, need.node) == here} - self._unshared
+            self._broken |= dict.fromkeys(guilty, problem)
         return problem
 
     def _first_dead(self) -> Scope | None:
@@ -283,11 +303,6 @@ class Tree:
         del self.open[first:]
 
 
-def _lacks(scope: Scope, need: Need) -> bool:
-    key = id(need.definition)
-    return key not in scope.has or not need.has(scope.has[key])
-
-
 def _differs(scope: Scope, need: Need) -> bool:
     key = id(need.definition)
     return key in scope.has and not need.has(scope.has[key])
@@ -306,6 +321,8 @@ class _ScopeListener:
         nodeid = self._tree._world.session.items[scope.last_item].nodeid
         if op == "fixture":
             scope.setting_up = str(frame.get("name", ""))
+        elif op == "threaded":
+            self._tree.unshare(scope, ", ".join(map(str, frame.get("threads") or ())))
         elif op == "prepared":
             scope.setting_up = ""
             if scope.told is not None:
