@@ -101,31 +101,30 @@ def _walk(directory: int, tree: int, path: str, depth: int) -> Iterator[Entry]:
 def _walk_entry(
     directory: int, name: str, status: os.stat_result, tree: int, path: str, depth: int
 ) -> Iterator[Entry]:
-    below, closed = _open_below(directory, name, status), False
-    try:
+    with _opened(directory, name, status) as below:
         yield Entry(f"{path}/{name}", directory, name, status, tree, depth, below)
         if below is not None and depth < _DEEPEST:
-            closed = True  # by the walk through it
-            yield from _walk(below, tree, f"{path}/{name}", depth + 1)
-    finally:
-        if below is not None and not closed:
-            os.close(below)
+            yield from _walk(os.dup(below), tree, f"{path}/{name}", depth + 1)
 
 
-def _open_below(directory: int, name: str, status: os.stat_result) -> int | None:
-    if not stat.S_ISDIR(status.st_mode):
-        return None
-    mode = stat.S_IMODE(status.st_mode)
-    locked = mode & 0o500 != 0o500 and status.st_uid == os.geteuid() != 0
-    with contextlib.suppress(OSError):
-        if locked:  # it is ours, so it can be opened for a moment; its sandbox may still live
-            os.chmod(name, mode | 0o500, dir_fd=directory)
-        try:
-            return os.open(name, _DIRECTORY, dir_fd=directory)
-        finally:
+@contextlib.contextmanager
+def _opened(directory: int, name: str, status: os.stat_result) -> Iterator[int | None]:
+    """A descriptor of a directory, as long as it is looked into; None for anything else, and for what cannot be read."""
+    below, mode = None, stat.S_IMODE(status.st_mode)
+    # An ordinary user's own: it can be unlocked, for a while, since its sandbox may still live.
+    locked = stat.S_ISDIR(status.st_mode) and mode & 0o500 != 0o500 and status.st_uid == os.geteuid() != 0
+    try:
+        with contextlib.suppress(OSError):
             if locked:
-                os.chmod(name, mode, dir_fd=directory)
-    return None
+                os.chmod(name, mode | 0o500, dir_fd=directory)
+            if stat.S_ISDIR(status.st_mode):
+                below = os.open(name, _DIRECTORY, dir_fd=directory)
+        yield below
+    finally:
+        if below is not None:
+            if locked:
+                os.chmod(below, mode)
+            os.close(below)
 
 
 def is_whiteout(status: os.stat_result) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_sandbox import Limits, Network, Result, Sandbox, Spec, UnavailableError, capabilities
 from pytest_sandbox.model.spec import MIB
+from pytest_sandbox.sandbox import bodies
 from pytest_sandbox.sandbox.host import unenforced
 
 PYTHON = sys.executable
@@ -41,7 +42,8 @@ def test_cpus_are_throttled() -> None:
 def test_open_files() -> None:
     """RLIMIT_NOFILE, which nobody inside can raise."""
     source = "import resource, os\nassert resource.getrlimit(resource.RLIMIT_NOFILE) == (30, 30)\n"
-    source += "try:\n    resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))\nexcept (ValueError, OSError): pass\nelse: raise SystemExit(9)\n"
+    source += "try:\n    resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))\nexcept (ValueError, OSError): pass\n"
+    source += "else: raise SystemExit(9)\n"
     source += "while True: os.dup(0)"
     result = run(PYTHON, "-c", source, files=30)
     assert (result.status, b"Too many open files" in result.stderr) == (1, True)
@@ -161,9 +163,7 @@ def test_memory_parts() -> None:
         with open("/tmp/file", "wb") as file:
             file.write(bytes(20 << 20))
 
-    sandbox = Sandbox()
-    result, _ = sandbox._make(__import__("pytest_sandbox.sandbox.bodies", fromlist=["function"]).function(use, (), {}))
-    usage = result.usage
+    usage = Sandbox()._make(bodies.function(use, (), {}))[0].usage
     assert usage.memory_anon is not None
     assert usage.memory_file is not None
     assert 40 * MIB <= usage.memory_anon < 80 * MIB
@@ -180,7 +180,7 @@ def test_memory_parts_of_what_ran_out_of_time() -> None:
 
 
 def test_as_a_user_without_cgroups() -> None:
-    """An ordinary user in nobody's cgroups: pids, disk, files and time hold, memory is refused, and what is not known has a reason."""
+    """Processes, disk and time are bounded all the same; memory is refused; what is not known has a reason."""
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody else")
     script = """
@@ -193,7 +193,8 @@ def ending(call, **limits):
     try: Sandbox(Spec(limits=Limits(**limits), asked=frozenset(limits))).call(call)
     except CallError as error: return error.outcome.ending.name
     except UnavailableError as error: return "refused: " + error.capability
-print(ending(bomb, pids=20), ending(lambda: time.sleep(9), timeout=0.2), ending(lambda: open("/tmp/x", "wb").write(bytes(1 << 22)), disk=1 << 20))
+def fill(): open("/tmp/x", "wb").write(bytes(1 << 22))
+print(ending(bomb, pids=20), ending(lambda: time.sleep(9), timeout=0.2), ending(fill, disk=1 << 20))
 print(ending(bomb, memory=1 << 26), "/", ending(bomb, cpu_time=1.0), "/", ending(bomb, cpus=1.0))
 usage = Sandbox().run(["true"]).usage
 print(usage.memory_peak, usage.oom_kills, usage.pids_peak, "not delegated" in usage.missing["memory_peak"], usage.cpu > 0)

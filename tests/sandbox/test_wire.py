@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
+import select
 import socket
 import struct
+import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -122,48 +124,34 @@ def test_outbox_waits_for_who_does_not_read() -> None:
     """It never blocks, keeps the order, and sends the descriptors with the frame that they belong to."""
     here, there = socket.socketpair()
     reading, writing = os.pipe()
+    found: list[tuple[dict[str, Any], list[int]]] = []
+
+    def read() -> None:
+        channel = Channel(there)
+        found.extend(channel.receive() for _ in range(3))
+
     with here, there:
         here.setblocking(False)
         outbox = Outbox(here)
-        outbox.put({"op": "large", "text": "x" * 1_000_000})
-        outbox.put({"op": "fds"}, (reading, writing))
-        outbox.put({"op": "last"})
+        for op, descriptors in (("large", ()), ("fds", (reading, writing)), ("last", ())):
+            outbox.put({"op": op, "text": "x" * 1_000_000}, descriptors)
         assert outbox.waiting
         os.close(reading)
         os.close(writing)
-        channel = Channel(there)
-        found = []
-        while outbox.waiting or len(found) < 3:
+        reader = threading.Thread(target=read)
+        reader.start()
+        while outbox.waiting:
+            select.select([], [here], [])
             outbox.flush()
-            if outbox.waiting:
-                there.setblocking(False)
-                data = b""
-                try:
-                    data = there.recv(1 << 16, socket.MSG_PEEK)
-                except BlockingIOError:
-                    pass
-                there.setblocking(True)
-                if data and not found:
-                    # Read a piece at a time, as Channel does, in a thread-free way: flush between the pieces.
-                    found.append(_receive_slowly(there, outbox))
-                    continue
-            found.append(channel.receive())
-        assert [frame["op"] for frame, _ in found] == ["large", "fds", "last"]
-        descriptors = found[1][1]
-        assert [len(fds) for _, fds in found] == [0, 2, 0]
-        os.write(descriptors[1], b"hello")
-        assert os.read(descriptors[0], 5) == b"hello"
-        for fd in descriptors:
-            os.close(fd)
-
-
-def _receive_slowly(sock: socket.socket, outbox: Outbox) -> tuple[dict[str, object], list[int]]:
-    (length,) = struct.unpack("!I", sock.recv(4))
-    body = b""
-    while len(body) < length:
-        body += sock.recv(min(1 << 16, length - len(body)))
-        outbox.flush()
-    return json.loads(body), []
+        reader.join()
+    assert [(frame["op"], len(frame["text"]), len(fds)) for frame, fds in found] == [
+        ("large", 1_000_000, 0), ("fds", 1_000_000, 2), ("last", 1_000_000, 0),
+    ]  # fmt: skip
+    inner_reading, inner_writing = found[1][1]
+    os.write(inner_writing, b"hello")
+    assert os.read(inner_reading, 5) == b"hello"
+    os.close(inner_reading)
+    os.close(inner_writing)
 
 
 def test_outbox_has_a_bound() -> None:
@@ -172,9 +160,10 @@ def test_outbox_has_a_bound() -> None:
     with here, there:
         here.setblocking(False)
         outbox = Outbox(here)
+        for _ in range(3):
+            outbox.put({"op": "x", "text": "x" * (LONGEST // 4)})
         with pytest.raises(WireError, match="does not read"):
-            for _ in range(10):
-                outbox.put({"op": "x", "text": "x" * (LONGEST // 4)})
+            outbox.put({"op": "x", "text": "x" * (LONGEST // 2)})
         outbox.close()
 
 

@@ -1,0 +1,460 @@
+"""The controller's loop: trees of sandboxes, sandboxes that lie, flood or do not listen, and what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import stat
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pytest_sandbox import Change, ChangeKind, Ending, Limits, Network, Outcome, Spec, WireError
+from pytest_sandbox.sandbox import host
+from pytest_sandbox.sandbox.child import Inside
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire import encode
+
+Bodies = dict[str, Callable[[Inside], int]]
+
+
+class Heard:
+    """A listener that keeps everything."""
+
+    def __init__(self) -> None:
+        self.frames: list[dict[str, Any]] = []
+        self.outcome: Outcome | None = None
+
+    def on_frame(self, running: Running, frame: dict[str, Any]) -> None:
+        """Keep it."""
+        del running
+        self.frames.append(frame)
+
+    def on_end(self, running: Running, outcome: Outcome) -> None:
+        """Keep it."""
+        del running
+        self.outcome = outcome
+
+
+@pytest.fixture
+def supervisor() -> Iterator[Supervisor]:
+    """A supervisor of its own."""
+    with Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(host.find_identity())) as one:
+        yield one
+
+
+def scope(bodies: Bodies) -> Callable[[Inside], int]:
+    """A body that forks sandboxes as ordered, with the body that the order names, until it is told to end."""
+
+    def body(inside: Inside) -> int:
+        while True:
+            try:
+                frame, descriptors = inside.channel.receive()
+            except EOFError:
+                return 0
+            if frame["op"] == "spawn":
+                inside.spawn(frame, descriptors, scope(bodies) if frame["body"] == "scope" else bodies[frame["body"]])
+            elif frame["op"] == "reap":
+                inside.reap()
+            elif frame["op"] == "end":
+                return 0
+            elif frame["op"] == "do":
+                inside.channel.send({"op": "did", "code": bodies[frame["body"]](inside)})
+
+    return body
+
+
+def root(supervisor: Supervisor, body: Callable[[Inside], int], **spec: Any) -> tuple[Running, Heard]:
+    """Start an outermost sandbox."""
+    heard = Heard()
+    return supervisor.start_root(Spec(**spec), body, heard), heard
+
+
+def below(supervisor: Supervisor, parent: Running, body: str, *, inner: bool = False, **spec: Any) -> tuple[Running, Heard]:
+    """Start a sandbox below another."""
+    heard = Heard()
+    return supervisor.start(parent, Spec(**spec), heard, scope=inner, body=body), heard
+
+
+def wait(supervisor: Supervisor, *heard: Heard) -> list[Outcome]:
+    """Serve until all of these are gone."""
+    limit = time.monotonic() + 30
+    while any(one.outcome is None for one in heard):
+        assert time.monotonic() < limit, "a sandbox does not end"
+        supervisor.step(1.0)
+    return [one.outcome for one in heard if one.outcome]
+
+
+def tell(text: str) -> Callable[[Inside], int]:
+    """A body that says what a file has."""
+
+    def body(inside: Inside) -> int:
+        with open(text, encoding="utf-8") as file:
+            inside.channel.send({"op": "said", "text": file.read()})
+        return 0
+
+    return body
+
+
+def write(path: str, text: str) -> Callable[[Inside], int]:
+    """A body that writes a file."""
+
+    def body(_: Inside) -> int:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        return 0
+
+    return body
+
+
+def remove(path: str) -> Callable[[Inside], int]:
+    """A body that removes a file."""
+
+    def body(_: Inside) -> int:
+        os.unlink(path)
+        return 0
+
+    return body
+
+
+def sleep(seconds: float, status: int = 0) -> Callable[[Inside], int]:
+    """A body that takes its time."""
+
+    def body(_: Inside) -> int:
+        time.sleep(seconds)
+        return status
+
+    return body
+
+
+def receive(inside: Inside) -> int:
+    """A body that waits for a word."""
+    inside.channel.receive()
+    return 0
+
+
+# -- trees -------------------------------------------------------------------------------------------------------------
+
+
+def test_layers(supervisor: Supervisor) -> None:
+    """What a scope wrote is seen below; what is written below is seen by nobody else; changes are told against the scope."""
+    outer, _ = root(
+        supervisor,
+        scope({"make": write("/tmp/made", "scope"), "change": write("/tmp/made", "test"), "tell": tell("/tmp/made"),
+               "remove": remove("/tmp/made")}),
+    )  # fmt: skip
+    outer.send({"op": "do", "body": "make"})
+    supervisor.run_while(lambda: not outer.listener.frames)  # type: ignore[attr-defined]
+    heard = [below(supervisor, outer, name)[1] for name in ("change", "tell", "remove", "tell")]
+    outcomes = wait(supervisor, *heard)
+    assert [outcome.status for outcome in outcomes] == [0, 0, 0, 0]
+    assert [frame["text"] for one in heard for frame in one.frames] == ["scope", "scope"]
+    assert [outcome.changes for outcome in outcomes] == [
+        (Change("/tmp/made", ChangeKind.MODIFIED, 4),), (), (Change("/tmp/made", ChangeKind.DELETED),), (),
+    ]  # fmt: skip
+    assert not os.path.exists("/tmp/made")
+
+
+def test_deleted_by_a_scope_and_made_again(supervisor: Supervisor) -> None:
+    """Is new, whatever the machine has there."""
+    outer, heard = root(supervisor, scope({"remove": remove("/tmp/x/y"), "make": lambda _: _make()}))
+
+    def do(name: str) -> None:
+        count = len(heard.frames)
+        outer.send({"op": "do", "body": name})
+        supervisor.run_while(lambda: len(heard.frames) == count)
+
+    do("make")
+    do("remove")
+    _, child = below(supervisor, outer, "make")
+    assert [change for change in wait(supervisor, child)[0].changes if change.path == "/tmp/x/y"] == [
+        Change("/tmp/x/y", ChangeKind.ADDED, 1)
+    ]
+
+
+def _make() -> int:
+    os.makedirs("/tmp/x", exist_ok=True)
+    with open("/tmp/x/y", "w", encoding="utf-8") as file:
+        file.write("y")
+    return 0
+
+
+def test_deep_nesting(supervisor: Supervisor) -> None:
+    """Sixteen levels; one more is refused with the reason, and the one around it goes on."""
+    bodies: Bodies = {"leaf": lambda _: 7}
+    chain = [root(supervisor, scope(bodies))[0]]
+    for _ in range(15):
+        chain.append(below(supervisor, chain[-1], "scope", inner=True)[0])
+    _, heard = below(supervisor, chain[-2], "leaf")
+    assert wait(supervisor, heard)[0].status == 7
+    last, heard = below(supervisor, chain[-1], "leaf")
+    wait(supervisor, heard)
+    assert "16 levels are the most" in str(last.problem)
+    _, heard = below(supervisor, chain[-2], "leaf")
+    assert wait(supervisor, heard)[0].status == 7
+
+
+def test_a_scope_with_a_thread_can_fork_sandboxes(supervisor: Supervisor) -> None:
+    """By fork(2) and unshare(2) instead of clone3(2); the thread is not in them."""
+
+    def start_thread(_: Inside) -> int:
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        return 0
+
+    def count(inside: Inside) -> int:
+        inside.channel.send({"op": "threads", "count": len(os.listdir("/proc/self/task")), "pid": os.getpid()})
+        return 0
+
+    outer, above = root(supervisor, scope({"thread": start_thread, "count": count}))
+    outer.send({"op": "do", "body": "thread"})
+    supervisor.run_while(lambda: not above.frames)
+    heard = [below(supervisor, outer, "count")[1] for _ in range(5)]
+    assert [outcome.status for outcome in wait(supervisor, *heard)] == [0] * 5
+    assert [frame for one in heard for frame in one.frames] == [{"op": "threads", "count": 1, "pid": 2}] * 5
+
+
+def test_shared_network(supervisor: Supervisor) -> None:
+    """`auto` shares where something listens around it, `shared` always, `loopback` never."""
+    sockets: list[socket.socket] = []
+
+    def listen(_: Inside) -> int:
+        sockets.append(socket.create_server(("127.0.0.1", 9999)))
+        return 0
+
+    def connect(_: Inside) -> int:
+        return socket.socket().connect_ex(("127.0.0.1", 9999))
+
+    outer, above = root(supervisor, scope({"listen": listen, "connect": connect}))
+    heard = [below(supervisor, outer, "connect", network=network)[1] for network in (Network.AUTO, Network.SHARED)]
+    refused = [outcome.status for outcome in wait(supervisor, *heard)]
+    outer.send({"op": "do", "body": "listen"})
+    supervisor.run_while(lambda: not above.frames)
+    every = (Network.AUTO, Network.SHARED, Network.LOOPBACK)
+    heard = [below(supervisor, outer, "connect", network=network)[1] for network in every]
+    outcomes = wait(supervisor, *heard)
+    assert refused == [111, 111]
+    assert [outcome.status for outcome in outcomes] == [0, 0, 111]
+    assert [outcome.usage.network_sent is None for outcome in outcomes] == [True, True, False]
+
+
+def test_many_at_once(supervisor: Supervisor) -> None:
+    """Sixty, each misbehaving in its own way, each with its own verdict."""
+
+    def hang(_: Inside) -> int:
+        time.sleep(60)
+        return 0
+
+    def shout(inside: Inside) -> int:
+        while True:
+            os.write(inside.descriptors.stdout, b"x" * 65536)
+
+    def die(_: Inside) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    outer, _ = root(supervisor, scope({"hang": hang, "shout": shout, "die": die, "leave": lambda _: 3}))
+    limits = Limits(timeout=2.0, output=1 << 20)
+    heard = [below(supervisor, outer, name, limits=limits)[1] for name in ("hang", "shout", "die", "leave") * 15]
+    endings = [outcome.ending for outcome in wait(supervisor, *heard)]
+    assert endings == [Ending.TIMED_OUT, Ending.TOO_MUCH_OUTPUT, Ending.SIGNALLED, Ending.EXITED] * 15
+
+
+def test_the_end_of_a_scope_is_the_end_of_what_is_below(supervisor: Supervisor) -> None:
+    """Those that ran, and those that were ordered and not yet made."""
+    outer, above = root(supervisor, scope({"hang": sleep(60)}))
+    heard = [below(supervisor, outer, "hang")[1] for _ in range(3)]
+    outer.kill(None)
+    heard += [below(supervisor, outer, "hang")[1]]
+    assert {outcome.ending for outcome in wait(supervisor, above, *heard)} == {Ending.NO_REPORT}
+
+
+# -- sandboxes that are not to be trusted ------------------------------------------------------------------------------
+
+
+def lies(data: bytes) -> Callable[[Inside], int]:
+    """A body that sends bytes of its own."""
+
+    def body(inside: Inside) -> int:
+        with contextlib.suppress(OSError):
+            inside.channel.socket.sendall(data)
+            time.sleep(60)
+        return 0
+
+    return body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\n", struct.pack("!I", 0xFFFFFFFF), struct.pack("!I", 3) + b"{]}", struct.pack("!I", 2) + b"[]",
+        struct.pack("!I", 200_000) + b"[" * 200_000, encode({"op": "refused", "name": "s1"}),
+        encode({"op": "refused", "name": ["s"], "errno": "x"}), encode({"op": "refused", "name": "s2"}),
+    ],
+    ids=["text", "length", "no json", "no object", "deep", "refuses its parent", "refuses nonsense", "refuses itself"],
+)  # fmt: skip
+def test_who_lies_fails_alone(supervisor: Supervisor, data: bytes) -> None:
+    """It is killed and its problem told; its neighbour and its scope go on."""
+    outer, _ = root(supervisor, scope({"lie": lies(data), "leave": sleep(0.2, 4)}))
+    liar, one = below(supervisor, outer, "lie")
+    _, two = below(supervisor, outer, "leave")
+    first, second = wait(supervisor, one, two)
+    assert first.ending is Ending.NO_REPORT
+    assert isinstance(liar.problem, WireError)
+    assert first.sentence == str(liar.problem)
+    assert (second.ending, second.status) == (Ending.EXITED, 4)
+
+
+def test_a_torn_frame_at_the_end_is_no_frame(supervisor: Supervisor) -> None:
+    """What was whole counts, the rest does not."""
+
+    def body(inside: Inside) -> int:
+        inside.channel.send({"op": "whole"})
+        inside.channel.socket.sendall(encode({"op": "torn"})[:-1])
+        return 0
+
+    _, heard = root(supervisor, body)
+    assert wait(supervisor, heard)[0].status == 0
+    assert heard.frames == [{"op": "whole"}]
+
+
+def test_a_flood_does_not_hold_up_the_others(supervisor: Supervisor) -> None:
+    """Who talks without end keeps neither its own deadline nor its neighbours from being served."""
+
+    def flood(inside: Inside) -> int:
+        data = encode({"op": "x"}) * 5000
+        while True:
+            inside.channel.socket.sendall(data)
+
+    outer, _ = root(supervisor, scope({"flood": flood, "leave": lambda _: 4}))
+    _, one = below(supervisor, outer, "flood", limits=Limits(timeout=1.0))
+    _, two = below(supervisor, outer, "leave")
+    first, second = wait(supervisor, one, two)
+    assert (first.ending, second.status) == (Ending.TIMED_OUT, 4)
+    assert first.usage.wall < 5
+
+
+def test_who_does_not_listen_holds_up_nobody(supervisor: Supervisor) -> None:
+    """Megabytes for one that sleeps wait in the controller; one that reads late gets all of it."""
+
+    def late(inside: Inside) -> int:
+        time.sleep(0.3)
+        return sum(len(inside.channel.receive()[0]["text"]) == 1_000_000 for _ in range(5))
+
+    outer, _ = root(supervisor, scope({"late": late, "never": sleep(60), "leave": lambda _: 4}))
+    slow, one = below(supervisor, outer, "late")
+    deaf, two = below(supervisor, outer, "never", limits=Limits(timeout=1.0))
+    for _ in range(5):
+        slow.send({"op": "x", "text": "x" * 1_000_000})
+        deaf.send({"op": "x", "text": "x" * 1_000_000})
+    _, three = below(supervisor, outer, "leave")
+    assert [outcome.status for outcome in wait(supervisor, one, three)] == [5, 4]
+    assert wait(supervisor, two)[0].ending is Ending.TIMED_OUT
+
+
+def test_forged_words_of_init(supervisor: Supervisor) -> None:
+    """A scope holds the control socket of what it is to make: what it sends there is at most that sandbox's end."""
+
+    def forge(inside: Inside) -> int:
+        for words in (
+            {"op": "exit", "status": "x"}, {"op": "exit", "leaks": 5}, {"op": "failed", "errno": 1 << 90}, {"op": "ready"},
+            {"op": "exit", "status": 0, "leaks": [[1, 2]], "cpu": 1e300, "blocks": None, "network": None, "shares_network": 0},
+        ):  # fmt: skip
+            _, descriptors = inside.channel.receive()
+            os.write(descriptors[0], encode(words))
+            for fd in descriptors:
+                os.close(fd)
+        return 0
+
+    outer, above = root(supervisor, forge)
+    heard = [below(supervisor, outer, "x")[1] for _ in range(5)]
+    assert len(wait(supervisor, above, *heard)) == 6
+
+
+def test_done_does_not_lift_limits(supervisor: Supervisor) -> None:
+    """Who says that it is done and goes on is still looked at."""
+
+    def body(inside: Inside) -> int:
+        inside.channel.send({"op": "done"})
+        while True:
+            os.write(inside.descriptors.stdout, b"x" * 65536)
+
+    _, heard = root(supervisor, body, limits=Limits(output=1 << 20, timeout=20.0))
+    assert wait(supervisor, heard)[0].ending is Ending.TOO_MUCH_OUTPUT
+
+
+# -- nothing is left ---------------------------------------------------------------------------------------------------
+
+
+def test_fifty_sandboxes_leave_no_descriptor(supervisor: Supervisor) -> None:
+    """Nor a zombie: the controller is as it was after the first."""
+    outer, _ = root(supervisor, scope({"leave": lambda _: 0}))
+    counts = []
+    for _ in range(50):
+        _, heard = below(supervisor, outer, "leave")
+        wait(supervisor, heard)
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert counts[0] == counts[-1]
+    roots = []
+    for _ in range(10):
+        _, heard = root(supervisor, lambda _: 0)
+        wait(supervisor, heard)
+        roots.append(len(os.listdir("/proc/self/fd")))
+    assert roots[0] == roots[-1] == counts[0]
+
+
+def test_outermost_sandboxes_know_nothing_of_each_other(supervisor: Supervisor) -> None:
+    """A second one, made while the first runs, holds no descriptor of it."""
+    _, first = root(supervisor, receive)
+
+    def look(inside: Inside) -> int:
+        modes = []
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # the descriptor of listdir itself
+                modes.append(os.fstat(int(name)).st_mode)
+        inside.channel.send({"op": "found", "sockets": sum(map(stat.S_ISSOCK, modes))})
+        return 0
+
+    _, second = root(supervisor, look)
+    wait(supervisor, second)
+    assert second.frames[0]["sockets"] == 1
+    assert first.outcome is None
+
+
+def test_close_while_all_run() -> None:
+    """Everything is killed, what was only ordered too, and that in no time."""
+    one = Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(host.find_identity()))
+    outer, above = root(one, scope({"hang": sleep(60)}))
+    heard = [below(one, outer, "hang")[1] for _ in range(5)]
+    started = time.monotonic()
+    one.close()
+    assert time.monotonic() - started < 5
+    assert all(each.outcome is not None for each in (above, *heard))
+
+
+def test_close_at_once() -> None:
+    """Before the launcher has done anything."""
+    one = Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(host.find_identity()))
+    root(one, lambda _: 0)
+    one.close()
+
+
+def test_close_with_a_launcher_that_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher that hangs in the kernel's or anybody's hands is killed, and close comes back."""
+    from pytest_sandbox.sandbox import launcher
+
+    monkeypatch.setattr(launcher, "_launch", lambda *_: time.sleep(60))
+    one = Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(host.find_identity()))
+    _, heard = root(one, lambda _: 0)
+    started = time.monotonic()
+    one.close()
+    assert time.monotonic() - started < 5
+    assert heard.outcome is not None
+    assert heard.outcome.ending is Ending.NO_REPORT
