@@ -85,8 +85,9 @@ class Book:
         """Say that a fixture of a wider scope is set up by each test's sandbox, and how to have it once."""
         code = getattr(definition.func, "__code__", None)
         warning = ThreadWarning(
-            f"fixture {definition.argname!r} starts a thread ({threads}), which no fork inherits: it is set up anew in each test's "
-            f"sandbox. To have it set up once, let its tests share a sandbox: @pytest.mark.sandbox(scope={definition.scope!r})"
+            f"fixture {definition.argname!r} starts a thread ({threads}), which no fork inherits: it is set up anew in each "
+            "test's sandbox. To have it set up once, let its tests share a sandbox: "
+            f"@pytest.mark.sandbox(scope={definition.scope!r})"
         )
         self._warn(item, warning, code.co_filename if code else str(item.path), code.co_firstlineno if code else 1)
 
@@ -211,6 +212,8 @@ def _figures(usage: Usage) -> str:
         parts.append(f"memory peak {format_size(usage.memory_peak)}{split}")
     if usage.pids_peak is not None:
         parts.append(f"processes peak {usage.pids_peak}")
+    if usage.throttled:
+        parts.append(f"throttled {format_seconds(usage.throttled)}")
     if usage.overlay_bytes:
         parts.append(f"written and left {format_size(usage.overlay_bytes)}")
     return ", ".join(parts)

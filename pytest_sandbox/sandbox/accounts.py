@@ -11,7 +11,7 @@ import time
 from pytest_sandbox.model.outcome import Change, Ending, Leak, Outcome, Usage
 from pytest_sandbox.primitives.cgroups import CgroupUsage, MemorySnapshot, oom_victim
 from pytest_sandbox.sandbox import upper
-from pytest_sandbox.sandbox.layout import Layout
+from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.verdict import Facts, judge
 
@@ -69,7 +69,7 @@ def fill_of(running: Running, layout: Layout) -> upper.Fill | None:
     """How much it wrote; None before it has a layer."""
     if running.layer is None:
         return None
-    if layout.scratch_path:
+    if scratch_of(layout, running.name, scope=running.order.scope) is not None:
         return upper.fill_by_walking(running.layer, layout.plan.trees)
     return upper.fill(running.layer, running.own_inodes)
 
@@ -78,7 +78,8 @@ def changes_of(running: Running, layout: Layout, below: tuple[int, ...]) -> tupl
     """What it wrote, and whether that is cut."""
     if running.layer is None:
         return (), False
-    fill = None if layout.scratch_path else upper.fill(running.layer, running.own_inodes)
+    scratch = scratch_of(layout, running.name, scope=running.order.scope)
+    fill = upper.fill(running.layer, running.own_inodes) if scratch is None else None
     if fill is not None and fill.inodes == 0:
         return (), False
     return upper.changes(running.layer, layout.plan.trees, below)

@@ -93,9 +93,7 @@ class Order:
 class Spawner(Protocol):
     """`spawn.spawn`, as it is handed down to whom it makes."""
 
-    def __call__(
-        self, layout: Layout, order: Order, given: Descriptors, body: Body, *, inherited: Sequence[int] = ()
-    ) -> int:
+    def __call__(self, layout: Layout, order: Order, given: Descriptors, body: Body, *, inherited: Sequence[int] = ()) -> int:
         """Make a sandbox; the pid to be waited for."""
 
 

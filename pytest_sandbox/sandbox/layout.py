@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pytest_sandbox._linux.flags import Mount
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.primitives import mounts
-from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, Operation, ReadOnlyOp, bind
+from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, Operation, ReadOnlyOp, WriteOp, bind
 from pytest_sandbox.primitives.namespaces import Identity
 from pytest_sandbox.primitives.overlay import Plan, layer_operations, mount_operations, own_inodes
 
@@ -110,6 +110,8 @@ def build_devices(dev: str) -> None:
         target = dev + name.removeprefix("/dev")
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
         bind(name, target).apply()
+        # The node is the machine's own: who has the id of its owner could change its mode. Writing to it goes on to work.
+        ReadOnlyOp(target).apply()
     for name, link in mounts.DEVICE_LINKS.items():
         os.symlink(link, f"{dev}/{name}")
     ReadOnlyOp(dev).apply()
@@ -125,9 +127,18 @@ def _target(operation: Operation) -> str:
     return operation.path if isinstance(operation, (MkdirOp, HideOp)) else operation.target
 
 
-def layer_mount(layout: Layout, spec: Spec, name: str) -> Operation:
+def scratch_of(layout: Layout, name: str, *, scope: bool) -> str | None:
+    """The directory below `scratch` that is a sandbox's layer, as the machine calls it; None where a tmpfs is.
+
+    A scope's never is: a layer below others may not lie within another one (ELOOP, ovl_check_overlapping_layers), and the
+    tree of the file system that scratch is on is such another one.
+    """
+    return None if layout.scratch_path is None or scope else f"{layout.scratch_path}/{name}"
+
+
+def layer_mount(layout: Layout, spec: Spec, name: str, *, scope: bool) -> Operation:
     """Where this sandbox's writes go: a tmpfs of the disk limit's size, or its own directory below `scratch`."""
-    if layout.scratch_path:
+    if scratch_of(layout, name, scope=scope) is not None:
         return bind(f"{layout.store}/scratch/{name}", layout.layer)
     inodes = spec.limits.inodes
     if inodes is not None:
@@ -138,13 +149,16 @@ def layer_mount(layout: Layout, spec: Spec, name: str) -> Operation:
 def root_operations(layout: Layout, spec: Spec, name: str, *, scope: bool, shares_network: bool) -> list[Operation]:
     """Everything between an empty `place/root` and a root that can be entered."""
     root, trees = layout.root, layout.plan.trees
-    operations = [layer_mount(layout, spec, name), *layer_operations(layout.layer, trees)]
+    operations = [layer_mount(layout, spec, name, scope=scope), *layer_operations(layout.layer, trees)]
     early, late = _split(mount_operations(root, trees, f"{layout.store}/base", layout.lowers, layout.layer), root)
     operations += early
     operations += [bind(f"{layout.store}/dev", f"{root}/dev", recursive=True), *late]
     if not any(tree.path == "/dev/shm" for tree in trees):
         operations.append(MountOp("shm", f"{root}/dev/shm", "tmpfs", _NO_EXEC, "mode=1777"))
     operations += _kernel_file_systems(layout, root, shares_network=shares_network)
+    if layout.identity is Identity.SAME and not scope:
+        # Root is the machine's root: with the capabilities of a namespace of its own it could mount and write what is root's.
+        operations.append(WriteOp(f"{root}/proc/sys/user/max_user_namespaces", "0"))
     operations += mounts.masks(root, layout.masked, layout.read_only)
     operations += _let_through(layout, spec, root)
     if scope:

@@ -25,9 +25,7 @@ def become_main(start: Start) -> NoReturn:
         _give_up(start.layout, start.order)
         process.restore_signals(start.handlers)
         channel = Channel(socket.socket(fileno=given.wire))
-        code = start.body(
-            Inside(start.order, start.layout.below(), channel, given, start.shares_network, start.spawner)
-        )
+        code = start.body(Inside(start.order, start.layout.below(), channel, given, start.shares_network, start.spawner))
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 1
     except BaseException:

@@ -82,9 +82,7 @@ def _namespaces(layout: Layout, *, shares: bool) -> Clone:
     return flags
 
 
-def _spawn_from_threads(
-    flags: Clone, init: Callable[[], NoReturn], given: Descriptors, go: Callable[[int], None]
-) -> int:
+def _spawn_from_threads(flags: Clone, init: Callable[[], NoReturn], given: Descriptors, go: Callable[[int], None]) -> int:
     """As `spawn`, from a process with threads: fork(3) first, which takes malloc's locks, then unshare(2)."""
     unshared, tell = os.pipe()
     mapped, end = os.pipe()

@@ -29,7 +29,7 @@ from pytest_sandbox.sandbox.accounts import changes_of, fill_of, outcome_of, usa
 from pytest_sandbox.sandbox.child import Body, Descriptors, Order
 from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.launcher import launch
-from pytest_sandbox.sandbox.layout import Layout
+from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.outbox import Outbox
 from pytest_sandbox.sandbox.removal import remove_tree
 from pytest_sandbox.sandbox.running import Listener, Running, prepare
@@ -113,11 +113,11 @@ class Supervisor:
     def _prepare(self, spec: Spec, listener: Listener, parent: Running | None, *, scope: bool) -> tuple[Running, Descriptors]:
         self._count += 1
         name = f"s{self._count}"
-        cgroup = self._cgroups.create(name, spec.limits)
+        cgroup = self._cgroups.create(name, spec.limits, leaf=self._layout.identity is Identity.SAME)
         count_pids = "pids" in cgroup.unenforced and self._layout.identity is Identity.USER
         given, control, talk = prepare(self._owner, cgroup.open_tasks())
-        if self._layout.scratch_path:
-            os.mkdir(os.path.join(self._layout.scratch_path, name), 0o755)
+        if (own := scratch_of(self._layout, name, scope=scope)) is not None:
+            os.mkdir(own, 0o755)
         order = Order(name, spec, scope, count_pids)
         # The files are shared, not copied: what the sandbox wrote is there when it is dead.
         running = Running(
@@ -288,8 +288,8 @@ class Supervisor:
                 self._finish(child)  # it was never made, and nobody is left to make it
 
     def _remove_scratch(self, running: Running) -> None:
-        if self._layout.scratch_path:
-            _remove(os.path.join(self._layout.scratch_path, running.name))
+        if (own := scratch_of(self._layout, running.name, scope=running.order.scope)) is not None:
+            _remove(own)
 
     def changes(self, running: Running) -> tuple[tuple[Change, ...], bool]:
         """What a sandbox wrote so far, and whether that is cut."""

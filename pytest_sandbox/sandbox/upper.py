@@ -98,9 +98,7 @@ def _walk(directory: int, tree: int, path: str, depth: int) -> Iterator[Entry]:
         os.close(directory)
 
 
-def _walk_entry(
-    directory: int, name: str, status: os.stat_result, tree: int, path: str, depth: int
-) -> Iterator[Entry]:
+def _walk_entry(directory: int, name: str, status: os.stat_result, tree: int, path: str, depth: int) -> Iterator[Entry]:
     with _opened(directory, name, status) as below:
         yield Entry(f"{path}/{name}", directory, name, status, tree, depth, below)
         if below is not None and depth < _DEEPEST:

@@ -120,7 +120,7 @@ def test_out_of_memory() -> None:
     result = python(HOG, memory=64 * MIB)
     assert result.ending is Ending.OUT_OF_MEMORY
     assert "limit 64M, peak 64M" in result.sentence
-    assert result.usage.oom_kills == 1
+    assert result.usage.oom_kills
     if os.access("/dev/kmsg", os.R_OK) and os.geteuid() == 0:
         assert "the kernel killed python" in result.sentence or "which one" in result.sentence
 

@@ -1,0 +1,143 @@
+"""The same endings and limits by `pytest --sandbox`, options and marker: in the test's report, and the run goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from pytest_sandbox import capabilities
+
+
+def needs(*names: str) -> pytest.MarkDecorator:
+    """Skip, with the capability's own reason, where this machine does not have it."""
+    lacking = [capabilities()[name] for name in names if not capabilities()[name].available]
+    return pytest.mark.skipif(bool(lacking), reason="; ".join(f"{c.name}: {c.reason}. Fix: {c.fix}" for c in lacking))
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the caller gave to his pytest is not for the inner one."""
+    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def case(pytester: pytest.Pytester, source: str, *options: str) -> str:
+    """Run a module whose test_it fails by its sandbox, and whose test_after passes; the output."""
+    pytester.makepyfile("import os, pytest, subprocess, sys, threading, time\n" + source + "\ndef test_after(): pass\n")
+    result = pytester.runpytest_subprocess("--sandbox", *options, timeout=100)
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.ret == 1
+    return result.stdout.str()
+
+
+HOG = "[b'x' * (1 << 20) for _ in range(1000)]"
+GRANDCHILD = f"""subprocess.run(['sh', '-c', 'exec "$0" -c "$1"', sys.executable, {HOG!r}])"""
+NO_MEMORY = r"out of memory: .*limit 64M, peak 6"
+CASES = [
+    pytest.param("memory='64M'", f"held = {HOG}", NO_MEMORY, id="memory", marks=needs("memory", "swap")),
+    pytest.param("memory='64M'", GRANDCHILD, NO_MEMORY, id="memory of a grandchild", marks=needs("memory", "swap")),
+    pytest.param("timeout='500ms'", "threading.Thread(target=other).start(); time.sleep(60)",
+                 "timed out: killed after .*, limit 500ms", id="timeout"),
+    pytest.param("cpu_time=0.3", "while True: pass", "cpu time: ended after .* of CPU, limit 300ms", id="cpu_time",
+                 marks=needs("cpu_time")),
+    pytest.param("pids=20", "while os.fork(): pass\n    time.sleep(60)", "too many processes: limit 20", id="pids",
+                 marks=needs("pids")),
+    pytest.param("disk='1M'", "open('/tmp/big', 'wb').write(bytes(1 << 23))", "disk full: limit 1M", id="disk"),
+    pytest.param("inodes=100", "for i in range(1000): open(f'/tmp/{i}', 'w').close()", "disk full: .*and 100 files", id="inodes"),
+    pytest.param("output='1M'", "while True: os.write(1, b'x' * 65536)", "too much output: ended at .*, limit 1M", id="output"),
+    pytest.param("output='1M'", "while True: subprocess.run(['seq', '100000'])", "too much output: .*limit 1M", id="its output"),
+    pytest.param("", "os._exit(0)", "ended without a report: its main process left with exit status 0", id="no report"),
+    pytest.param("", "os.kill(os.getpid(), 11)", "killed by SIGSEGV", id="crash"),
+    pytest.param("files=40", "while True: os.dup(0)", "Too many open files", id="files"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("limit", "body", "sentence"), CASES)
+def test_ending(pytester: pytest.Pytester, limit: str, body: str, sentence: str) -> None:
+    """Named in one sentence, with the figures."""
+    source = f"def other(): time.sleep(60)\n@pytest.mark.sandbox({limit})\ndef test_it():\n    {body}\n"
+    output = case(pytester, source)
+    assert re.search(sentence, output), output
+    if "timeout" in limit:
+        assert "in test_it" in output
+        assert "in other" in output
+
+
+def test_output_before_the_end(pytester: pytest.Pytester) -> None:
+    """What Python and a subprocess wrote before SIGKILL is in the report."""
+    body = "print('mine', flush=True); subprocess.run(['echo', 'its']); os.kill(os.getpid(), 9)"
+    output = case(pytester, f"def test_it():\n    {body}")
+    assert "mine" in output
+    assert "its" in output
+
+
+@needs("cpus")
+def test_throttling_is_told(pytester: pytest.Pytester) -> None:
+    """How long the test waited for its share of CPU."""
+    source = "@pytest.mark.sandbox(cpus=0.2)\ndef test_it():\n    while time.process_time() < 0.2: pass\n    assert 0\n"
+    assert "throttled" in case(pytester, source)
+
+
+@pytest.mark.parametrize("name", ["memory", "swap", "cpus", "cpu_time"])
+def test_what_cannot_be_enforced_is_a_usage_error(pytester: pytest.Pytester, name: str) -> None:
+    """Before any test, by option and by marker, with what, why and the fix; where it can be, it holds."""
+    value = {"memory": "512M", "swap": "0", "cpus": "0.5", "cpu_time": "60"}[name]
+    pytester.makepyfile("import pathlib\ndef test_it(): pathlib.Path('ran').touch()")
+    marked = pytester.path / "marked"
+    marked.mkdir()
+    (marked / "test_marked.py").write_text(f"import pytest\n@pytest.mark.sandbox({name}='{value}')\ndef test_it(): pass\n")
+    option = pytester.runpytest_subprocess("--sandbox", f"--sandbox-{name.replace('_', '-')}={value}", pytester.path.name and ".")
+    marker = pytester.runpytest_subprocess("--sandbox", str(marked))
+    if capabilities()[name].available:
+        assert (option.ret, marker.ret) == (0, 0)
+        return
+    for result in (option, marker):
+        text = result.stdout.str() + result.stderr.str()
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert f"the limit {name} is not available here: " in text
+        assert "Fix: " in text
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("never", 0), ("failed", 1), ("always", 2)])
+def test_keep(pytester: pytest.Pytester, tmp_path: Path, keep: str, kept: int) -> None:
+    """What a test wrote is saved, and the path told."""
+    source = "def test_bad():\n    open('/var/tmp/evidence', 'w').write('bad'); assert 0\n"
+    pytester.makepyfile(source + "def test_good():\n    open('/var/tmp/evidence', 'w').write('good')\n")
+    base = tmp_path / "base"
+    result = pytester.runpytest_subprocess("--sandbox", f"--sandbox-keep={keep}", f"--basetemp={base}")
+    found = sorted(path.read_text() for path in base.rglob("evidence"))
+    assert found == ["bad", "good"][:kept]
+    for path in base.rglob("evidence"):
+        assert str(path.parents[2]) in result.stdout.str()
+    assert not os.path.exists("/var/tmp/evidence")
+
+
+def test_scratch_leaves_nothing(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    """The run's directory below scratch is gone at the end."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    pytester.makepyfile("def test_it(tmp_path):\n    (tmp_path / 'x').write_text('x' * 100000)\n")
+    options = ("--sandbox-scratch", str(scratch), "--sandbox-disk=none", "--sandbox-inodes=none")
+    assert pytester.runpytest_subprocess("--sandbox", *options).ret == 0
+    assert os.listdir(scratch) == []
+
+
+@pytest.mark.parametrize("network", ["auto", "loopback", "none", "shared", "host"])
+def test_network_of_a_run(pytester: pytest.Pytester, network: str) -> None:
+    """Every value works for a whole run."""
+    pytester.makepyfile(
+        """
+        import os, socket
+        def test_it(pytestconfig):
+            inside = os.listdir("/sys/class/net")
+            up = open("/proc/net/dev").read()
+            assert "lo" in inside and "lo:" in up
+            assert (inside == ["lo"]) == (os.environ["NETWORK"] != "host" or os.environ["HOST"] == "['lo']")
+        """
+    )
+    os.environ |= {"NETWORK": network, "HOST": str(os.listdir("/sys/class/net"))}
+    result = pytester.runpytest_subprocess("--sandbox", f"--sandbox-network={network}")
+    result.assert_outcomes(passed=1)
