@@ -59,7 +59,7 @@ class Controller:
         return True
 
     def _refuse(self, items: Sequence[pytest.Item]) -> None:
-        for plan, item in {plan: item for plan, item in zip(self.plans, items)}.items():
+        for plan, item in dict(zip(self.plans, items, strict=True)).items():
             if plan.enabled and not self.settings.degrade:
                 try:
                     host.refuse(plan.spec, self.known)

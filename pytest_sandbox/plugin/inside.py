@@ -77,7 +77,7 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
     """Set up and fork; False where this process is spoilt, since a thread runs in it that its children would miss."""
     try:
         duration = _prepare(world, inside, frame["prepare"])
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  # what foreign code raises is the controller's to know
         for fd in descriptors:
             os.close(fd)
         if isinstance(error, _ThreadStarted):
@@ -97,7 +97,7 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
     return True
 
 
-def _prepare(world: World, inside: Inside, wanted: Sequence[Sequence[int]]) -> float:
+def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, Sequence[int]]]) -> float:
     """Set up fixtures: pairs of a unit and of the index of one of its needs; returns how long it took, in seconds."""
     duration = 0.0
     for unit_index, need_indexes in wanted:
@@ -190,7 +190,7 @@ def unit_body(world: World, items: Sequence[int], inside: Inside) -> int:
             if session.shouldstop or session.shouldfail:
                 inside.channel.send({"op": "stop", "reason": str(session.shouldstop or session.shouldfail)})
                 break
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  # what foreign code raises is the controller's to know
         _send_interruption(inside.channel, error)
     _run_exit_functions()
     return _leave(inside)
@@ -214,6 +214,7 @@ class Reporter:
         self._config = config
         self.owner = 0
         self.listens = False
+        self.known_properties = 0
 
     @property
     def _channel(self) -> Channel:
@@ -259,10 +260,11 @@ class Reporter:
         xml = self._config.stash.get(xml_key, None)
         if xml is None:
             return
-        reporter = xml.node_reporters.get((item.nodeid, None)) or xml.node_reporters.get((getattr(item, "id", None), None))
+        known: dict[Any, Any] = xml.node_reporters  # by the test's id, whose type changes from pytest to pytest
+        reporter = known.get((item.nodeid, None)) or known.get((getattr(item, "id", None), None))
         attributes = dict(reporter.attrs) if reporter is not None else {}
-        properties = xml.global_properties[xml.sandbox_known :]
-        xml.sandbox_known = len(xml.global_properties)
+        properties = xml.global_properties[self.known_properties :]
+        self.known_properties = len(xml.global_properties)
         if attributes or properties:
             self._channel.send({"op": "junit", "attributes": attributes, "properties": properties})
 
@@ -276,11 +278,14 @@ def _end_fork(call: CallInfo[None]) -> NoReturn:
 
 
 def _errno_of(error: BaseException) -> int:
-    seen = 0
-    while error is not None and seen < 10:
-        if isinstance(error, OSError) and error.errno:
-            return error.errno
-        error, seen = error.__cause__ or error.__context__, seen + 1  # type: ignore[assignment]
+    """Of the error or the nearest that led to it; 0 where none of ten is of the system."""
+    cause: BaseException | None = error
+    for _ in range(10):
+        if cause is None:
+            break
+        if isinstance(cause, OSError) and cause.errno:
+            return cause.errno
+        cause = cause.__cause__ or cause.__context__
     return 0
 
 
@@ -313,7 +318,7 @@ def _settle_in(world: World, inside: Inside) -> None:
     _take_descriptors(world, inside)
     faulthandler.enable(file=inside.descriptors.stacks, all_threads=True)
     faulthandler.register(STACKS_SIGNAL, file=inside.descriptors.stacks, all_threads=True, chain=False)
-    _silence_reporters(world.config, inside.channel)
+    _silence_reporters(world.config, inside.channel, world.reporter)
 
 
 _HOOKS = ("pytest_runtest_logstart", "pytest_runtest_logreport", "pytest_runtest_logfinish", "pytest_warning_recorded")
@@ -413,11 +418,11 @@ class _Stub:
     def __init__(self, reporter: object) -> None:
         self._reporter = reporter
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever the reporter has
         return getattr(self._reporter, name)
 
 
-def _silence_reporters(config: pytest.Config, channel: Channel) -> None:
+def _silence_reporters(config: pytest.Config, channel: Channel, reporter: Reporter) -> None:
     """Take away what reports by itself: the controller does that, once for every report."""
     manager = config.pluginmanager
     terminal = manager.getplugin("terminalreporter")
@@ -431,6 +436,6 @@ def _silence_reporters(config: pytest.Config, channel: Channel) -> None:
 
     xml = config.stash.get(xml_key, None)
     if xml is not None:
-        xml.sandbox_known = len(xml.global_properties)
+        reporter.known_properties = len(xml.global_properties)
         if manager.is_registered(xml):
             manager.unregister(xml)

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable
 from typing import Any
 
 import pytest
+from _pytest.compat import NOTSET
 from _pytest.fixtures import FixtureDef, SubRequest, TopRequest
 from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
@@ -98,7 +99,5 @@ def _execute(request: TopRequest, need: Need) -> None:
     if need.depth == 0:
         request._get_active_fixturedef(need.name)
         return
-    from _pytest.fixtures import NOTSET
-
     subrequest = SubRequest(request, need.definition._scope, NOTSET, 0, need.definition, _ispytest=True)
     need.definition.execute(subrequest)

@@ -62,7 +62,8 @@ def _subtests(config: pytest.Config) -> dict[object, int]:
         from _pytest.subtests import failed_subtests_key
     except ImportError:  # pytest 8
         return {}
-    return config.stash.get(failed_subtests_key, {})  # type: ignore[return-value]  # keys are ids, whose type changes
+    counts: Any = config.stash.get(failed_subtests_key, None)  # by the test's id, whose type changes from pytest to pytest
+    return {} if counts is None else counts
 
 
 def _id(report: pytest.TestReport) -> object:

@@ -51,7 +51,7 @@ def needs(item: pytest.Item) -> tuple[Need, ...]:
 
 
 def _needs(item: pytest.Item, known: dict[str, Sequence[FixtureDef[Any]]]) -> Iterator[Need]:
-    callspec = getattr(item, "callspec", None)
+    callspec: Any = getattr(item, "callspec", None)
     for name in getattr(item, "fixturenames", ()):
         definitions = known.get(name) or ()
         for depth, definition in enumerate(reversed(definitions)):
@@ -149,7 +149,7 @@ def units(items: Sequence[pytest.Item], plans: Sequence[Plan]) -> list[Unit | in
     """The run, in order: units, and indexes of items that are not sandboxed. A group runs where its first item is."""
     order: list[list[int]] = []
     shared: dict[object, list[int]] = {}
-    for index, (item, plan) in enumerate(zip(items, plans)):
+    for index, (item, plan) in enumerate(zip(items, plans, strict=True)):
         key = _shared(item, plan) if plan.enabled else None
         members = shared.get(key) if key is not None else None
         if members is None:

@@ -28,8 +28,9 @@ _TMP_FIXTURES = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_fac
 class Telling:
     """One run of (the rest of) a unit.
 
-    unmade: why there never was a sandbox. position: which of its items runs. finished: items with all their reports, not fired yet. quiet: nothing more is to be
-    heard but the end. over: nothing of the sandbox is left. changed: called when there is news for who waits in line.
+    unmade: why there never was a sandbox. position: which of its items runs. finished: items with all their reports, not
+    fired yet. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. changed: called when there
+    is news for who waits in line.
     """
 
     def __init__(
@@ -288,8 +289,8 @@ def _as_expected(item: pytest.Item, report: pytest.TestReport) -> None:
 
     try:
         expected = evaluate_xfail_marks(item)
-    except Exception:  # the mark's condition is foreign code
+    except Exception:  # noqa: BLE001  # the mark's condition is foreign code
         return
     if expected is not None and expected.raises is None and not item.config.option.runxfail and report.when != "teardown":
         report.outcome = "skipped"
-        report.wasxfail = f"{expected.reason or ''} [{report.longrepr}]".strip()  # type: ignore[attr-defined]
+        report.wasxfail = f"{expected.reason or ''} [{report.longrepr}]".strip()

@@ -104,10 +104,8 @@ class Tree:
         is_open = {scope.node for scope in self.open if scope.outcome is None}
         if self.ending(unit) or any(node not in is_open for node in unit.chain):
             return False
-        return not any(
-            id(need.definition) in self._broken or any(need.node is scope.node and self._lacks(scope, need) for scope in self.open)
-            for need in unit.above
-        )
+        missing = any(need.node is scope.node and self._lacks(scope, need) for need in unit.above for scope in self.open)
+        return not missing and not any(id(need.definition) in self._broken for need in unit.above)
 
     def _open(self, unit: Unit, node: Node, told: Told) -> None:
         scope = Scope(node, {}, unit.items[-1])
@@ -132,7 +130,7 @@ class Tree:
             raise pytest.UsageError(_explain(running, scope))
         return running
 
-    def _order(
+    def _order(  # noqa: PLR0913  # the order's fields: an object of them would be made here only to be taken apart below
         self,
         parent: Scope,
         unit: Unit,
@@ -200,7 +198,7 @@ class Tree:
 
         try:
             return all(evaluate_skip_marks(self._world.session.items[index]) for index in unit.items)
-        except Exception:  # a mark's condition is foreign code; the item itself will say what is wrong with it
+        except Exception:  # noqa: BLE001  # a mark's condition is foreign code; the item itself will say what is wrong with it
             return False
 
     # -- closing ------------------------------------------------------------------------------------------------------
