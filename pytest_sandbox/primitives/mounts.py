@@ -83,7 +83,23 @@ class HideOp:
             hide("", self.path, is_dir=os.path.isdir(self.path)).apply()
 
 
-Operation = MountOp | ReadOnlyOp | MkdirOp | HideOp
+@dataclasses.dataclass(frozen=True, slots=True)
+class WriteOp:
+    """Write one value to a file of proc, before that is made read-only."""
+
+    path: str
+    text: str
+
+    def apply(self) -> None:
+        """Do it; OSError names the path."""
+        fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, self.text.encode())
+        finally:
+            os.close(fd)
+
+
+Operation = MountOp | ReadOnlyOp | MkdirOp | HideOp | WriteOp
 
 
 def apply(operations: Iterable[Operation]) -> None:
