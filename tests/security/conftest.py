@@ -82,6 +82,7 @@ class Attack:
         self.path = path
         self.token = secrets.token_hex(8)
         self.environment: dict[str, str] = {}
+        self.container = False
         self.facts: dict[str, object] = {}
         self.inherit: list[int] = []
         self.project = path / "project"
@@ -104,7 +105,7 @@ class Attack:
         pytest_command = [sys.executable, "-m", "pytest", "--sandbox", f"--junitxml={self.path / 'junit.xml'}", *arguments]
         with (self.path / "output").open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, str(HERE / "witness.py"), str(self._result), str(seconds), *pytest_command],
+                [sys.executable, str(HERE / "witness.py"), str(self._result), str(seconds), *self._root(), *pytest_command],
                 cwd=self.project,
                 env=self.environ(),
                 stdin=subprocess.DEVNULL,
@@ -115,6 +116,9 @@ class Attack:
             )
         self._processes.append(process)
         return process
+
+    def _root(self) -> list[str]:
+        return [sys.executable, str(HERE / "overlay_root.py"), str(self.path)] if self.container else []
 
     def environ(self) -> dict[str, str]:
         """What the inner run knows of the machine, and little else."""
@@ -282,6 +286,18 @@ def attack() -> Iterator[Attack]:
     finally:
         found.end()
         _remove(path)
+
+
+@pytest.fixture(params=["machine", "container"])
+def anywhere(request: pytest.FixtureRequest, attack: Attack) -> Attack:
+    """`attack`, on this machine as it is, and as root in a container: there ids cannot be mapped, and root is the machine's."""
+    if request.param == "container":
+        if os.getuid():
+            pytest.skip("only root can make itself a root file system like a container's")
+        if not _known()["identity"].reason.startswith("id-mapped"):
+            pytest.skip("this machine is such a container")
+        attack.container = True
+    return attack
 
 
 def _remove(path: Path) -> None:

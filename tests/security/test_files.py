@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 
-def test_the_machine_is_unchanged_byte_for_byte(attack: Any) -> None:
+def test_the_machine_is_unchanged_byte_for_byte(anywhere: Any) -> None:
     """Files of the project, the home, /etc, /, /tmp and /dev/shm are written, deleted, renamed, chmodded: for the test alone."""
-    places = [attack.project / "data", attack.path / "home" / "data"]
+    places = [anywhere.project / "data", anywhere.path / "home" / "data"]
     shared = Path(tempfile.mkdtemp(prefix="security-", dir="/dev/shm"))
     places.append(shared / "data")
     try:
@@ -24,8 +24,8 @@ def test_the_machine_is_unchanged_byte_for_byte(attack: Any) -> None:
                 (place / name).write_bytes(os.urandom(100))
             (place / "link").symlink_to("kept")
             os.link(place / "kept", place / "hard")
-        attack.facts["places"] = [str(place) for place in places]
-        attack.write("""
+        anywhere.facts["places"] = [str(place) for place in places]
+        anywhere.write("""
 import pathlib, shutil
 def mangle(place):
     inner.assert_inside(str(place))
@@ -69,14 +69,14 @@ def test_sees_none_of_that():
     assert all("deleted" in os.listdir(place) for place in FACTS["places"])
     assert not any(FACTS["token"] in name for place in ("/", "/etc", "/tmp", "/dev/shm") for name in os.listdir(place))
 """)
-        before = attack.manifest("/etc", *places, attack.project)
-        result = attack.run()
-        after = attack.manifest("/etc", *places, attack.project)
+        before = anywhere.manifest("/etc", *places, anywhere.project)
+        result = anywhere.run()
+        after = anywhere.manifest("/etc", *places, anywhere.project)
         assert {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)} == set()
         assert len(result.cases) == 2 * len(places) + 3
         result.passed(*result.cases)
         for place in ("/", "/etc", "/usr", "/tmp", "/dev/shm", "/var/tmp", os.path.dirname(os.__file__)):
-            assert not any(attack.token in name for name in os.listdir(place))
+            assert not any(anywhere.token in name for name in os.listdir(place))
     finally:
         shutil.rmtree(shared)
 
@@ -109,9 +109,9 @@ def try_proc_again():
 """
 
 
-def test_masks_and_layers_cannot_be_taken_off(attack: Any) -> None:
+def test_masks_and_layers_cannot_be_taken_off(anywhere: Any) -> None:
     """No mask, base or read-only mount can be unmounted or made writable, by a test or as root of a user namespace of its own."""
-    attack.write(
+    anywhere.write(
         MOUNTS
         + """
 def test_directly():
@@ -131,12 +131,12 @@ def test_no_store():
     assert os.listdir("/dev/.sandbox/root") == [] and os.listdir("/dev/.sandbox/store") == []
 """
     )
-    attack.run().passed("test_directly", "test_nested", "test_no_store", "test_next")
+    anywhere.run().passed("test_directly", "test_nested", "test_no_store", "test_next")
 
 
-def test_there_is_no_way_out_of_the_root(attack: Any) -> None:
+def test_there_is_no_way_out_of_the_root(anywhere: Any) -> None:
     """chroot and "..", /proc/*/root, a directory opened before the sandbox was, and file handles lead to the sandbox's files."""
-    attack.write(
+    anywhere.write(
         """
 ROOT = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
 HERE = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
@@ -144,7 +144,7 @@ PATH_ONLY = os.open("/", os.O_PATH | os.O_DIRECTORY)
 """,
         "opened.py",
     )
-    attack.write("""
+    anywhere.write("""
 import opened, pathlib
 MARK = f"security-{FACTS['token']}"
 NAME = FACTS["path"] + "/project/" + MARK
@@ -188,9 +188,9 @@ def test_file_handles():
     handle = b"\\x08\\0\\0\\0\\x01\\0\\0\\0" + bytes(16)
     inner.refused(errno.EPERM, handle=inner.call("open_by_handle_at", opened.HERE, handle, 0))
 """)
-    result = attack.run()
+    result = anywhere.run()
     result.passed("test_descriptors", "test_chroot", "test_roots_of_others", "test_file_handles")
-    assert not [name for name in os.listdir(attack.project) if attack.token in name]
+    assert not [name for name in os.listdir(anywhere.project) if anywhere.token in name]
 
 
 def test_special_files_in_what_is_kept_are_not_followed(attack: Any) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 
-def test_host_processes_are_not_there(attack: Any) -> None:
+def test_host_processes_are_not_there(anywhere: Any) -> None:
     """A process of the machine can be seen, signalled, traced or entered by no call: ESRCH, ENOENT."""
-    victim = attack.victim()
-    attack.facts["victim"] = victim.pid
-    attack.write("""
+    victim = anywhere.victim()
+    anywhere.facts["victim"] = victim.pid
+    anywhere.write("""
 PID = FACTS["victim"]
 def test_all():
     inner.assert_inside()
@@ -33,7 +33,7 @@ def test_all():
         mem=inner.code(lambda: os.open(f"/proc/{PID}/mem", os.O_RDWR)),
     )
 """)
-    attack.run().passed("test_all", "test_next")
+    anywhere.run().passed("test_all", "test_next")
     assert victim.poll() is None
 
 
@@ -52,9 +52,9 @@ def test_kill_all():
     assert victim.poll() is None
 
 
-def test_init_and_scopes_take_no_signal_from_a_test(attack: Any) -> None:
+def test_init_and_scopes_take_no_signal_from_a_test(anywhere: Any) -> None:
     """pid 1 of a sandbox survives every signal that its test sends, cannot be traced, and still names what leaks."""
-    attack.write("""
+    anywhere.write("""
 def test_signal_init():
     inner.assert_inside()
     for number in signal.valid_signals():
@@ -62,7 +62,7 @@ def test_signal_init():
     time.sleep(0.1)
     inner.refused(errno.EPERM, ptrace=inner.call("ptrace", 16, 1, 0, 0))
     inner.refused(errno.EACCES, errno.EPERM,
-        fd=inner.code(lambda: os.listdir("/proc/1/fd")), root=inner.code(lambda: os.listdir("/proc/1/root/")),
+        fd=inner.code(lambda: os.readlink("/proc/1/fd/0")), root=inner.code(lambda: os.listdir("/proc/1/root/")),
         mem=inner.code(lambda: os.open("/proc/1/mem", os.O_RDWR)), getfd=inner.code(lambda: getfd()))
     inner.daemon(inner.sleeper(FACTS["token"] + "-leak"))
 def getfd():
@@ -73,9 +73,9 @@ def getfd():
     import ctypes
     raise OSError(ctypes.get_errno(), "pidfd_getfd")
 """)
-    result = attack.run()
+    result = anywhere.run()
     result.passed("test_signal_init", "test_next")
-    assert attack.token in result.cases["test_signal_init"].properties["sandbox_leaks"]
+    assert anywhere.token in result.cases["test_signal_init"].properties["sandbox_leaks"]
 
 
 def test_a_daemon_is_dead_at_the_end_of_the_test_and_named(attack: Any) -> None:
