@@ -124,7 +124,7 @@ def _split(operations: Sequence[Operation], root: str) -> tuple[list[Operation],
 
 
 def _target(operation: Operation) -> str:
-    return operation.path if isinstance(operation, (MkdirOp, HideOp)) else operation.target
+    return operation.path if isinstance(operation, (MkdirOp, HideOp, WriteOp)) else operation.target
 
 
 def scratch_of(layout: Layout, name: str, *, scope: bool) -> str | None:

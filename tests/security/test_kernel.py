@@ -52,7 +52,8 @@ def test_null_is_the_machines_own():
     inner.assert_inside()
     for name in ("null", "zero", "full", "random", "urandom", "tty"):
         path = "/dev/" + name
-        inner.refused(errno.EPERM, errno.EROFS, errno.EACCES, chmod=inner.code(lambda: os.chmod(path, stat.S_IMODE(os.stat(path).st_mode))),
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        inner.refused(errno.EPERM, errno.EROFS, errno.EACCES, chmod=inner.code(lambda: os.chmod(path, mode)),
             utime=inner.code(lambda: os.utime(path, ns=(os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns))),
             unlink=inner.code(lambda: os.unlink(path)))
 """)
