@@ -30,16 +30,17 @@ def _unescape(text: str) -> str:
 def parse_mountinfo(text: str) -> tuple[MountEntry, ...]:
     """The mounts of a mountinfo file, in its order."""
     entries = []
-    for line in text.splitlines():
+    # Only "\n" ends a line and only " " a field: the kernel escapes those two, tabs and backslashes, and nothing else.
+    for line in text.split("\n")[:-1]:
         front, _, back = line.partition(" - ")
-        fields = front.split()
+        fields = front.split(" ")
         entries.append(
             MountEntry(
                 int(fields[0]),
                 int(fields[1]),
                 _unescape(fields[3]),
                 _unescape(fields[4]),
-                back.split()[0],
+                back.split(" ")[0],
                 frozenset(fields[5].split(",")),
             )
         )
@@ -48,7 +49,7 @@ def parse_mountinfo(text: str) -> tuple[MountEntry, ...]:
 
 def mounts() -> tuple[MountEntry, ...]:
     """The mounts of the caller's namespace."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         return parse_mountinfo(file.read())
 
 
@@ -68,21 +69,24 @@ def threads() -> int:
     return os.stat("/proc/self/task").st_nlink - 2
 
 
-def _table(name: str) -> list[list[str]]:
+def _lines(name: str) -> list[str]:
     try:
-        with open(f"/proc/self/net/{name}", encoding="utf-8", errors="surrogateescape") as file:
-            return [line.split() for line in file.read().splitlines()[1:]]
-    except OSError:  # a kernel without IPv6 has no tcp6
+        with open(f"/proc/self/net/{name}", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            return file.read().split("\n")[1:-1]
+    except OSError:  # a kernel without unix sockets or network devices
         return []
 
 
 _SO_ACCEPTCON = 0x10000
+# Num: RefCount Protocol Flags Type St Inode Path. A path may hold blanks; what follows a newline in one is no row.
+_UNIX_ROW = re.compile(r"[0-9a-f]+: [0-9A-F]+ [0-9A-F]+ ([0-9A-F]+) [0-9A-F]+ [0-9A-F]+ +[0-9]+ (.+)")
 
 
 def _listening_unix() -> Iterator[str]:
-    for row in _table("unix"):
-        if len(row) > 7 and int(row[3], 16) & _SO_ACCEPTCON:
-            yield row[7]
+    for line in _lines("unix"):
+        match = _UNIX_ROW.fullmatch(line)
+        if match and int(match[1], 16) & _SO_ACCEPTCON:
+            yield match[2]
 
 
 def unix_listeners() -> tuple[str, ...]:
@@ -92,8 +96,7 @@ def unix_listeners() -> tuple[str, ...]:
 
 def network_bytes() -> tuple[int, int] | None:
     """Bytes received and sent over every interface of the caller's network namespace, loopback included."""
-    rows = _table("dev")[1:]  # the second line of the heading
-    counters = [row[0].partition(":")[2].split() + row[1:] for row in rows]
+    counters = [line.partition(":")[2].split() for line in _lines("dev")[1:]]  # the heading has two lines
     if not counters:
         return None
     return sum(int(fields[0]) for fields in counters), sum(int(fields[8]) for fields in counters)
