@@ -1,1 +1,1 @@
-"""pytest's side: options, resolving, the walk over the items, the protocol inside, reports. Imports everything below."""
+"""pytest's side: options, resolve, scheduling, protocol, fixtures, report. Imports nothing by itself."""

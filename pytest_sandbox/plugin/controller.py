@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -10,6 +11,7 @@ from pytest_sandbox.model.errors import UnavailableError
 from pytest_sandbox.plugin import resolve
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.report import Book
+from pytest_sandbox.plugin.through import let_through
 from pytest_sandbox.plugin.walk import Walk
 from pytest_sandbox.sandbox import host
 
@@ -52,7 +54,9 @@ class Controller:
             return None  # pytest's own says so
         if not session.items:
             return True
-        self.plans = resolve.plans(session.items, self.settings)
+        plans = [self.settings.base, *resolve.plans(session.items, self.settings)]
+        base, *self.plans = let_through(self.config, session.items, plans)
+        self.settings = dataclasses.replace(self.settings, base=base)
         self._refuse(session.items)
         with Walk(session, self.plans, self.settings, self.book, self.ledger) as walk:
             walk.all()

@@ -15,8 +15,8 @@ import pytest
 from pytest_sandbox.model.errors import SandboxError, SpecError, WireError
 from pytest_sandbox.model.outcome import Change, ChangeKind, Outcome, Usage
 from pytest_sandbox.model.spec import Limits, Network, Spec
-from pytest_sandbox.plugin.inside import INSIDE
 from pytest_sandbox.plugin.options import BY_NAME, closest
+from pytest_sandbox.plugin.settling import INSIDE
 from pytest_sandbox.sandbox import bodies
 from pytest_sandbox.sandbox.bodies import CallError, Result
 from pytest_sandbox.sandbox.child import Body, Inside

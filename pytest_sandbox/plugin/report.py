@@ -13,7 +13,6 @@ import pytest
 from _pytest.fixtures import FixtureDef
 from _pytest.nodes import Node
 
-from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome, Usage
 from pytest_sandbox.model.units import format_seconds, format_size
 from pytest_sandbox.plugin import resolve, stacks
@@ -85,8 +84,8 @@ class Book:
         """Say that a fixture of a wider scope is set up by each test's sandbox, and how to have it once."""
         code = getattr(definition.func, "__code__", None)
         warning = ThreadWarning(
-            f"fixture {definition.argname!r} starts a thread ({threads}), which no fork inherits: it is set up anew in each "
-            "test's sandbox. To have it set up once, let its tests share a sandbox: "
+            f"fixture {definition.argname!r} starts a thread ({threads}), which no fork inherits: it is set up anew in the "
+            "sandbox of each test. To have it set up once, let its tests share a sandbox: "
             f"@pytest.mark.sandbox(scope={definition.scope!r})"
         )
         self._warn(item, warning, code.co_filename if code else str(item.path), code.co_firstlineno if code else 1)
@@ -110,24 +109,6 @@ class Book:
             if report.failed:
                 report.sections.append(("Sandbox files", f"what it wrote is kept in {path}"))
                 break
-
-    def junit(self, item: pytest.Item, frame: dict[str, Any]) -> None:
-        """Put into junit's memory here what `record_xml_attribute` and `record_testsuite_property` put into its memory there."""
-        from _pytest.junitxml import xml_key
-
-        xml = self._config.stash.get(xml_key, None)
-        if xml is None:
-            return
-        try:
-            properties = [(str(name), str(value)) for name, value in frame.get("properties") or ()]
-            attributes = {str(name): str(value) for name, value in (frame.get("attributes") or {}).items()}
-        except (AttributeError, TypeError, ValueError) as error:
-            raise WireError(f"a frame has nothing for junit: {error!r}") from error
-        for name, value in properties:
-            xml.add_global_property(name, value)
-        if attributes:
-            reporter = xml.node_reporter(getattr(item, "id", item.nodeid))
-            reporter.attrs.update({k: v for k, v in attributes.items() if k not in ("classname", "name", "file", "line")})
 
     def summary(self, terminal: pytest.TerminalReporter) -> None:
         """The usage table, longest first; which tests shared a network (with -v); where files are kept."""
@@ -184,7 +165,7 @@ def show_bytes(data: bytes) -> None:
 def describe(outcome: Outcome, said: str = "") -> str:
     """The ending, the figures, leaks, changes and stacks of an outcome, for a failed test's report that says `said`."""
     lines = [_figures(outcome.usage)]
-    if outcome.sentence not in said:
+    if outcome.sentence not in said and not outcome.ok:
         lines.insert(0, outcome.sentence)
     for leak in outcome.leaks:
         lines.append(f"left running, killed now: {leak.command} (pid {leak.pid})")

@@ -62,7 +62,7 @@ def _subtests(config: pytest.Config) -> dict[object, int]:
         from _pytest.subtests import failed_subtests_key
     except ImportError:  # pytest 8
         return {}
-    counts: Any = config.stash.get(failed_subtests_key, None)  # by the test's id, whose type changes from pytest to pytest
+    counts: Any = config.stash.get(failed_subtests_key, None)  # by ids, whose type changed
     return {} if counts is None else counts
 
 
@@ -152,6 +152,7 @@ def warning_to_frame(message: warnings.WarningMessage, when: str, nodeid: str, l
         "lineno": message.lineno,
         # Read here: the controller opens no file that a sandbox names. That may be a FIFO, or the terminal.
         "line": linecache.getline(message.filename, message.lineno) if message.line is None else message.line,
+        "source": message.source is not None,
         "when": when,
         "nodeid": nodeid,
         "location": location,
@@ -165,6 +166,7 @@ def record_warning(config: pytest.Config, frame: dict[str, Any], nodeid: str) ->
         text, filename, lineno = str(frame["text"]), str(frame["filename"]), int(frame["lineno"])
         message = warnings.WarningMessage(_message(category, text), category, filename, lineno)
         message.line = str(frame.get("line") or "")
+        message.source = object() if frame.get("source") else None  # pytest then says how to find where it was made
         location = tuple(frame["location"]) if isinstance(frame.get("location"), list) else None
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"a frame is no warning: {error!r}") from error

@@ -12,12 +12,13 @@ import pytest
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.plugin.fixtures import Requests
-from pytest_sandbox.plugin.inside import keeps_terminal
+from pytest_sandbox.plugin.junit import Noted
 from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
 from pytest_sandbox.plugin.reports import from_frame, record_warning, whole_number
+from pytest_sandbox.plugin.scope import Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
+from pytest_sandbox.plugin.settling import keeps_terminal
 from pytest_sandbox.plugin.tmp import keep_changes, keep_tmp_path
-from pytest_sandbox.plugin.tree import Unrunnable
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
@@ -29,8 +30,8 @@ class Telling:
     """One run of (the rest of) a unit.
 
     unmade: why there never was a sandbox. position: which of its items runs. finished: items with all their reports, not
-    fired yet. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. changed: called when there
-    is news for who waits in line.
+    fired yet. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. changed: called when
+    there is news for who waits in line.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Telling:
         self.running: Running | None = None
         self.stopped = False
         self.unmade: Unrunnable | None = None
+        self._noted: dict[str, Noted] = {}
         self._shares_network = False
         self._begun = False
         self._announced = -1
@@ -118,7 +120,7 @@ class Telling:
         elif op == "terminal":
             show(self.session.config, str(frame.get("text", "")))
         elif op == "junit":
-            self._book.junit(self.item, frame)
+            self._noted[self.item.nodeid] = Noted.from_frame(frame)
         else:
             self._requests.on_frame(running, frame)
 
@@ -213,6 +215,12 @@ class Telling:
             item = self.session.items[self.items[position]]
             item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
 
+    def _fire(self, item: pytest.Item, done: Sequence[pytest.TestReport]) -> None:
+        if item.nodeid in self._noted:  # before junit hears of the item, and after it has heard of all before
+            self._noted.pop(item.nodeid).remember(self.session.config, item)
+        for report in done:
+            item.ihook.pytest_runtest_logreport(report=report)
+
     def report_all_but_last(self) -> None:
         """Fire what is finished, but for the last item's teardown, which scopes that end with it may still change."""
         first = self.position - len(self.finished)
@@ -220,10 +228,10 @@ class Telling:
             self.log_start(first + offset)
             last = offset == len(self.finished) - 1
             if last:
-                _fire(item, done[:-1])
+                self._fire(item, done[:-1])
                 del done[:-1]
             else:
-                _fire(item, done)
+                self._fire(item, done)
                 item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         del self.finished[:-1]
 
@@ -234,7 +242,7 @@ class Telling:
             first = self.position - len(self.finished) - (last is not None)
             for offset, (item, done) in enumerate(self.finished):
                 self.log_start(first + offset)
-                _fire(item, done)
+                self._fire(item, done)
                 item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
             self.finished = [] if last is None else [last]
 
@@ -242,7 +250,7 @@ class Telling:
         """Fire the last."""
         if self.finished:
             item, done = self.finished.pop()
-            _fire(item, done)
+            self._fire(item, done)
             item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     def merge(self, closed: pytest.TestReport | None) -> None:
@@ -267,6 +275,8 @@ class Telling:
         frame = self.interruption
         if frame is None:
             return
+        if frame["op"] != "stop":
+            self._fire(self.item, self.reports)  # as far as the test came
         if frame["op"] == "exit":
             code = frame.get("returncode")
             pytest.exit(str(frame.get("reason", "")), returncode=code if isinstance(code, int) else None)
@@ -276,11 +286,6 @@ class Telling:
             raise RuntimeError(f"in the sandbox of {self.item.nodeid}:\n{frame.get('traceback')}")
         if not self.session.shouldfail:  # which the reports fired here may have said already
             self.session.shouldstop = str(frame.get("reason", ""))
-
-
-def _fire(item: pytest.Item, done: Sequence[pytest.TestReport]) -> None:
-    for report in done:
-        item.ihook.pytest_runtest_logreport(report=report)
 
 
 def _as_expected(item: pytest.Item, report: pytest.TestReport) -> None:

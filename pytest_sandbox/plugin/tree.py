@@ -8,19 +8,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
 
 import pytest
 from _pytest.nodes import Node
 
-from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.plugin import inside, resolve
 from pytest_sandbox.plugin.inside import World
-from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
-from pytest_sandbox.plugin.reports import from_frame, record_warning, seconds
+from pytest_sandbox.plugin.report import Book, make_report
+from pytest_sandbox.plugin.scope import Scope, ScopeListener, Told, Unrunnable
 from pytest_sandbox.plugin.scopes import Need, Unit
-from pytest_sandbox.plugin.tmp import keep_tmp_path
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.running import Listener, Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
@@ -28,45 +25,6 @@ from pytest_sandbox.sandbox.wire import Frame
 
 #: How long a scope may take to be gone after what stood on it, in seconds.
 DEATH_TIME = 1.0
-
-
-class Told(Protocol):
-    """For whose unit a scope sets up: what that took, and what it did to the scope's process."""
-
-    prepared: float
-    interruption: Frame | None
-
-
-class Unrunnable(Exception):  # noqa: N818  # not an error of ours: the test's
-    """Why a unit cannot be run: the text is the test's error; outcome is that of the sandbox around it, if that has ended."""
-
-    def __init__(self, text: str, outcome: Outcome | None = None) -> None:
-        super().__init__(text)
-        self.outcome = outcome
-
-
-@dataclasses.dataclass(eq=False, slots=True)
-class Scope:
-    """An open scope sandbox. has: the parameter of each fixture set up there, by definition's id."""
-
-    node: Node
-    has: dict[int, object]
-    last_item: int
-    running: Running | None = None
-    outcome: Outcome | None = None
-    closed: pytest.TestReport | None = None
-    setting_up: str = ""
-    told: Told | None = None
-
-    @property
-    def is_made(self) -> bool:
-        """Whether there ever was a process of it."""
-        return self.running is not None and self.running.pid is not None
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return self.node.nodeid or "the session"
 
 
 class Tree:
@@ -97,28 +55,33 @@ class Tree:
                 self._open(unit, node, told)
         parent = next(scope for scope in self.open if scope.node is unit.chain[-1])
         wanted = self._prepare(parent, [unit])
-        return self._order(parent, unit, unit.spec, listener, told, wanted, scope=unit.can_spawn, held=held, items=list(items))
+        order = {"node": None, "items": list(items), "prepare": wanted}
+        return self._start(parent, unit, unit.spec, listener, told, order, held=held)
 
     def is_ready_for(self, unit: Unit) -> bool:
         """Whether the unit can be forked as the tree stands: nothing to open, to set up or to change."""
         is_open = {scope.node for scope in self.open if scope.outcome is None}
         if self.ending(unit) or any(node not in is_open for node in unit.chain):
             return False
-        missing = any(need.node is scope.node and self._lacks(scope, need) for need in unit.above for scope in self.open)
-        return not missing and not any(id(need.definition) in self._broken for need in unit.above)
+        return not any(
+            id(need.definition) in self._broken
+            or any(need.node is scope.node and self._lacks(scope, need) for scope in self.open)
+            for need in unit.above
+        )
 
     def _open(self, unit: Unit, node: Node, told: Told) -> None:
         scope = Scope(node, {}, unit.items[-1])
-        listener = _ScopeListener(self, scope)
+        listener = ScopeListener(scope, self._world.session, self._supervisor, self._unshare)
         if not self.open:
             scope.running = self._open_session(scope, listener)
         else:
             parent, depth = self.open[-1], unit.chain.index(node)
             wanted = self._prepare(parent, [unit, *self._later(unit, node)])
-            scope.running = self._order(parent, unit, self._spec, listener, told, wanted, scope=True, node=depth)
+            order = {"node": depth, "items": None, "prepare": wanted}
+            scope.running = self._start(parent, unit, self._spec, listener, told, order)
         self.open.append(scope)
 
-    def _open_session(self, scope: Scope, listener: _ScopeListener) -> Running:
+    def _open_session(self, scope: Scope, listener: ScopeListener) -> Running:
         world, node = self._world, scope.node
 
         def body(found: Inside) -> int:
@@ -130,27 +93,18 @@ class Tree:
             raise pytest.UsageError(_explain(running, scope))
         return running
 
-    def _order(  # noqa: PLR0913  # the order's fields: an object of them would be made here only to be taken apart below
-        self,
-        parent: Scope,
-        unit: Unit,
-        spec: Spec,
-        listener: Listener,
-        told: Told,
-        wanted: list[tuple[int, list[int]]],
-        *,
-        scope: bool,
-        held: bool = False,
-        node: int | None = None,
-        items: list[int] | None = None,
+    def _start(
+        self, parent: Scope, unit: Unit, spec: Spec, listener: Listener, told: Told, order: Frame, *, held: bool = False
     ) -> Running:
+        """Have a sandbox forked from an open scope; `order` is what `inside.scope_body` reads."""
         for above in self.open:
             above.last_item = unit.items[-1]
-        parent.told = told
+        parent.asking.append(told)
         if parent.running is None or parent.outcome is not None:
-            raise self.why_dead() or Unrunnable("the sandbox around it is gone")
-        order = {"unit": self._index[id(unit)], "node": node, "items": items, "prepare": wanted}
-        return self._supervisor.start(parent.running, spec, listener, scope=scope, held=held, **order)
+            raise self.why_dead(told) or Unrunnable("the sandbox around it is gone")
+        order |= {"unit": self._index[id(unit)]}
+        is_scope = order["node"] is not None or unit.can_spawn
+        return self._supervisor.start(parent.running, spec, listener, scope=is_scope, held=held, **order)
 
     # -- what is set up where -----------------------------------------------------------------------------------------
 
@@ -165,7 +119,7 @@ class Tree:
             if self._is_skipped(unit):
                 continue
             first = position == 0
-            if first and any(need.node is scope.node and _differs(scope, need) for need in unit.above):
+            if first and any(need.node is scope.node and scope.differs(need) for need in unit.above):
                 # Another parameter: whatever stands on it goes with it. What does not is found in place when it is asked for.
                 scope.has.clear()
             indexes = [index for index, need in enumerate(unit.above) if self._is_due(scope, need)]
@@ -176,11 +130,11 @@ class Tree:
 
     def _is_due(self, scope: Scope, need: Need) -> bool:
         key = id(need.definition)
-        return need.node is scope.node and key not in scope.has and key not in self._broken and key not in self._unshared
+        known = key in scope.has or key in self._broken or key in self._unshared
+        return need.node is scope.node and not known
 
     def _lacks(self, scope: Scope, need: Need) -> bool:
-        key = id(need.definition)
-        return key not in self._unshared and (key not in scope.has or not need.has(scope.has[key]))
+        return id(need.definition) not in self._unshared and scope.lacks(need)
 
     def _later(self, unit: Unit, node: Node) -> Iterator[Unit]:
         """Units after this one that lie below the same node, for as long as they come one after the other."""
@@ -242,7 +196,7 @@ class Tree:
             while scope.outcome is None and time.monotonic() < limit:
                 self._supervisor.step(max(0.0, limit - time.monotonic()))
 
-    def unshare(self, scope: Scope, threads: str) -> None:
+    def _unshare(self, scope: Scope, item: pytest.Item, threads: str) -> None:
         """A fixture of an open scope, the one that it is setting up, has started a thread, which no fork inherits.
 
         From now on it, and what depends on it, is set up by each sandbox that needs it. The scope ends and is made anew.
@@ -254,13 +208,13 @@ class Tree:
         self._unshared |= {key for key, need in needs.items() if need.name in names}
         first = next((need for need in needs.values() if (need.name, need.node) == (scope.setting_up, scope.node)), None)
         if first is not None:
-            self._book.warn_of_threads(self._world.session.items[scope.last_item], first.definition, threads)
+            self._book.warn_of_threads(item, first.definition, threads)
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 
-    def why_dead(self) -> Unrunnable | None:
+    def why_dead(self, told: Told) -> Unrunnable | None:
         """Why a scope's sandbox has ended by itself, if one has; a fixture that did that is not set up again."""
-        dead = self._first_dead()
+        dead = self._first_dead(told)
         if dead is None or dead.outcome is None:
             return None
         who = f"the sandbox of {dead.name} ended"
@@ -274,10 +228,10 @@ class Tree:
             self._broken |= dict.fromkeys(guilty, problem)
         return problem
 
-    def _first_dead(self) -> Scope | None:
+    def _first_dead(self, told: Told) -> Scope | None:
         """The outermost scope that has ended. What it was making, or held, may be heard of first: wait for the cause."""
         limit = time.monotonic() + DEATH_TIME
-        while time.monotonic() < limit:
+        while time.monotonic() < limit and told.interruption is None:
             dead = next((scope for scope in self.open if scope.outcome is not None), None)
             if dead is not None and dead.is_made and dead.outcome is not None and dead.outcome.status is not None:
                 return dead
@@ -299,48 +253,6 @@ class Tree:
             if scope.outcome is not None:
                 self._book.add_scope(scope.node, scope.outcome)
         del self.open[first:]
-
-
-def _differs(scope: Scope, need: Need) -> bool:
-    key = id(need.definition)
-    return key in scope.has and not need.has(scope.has[key])
-
-
-class _ScopeListener:
-    """Hears a scope's sandbox; `inside.scope_body` is what speaks."""
-
-    def __init__(self, tree: Tree, scope: Scope) -> None:
-        self._tree, self._scope = tree, scope
-        self._config = tree._world.config
-
-    def on_frame(self, running: Running, frame: Frame) -> None:
-        """Not trusted: WireError for what makes no sense."""
-        scope, op = self._scope, frame["op"]
-        nodeid = self._tree._world.session.items[scope.last_item].nodeid
-        if op == "fixture":
-            scope.setting_up = str(frame.get("name", ""))
-        elif op == "threaded":
-            self._tree.unshare(scope, ", ".join(map(str, frame.get("threads") or ())))
-        elif op == "prepared":
-            scope.setting_up = ""
-            if scope.told is not None:
-                scope.told.prepared += seconds(frame, "duration")
-        elif op == "closed":
-            scope.closed = from_frame(self._config, frame, nodeid)
-        elif op == "warning":
-            record_warning(self._config, frame, nodeid)
-        elif op == "terminal":
-            show(self._config, str(frame.get("text", "")))
-        elif op in ("exit", "interrupt", "internal") and scope.told is not None:
-            scope.told.interruption = frame
-        elif op == "hold":
-            running.hold = bool(frame.get("value")) and self._tree._world.keeps_terminal
-
-    def on_end(self, running: Running, outcome: Outcome) -> None:
-        """The scope is gone, by itself or closed."""
-        show_bytes(running.read_shown())
-        self._scope.outcome = outcome
-        keep_tmp_path(self._config, self._tree._supervisor, running, failed=False, used=True)
 
 
 def _explain(running: Running, scope: Scope) -> str:

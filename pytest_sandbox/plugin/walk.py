@@ -18,12 +18,13 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_sandbox.model.errors import SandboxError
-from pytest_sandbox.plugin import inside, resolve, scopes
+from pytest_sandbox.plugin import inside, resolve, scopes, settling
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.report import Book
+from pytest_sandbox.plugin.scope import Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.telling import Telling
-from pytest_sandbox.plugin.tree import Tree, Unrunnable
+from pytest_sandbox.plugin.tree import Tree
 from pytest_sandbox.sandbox import host
 from pytest_sandbox.sandbox.supervisor import Supervisor
 
@@ -43,9 +44,9 @@ class Walk:
         config = session.config
         with contextlib.suppress(AttributeError):
             config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # or each child makes its own
-        keeps = inside.keeps_terminal(config)
+        keeps = settling.keeps_terminal(config)
         world = inside.World(session, self._units, ledger, keeps_terminal=keeps)
-        self._supervisor = _supervisor(settings, self._units, inside.terminal_descriptors(config) if keeps else ())
+        self._supervisor = _supervisor(settings, self._units, settling.terminal_descriptors(config) if keeps else ())
         self._tree = Tree(world, self._supervisor, settings, book, self._units)
         self._line: deque[Telling] = deque()
         self._ahead: Telling | None = None
@@ -100,7 +101,7 @@ class Walk:
                 if adjacent:
                     self._make_ready(following)
                 self._supervisor.run_while(lambda told=told: not told.quiet)  # type: ignore[misc]
-            if told.unmade is not None and not self._fails(told):
+            if told.unmade is not None and told.interruption is None and not self._fails(told):
                 self._line.remove(told)
                 continue
             if told.over or not adjacent or self._tree.ending(following):
@@ -111,7 +112,9 @@ class Walk:
         """Say why a unit could not be run, or False: if a scope died of a fixture that this unit does not need, try anew."""
         problem = told.unmade
         if told.running is not None:
-            problem = self._tree.why_dead() or problem
+            problem = self._tree.why_dead(told) or problem
+        if told.interruption is not None:
+            return True
         survives = self._tree.survives(told.unit)
         self._tree.drop_dead()
         if not survives and problem is not None:

@@ -129,7 +129,7 @@ def test_setup_of_packages_and_modules(pytester: pytest.Pytester, compare: Compa
 
 
 def test_xunit(pytester: pytest.Pytester, compare: Compare) -> None:
-    """setup_class, setup_method, setUpClass, setUpModule, asyncSetUp, addClassCleanup and addModuleCleanup run as in plain pytest."""
+    """setup_class, setUpClass, setUpModule, asyncSetUp and cleanups of classes and modules run as in plain pytest."""
     make(
         pytester,
         test_x=f"""

@@ -1,0 +1,69 @@
+"""What the JUnit reporter keeps in memory, from a sandbox to the controller. Imports pytest and `model`.
+
+record_xml_attribute and record_testsuite_property do not go into reports, but into the memory of the process in which they are
+called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from _pytest.junitxml import LogXML, xml_key
+
+from pytest_sandbox.model.errors import WireError
+
+#: How many of the run's properties the controller knows already.
+_KNOWN: pytest.StashKey[int] = pytest.StashKey()
+
+
+def silence(config: pytest.Config) -> None:
+    """In a sandbox: take the reporter away, which would report by itself."""
+    xml: LogXML | None = config.stash.get(xml_key, None)
+    if xml is not None:
+        config.stash[_KNOWN] = len(xml.global_properties)
+        if config.pluginmanager.is_registered(xml):
+            config.pluginmanager.unregister(xml)
+
+
+def news(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """In a sandbox: what tests noted for the item and the run, as fields of a frame; {} if nothing since the last time."""
+    xml: LogXML | None = config.stash.get(xml_key, None)
+    if xml is None:
+        return {}
+    reporters: Any = xml.node_reporters  # by what identifies a report, which pytest 9 changed, and the worker
+    mine = reporters.get((item.nodeid, None)) or reporters.get((getattr(item, "id", None), None))
+    attributes = {} if mine is None else {str(name): str(value) for name, value in mine.attrs.items()}
+    properties = xml.global_properties[config.stash[_KNOWN] :]
+    config.stash[_KNOWN] = len(xml.global_properties)
+    return {"attributes": attributes, "properties": properties} if attributes or properties else {}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Noted:
+    """What a sandbox says that a test noted."""
+
+    attributes: dict[str, str]
+    properties: list[tuple[str, str]]
+
+    @classmethod
+    def from_frame(cls, frame: dict[str, Any]) -> Noted:
+        """Raises WireError for what is nothing for junit."""
+        try:
+            properties = [(str(name), str(value)) for name, value in frame.get("properties") or ()]
+            attributes = {str(name): str(value) for name, value in (frame.get("attributes") or {}).items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise WireError(f"a frame has nothing for junit: {error!r}") from error
+        return cls(attributes, properties)
+
+    def remember(self, config: pytest.Config, item: pytest.Item) -> None:
+        """In the controller: note it."""
+        xml: LogXML | None = config.stash.get(xml_key, None)
+        if xml is None:
+            return
+        for name, value in self.properties:
+            xml.add_global_property(name, value)
+        if self.attributes:
+            identity: Any = getattr(item, "id", item.nodeid)
+            xml.node_reporter(identity).attrs.update(self.attributes)

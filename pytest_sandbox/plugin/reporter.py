@@ -1,0 +1,109 @@
+"""The plugin in a sandbox that says everything to the controller which pytest's own reporters would note in memory.
+
+Imports pytest and what is beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import warnings
+from typing import NoReturn
+
+import pytest
+from _pytest.runner import CallInfo
+
+from pytest_sandbox.plugin import junit, reports
+from pytest_sandbox.plugin.settling import INSIDE
+from pytest_sandbox.sandbox.wire import Channel
+
+_HOOKS = ("pytest_runtest_logstart", "pytest_runtest_logreport", "pytest_runtest_logfinish", "pytest_warning_recorded")
+
+
+class Reporter:
+    """The plugin that says everything to the controller that pytest's own reporters would have noted in memory.
+
+    owner: the process whose reports these are. listens: whether the run's sandboxes have begun.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self.owner = 0
+        self.listens = False
+
+    @property
+    def _channel(self) -> Channel:
+        return self._config.stash[INSIDE].channel
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: CallInfo[None]) -> None:
+        """Say what an OSError was about, and join what scopes captured for this item with what it captures itself."""
+        if os.getpid() != self.owner:
+            _end_fork(call)
+        reports.merge_sections(item)
+        if call.excinfo is not None:
+            number = _errno_of(call.excinfo.value)
+            if number:
+                self._channel.send({"op": "errno", "errno": number})
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Stream the report."""
+        if report.when == "call":
+            gc.collect()  # unraisable exceptions and never-awaited coroutines belong to this test
+        self._channel.send(reports.to_frame(self._config, report))
+
+    def pytest_warning_recorded(
+        self, warning_message: warnings.WarningMessage, when: str, nodeid: str, location: tuple[str, int, str] | None
+    ) -> None:
+        """Forward the warning."""
+        if when == "runtest" and self.listens:
+            self._channel.send(reports.warning_to_frame(warning_message, when, nodeid, location))
+
+    def pytest_enter_pdb(self) -> None:
+        """Nobody's time runs out in a debugger."""
+        self._channel.send({"op": "hold", "value": True})
+
+    def pytest_leave_pdb(self) -> None:
+        """It does again."""
+        self._channel.send({"op": "hold", "value": False})
+
+    def finish(self, item: pytest.Item) -> None:
+        """Say what junit has noted since the last time."""
+        news = junit.news(self._config, item)
+        if news:
+            self._channel.send({"op": "junit", **news})
+
+
+def _end_fork(call: CallInfo[None]) -> NoReturn:
+    """A test forked and let its child come back into pytest: the test is the parent's, the child has done its part."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(0 if call.excinfo is None else 1)
+
+
+def _errno_of(error: BaseException | None, deepest: int = 10) -> int:
+    """The number of the OSError that it is, or that stands behind it; 0 for none."""
+    for _ in range(deepest):
+        if error is None:
+            break
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return 0
+
+
+def silence_foreign_hooks(reporter: Reporter, config: pytest.Config) -> None:
+    """Let these hooks be heard by conftest files and plugins once a report, which is in the controller.
+
+    pytest's own have state that the test's process needs: the count for --maxfail, the live log.
+    """
+    for name in _HOOKS:
+        caller = getattr(config.hook, name)
+        for implementation in caller.get_hookimpls():
+            own = implementation.function.__module__.startswith("_pytest.") or implementation.plugin is reporter
+            if not own:
+                caller._remove_plugin(implementation.plugin)

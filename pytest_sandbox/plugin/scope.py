@@ -1,0 +1,122 @@
+"""One open scope sandbox: what it has set up, for whom it works, and what it says. The tree decides what becomes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import pytest
+from _pytest.nodes import Node
+
+from pytest_sandbox.model.outcome import Outcome
+from pytest_sandbox.plugin.junit import Noted
+from pytest_sandbox.plugin.report import show, show_bytes
+from pytest_sandbox.plugin.reports import from_frame, record_warning, seconds
+from pytest_sandbox.plugin.scopes import Need
+from pytest_sandbox.plugin.settling import keeps_terminal
+from pytest_sandbox.plugin.tmp import keep_tmp_path
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire import Frame
+
+
+class Told(Protocol):
+    """For whose unit a scope sets up: what that took, and what it did to the scope's process."""
+
+    prepared: float
+    interruption: Frame | None
+
+    @property
+    def item(self) -> pytest.Item:
+        """The test whose reports, warnings and properties these are."""
+
+
+class Unrunnable(Exception):  # noqa: N818  # not an error of ours: the test's
+    """Why a unit cannot be run: the text is the test's error; outcome is that of the sandbox around it, if that has ended."""
+
+    def __init__(self, text: str, outcome: Outcome | None = None) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Scope:
+    """An open scope sandbox. has: the parameter of each fixture set up there, by definition's id. asking: for whom it works."""
+
+    node: Node
+    has: dict[int, object]
+    last_item: int
+    running: Running | None = None
+    outcome: Outcome | None = None
+    closed: pytest.TestReport | None = None
+    setting_up: str = ""
+    asking: deque[Told] = dataclasses.field(default_factory=deque)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there ever was a process of it."""
+        return self.running is not None and self.running.pid is not None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self.node.nodeid or "the session"
+
+    def lacks(self, need: Need) -> bool:
+        """Whether a fixture is not set up here, or not with this parameter."""
+        return id(need.definition) not in self.has or self.differs(need)
+
+    def differs(self, need: Need) -> bool:
+        """Whether a fixture is set up here with another parameter."""
+        key = id(need.definition)
+        return key in self.has and not need.has(self.has[key])
+
+
+class ScopeListener:
+    """Hears a scope's sandbox; `inside.scope_body` is what speaks."""
+
+    def __init__(
+        self, scope: Scope, session: pytest.Session, supervisor: Supervisor, unshare: Callable[[Scope, pytest.Item, str], None]
+    ) -> None:
+        self._scope, self._session, self._supervisor, self._unshare = scope, session, supervisor, unshare
+        self._config = session.config
+
+    def on_frame(self, running: Running, frame: Frame) -> None:
+        """Not trusted: WireError for what makes no sense."""
+        scope, op = self._scope, frame["op"]
+        told = scope.asking[0] if scope.asking else None
+        item = self._session.items[scope.last_item] if told is None else told.item
+        if op == "threaded":
+            self._unshare(scope, item, ", ".join(map(str, frame.get("threads") or ())))
+        elif op == "fixture":
+            scope.setting_up = str(frame.get("name", ""))
+        elif op in ("prepared", "exit", "interrupt", "internal") and told is not None:
+            scope.setting_up = ""
+            scope.asking.popleft()
+            if op == "prepared":
+                told.prepared += seconds(frame, "duration")
+            else:
+                told.interruption = frame
+        elif op == "closed":
+            scope.closed = from_frame(self._config, frame, item.nodeid)
+        elif op == "hold":
+            running.hold = bool(frame.get("value")) and keeps_terminal(self._config)
+        else:
+            self._pass_on(item, frame)
+
+    def _pass_on(self, item: pytest.Item, frame: Frame) -> None:
+        op = frame["op"]
+        if op == "warning":
+            record_warning(self._config, frame, item.nodeid)
+        elif op == "terminal":
+            show(self._config, str(frame.get("text", "")))
+        elif op == "junit":
+            Noted.from_frame(frame).remember(self._config, item)
+
+    def on_end(self, running: Running, outcome: Outcome) -> None:
+        """The scope is gone, by itself or closed."""
+        show_bytes(running.read_shown())
+        self._scope.outcome = outcome
+        keep_tmp_path(self._config, self._supervisor, running, failed=False, used=True)

@@ -1,0 +1,130 @@
+"""Making the process that a fork left in a sandbox the sandbox's own: descriptors, fault handler, terminal, reporters.
+
+Imports pytest and what is beside it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import os
+import sys
+from typing import IO, Any
+
+import pytest
+from _pytest.capture import CaptureManager, FDCapture, FDCaptureBinary, MultiCapture
+
+from pytest_sandbox.plugin import junit
+from pytest_sandbox.primitives.process import STACKS_SIGNAL
+from pytest_sandbox.sandbox.child import Inside
+from pytest_sandbox.sandbox.wire import Channel
+
+INSIDE: pytest.StashKey[Inside] = pytest.StashKey()
+
+
+def settle_in(config: pytest.Config, inside: Inside, *, keeps: bool) -> None:
+    """Make the process that the fork left here the sandbox's own."""
+    atexit._clear()
+    config.stash[INSIDE] = inside
+    _take_descriptors(config, inside, keeps=keeps)
+    faulthandler.enable(file=inside.descriptors.stacks, all_threads=True)
+    faulthandler.register(STACKS_SIGNAL, file=inside.descriptors.stacks, all_threads=True, chain=False)
+    _silence_reporters(config, inside.channel)
+
+
+def captures(config: pytest.Config) -> list[FDCapture | FDCaptureBinary]:
+    """pytest's captures of descriptors 0, 1 and 2, where it has them."""
+    manager: CaptureManager | None = config.pluginmanager.getplugin("capturemanager")
+    whole: MultiCapture[Any] | None = getattr(manager, "_global_capturing", None)
+    parts = (whole.in_, whole.out, whole.err) if whole is not None else ()
+    return [part for part in parts if isinstance(part, (FDCapture, FDCaptureBinary))]
+
+
+def keeps_terminal(config: pytest.Config) -> bool:
+    """Whether tests get the terminal itself: they are to show it all, or somebody may want to talk to a debugger."""
+    option = config.option
+    if getattr(option, "capture", "") == "no" or getattr(option, "usepdb", False) or getattr(option, "trace", False):
+        return True
+    try:
+        return sys.stdin is not None and os.isatty(0)
+    except OSError:
+        return False
+
+
+def terminal_descriptors(config: pytest.Config) -> tuple[int, ...]:
+    """Where pytest keeps the terminal while it captures."""
+    return tuple(capture.targetfd_save for capture in captures(config))
+
+
+def _take_descriptors(config: pytest.Config, inside: Inside, *, keeps: bool) -> None:
+    """Put the sandbox's own files under pytest's capture and under descriptors 0, 1 and 2.
+
+    Where the terminal is kept (-s, --pdb, a run by hand that may meet a breakpoint) what pytest shows uncaptured goes to it;
+    elsewhere to a file that the controller shows afterwards.
+    """
+    own = {1: inside.descriptors.stdout, 2: inside.descriptors.stderr}
+    captured = {capture.targetfd: capture for capture in captures(config)}
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        capture = captured.get(fd)
+        if capture is not None and fd:
+            os.dup2(own[fd], capture.tmpfile.fileno(), inheritable=False)
+        if not keeps:
+            shown = inside.descriptors.shown if fd else null
+            os.dup2(shown, fd)
+            if capture is not None:
+                os.dup2(shown, capture.targetfd_save, inheritable=False)
+        if capture is not None and fd and capture._state == "started":
+            os.dup2(own[fd], fd)
+    os.close(null)
+    _take_fault_handler(config, inside.descriptors.stacks)
+
+
+def _take_fault_handler(config: pytest.Config, stacks: int) -> None:
+    from _pytest.faulthandler import fault_handler_stderr_fd_key
+
+    fd = config.stash.get(fault_handler_stderr_fd_key, None)
+    if fd is not None:
+        os.dup2(stacks, fd, inheritable=False)
+
+
+class _Forward:
+    """A text file whose lines the controller writes to its terminal."""
+
+    encoding = "utf-8"
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def write(self, text: str) -> int:
+        self._channel.send({"op": "terminal", "text": text})
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def isatty(self) -> bool:
+        return False
+
+
+class _Stub:
+    """Stands where plugins look for the terminal reporter; has no hooks, and so prints nothing by itself."""
+
+    def __init__(self, reporter: object) -> None:
+        self._reporter = reporter
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # the reporter's own
+        return getattr(self._reporter, name)
+
+
+def _silence_reporters(config: pytest.Config, channel: Channel) -> None:
+    """Take away what reports by itself: the controller does that, once for every report."""
+    manager = config.pluginmanager
+    terminal = manager.getplugin("terminalreporter")
+    if terminal is not None and not isinstance(terminal, _Stub):
+        manager.unregister(terminal)
+        manager.register(_Stub(terminal), "terminalreporter")
+    if terminal is not None:
+        stream: IO[str] = _Forward(channel)  # type: ignore[assignment]
+        terminal._tw._file = stream
+    junit.silence(config)

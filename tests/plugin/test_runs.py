@@ -1,0 +1,339 @@
+"""Options of a run: selection, stopping, reporting, each as in plain pytest."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Compare
+
+MIXED = """
+import pytest
+@pytest.fixture(scope="module")
+def value():
+    yield 1
+    print("module is over")
+def test_1(value): pass
+def test_2(value): assert 0, "two"
+def test_3(): pass
+@pytest.mark.skip
+def test_4(): pass
+class TestIt:
+    def test_5(self, value): assert 0, "five"
+    def test_6(self): pass
+@pytest.fixture
+def bad(): raise ValueError("bad")
+def test_7(bad): pass
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-x",), ("--maxfail=2",), ("--maxfail=3", "-v"), ("-k", "test_1 or TestIt"), ("-k", "nothing"), ("-v",), ("-vv",),
+        ("-q",), ("-qq",), ("-rA",), ("-rN",), ("--tb=no",), ("--tb=line",), ("--tb=short",), ("-l",),
+        ("--deselect", "test_a.py::test_2"), ("test_b.py::TestIt::test_5", "test_a.py::test_1"), ("-p", "no:cacheprovider"),
+        ("-p", "no:logging"), ("-p", "no:warnings"), ("-p", "no:faulthandler"), ("-p", "no:tmpdir"), ("-p", "no:junitxml"),
+        ("-p", "no:stepwise"), ("-p", "no:doctest"), ("-p", "no:unraisableexception"), ("--capture=sys",), ("--capture=tee-sys",),
+        ("--no-header",), ("--no-summary",), ("-o", "console_output_style=count"), ("-o", "console_output_style=times"),
+        ("--strict-markers",), ("--import-mode=importlib",), ("--color=yes",), ("-W", "error"), ("--show-capture=no",),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_option(pytester: pytest.Pytester, compare: Compare, options: str) -> None:
+    """Passing, failing, erring and skipped tests in two modules, under one option."""
+    pytester.makepyfile(test_a=MIXED, test_b=MIXED)
+    compare.same(*options)
+
+
+@pytest.mark.parametrize("options", [("-p", "no:terminal"), ("-p", "no:capture"), ("-s",), ("--capture=no", "-v")], ids=" ".join)
+def test_uncaptured(pytester: pytest.Pytester, compare: Compare, options: str) -> None:
+    """Without capture or terminal reporter: the same reports; what tests print is seen."""
+    pytester.makepyfile(test_a=MIXED + "\ndef test_print(): print('printed here')\n")
+    pair = compare(*options).assert_same(screen=False)
+    for run in (pair.plain, pair.boxed):
+        assert "printed here" in run.text or options[-1] == "no:terminal"
+
+
+def test_print_of_passing_tests(pytester: pytest.Pytester, compare: Compare) -> None:
+    """With -s all that tests, fixtures and their processes print goes to the terminal, in order."""
+    pytester.makepyfile(
+        """
+        import pytest, subprocess, sys
+        @pytest.fixture(scope="module")
+        def value():
+            print("fixture up"); yield; print("fixture down")
+        def test_1(value): print("one"); subprocess.run(["echo", "echoed"]); sys.stderr.write("three\\n")
+        def test_2(value): print("four")
+        """
+    )
+    pair = compare("-s")
+    words = ["fixture up", "one", "echoed", "four", "fixture down"]
+    for run in (pair.plain, pair.boxed):
+        found = re.findall("|".join(words), run.result.stdout.str())
+        assert sorted(found) == sorted(words)
+        assert "three" in run.text
+    assert re.findall("one|four|fixture \\w+", pair.boxed.result.stdout.str()) == ["fixture up", "one", "four", "fixture down"]
+
+
+def test_last_failed(pytester: pytest.Pytester, compare: Compare) -> None:
+    """--lf, --ff and --nf know what failed in the last run."""
+    pytester.makepyfile(test_a=MIXED, test_b=MIXED)
+    for pair in compare.sequence([], ["--lf"], ["--ff"], ["--nf"], ["--lf", "--co"], ["--cache-show"]):
+        pair.assert_same()
+
+
+def test_stepwise(pytester: pytest.Pytester, compare: Compare) -> None:
+    """--sw stops at the first failure and goes on from there."""
+    pytester.makepyfile(test_a=MIXED, test_b=MIXED)
+    for pair in compare.sequence(["--sw"], ["--sw"], ["--sw-skip"], ["--sw", "--sw-reset"]):
+        pair.assert_same()
+
+
+def test_stepwise_after_a_repair(pytester: pytest.Pytester, compare: Compare) -> None:
+    """--sw goes past the test that has been repaired."""
+    pytester.makepyfile("import os\ndef test_1(): pass\ndef test_2(): assert os.path.exists('fixed')\ndef test_3(): assert 0\n")
+    first = compare.one("--sw")
+    (pytester.path / "fixed").touch()
+    second = compare.one("--sw")
+    assert [report[0][-6:] for report in first.outcomes() if report[1] == "call"] == ["test_1", "test_2"]
+    assert [report[0][-6:] for report in second.outcomes() if report[1] == "call"] == ["test_2", "test_3"]
+
+
+def test_cache_of_tests(pytester: pytest.Pytester, compare: Compare) -> None:
+    """What tests and fixtures put into pytest's cache is there in the next run."""
+    pytester.makepyfile(
+        """
+        def test_1(cache):
+            number = cache.get("my/number", 0)
+            cache.set("my/number", number + 1)
+            (cache.mkdir("mine") / f"file{number}").touch()
+            assert number < 2
+        def test_2(pytestconfig): pytestconfig.cache.set("my/other", [1])
+        """
+    )
+    for pair in compare.sequence([], [], ["--lf"], ["--cache-show"]):
+        pair.assert_same()
+        assert set(pair.boxed.files) == set(pair.plain.files)
+
+
+@pytest.mark.parametrize(
+    "options", [("--collect-only",), ("--co", "-q"), ("--fixtures",), ("--fixtures-per-test",), ("--markers",), ("--setup-plan",),
+                ("--help",), ("--version",), ("--trace-config",)], ids=" ".join,
+)  # fmt: skip
+def test_options_that_run_nothing(pytester: pytest.Pytester, compare: Compare, options: str) -> None:
+    """Options that list things list them."""
+    pytester.makepyfile(test_a=MIXED)
+    pair = compare(*options)
+    assert pair.boxed.status == pair.plain.status
+    if options[0] not in ("--setup-plan", "--trace-config"):
+        pair.assert_same()
+
+
+@pytest.mark.parametrize("option", ["--setup-show", "--setup-only", "--setup-plan"])
+def test_setup_show(pytester: pytest.Pytester, compare: Compare, option: str) -> None:
+    """Each set-up and teardown is shown once."""
+    pytester.makepyfile(test_a=MIXED)
+    pair = compare(option).assert_same(screen=False)
+    plain, boxed = (
+        sorted(re.findall(r"(?:SETUP|TEARDOWN) .*?(?:\)|bad|value)", run.result.stdout.str())) for run in (pair.plain, pair.boxed)
+    )
+    assert plain == boxed
+
+
+def test_durations(pytester: pytest.Pytester, compare: Compare) -> None:
+    """--durations counts a fixture's time for the test that it was set up for, and a teardown for the last."""
+    pytester.makepyfile(
+        """
+        import pytest, time
+        @pytest.fixture(scope="session")
+        def slow():
+            time.sleep(0.3); yield; time.sleep(0.2)
+        def test_1(slow): time.sleep(0.1)
+        def test_2(slow): pass
+        """
+    )
+    pair = compare("--durations=0", "-vv")
+    for run in (pair.plain, pair.boxed):
+        assert 0.3 <= run.report("test_1", "setup")["duration"] < 0.4
+        assert 0.1 <= run.report("test_1", "call")["duration"] < 0.2
+        assert run.report("test_2", "setup")["duration"] < 0.1
+        assert 0.2 <= run.report("test_2", "teardown")["duration"] < 0.3
+
+
+@pytest.mark.parametrize("family", ["xunit1", "xunit2", "legacy"])
+def test_junit(pytester: pytest.Pytester, compare: Compare, family: str) -> None:
+    """--junitxml: the same elements, properties, attributes and captured output."""
+    pytester.makepyfile(
+        test_a=MIXED,
+        test_b="""
+        import pytest, sys
+        @pytest.fixture(scope="session", autouse=True)
+        def of_the_run(record_testsuite_property):
+            record_testsuite_property("by_fixture", "session")
+        def test_1(record_property, record_testsuite_property):
+            print("out"); print("err", file=sys.stderr)
+            record_property("one", 1)
+            record_property("two", "zwei")
+            record_testsuite_property("by_test", "test")
+        @pytest.mark.filterwarnings("ignore")
+        def test_2(record_xml_attribute):
+            record_xml_attribute("assertions", "5")
+            record_xml_attribute("classname", "other.name")
+        @pytest.mark.filterwarnings("ignore")
+        def test_3(record_xml_attribute):
+            record_xml_attribute("status", "bad")
+            assert 0
+        """,
+    )
+    pair = compare("--junitxml=junit.xml", "-o", f"junit_family={family}", "-o", "junit_logging=all")
+    pair.assert_same(screen=False)
+    plain, boxed = (_elements(run.files["junit.xml"]) for run in (pair.plain, pair.boxed))
+    assert boxed == plain
+
+
+def _elements(text: str) -> list[str]:
+    """Every element with its attributes and text, but for times and what only a sandboxed run has."""
+    found = []
+    for element in ET.fromstring(text).iter():
+        attributes = {name: value for name, value in element.attrib.items() if name not in ("time", "timestamp", "hostname")}
+        if not attributes.get("name", "").startswith("sandbox_"):
+            content = re.sub(r"-+ Sandbox.*?(?=-{10}|\Z)", "", (element.text or "").strip(), flags=re.DOTALL)
+            found.append(re.sub("0x[0-9a-f]+", "0x...", f"{element.tag} {sorted(attributes.items())} {content}".strip()))
+    return [line for line in found if line != "properties []"]
+
+
+def test_warnings(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Warnings of every origin: shown in the summary, with test and place, counted once."""
+    pytester.makepyfile(
+        """
+        import pytest, warnings
+        warnings.warn("at import")
+        class MyWarning(UserWarning): pass
+        @pytest.fixture(scope="session")
+        def value():
+            warnings.warn("in set-up", DeprecationWarning)
+            yield
+            warnings.warn("in teardown", MyWarning)
+        def test_1(value): warnings.warn(MyWarning("in call"))
+        @pytest.mark.parametrize("number", range(3))
+        def test_2(number): warnings.warn("many")
+        @pytest.mark.filterwarnings("error")
+        def test_3(): warnings.warn("an error")
+        @pytest.mark.filterwarnings("ignore")
+        def test_4(): warnings.warn("ignored")
+        def test_5(recwarn): warnings.warn("recorded"); assert len(recwarn) == 1
+        def test_6():
+            with pytest.warns(UserWarning): warnings.warn("expected")
+        """
+    )
+    compare.same("-rA")
+    compare.same("-W", "error", "-rA")
+
+
+def test_unraisable(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Exceptions in __del__ and in threads, and resources left open, are warnings of their test."""
+    pytester.makepyfile(
+        """
+        import threading, warnings, pytest
+        class Bad:
+            def __del__(self): raise ValueError("in del")
+        def test_del(): Bad()
+        def test_thread():
+            thread = threading.Thread(target=lambda: 1 / 0)
+            thread.start(); thread.join()
+        async def never(): pass
+        def test_coroutine(): never()
+        def test_pass(): pass
+        """
+    )
+    pair = compare("-W", "always")
+    kinds = [[(warning[0], warning[3]) for warning in run.record["warnings"]] for run in (pair.plain, pair.boxed)]
+    assert sorted(kinds[1]) == sorted(kinds[0])
+    pair = compare("-W", "error")
+    assert [o for o in pair.boxed.outcomes() if o[2] == "failed"] == [o for o in pair.plain.outcomes() if o[2] == "failed"]
+
+
+@pytest.mark.parametrize("where", ["call", "setup", "session", "teardown"])
+@pytest.mark.parametrize("what", ["pytest.exit('enough', returncode=7)", "raise KeyboardInterrupt"])
+def test_exit(pytester: pytest.Pytester, compare: Compare, where: str, what: str) -> None:
+    """pytest.exit and KeyboardInterrupt end the run, with the same status, from tests and fixtures."""
+    scope = "session" if where == "session" else "function"
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.fixture(scope={scope!r})
+        def fixture():
+            if {where!r} in ("setup", "session"): {what}
+            yield
+            if {where!r} == "teardown": {what}
+        def test_1(): pass
+        def test_2(fixture):
+            if {where!r} == "call": {what}
+        def test_3(): pass
+        """
+    )
+    pair = compare()
+    assert pair.boxed.status == pair.plain.status
+    assert pair.boxed.outcomes() == pair.plain.outcomes()
+    for run in (pair.plain, pair.boxed):
+        assert ("enough" in run.text) == ("exit" in what)
+
+
+def test_exit_tears_scopes_down(pytester: pytest.Pytester, compare: Compare) -> None:
+    """pytest.exit in a test: the fixtures of enclosing scopes are torn down."""
+    pytester.makepyfile(
+        """
+        import pathlib, pytest
+        def log(text):
+            with (pathlib.Path(__file__).parent / "log.txt").open("a") as file: file.write(text + "\\n")
+        @pytest.fixture(scope="session")
+        def outer(): log("outer up"); yield; log("outer down")
+        @pytest.fixture(scope="module")
+        def inner(): log("inner up"); yield; log("inner down")
+        @pytest.fixture
+        def own(): log("own up"); yield; log("own down")
+        def test_1(outer, inner, own): pytest.exit("enough")
+        def test_2(outer): pass
+        """
+    )
+    (pytester.path / "log.txt").touch()
+    pair = compare(options=["--sandbox-writable=log.txt"])
+    assert pair.boxed.files["log.txt"] == pair.plain.files["log.txt"]
+
+
+def test_shouldstop(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A test that sets session.shouldstop ends the run after it."""
+    pytester.makepyfile(
+        """
+        def test_1(request): request.session.shouldstop = "that is all"
+        def test_2(): pass
+        """
+    )
+    compare.same()
+
+
+def test_internal_error(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A hook that raises is an internal error, status 3."""
+    pytester.makeconftest(
+        "def pytest_runtest_setup(item):\n    pass\ndef pytest_runtest_logreport(report):\n    raise ValueError('in hook')\n"
+    )
+    pytester.makepyfile("def test_1(): pass\n")
+    pair = compare()
+    assert pair.boxed.status == pair.plain.status == pytest.ExitCode.INTERNAL_ERROR
+    assert "in hook" in pair.boxed.text
+
+
+def test_xdist_is_refused(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Under pytest-xdist the run is refused before the first test, with a way out."""
+    pytest.importorskip("xdist")
+    pytester.makepyfile("def test_1(): pass\n")
+    run = compare.one("-n1")
+    assert run.status == pytest.ExitCode.USAGE_ERROR
+    assert "xdist" in run.text
+    assert "--no-sandbox" in run.text
+    assert compare.one("-n0").status == 0
