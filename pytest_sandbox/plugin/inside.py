@@ -57,6 +57,7 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
     if not world.config.pluginmanager.hasplugin("sandbox-reporter"):
         # Here, in the outermost scope, and not in each child: registering takes a millisecond.
         world.config.pluginmanager.register(world.reporter, "sandbox-reporter")
+        world.book.forget(world.session)
         world.reporter.listens = True  # from now on: pluggy has just told it every warning of the run so far
         silence_foreign_hooks(world.reporter, world.config)
     ledger.enter(world.session, node)
@@ -94,7 +95,7 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
         inside.channel.send({"op": "junit", **news})
     inside.channel.send({"op": "prepared", "duration": duration})
     if frame["node"] is None:
-        items = frame["items"]
+        items, world.session.testsfailed = frame["items"], frame["failed"]
         inside.spawn(frame, descriptors, lambda child: unit_body(world, items, child))
     else:
         inside.spawn(frame, descriptors, lambda child: scope_body(world, unit.chain[frame["node"]], child))

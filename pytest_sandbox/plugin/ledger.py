@@ -35,6 +35,14 @@ class Ledger:
         """Note its end."""
         self._live.discard(fixturedef)
 
+    def forget(self, session: pytest.Session) -> None:
+        """Forget every fixture that is set up: those of the controller's own items (enabled=False) are no sandbox's."""
+        _state(session).stack.clear()
+        for definition in self._live:
+            definition.cached_result = None
+            definition._finalizers.clear()
+        self._live.clear()
+
     def disown(self, session: pytest.Session) -> None:
         """Forget every finalizer that was inherited: the values stay, their owner tears them down."""
         state = _state(session)

@@ -195,11 +195,27 @@ def _message(category: type[Warning], text: str) -> Warning:
     return Warning(text)
 
 
+def joined(first: list[tuple[str, str]], second: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Sections of two processes that tear down after one test: captured output of one name becomes one, copies fall away."""
+    found = list(first)
+    names = [name for name, _ in first]
+    for name, content in second:
+        if name.startswith("Captured ") and name in names:
+            index = names.index(name)
+            found[index] = (name, _after(found[index][1], name, content))
+        elif (name, content) not in first:
+            found.append((name, content))
+    return found
+
+
+def _after(before: str, name: str, content: str) -> str:
+    # The log's section comes without the end of its last line.
+    return before + ("\n" if before and "log" in name.split() else "") + content
+
+
 def merge_sections(item: pytest.Item) -> None:
     """Make one section of what several processes captured in the same phase of one test."""
     merged: dict[tuple[str, str], str] = {}
     for when, key, content in item._report_sections:
-        before = merged.get((when, key), "")
-        # The log's section comes without the end of its last line.
-        merged[when, key] = before + ("\n" if before and key == "log" else "") + content
+        merged[when, key] = _after(merged.get((when, key), ""), key, content)
     item._report_sections[:] = [(when, key, content) for (when, key), content in merged.items()]

@@ -119,4 +119,4 @@ class ScopeListener:
         """The scope is gone, by itself or closed."""
         show_bytes(running.read_shown())
         self._scope.outcome = outcome
-        keep_tmp_path(self._config, self._supervisor, running, failed=False, used=True)
+        keep_tmp_path(self._config, self._supervisor, running, used=True)

@@ -120,11 +120,11 @@ class Unit:
     can_spawn: bool = False
 
 
-_SCOPE_NODES: dict[Scope, FixtureScope] = {
-    Scope.CLASS: FixtureScope.Class,
-    Scope.MODULE: FixtureScope.Module,
-    Scope.PACKAGE: FixtureScope.Package,
-    Scope.SESSION: FixtureScope.Session,
+_SCOPE_NODES: dict[Scope, type[Node]] = {
+    Scope.CLASS: pytest.Class,
+    Scope.MODULE: pytest.Module,
+    Scope.PACKAGE: pytest.Directory,  # a directory without __init__.py is as good
+    Scope.SESSION: pytest.Session,
 }
 
 
@@ -132,9 +132,7 @@ def _shared(item: pytest.Item, plan: Plan) -> object:
     """What all items of one sandbox have in common; None for an item that has its own."""
     if plan.group is not None:
         return ("group", plan.group, plan.spec)
-    if plan.scope is Scope.TEST:
-        return None
-    node = get_scope_node(item, _SCOPE_NODES[plan.scope])
+    node = _limit(item, plan)
     return None if node is None else ("scope", node, plan.spec)
 
 
@@ -142,7 +140,7 @@ def _limit(item: pytest.Item, plan: Plan) -> Node | None:
     """The node at and below which fixtures are set up in the shared sandbox itself."""
     if plan.group is not None or plan.scope is Scope.TEST:
         return None
-    return get_scope_node(item, _SCOPE_NODES[plan.scope])
+    return item.getparent(_SCOPE_NODES[plan.scope])
 
 
 def units(items: Sequence[pytest.Item], plans: Sequence[Plan]) -> list[Unit | int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import os
-import sys
 from typing import IO, Any
 
 import pytest
@@ -45,8 +44,10 @@ def keeps_terminal(config: pytest.Config) -> bool:
     option = config.option
     if getattr(option, "capture", "") == "no" or getattr(option, "usepdb", False) or getattr(option, "trace", False):
         return True
+    # While pytest captures, descriptor 0 is the null device, and what it was stands elsewhere.
+    stdin = next((capture.targetfd_save for capture in captures(config) if capture.targetfd == 0), 0)
     try:
-        return sys.stdin is not None and os.isatty(0)
+        return os.isatty(stdin)
     except OSError:
         return False
 

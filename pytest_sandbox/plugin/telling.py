@@ -14,7 +14,7 @@ from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.plugin.fixtures import Requests
 from pytest_sandbox.plugin.junit import Noted
 from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
-from pytest_sandbox.plugin.reports import from_frame, record_warning, whole_number
+from pytest_sandbox.plugin.reports import from_frame, joined, record_warning, whole_number
 from pytest_sandbox.plugin.scope import Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.settling import keeps_terminal
@@ -174,7 +174,7 @@ class Telling:
         failed = any(report.failed for _, reports in self.finished for report in reports)
         self._book.add_test(item, done, outcome, shares_network=self._shares_network)
         used = any(_TMP_FIXTURES.intersection(getattr(one, "fixturenames", ())) for one, _ in self.finished)
-        keep_tmp_path(self.session.config, self._supervisor, running, failed=failed, used=used)
+        keep_tmp_path(self.session.config, self._supervisor, running, used=used)
         kept = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
         if kept is not None:
             self._book.kept(self.finished[-1], kept)
@@ -205,7 +205,7 @@ class Telling:
 
     def announce(self) -> None:
         """Fire logstart for the item that runs now, if it has begun; once."""
-        if self._begun or (self.outcome is not None and self.unmade is None):
+        if self._begun:
             self.log_start(self.position)
 
     def log_start(self, position: int = 0) -> None:
@@ -260,7 +260,7 @@ class Telling:
         done = self.finished[-1][1]
         last = done[-1]
         if closed.failed and not last.failed:
-            closed.sections = last.sections + [section for section in closed.sections if section not in last.sections]
+            closed.sections = joined(last.sections, closed.sections)
             closed.user_properties = last.user_properties
             closed.duration += last.duration
             done[-1] = closed
@@ -268,7 +268,7 @@ class Telling:
         last.duration += closed.duration
         if closed.failed:
             last.sections.append(("Another error at teardown", str(closed.longrepr)))
-        last.sections += closed.sections
+        last.sections = joined(last.sections, closed.sections)
 
     def raise_interruption(self) -> None:
         """Do in the controller what a test or fixture did to its process: exit, Ctrl-C, an internal error, a stop."""

@@ -16,14 +16,16 @@ from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 
 
-def keep_tmp_path(config: pytest.Config, supervisor: Supervisor, running: Running, *, failed: bool, used: bool) -> None:
-    """Copy to the machine's basetemp what `tmp_path_retention_policy` keeps of this sandbox's temporary directories."""
+def keep_tmp_path(config: pytest.Config, supervisor: Supervisor, running: Running, *, used: bool) -> None:
+    """Copy to the machine's basetemp what the sandbox left of its temporary directories.
+
+    `tmp_path` itself has removed there what `tmp_path_retention_policy` does not keep.
+    """
     factory = getattr(config, "_tmp_path_factory", None)
     if factory is None or not used or factory._basetemp is None:
         return
-    policy = factory._retention_policy
-    if policy == "none" or (policy == "failed" and not failed):
-        return
+    if factory._retention_policy == "none" and factory._given_basetemp is None:
+        return  # the whole directory is removed at pytest's end
     supervisor.copy_out(running, str(factory._basetemp), str(factory._basetemp))
 
 

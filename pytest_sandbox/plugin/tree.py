@@ -42,6 +42,12 @@ class Tree:
         self._unshared: set[int] = set()
         self.open: list[Scope] = []
 
+    def begin(self, unit: Unit) -> None:
+        """Fork the session's sandbox now, before the controller itself runs tests."""
+        scope = Scope(unit.chain[0], {}, unit.items[-1])
+        scope.running = self._open_session(scope, ScopeListener(scope, self._world.session, self._supervisor, self._unshare))
+        self.open.append(scope)
+
     # -- forking ------------------------------------------------------------------------------------------------------
 
     def fork(self, unit: Unit, items: Sequence[int], listener: Listener, told: Told, *, held: bool) -> Running:
@@ -55,7 +61,7 @@ class Tree:
                 self._open(unit, node, told)
         parent = next(scope for scope in self.open if scope.node is unit.chain[-1])
         wanted = self._prepare(parent, [unit])
-        order = {"node": None, "items": list(items), "prepare": wanted}
+        order = {"node": None, "items": list(items), "prepare": wanted, "failed": self._world.session.testsfailed}
         return self._start(parent, unit, unit.spec, listener, told, order, held=held)
 
     def is_ready_for(self, unit: Unit) -> bool:
@@ -70,15 +76,14 @@ class Tree:
         )
 
     def _open(self, unit: Unit, node: Node, told: Told) -> None:
-        scope = Scope(node, {}, unit.items[-1])
-        listener = ScopeListener(scope, self._world.session, self._supervisor, self._unshare)
         if not self.open:
-            scope.running = self._open_session(scope, listener)
-        else:
-            parent, depth = self.open[-1], unit.chain.index(node)
-            wanted = self._prepare(parent, [unit, *self._later(unit, node)])
-            order = {"node": depth, "items": None, "prepare": wanted}
-            scope.running = self._start(parent, unit, self._spec, listener, told, order)
+            self.begin(unit)
+            return
+        scope, parent = Scope(node, {}, unit.items[-1]), self.open[-1]
+        listener = ScopeListener(scope, self._world.session, self._supervisor, self._unshare)
+        wanted = self._prepare(parent, [unit, *self._later(unit, node)])
+        order = {"node": unit.chain.index(node), "items": None, "prepare": wanted}
+        scope.running = self._start(parent, unit, self._spec, listener, told, order)
         self.open.append(scope)
 
     def _open_session(self, scope: Scope, listener: ScopeListener) -> Running:

@@ -64,6 +64,8 @@ class Walk:
 
     def all(self) -> None:
         """Every unit and every item that is not sandboxed, in order."""
+        if self._units and isinstance(self._order[0], int):
+            self._tree.begin(self._units[0])  # no sandbox shall see what tests have done to the controller
         position = 0
         for index, entry in enumerate(self._order):
             if isinstance(entry, Unit):
@@ -153,7 +155,8 @@ class Walk:
 
     def _make_ready(self, following: Unit | None) -> None:
         """Make the next unit's sandbox while this one runs."""
-        if following is None or not self._tree.is_ready_for(following):
+        # Items of a shared sandbox count failures for --maxfail, and so must know of all before.
+        if following is None or len(following.items) > 1 or not self._tree.is_ready_for(following):
             return
         self._ahead = self._tell(following, following.items)
         with contextlib.suppress(Unrunnable):
@@ -175,6 +178,7 @@ class Walk:
         """Some unit has said something: report what can be, in order."""
         while self._line:
             told = self._line[0]
+            told.report_finished()
             told.announce()
             if self._is_stopping:
                 return

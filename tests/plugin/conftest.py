@@ -23,6 +23,7 @@ _NOISE = (
     (re.compile(r"0x[0-9a-f]{6,}"), "0x..."),
     (re.compile(r"\d+\.\d+[mu]?s( \(\d+:\d\d:\d\d\))?"), "N.NNs"),
     (re.compile(r'(time|timestamp)="[^"]*"'), r'\1="..."'),
+    (re.compile(r"\n=+ sandbox files kept =+(\n/\S+  \S+)*"), ""),
     (re.compile(r"\n(sandbox: |\.{3} )[^\n]*"), ""),
     (re.compile(r"(={3,}|-{3,}|_{3,}) ?(.*?) ?\1=*"), r"= \2 ="),
     (re.compile(r"={2,}"), "="),

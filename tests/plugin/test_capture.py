@@ -1,0 +1,146 @@
+"""Captured output and logging: the same sections, records and files as in plain pytest."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Compare
+
+LOGGING = """
+import logging, pytest, sys
+log = logging.getLogger("mine")
+def say(text):
+    print("print " + text)
+    print("error " + text, file=sys.stderr)
+    log.warning("log %s", text)
+    log.info("info %s", text)
+@pytest.fixture(scope="session")
+def outer(): say("outer up"); yield; say("outer down")
+@pytest.fixture(scope="module")
+def middle(outer): say("middle up"); yield; say("middle down")
+@pytest.fixture
+def inner(middle): say("inner up"); yield; say("inner down")
+def test_1(inner): say("one"); assert 0
+def test_2(inner): say("two")
+def test_3(middle): say("three"); assert 0
+"""
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("-rA",), ("--log-level=INFO", "-rA"), ("--show-capture=log",), ("--capture=sys", "-rA")]
+)
+def test_sections(pytester: pytest.Pytester, compare: Compare, options: str) -> None:
+    """What fixtures of every scope print and log is in the sections of the test that they were set up for, or torn down after."""
+    pytester.makepyfile(LOGGING)
+    compare.same(*options)
+
+
+def test_capture_fixtures(pytester: pytest.Pytester, compare: Compare) -> None:
+    """capsys, capfd, capsysbinary, capfdbinary, and their disabled()."""
+    pytester.makepyfile(
+        """
+        import os, subprocess, sys
+        def test_sys(capsys):
+            print("out"); print("err", file=sys.stderr)
+            assert capsys.readouterr() == ("out\\n", "err\\n")
+            print("left")
+        def test_fd(capfd):
+            os.write(1, b"direct\\n"); subprocess.run(["echo", "echoed"])
+            assert capfd.readouterr().out == "direct\\nechoed\\n"
+        def test_binary(capsysbinary, request):
+            sys.stdout.buffer.write(b"\\xff")
+            assert capsysbinary.readouterr().out == b"\\xff"
+        def test_fd_binary(capfdbinary):
+            os.write(2, b"\\xfe")
+            assert capfdbinary.readouterr().err == b"\\xfe"
+        def test_failing(capsys): print("seen"); assert 0
+        def test_bytes(): os.write(1, b"\\xff\\n"); assert 0
+        """
+    )
+    compare.same("-rA")
+
+
+@pytest.mark.parametrize("fixture", ["capsys", "capfd"])
+def test_capture_disabled(pytester: pytest.Pytester, compare: Compare, fixture: str) -> None:
+    """What is printed in disabled() is shown on the terminal, once."""
+    pytester.makepyfile(
+        f"""
+        import subprocess
+        def test_1({fixture}):
+            with {fixture}.disabled():
+                print("shown to all", flush=True)
+                subprocess.run(["echo", "by a program"])
+            print("hidden")
+        """
+    )
+    pair = compare()
+    for run in (pair.plain, pair.boxed):
+        assert run.status == 0
+        assert run.text.count("shown to all") == run.text.count("by a program") == 1
+        assert "hidden" not in run.text
+
+
+def test_output_of_processes(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Output of subprocesses, interleaved with Python's own, in the order in which it was written."""
+    pytester.makepyfile(
+        """
+        import os, subprocess, sys
+        def test_1():
+            for number in range(3):
+                print("python", number, flush=True)
+                subprocess.run(["sh", "-c", f"echo shell {number}; echo error {number} >&2"])
+            assert 0
+        """
+    )
+    compare.same()
+
+
+def test_caplog(pytester: pytest.Pytester, compare: Compare) -> None:
+    """caplog: records, levels, handlers and text."""
+    pytester.makepyfile(
+        """
+        import logging, pytest
+        log = logging.getLogger()
+        @pytest.fixture
+        def early(caplog): log.warning("early"); yield; log.warning("late")
+        def test_1(early, caplog):
+            caplog.set_level(logging.DEBUG, logger="mine")
+            logging.getLogger("mine").debug("debug")
+            log.info("not seen")
+            assert caplog.messages == ["debug"]
+            assert [r.message for r in caplog.get_records("setup")] == ["early"]
+            with caplog.at_level(logging.INFO):
+                log.info("seen")
+            assert caplog.record_tuples[-1] == ("root", logging.INFO, "seen")
+            caplog.clear()
+            assert not caplog.text
+        def test_2(caplog): log.error("bad"); assert 0
+        """
+    )
+    compare.same("-rA")
+
+
+def test_live_log(pytester: pytest.Pytester, compare: Compare) -> None:
+    """log_cli shows records as they come, under the name of the test."""
+    pytester.makepyfile(LOGGING)
+    pair = compare("-o", "log_cli=true", "--log-cli-level=INFO").assert_same(screen=False)
+    plain, boxed = (
+        re.findall(r"(?:INFO|WARNING) +mine:.*|live log \w+", run.result.stdout.str()) for run in (pair.plain, pair.boxed)
+    )
+    assert sorted(set(boxed)) == sorted(set(plain))
+    assert [line for line in boxed if "mine" in line] == [line for line in plain if "mine" in line]
+
+
+@pytest.mark.parametrize("mode", ["w", "a"])
+def test_log_file(pytester: pytest.Pytester, compare: Compare, mode: str) -> None:
+    """log_file: what tests and fixtures log is in the file, in order; what was there is kept with mode a."""
+    pytester.makepyfile(LOGGING)
+    (pytester.path / "log.txt").write_text("from before\n")
+    pair = compare("--log-file=log.txt", "--log-file-level=INFO", f"--log-file-mode={mode}")
+    assert pair.boxed.files["log.txt"] == pair.plain.files["log.txt"]
+    assert "info two" in pair.boxed.files["log.txt"]
+    assert ("from before" in pair.boxed.files["log.txt"]) == (mode == "a")

@@ -1,0 +1,103 @@
+"""Servers that fixtures start: tests reach them, and they are gone at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Compare
+
+SERVER = """
+import socketserver, sys, os
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self): self.wfile.write(b"served " + self.rfile.readline())
+kind, where = sys.argv[1:]
+if kind == "tcp":
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    where = server.server_address[1]
+else:
+    server = socketserver.ThreadingUnixStreamServer(where, Handler)
+print(where, flush=True)
+server.serve_forever()
+"""
+
+FIXTURE = """
+import pytest, socket, subprocess, sys, pathlib
+SERVER = pathlib.Path(__file__).parent / "server.py"
+@pytest.fixture(scope="session", params={kinds!r})
+def server(request, tmp_path_factory):
+    where = str(tmp_path_factory.mktemp("socket") / "s")
+    process = subprocess.Popen([sys.executable, SERVER, request.param, where], stdout=subprocess.PIPE, text=True)
+    where = process.stdout.readline().strip()
+    yield (socket.AF_INET, ("127.0.0.1", int(where))) if request.param == "tcp" else (socket.AF_UNIX, where)
+    process.terminate()
+    assert process.wait(10) == -15
+def ask(server, text):
+    family, address = server
+    with socket.socket(family) as client:
+        client.connect(address)
+        client.sendall(text.encode() + b"\\n")
+        return client.makefile().readline().strip()
+"""
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_daemon(pytester: pytest.Pytester, compare: Compare, kind: str) -> None:
+    """A session fixture's server on TCP, or on a unix socket in a temporary directory, serves every test and is stopped once."""
+    pytester.makeconftest("")
+    pytester.makepyfile(server=SERVER)
+    pytester.makepyfile(
+        FIXTURE.format(kinds=[kind])
+        + """
+@pytest.mark.parametrize("number", range(5))
+def test_it(server, number): assert ask(server, str(number)) == f"served {number}"
+class TestIt:
+    @pytest.fixture(scope="class")
+    def inner(self, server): return ask(server, "inner")
+    def test_2(self, inner, server): assert inner == "served inner" and ask(server, "x") == "served x"
+"""
+    )
+    compare.same("-q")
+
+
+def test_no_daemon_no_sharing(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Without a server each test has a network of its own; with one, the report says that it shares the scope's."""
+    pytester.makepyfile(server=SERVER)
+    pytester.makepyfile(
+        FIXTURE.format(kinds=["tcp"])
+        + """
+def test_alone(sandbox): assert not sandbox.shares_network
+def test_with(server, sandbox): assert sandbox.shares_network
+"""
+    )
+    run = compare.one("-v", "--junitxml=junit.xml")
+    run.result.assert_outcomes(passed=2)
+    properties = [dict(run.report(name, "teardown")["properties"]) for name in ("test_alone", "test_with[tcp]")]
+    assert [("sandbox_network" in found) for found in properties] == [False, True]
+    run.result.stdout.fnmatch_lines(["*network shared with the scope*", "*::test_with[[]tcp[]]"])
+
+
+def test_thread_of_a_fixture(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A server in a thread of a session fixture is set up in each test's sandbox, with a warning that names the fixture."""
+    pytester.makepyfile(
+        """
+        import http.server, threading, urllib.request, pytest
+        @pytest.fixture(scope="session")
+        def url():
+            server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            yield f"http://127.0.0.1:{server.server_port}/"
+            server.shutdown(); thread.join(); server.server_close()
+        @pytest.fixture(scope="module")
+        def opened(url): return urllib.request.urlopen(url).status
+        def test_1(url): assert urllib.request.urlopen(url).status == 200
+        def test_2(opened): assert opened == 200
+        def test_3(): pass
+        """
+    )
+    run = compare.one()
+    run.result.assert_outcomes(passed=3, warnings=1)
+    assert "fixture 'url'" in run.text

@@ -1,0 +1,145 @@
+"""Debugging and interrupting, at a terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pexpect = pytest.importorskip("pexpect", reason="pexpect is not installed: it plays the person at the terminal")
+
+
+def spawn(pytester: pytest.Pytester, *args: str) -> Any:
+    """Run pytest at a terminal of its own."""
+    return pexpect.spawn(
+        sys.executable,
+        ["-m", "pytest", "--sandbox", *args],
+        cwd=str(pytester.path),
+        encoding="utf-8",
+        timeout=30,
+        dimensions=(40, 120),
+    )
+
+
+def test_pdb(pytester: pytest.Pytester) -> None:
+    """--pdb: the debugger is in the failed test's process, and its clock stands still meanwhile."""
+    pytester.makepyfile("def test_1():\n    value = 41\n    assert value == 42\ndef test_2(): pass\n")
+    child = spawn(pytester, "--pdb", "--sandbox-timeout=3s")
+    child.expect(r"\(Pdb\) ")
+    time.sleep(4)
+    child.sendline("p value + 100")
+    child.expect("141")
+    child.expect(r"\(Pdb\) ")
+    child.sendline("c")
+    child.expect("1 failed, 1 passed")
+    child.expect(pexpect.EOF)
+
+
+@pytest.mark.parametrize("where", ["test", "session"])
+def test_breakpoint(pytester: pytest.Pytester, where: str) -> None:
+    """breakpoint() in a test and in a session fixture, in a run by hand that captures."""
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.fixture(scope="session")
+        def value():
+            number = 41
+            if {where!r} == "session": breakpoint()
+            return number
+        def test_1(value):
+            number = value
+            if {where!r} == "test": breakpoint()
+            assert number == 41
+        """
+    )
+    child = spawn(pytester)
+    child.expect(r"\(Pdb\) ")
+    child.sendline("p number * 2")
+    child.expect("82")
+    child.expect(r"\(Pdb\) ")
+    child.sendline("c")
+    child.expect("1 passed")
+    child.expect(pexpect.EOF)
+
+
+def test_trace(pytester: pytest.Pytester) -> None:
+    """--trace stops at the start of each test."""
+    pytester.makepyfile("def test_1():\n    value = 41\n")
+    child = spawn(pytester, "--trace")
+    child.expect(r"\(Pdb\) ")
+    child.sendline("c")
+    child.expect("1 passed")
+    child.expect(pexpect.EOF)
+
+
+def test_input(pytester: pytest.Pytester) -> None:
+    """With -s a test reads from the terminal."""
+    pytester.makepyfile("def test_1():\n    assert input('name? ') == 'me'\n")
+    child = spawn(pytester, "-s")
+    child.expect("name\\? ")
+    child.sendline("me")
+    child.expect("1 passed")
+    child.expect(pexpect.EOF)
+
+
+def test_quit_the_debugger(pytester: pytest.Pytester) -> None:
+    """q in the debugger ends the run, as in plain pytest."""
+    pytester.makepyfile("def test_1():\n    breakpoint()\ndef test_2(): pass\n")
+    child = spawn(pytester)
+    child.expect(r"\(Pdb\) ")
+    child.sendline("q")
+    child.expect("_pytest.outcomes.Exit: Quitting debugger")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 2
+
+
+LONG = """
+import pathlib, pytest, time
+def log(text):
+    with (pathlib.Path(__file__).parent / "log.txt").open("a") as file: file.write(text + "\\n")
+@pytest.fixture(scope="session")
+def outer(): log("up"); yield; log("down")
+def test_0(outer): pass
+def test_1(outer): log("runs"); time.sleep(100)
+def test_2(outer): pass
+"""
+
+
+def _wait_for(path: Path, text: str) -> None:
+    limit = time.monotonic() + 20
+    while text not in path.read_text():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", ["terminal", "signal"])
+def test_interrupt(pytester: pytest.Pytester, how: str) -> None:
+    """Ctrl-C ends the run with status 2: the test is killed, scopes are torn down, nothing is left."""
+    pytester.makepyfile(LONG)
+    log = pytester.path / "log.txt"
+    log.touch()
+    if how == "terminal":
+        child = spawn(pytester, "--sandbox-writable=log.txt")
+        _wait_for(log, "runs")
+        child.sendintr()
+        child.expect("KeyboardInterrupt")
+        child.expect("1 passed")
+        child.expect(pexpect.EOF)
+        child.close()
+        assert child.exitstatus == 2
+    else:
+        command = [sys.executable, "-m", "pytest", "--sandbox", "--sandbox-writable=log.txt"]
+        process = subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.PIPE, text=True)
+        _wait_for(log, "runs")
+        os.kill(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=20)
+        assert process.returncode == 2
+        assert "KeyboardInterrupt" in output
+    assert log.read_text().split() == ["up", "runs", "down"]

@@ -1,0 +1,160 @@
+"""Several tests in one sandbox (scope, group), and tests in none (enabled=False)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Compare
+
+COUNT = """
+import os, pytest
+counter = []
+@pytest.fixture(scope="module")
+def module_value():
+    counter.append("module"); yield 1; counter.append("down")
+@pytest.fixture(scope="session")
+def session_value(): return []
+"""
+
+
+@pytest.mark.parametrize("scope", ["class", "module", "package", "session"])
+def test_scope(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
+    """Tests of one scope see what the ones before changed, in memory and on disk, and report one by one."""
+    pytester.makepyfile(
+        COUNT
+        + f"""
+pytestmark = pytest.mark.sandbox(scope={scope!r})
+class TestIt:
+    def test_1(self, module_value, session_value, tmp_path_factory):
+        counter.append(1); session_value.append(1); open("/tmp/of-test-1", "w").close()
+    def test_2(self, module_value, session_value):
+        assert counter == ["module", 1] and session_value == [1] and os.path.exists("/tmp/of-test-1")
+    def test_3(self): assert 0, "told"
+    def test_4(self): counter.append(4)
+"""
+    )
+    compare.same("-rA")
+
+
+def test_group(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Tests of one group share a sandbox over files; others do not see it."""
+    pytester.makepyfile(
+        test_a="""
+        import os, pytest
+        @pytest.mark.sandbox(group="db")
+        def test_1(): open("/tmp/of-the-group", "w").close()
+        def test_2(): assert not os.path.exists("/tmp/of-the-group")
+        """,
+        test_b="""
+        import os, pytest
+        @pytest.mark.sandbox(group="db")
+        def test_3(): assert os.path.exists("/tmp/of-the-group")
+        @pytest.mark.sandbox(group="other")
+        def test_4(): assert not os.path.exists("/tmp/of-the-group")
+        """,
+    )
+    run = compare.one()
+    run.result.assert_outcomes(passed=4)
+    order = [nodeid[-1] for nodeid, when, _ in run.outcomes() if when == "call"]
+    assert order == ["1", "3", "2", "4"]
+
+
+@pytest.mark.parametrize("death", ["os._exit(0)", "os.abort()"])
+def test_crash_in_the_middle(pytester: pytest.Pytester, compare: Compare, death: str) -> None:
+    """A test that ends the shared process fails; the ones after it run, in a fresh sandbox with fresh fixtures."""
+    pytester.makepyfile(
+        COUNT
+        + f"""
+pytestmark = pytest.mark.sandbox(scope="module")
+def test_1(module_value): counter.append(1)
+def test_2(module_value): {death}
+def test_3(module_value): assert counter == ["module"]; counter.append(3)
+def test_4(module_value): assert counter == ["module", 3]
+"""
+    )
+    run = compare.one()
+    assert [outcome for _, when, outcome in run.outcomes() if when == "call"] == ["passed", "failed", "passed", "passed"]
+
+
+@pytest.mark.parametrize("options", [("-x",), ("--maxfail=2",), ("--sw",)])
+def test_stops(pytester: pytest.Pytester, compare: Compare, options: str) -> None:
+    """-x, --maxfail and --sw stop in the middle of a shared sandbox, after failures in earlier ones too."""
+    pytester.makepyfile(
+        test_a="def test_0(): assert not False\n",
+        test_b=COUNT
+        + """
+pytestmark = pytest.mark.sandbox(scope="module")
+def test_1(module_value): pass
+def test_2(module_value): assert 0
+def test_3(): pass
+def test_4(): assert 0
+def test_5(): pass
+""",
+        test_c="def test_6(): assert 0\n",
+    )
+    compare.same(*options)
+
+
+def test_maxfail_over_sandboxes(pytester: pytest.Pytester, compare: Compare) -> None:
+    """--maxfail counts failures of tests of their own sandboxes and of shared ones together."""
+    shared = "import pytest\npytestmark = pytest.mark.sandbox(scope='module')\ndef test_1(): assert 0\ndef test_2(): assert 0\n"
+    pytester.makepyfile(test_a="def test_1(): assert 0\n", test_b=shared, test_c=shared)
+    compare.same("--maxfail=2")
+    compare.same("--maxfail=4")
+
+
+def test_module_sandbox_between(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A group in the middle of a module leaves the module's own fixtures as they are for the tests around it."""
+    pytester.makepyfile(
+        """
+        import pathlib, pytest
+        def log(text):
+            with (pathlib.Path(__file__).parent / "log.txt").open("a") as file: file.write(text + "\\n")
+        @pytest.fixture(scope="module")
+        def value(): log("up"); yield; log("down")
+        def test_1(value): log("1")
+        @pytest.mark.sandbox(group="g")
+        def test_2(): log("2")
+        @pytest.mark.sandbox(group="g")
+        def test_3(): log("3")
+        def test_4(value): log("4")
+        """
+    )
+    (pytester.path / "log.txt").touch()
+    run = compare.one("--sandbox-writable=log.txt")
+    assert run.files["log.txt"].split() == ["up", "1", "2", "3", "4", "down"]
+
+
+def test_not_sandboxed(pytester: pytest.Pytester, compare: Compare) -> None:
+    """enabled=False: the test runs in pytest's own process, with fixtures set up there, and changes the machine."""
+    pytester.makepyfile(
+        COUNT
+        + """
+import pathlib
+HERE = pathlib.Path(__file__).parent
+@pytest.mark.sandbox(enabled=False)
+def test_1(module_value): counter.append(1); (HERE / "written").touch()
+def test_2(module_value): assert counter[-1] == "module"; (HERE / "lost").touch()
+@pytest.mark.sandbox(enabled=False)
+def test_3(module_value, sandbox): pass
+@pytest.mark.sandbox(enabled=False)
+def test_4(module_value): assert counter == ["module", 1]; assert 0
+def test_5(session_value): pass
+"""
+    )
+    run = compare.one("-rA")
+    run.result.assert_outcomes(passed=3, skipped=1, failed=1)
+    assert "written" in run.files
+    assert "lost" not in run.files
+    assert [nodeid[-1] for nodeid, when, _ in run.outcomes() if when == "setup"] == ["1", "2", "3", "4", "5"]
+
+
+def test_only_not_sandboxed(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A run of nothing but such tests is a plain run."""
+    pytester.makepyfile(
+        "import pytest\npytestmark = pytest.mark.sandbox(enabled=False)\n" + "def test_1(): pass\ndef test_2(): assert 0\n"
+    )
+    compare.same("-rA")
