@@ -1,6 +1,4 @@
-"""The controller's event loop over many running sandboxes: starts, limits, kills, reads usage, cleans up.
-
-    order -> start -> hello (init's pid) -> cgroup, go -> frames of main ... -> exit -> pid 1 dead -> Outcome
+"""All sandboxes of a run: starts, limits and kills them, answers for them, and cleans up. Their events: `loop`.
 
 It runs on the machine, outside of every sandbox, and believes of one only what the kernel confirms. Imports everything of
 `sandbox/`; knows nothing of pytest.
@@ -10,36 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import signal
-import socket
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, UnavailableError, WireError
+from pytest_sandbox.model.errors import TeardownWarning, UnavailableError
 from pytest_sandbox.model.outcome import Change, Usage
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.cgroups import CgroupRun
 from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity
-from pytest_sandbox.sandbox import clock, host, upper
-from pytest_sandbox.sandbox.accounts import changes_of, fill_of, outcome_of, usage_of
+from pytest_sandbox.sandbox import host, upper
+from pytest_sandbox.sandbox.accounts import changes_of, fill_of, usage_of
 from pytest_sandbox.sandbox.child import Body, Descriptors, Order
 from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.launcher import launch
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
+from pytest_sandbox.sandbox.loop import Loop, remove_or_warn
 from pytest_sandbox.sandbox.outbox import Outbox
 from pytest_sandbox.sandbox.removal import remove_tree
 from pytest_sandbox.sandbox.running import Listener, Running, prepare
-from pytest_sandbox.sandbox.wire import Frame
-from pytest_sandbox.sandbox.words import LastWords, refusal
 
 #: How long a killed sandbox or a launcher may take to be gone before the run gives up waiting, in seconds.
 GONE_TIME = 10.0
-#: How much one sandbox may say before the others have their turn, in pieces of 64 KiB.
-_TURN = 16
 
 
 class Supervisor:
@@ -48,20 +41,19 @@ class Supervisor:
     def __init__(self, name: str, layout: Layout) -> None:
         self._layout = layout
         self._name = name
-        self._running: dict[str, Running] = {}
         self._count = 0
         self._launchers: list[int] = []
         with contextlib.ExitStack() as undo:
             for fd in _fill_standard_descriptors():
                 undo.callback(os.close, fd)
-            self._selector = selectors.DefaultSelector()
-            undo.callback(self._selector.close)
+            self._loop = Loop(layout)
+            undo.callback(self._loop.close)
             self._janitor = Janitor()
             undo.callback(self._janitor.close)
             if layout.scratch_path:
                 self._janitor.watch("directory", layout.scratch_path)
                 _make_scratch(layout.scratch_path)
-                undo.callback(_remove, layout.scratch_path)
+                undo.callback(remove_or_warn, layout.scratch_path)
             self._cgroups = CgroupRun.open(name, announce=self._janitor.watch_cgroups)
             undo.callback(self._cgroups.close)
             self._undo = undo.pop_all()
@@ -85,10 +77,7 @@ class Supervisor:
 
     def _own_descriptors(self, given: Descriptors) -> list[int]:
         """What belongs to the controller alone: nobody inside may hold it open, or see another sandbox's."""
-        own = {self._selector.fileno() if isinstance(self._selector, selectors.EpollSelector) else -1, self._janitor.fd}
-        for running in self._running.values():
-            own |= running.descriptors()
-        return sorted(own - {-1, *given.all()})
+        return sorted((self._loop.descriptors() | {self._janitor.fd}) - set(given.all()))
 
     def _reap_launchers(self) -> None:
         for pid in tuple(self._launchers):
@@ -123,9 +112,7 @@ class Supervisor:
         running = Running(
             order, listener, parent, control, talk, given.stdout, given.stderr, given.stacks, given.shown, cgroup, Outbox(talk)
         )
-        self._running[name] = running
-        self._selector.register(control, selectors.EVENT_READ, (self._on_control, running))
-        self._selector.register(talk, selectors.EVENT_READ, (self._on_wire, running))
+        self._loop.add(running)
         return running, given
 
     @property
@@ -134,7 +121,7 @@ class Supervisor:
             return None
         return HOST_BASE + self._layout.uid, HOST_BASE + self._layout.gid
 
-    # -- the loop -----------------------------------------------------------------------------------------------------
+    # -- running ------------------------------------------------------------------------------------------------------
 
     def run_while(self, condition: Callable[[], bool]) -> None:
         """Serve every sandbox until `condition` is false."""
@@ -143,166 +130,15 @@ class Supervisor:
 
     def step(self, timeout: float | None = None) -> None:
         """Wait for the next event or due time, and serve it."""
-        due = clock.next_due(self._running.values())
-        if due is not None:
-            wait = max(0.0, due - time.monotonic())
-            timeout = wait if timeout is None else min(timeout, wait)
-        self._listen_for_room()
-        for key, _ in self._selector.select(timeout):
-            handler, running = key.data
-            if not running.ended:
-                handler(running)
-        now = time.monotonic()
-        for running in tuple(self._running.values()):
-            clock.check(running, now)
-
-    def _listen_for_room(self) -> None:
-        """Be woken too when a sandbox for which frames wait can take more of them."""
-        for running in self._running.values():
-            key = self._selector.get_map().get(running.wire)
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if running.outbox.waiting else 0)
-            if key is not None and key.events != events:
-                self._selector.modify(running.wire, events, key.data)
-
-    def _on_control(self, running: Running) -> bool:
-        """Hear what init says; whether there may be more."""
-        descriptors: list[int] = []
-        try:
-            frames, pid, descriptors, gone = running.words_of_init()
-            for frame in frames:
-                self._word(running, frame, pid, descriptors)
-        except WireError as error:
-            self._lies(running, error)
-            return False
-        finally:
-            for fd in descriptors:
-                os.close(fd)
-        if gone:
-            self._selector.unregister(running.control)
-            if running.pidfd is None:
-                self._finish(running)
-        return bool(frames) and not gone
-
-    def _word(self, running: Running, frame: Frame, pid: int | None, descriptors: list[int]) -> None:
-        if frame["op"] == "hello" and pid is not None and running.pid is None:
-            self._hello(running, pid)
-        elif frame["op"] == "ready" and descriptors and running.layer is None:
-            running.layer = descriptors.pop()
-            running.own_inodes = upper.used_inodes(running.layer)
-        elif frame["op"] == "exit":
-            running.last_words = LastWords.from_frame(frame)
-        elif frame["op"] == "failed":
-            running.problem = refusal(frame)
-        elif frame["op"] == "forked" and running.pid is not None:
-            process.spare_init(running.pid)
-
-    def _hello(self, running: Running, pid: int) -> None:
-        running.pid = pid
-        try:
-            running.pidfd = os.pidfd_open(pid)
-            self._selector.register(running.pidfd, selectors.EVENT_READ, (self._finish, running))
-            running.cgroup.admit(pid)
-        except (OSError, SetupError) as error:
-            running.problem = error if isinstance(error, SandboxError) else SetupError("pidfd_open", str(pid), error.errno or 0)
-            running.kill(None)
-            return
-        if running.abandoned:  # killed before it could be
-            running.kill(None)
-        if not running.held:
-            self._go(running)
+        self._loop.step(timeout)
 
     def release(self, running: Running) -> None:
         """Let a sandbox that was held run; its clock starts now."""
-        running.held, held = False, running.held
-        if held and running.pid is not None and not running.abandoned:
-            self._go(running)
-
-    def _go(self, running: Running) -> None:
-        clock.start(running)
-        with contextlib.suppress(OSError):  # it died while it waited, which its pidfd will tell
-            running.control.send(b"g")
-
-    def _on_wire(self, running: Running) -> None:
-        running.outbox.flush()
-        try:
-            for frame in running.frames(_TURN):
-                self._frame(running, frame)
-        except WireError as error:
-            self._lies(running, error)
-        if not running.ended and _is_at_end(running):
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(running.wire)
-
-    def _frame(self, running: Running, frame: Frame) -> None:
-        if frame["op"] == "refused":
-            child = self._running.get(str(frame.get("name")))
-            if child is None or child.parent is not running or child.pid is not None:
-                raise WireError("it refuses what was not asked of it")
-            child.problem = refusal(frame)
-            self._finish(child)
-            return
-        if frame["op"] == "done":
-            running.snapshot = running.cgroup.snapshot()
-            running.send({"op": "bye"})
-        elif frame["op"] == "raised":
-            running.failed, running.errno = True, refusal(frame).errno
-        running.listener.on_frame(running, frame)
-
-    def _lies(self, running: Running, error: WireError) -> None:
-        running.problem = running.problem or error
-        running.kill(None)
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(running.wire)
-        if running.pidfd is None and not running.ended:  # whoever was to make it lies in its stead
-            self._finish(running)
-
-    # -- the end ------------------------------------------------------------------------------------------------------
-
-    def _finish(self, running: Running) -> None:
-        """pid 1 is dead, and so is everything of its namespace: read what it used, and remove what was made for it."""
-        with contextlib.suppress(WireError):
-            for frame in running.frames():
-                self._frame(running, frame)
-        while running.last_words is None and running.control in self._selector.get_map() and self._on_control(running):
-            continue  # its last words may still be unread
-        if running.ended:
-            return
-        running.ended = True
-        if running.pid is None and running.problem is None and running.parent is not None and running.parent.ended:
-            why = running.parent.problem or "killed"
-            running.problem = SandboxError(f"never started: the sandbox around it had ended ({why})")
-        del self._running[running.name]
-        for fd in (running.control, running.wire, running.pidfd):
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(fd)  # type: ignore[arg-type]
-        try:
-            outcome = outcome_of(running, self._layout, self._layers_below(running))
-            running.listener.on_end(running, outcome)
-        finally:
-            running.cgroup.remove()
-            self._remove_scratch(running)
-            running.close()
-            if running.parent is not None and not running.parent.ended:
-                running.parent.send({"op": "reap"})
-            for child in [child for child in self._running.values() if child.parent is running and child.pid is None]:
-                self._finish(child)  # it was never made, and nobody is left to make it
-
-    def _remove_scratch(self, running: Running) -> None:
-        if (own := scratch_of(self._layout, running.name, scope=running.order.scope)) is not None:
-            _remove(own)
+        self._loop.release(running)
 
     def changes(self, running: Running) -> tuple[tuple[Change, ...], bool]:
         """What a sandbox wrote so far, and whether that is cut."""
-        return changes_of(running, self._layout, self._layers_below(running))
-
-    def _layers_below(self, running: Running) -> tuple[int, ...]:
-        """The layers of the sandboxes around it, nearest first."""
-        found, outer = list[int](), running.parent
-        while outer is not None:
-            if outer.layer is not None:
-                found.append(outer.layer)
-            outer = outer.parent
-        return tuple(found)
+        return changes_of(running, self._layout, self._loop.layers_below(running))
 
     def usage(self, running: Running) -> Usage:
         """What a sandbox used so far."""
@@ -321,19 +157,19 @@ class Supervisor:
 
     def kill_innermost(self, keep: Sequence[Running]) -> None:
         """Kill every sandbox but those in `keep`."""
-        for running in tuple(self._running.values()):
+        for running in tuple(self._loop.running.values()):
             if running not in keep:
                 running.kill(None)
 
     def kill_all(self) -> None:
         """Kill every sandbox, the innermost included, and wait until all are gone."""
-        for running in tuple(self._running.values()):
+        for running in tuple(self._loop.running.values()):
             running.abandoned = True
             running.kill(None)
             if running.pidfd is None and running.launcher is not None:
                 os.kill(running.launcher, signal.SIGKILL)  # not reaped yet, so the pid is still its own
         limit = time.monotonic() + GONE_TIME
-        while self._running and (left := limit - time.monotonic()) > 0:
+        while self._loop.running and (left := limit - time.monotonic()) > 0:
             self.step(left)
 
     def close(self) -> None:
@@ -342,7 +178,7 @@ class Supervisor:
             self.kill_all()
             for pid in self._launchers:
                 process.wait_or_kill(pid, GONE_TIME)
-            for running in tuple(self._running.values()):
+            for running in tuple(self._loop.running.values()):
                 warnings.warn(TeardownWarning(f"{running.name}, pid {running.pid}, cannot be killed"), stacklevel=2)
                 running.close()
         finally:
@@ -377,19 +213,3 @@ def _close_inner(given: Descriptors) -> None:
     """Close what only the sandbox needs; its output files stay the controller's too, to be read when it is dead."""
     for fd in (given.control, given.wire, *given.tasks):
         os.close(fd)
-
-
-def _is_at_end(running: Running) -> bool:
-    """Whether main has closed its end; what it left behind may still hold it open."""
-    try:
-        return running.wire.recv(1, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-
-
-def _remove(path: str) -> None:
-    problem = remove_tree(path)
-    if problem:
-        warnings.warn(TeardownWarning(f"could not remove {problem}; remove it by hand"), stacklevel=2)

@@ -1,0 +1,226 @@
+"""What happens while sandboxes run: each event of each is heard, and each is brought to its end. Imports `accounts`, `clock`.
+
+hello (init's pid) -> cgroup, go -> frames of main ... -> exit -> pid 1 dead -> Outcome
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import time
+import warnings
+
+from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
+from pytest_sandbox.primitives import process
+from pytest_sandbox.sandbox import clock, upper
+from pytest_sandbox.sandbox.accounts import outcome_of
+from pytest_sandbox.sandbox.layout import Layout, scratch_of
+from pytest_sandbox.sandbox.removal import remove_tree
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.words import LastWords, refusal
+
+#: How much one sandbox may say before the others have their turn, in pieces of 64 KiB.
+_TURN = 16
+
+
+class Loop:
+    """The sandboxes that run, by name, and the selector that waits for them."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._selector = selectors.DefaultSelector()
+        self.running: dict[str, Running] = {}
+
+    def close(self) -> None:
+        """Wait for nothing any more."""
+        self._selector.close()
+
+    def descriptors(self) -> set[int]:
+        """Those that belong to the controller alone."""
+        own = {self._selector.fileno()} if isinstance(self._selector, selectors.EpollSelector) else set[int]()
+        return own.union(*(running.descriptors() for running in self.running.values()))
+
+    def add(self, running: Running) -> None:
+        """Hear a sandbox from now on."""
+        self.running[running.name] = running
+        self._selector.register(running.control, selectors.EVENT_READ, (self._on_control, running))
+        self._selector.register(running.wire, selectors.EVENT_READ, (self._on_wire, running))
+
+    def step(self, timeout: float | None = None) -> None:
+        """Wait for the next event or due time, and serve it."""
+        due = clock.next_due(self.running.values())
+        if due is not None:
+            wait = max(0.0, due - time.monotonic())
+            timeout = wait if timeout is None else min(timeout, wait)
+        self._listen_for_room()
+        for key, _ in self._selector.select(timeout):
+            handler, running = key.data
+            if not running.ended:
+                handler(running)
+        now = time.monotonic()
+        for running in tuple(self.running.values()):
+            clock.check(running, now)
+
+    def _listen_for_room(self) -> None:
+        """Be woken too when a sandbox for which frames wait can take more of them."""
+        for running in self.running.values():
+            key = self._selector.get_map().get(running.wire)
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if running.outbox.waiting else 0)
+            if key is not None and key.events != events:
+                self._selector.modify(running.wire, events, key.data)
+
+    def _on_control(self, running: Running) -> bool:
+        """Hear what init says; whether there may be more."""
+        descriptors: list[int] = []
+        try:
+            frames, pid, descriptors, gone = running.words_of_init()
+            for frame in frames:
+                self._word(running, frame, pid, descriptors)
+        except WireError as error:
+            self._lies(running, error)
+            return False
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+        if gone:
+            self._selector.unregister(running.control)
+            if running.pidfd is None:
+                self._finish(running)
+        return bool(frames) and not gone
+
+    def _word(self, running: Running, frame: Frame, pid: int | None, descriptors: list[int]) -> None:
+        if frame["op"] == "hello" and pid is not None and running.pid is None:
+            self._hello(running, pid)
+        elif frame["op"] == "ready" and descriptors and running.layer is None:
+            running.layer = descriptors.pop()
+            running.own_inodes = upper.used_inodes(running.layer)
+        elif frame["op"] == "exit":
+            running.last_words = LastWords.from_frame(frame)
+        elif frame["op"] == "failed":
+            running.problem = refusal(frame)
+        elif frame["op"] == "forked" and running.pid is not None:
+            process.spare_init(running.pid)
+
+    def _hello(self, running: Running, pid: int) -> None:
+        running.pid = pid
+        try:
+            running.pidfd = os.pidfd_open(pid)
+            self._selector.register(running.pidfd, selectors.EVENT_READ, (self._finish, running))
+            running.cgroup.admit(pid)
+        except (OSError, SetupError) as error:
+            running.problem = error if isinstance(error, SandboxError) else SetupError("pidfd_open", str(pid), error.errno or 0)
+            running.kill(None)
+            return
+        if running.abandoned:  # killed before it could be
+            running.kill(None)
+        if not running.held:
+            self._go(running)
+
+    def release(self, running: Running) -> None:
+        """Let a sandbox that was held run; its clock starts now."""
+        running.held, held = False, running.held
+        if held and running.pid is not None and not running.abandoned:
+            self._go(running)
+
+    def _go(self, running: Running) -> None:
+        clock.start(running)
+        with contextlib.suppress(OSError):  # it died while it waited, which its pidfd will tell
+            running.control.send(b"g")
+
+    def _on_wire(self, running: Running) -> None:
+        running.outbox.flush()
+        try:
+            for frame in running.frames(_TURN):
+                self._frame(running, frame)
+        except WireError as error:
+            self._lies(running, error)
+        if not running.ended and _is_at_end(running):
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(running.wire)
+
+    def _frame(self, running: Running, frame: Frame) -> None:
+        if frame["op"] == "refused":
+            child = self.running.get(str(frame.get("name")))
+            if child is None or child.parent is not running or child.pid is not None:
+                raise WireError("it refuses what was not asked of it")
+            child.problem = refusal(frame)
+            self._finish(child)
+            return
+        if frame["op"] == "done":
+            running.snapshot = running.cgroup.snapshot()
+            running.send({"op": "bye"})
+        elif frame["op"] == "raised":
+            running.failed, running.errno = True, refusal(frame).errno
+        running.listener.on_frame(running, frame)
+
+    def _lies(self, running: Running, error: WireError) -> None:
+        running.problem = running.problem or error
+        running.kill(None)
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(running.wire)
+        if running.pidfd is None and not running.ended:  # whoever was to make it lies in its stead
+            self._finish(running)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _finish(self, running: Running) -> None:
+        """pid 1 is dead, and so is everything of its namespace: read what it used, and remove what was made for it."""
+        with contextlib.suppress(WireError):
+            for frame in running.frames():
+                self._frame(running, frame)
+        while running.last_words is None and running.control in self._selector.get_map() and self._on_control(running):
+            continue  # its last words may still be unread
+        if running.ended:
+            return
+        running.ended = True
+        if running.pid is None and running.problem is None and running.parent is not None and running.parent.ended:
+            why = running.parent.problem or "killed"
+            running.problem = SandboxError(f"never started: the sandbox around it had ended ({why})")
+        del self.running[running.name]
+        for fd in (running.control, running.wire, running.pidfd):
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(fd)  # type: ignore[arg-type]
+        try:
+            outcome = outcome_of(running, self._layout, self.layers_below(running))
+            running.listener.on_end(running, outcome)
+        finally:
+            running.cgroup.remove()
+            self._remove_scratch(running)
+            running.close()
+            if running.parent is not None and not running.parent.ended:
+                running.parent.send({"op": "reap"})
+            for child in [child for child in self.running.values() if child.parent is running and child.pid is None]:
+                self._finish(child)  # it was never made, and nobody is left to make it
+
+    def _remove_scratch(self, running: Running) -> None:
+        if (own := scratch_of(self._layout, running.name, scope=running.order.scope)) is not None:
+            remove_or_warn(own)
+
+    def layers_below(self, running: Running) -> tuple[int, ...]:
+        """The layers of the sandboxes around it, nearest first."""
+        found, outer = list[int](), running.parent
+        while outer is not None:
+            if outer.layer is not None:
+                found.append(outer.layer)
+            outer = outer.parent
+        return tuple(found)
+
+
+def _is_at_end(running: Running) -> bool:
+    """Whether main has closed its end; what it left behind may still hold it open."""
+    try:
+        return running.wire.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def remove_or_warn(path: str) -> None:
+    """Remove a directory below `scratch`, or say that it stays."""
+    problem = remove_tree(path)
+    if problem:
+        warnings.warn(TeardownWarning(f"could not remove {problem}; remove it by hand"), stacklevel=2)
