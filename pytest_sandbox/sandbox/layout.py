@@ -37,7 +37,7 @@ class Layout:
     depth: of the sandboxes to be made. place: where this process finds the store (docstring of the module).
     writable: the paths behind store/rw, by index. cwd: where every sandbox starts. scratch_path: this run's directory
     below the spec's `scratch`. files: what is mounted file by file, with its content. keep_descriptors: of the
-    controller's, those that go inside as they are.
+    controller's, those that go inside as they are. sockets: unix sockets on paths where enclosing scopes listen.
     """
 
     identity: Identity
@@ -55,6 +55,7 @@ class Layout:
     scratch_path: str | None = None
     files: tuple[tuple[str, bytes], ...] = ()
     keep_descriptors: tuple[int, ...] = ()
+    sockets: tuple[str, ...] = ()
 
     def below(self) -> Layout:
         """The layout for the sandboxes that a sandbox of this one makes."""

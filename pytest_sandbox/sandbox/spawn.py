@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -42,9 +43,9 @@ def spawn(
     if layout.depth >= DEEPEST:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), f"a sandbox in {layout.depth} others: {DEEPEST} levels are the most")
     shares = shares_network(layout, order.spec.network)
-    sockets = proc.unix_listeners() if shares and layout.depth else ()
+    layout = dataclasses.replace(layout, sockets=_sockets(layout, order.spec.network))
     operations = layouts.root_operations(layout, order.spec, order.name, scope=order.scope, shares_network=shares)
-    operations += [mounts.bind(path, layout.root + path) for path in sockets if path.startswith("/") and os.path.exists(path)]
+    operations += [mounts.bind(path, layout.root + path) for path in layout.sockets if os.path.exists(path)]
     start = Start(layout, order, given, body, operations, shares, spawn, handlers)
     flags = _namespaces(layout, shares=shares)
     released, release = os.pipe()
@@ -71,6 +72,13 @@ def spawn(
     finally:
         os.close(released)
         os.close(release)
+
+
+def _sockets(layout: Layout, wanted: Network) -> tuple[str, ...]:
+    """Paths of unix sockets where enclosing scopes listen: reached from any network namespace, but through no overlay."""
+    if layout.depth == 0 or wanted not in (Network.AUTO, Network.SHARED):
+        return ()
+    return tuple(dict.fromkeys((*layout.sockets, *(path for path in proc.unix_listeners() if path.startswith("/")))))
 
 
 def _namespaces(layout: Layout, *, shares: bool) -> Clone:
