@@ -29,9 +29,9 @@ def test_scope(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
 pytestmark = pytest.mark.sandbox(scope={scope!r})
 class TestIt:
     def test_1(self, module_value, session_value, tmp_path_factory):
-        counter.append(1); session_value.append(1); open("/tmp/of-test-1", "w").close()
+        counter.append(1); session_value.append(1); open("of-test-1", "w").close()
     def test_2(self, module_value, session_value):
-        assert counter == ["module", 1] and session_value == [1] and os.path.exists("/tmp/of-test-1")
+        assert counter == ["module", 1] and session_value == [1] and os.path.exists("of-test-1")
     def test_3(self): assert 0, "told"
     def test_4(self): counter.append(4)
 """
