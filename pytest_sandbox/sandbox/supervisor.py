@@ -102,7 +102,7 @@ class Supervisor:
     def _prepare(self, spec: Spec, listener: Listener, parent: Running | None, *, scope: bool) -> tuple[Running, Descriptors]:
         self._count += 1
         name = f"s{self._count}"
-        cgroup = self._cgroups.create(name, spec.limits, leaf=self._layout.identity is Identity.SAME)
+        cgroup = self._cgroups.create(name, spec.limits, leaf=self._layout.identity is not Identity.MAPPED)
         count_pids = "pids" in cgroup.unenforced and self._layout.identity is Identity.USER
         given, control, talk = prepare(self._owner, cgroup.open_tasks())
         if (own := scratch_of(self._layout, name, scope=scope)) is not None:
