@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 
+from pytest_sandbox.model.errors import SpecError
+
 MIB = 1 << 20
+_FRACTIONS = ("cpus", "cpu_time", "timeout")
 
 
 class Network(enum.Enum):
@@ -50,6 +53,17 @@ class Limits:
     inodes: int | None = 200_000
     files: int | None = None
     output: int | None = 64 * MIB
+
+    def __post_init__(self) -> None:
+        """Raise SpecError for what is no limit: of nothing (but of swap), negative, or no number at all."""
+        for field in dataclasses.fields(self):
+            value, whole = getattr(self, field.name), field.name not in _FRACTIONS
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise SpecError(f"the limit {field.name}={value!r} is no {'whole ' if whole else ''}number; None is no limit")
+            if not (value >= 0 if field.name == "swap" else 0 < value < float("inf")):
+                raise SpecError(f"the limit {field.name}={value!r} must be above 0; None is no limit")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -173,10 +173,9 @@ class Requests:
         try:
             spec = _at_most(running.order.spec, frame)
             self._supervisor.refuse(spec)
-        except (SandboxError, ValueError, TypeError) as error:
+            self._supervisor.start(running, spec, _Made(running))
+        except (SandboxError, OSError, ValueError, TypeError) as error:
             running.send({"op": "unmade", "reason": str(error)})
-            return
-        self._supervisor.start(running, spec, _Made(running))
 
 
 class _Made:
@@ -202,14 +201,14 @@ class _Made:
 def _at_most(own: Spec, frame: Frame) -> Spec:
     """A spec with what a test asks for, and never more than it has."""
     asked = frame.get("limits") or {}
+    if not isinstance(asked, dict):
+        raise SpecError("limits are no names with values")
     unknown = set(asked) - {field.name for field in dataclasses.fields(Limits)}
     if unknown:
         raise SpecError(f"there is no limit {', '.join(sorted(map(str, unknown)))}")
     limits: dict[str, Any] = {}
     for field in dataclasses.fields(Limits):
         mine, wanted = getattr(own.limits, field.name), asked.get(field.name, getattr(own.limits, field.name))
-        if wanted is not None and not isinstance(wanted, (int, float)):
-            raise SpecError(f"{field.name}={wanted!r} is no number")
         limits[field.name] = wanted if mine is None else mine if wanted is None else min(mine, wanted)
     network = Network(frame.get("network", own.network.value))
     if network is Network.HOST and own.network is not Network.HOST:

@@ -19,7 +19,6 @@ from _pytest._io import TerminalWriter
 
 from pytest_sandbox.model.errors import WireError
 
-_OUTCOMES = ("passed", "failed", "skipped")
 _PHASES = ("setup", "call", "teardown")
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -76,7 +75,9 @@ def from_frame(config: pytest.Config, frame: dict[str, Any], nodeid: str) -> pyt
         report = _from_frame(config, frame)
     except Exception as error:  # pytest's own classes raise what they like on nonsense
         raise WireError(f"a frame is no report: {error!r}") from error
-    if report.nodeid != nodeid or report.outcome not in _OUTCOMES or report.when not in _PHASES:
+    # Plugins have outcomes of their own ("rerun"), and may add to the name of a test.
+    outcome: object = report.outcome
+    if not report.nodeid.startswith(nodeid) or not isinstance(outcome, str) or report.when not in _PHASES:
         raise WireError(f"a report of {report.nodeid!r} ({report.when}, {report.outcome}) came from the sandbox of {nodeid!r}")
     count = whole_number(frame, "subtests")
     if count:
@@ -95,9 +96,12 @@ def whole_number(frame: dict[str, Any], name: str) -> int:
 def seconds(frame: dict[str, Any], name: str) -> float:
     """A field that is a duration, or missing: 0. Raises WireError for what is neither."""
     value = frame.get(name) or 0.0
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise WireError(f"{name} of a frame is no duration")
-    return float(value)
+    try:
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            return float(value)
+    except OverflowError:
+        pass
+    raise WireError(f"{name} of a frame is no duration")
 
 
 def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestReport:

@@ -40,7 +40,7 @@ class Need:
         """Whether the parameter is this one, as `FixtureDef.execute` asks."""
         try:
             return bool(self.parameter == parameter)
-        except (ValueError, RuntimeError):  # numpy's arrays, say
+        except Exception:  # noqa: BLE001  # of numpy's arrays, or of whatever else a parameter is
             return self.parameter is parameter
 
 

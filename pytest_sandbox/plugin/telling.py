@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
+from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
@@ -294,7 +295,7 @@ def _as_expected(item: pytest.Item, report: pytest.TestReport) -> None:
 
     try:
         expected = evaluate_xfail_marks(item)
-    except Exception:  # noqa: BLE001  # the mark's condition is foreign code
+    except TEST_OUTCOME:  # the mark's condition is foreign code
         return
     if expected is not None and expected.raises is None and not item.config.option.runxfail and report.when != "teardown":
         report.outcome = "skipped"

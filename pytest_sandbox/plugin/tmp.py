@@ -6,6 +6,7 @@ Both are copied out of a layer that is not trusted: see `sandbox.upper`.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,8 @@ def keep_changes(
     factory = getattr(config, "_tmp_path_factory", None)
     if factory is None:
         return None
-    top = factory.getbasetemp() / "sandbox"
-    top.mkdir(mode=0o700, exist_ok=True)
-    target: Path = top / running.name
-    target.mkdir(mode=0o700)
+    # A name that no test could have guessed, and left a link at, in what was copied out of it before.
+    target = Path(tempfile.mkdtemp(prefix=f"sandbox-{running.name}-", dir=factory.getbasetemp()))
     if not supervisor.copy_out(running, "/", os.fspath(target)):
         target.rmdir()
         return None

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 from _pytest.nodes import Node
+from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.plugin import inside, resolve
@@ -157,7 +158,7 @@ class Tree:
 
         try:
             return all(evaluate_skip_marks(self._world.session.items[index]) for index in unit.items)
-        except Exception:  # noqa: BLE001  # a mark's condition is foreign code; the item itself will say what is wrong with it
+        except TEST_OUTCOME:  # a mark's condition is foreign code; the item itself will say what is wrong with it
             return False
 
     # -- closing ------------------------------------------------------------------------------------------------------

@@ -67,13 +67,15 @@ class Delegation:
         return None
 
     def _leave(self, base: str) -> None:
-        """Move this process out of `base`, into a leaf, if it is there."""
+        """Move this process, with what it has forked itself (a janitor), out of `base` into a leaf, if it is there."""
         if self._leaf is None and os.getpid() in pids_in(base):
             self._before = _passed_on(base)
             leaf = self.leaf_directory(base)
             os.mkdir(leaf, 0o755)
             self._leaf = leaf
-            write(leaf + "/cgroup.procs", str(os.getpid()))
+            own = [pid for pid in pids_in(base) if pid == os.getpid() or _parent(pid) == os.getpid()]
+            for pid in own:
+                write(leaf + "/cgroup.procs", str(pid))
 
     def _return(self) -> None:
         """Go back to where this process was."""
@@ -88,6 +90,14 @@ class Delegation:
         finally:
             self._made = []
             self._return()
+
+
+def _parent(pid: int) -> int | None:
+    """The parent of a process, by the fourth field of its stat file (proc_pid_stat(5)); None where it has ended."""
+    try:
+        return int(read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1])
+    except OSError:
+        return None
 
 
 def _passed_on(directory: str) -> frozenset[str]:

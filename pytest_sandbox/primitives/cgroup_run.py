@@ -44,9 +44,7 @@ class CgroupRun:
         self.name = name
 
     @classmethod
-    def open(
-        cls, name: str, *, unified: bool = True, announce: Callable[[Sequence[str]], None] = lambda _: None
-    ) -> CgroupRun:
+    def open(cls, name: str, *, unified: bool = True, announce: Callable[[Sequence[str]], None] = lambda _: None) -> CgroupRun:
         """Find where this process is and make the run's directories there; raises ValueError for an unfit name.
 
         unified: False leaves the v2 tree alone where v1 has the memory controller, so that a child can enter every

@@ -49,9 +49,9 @@ def become_init(start: Start, released: int) -> NoReturn:
     if layout.depth == 0:
         copy_files(layout)
         process.renew_descriptors({0, 1, 2, *given.kept(), *layout.keep_descriptors})
-    else:
-        process.renew_directories(())
     mounts.apply(hide_operations(start.order.spec))
+    if layout.depth:
+        process.renew_directories(())
     with contextlib.suppress(OSError):
         os.chdir(layout.cwd)
     if not control.recv(1):  # "go": we are in our cgroup

@@ -210,7 +210,8 @@ def hide_operations(spec: Spec) -> list[Operation]:
 
 def _store_for_children(layout: Layout, root: str) -> list[Operation]:
     store = f"{root}{INNER_PLACE}/store"
-    operations: list[Operation] = [bind(layout.store, store, recursive=True)]
+    # Not recursive: each layer is a mount of its own. What all scopes have in common none may change, nor fill.
+    operations: list[Operation] = [bind(layout.store, store, recursive=True), ReadOnlyOp(store)]
     # A scope's fixtures may write to their own layer as they like, but never to the ones that others stand on.
     operations += [ReadOnlyOp(f"{store}/L{depth}") for depth in range(layout.depth)]
     return operations

@@ -21,6 +21,7 @@ from pytest_sandbox.sandbox.outbox import Outbox
 from pytest_sandbox.sandbox.wire import Decoder, Frame
 from pytest_sandbox.sandbox.words import LastWords
 
+_MOST_OUTPUT = 64 << 20
 _CHUNK = 1 << 16
 _UCRED = struct.Struct("3i")
 _ANCILLARY = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(4)  # who speaks, and one descriptor
@@ -170,7 +171,8 @@ def _read(fd: int, limit: int | None) -> bytes:
     size = os.fstat(fd).st_size
     if not size:
         return b""
-    return os.pread(fd, size if limit is None else min(size, limit), 0)
+    # Bounded also without a limit: the size of a sparse file says nothing of what it takes to read it.
+    return os.pread(fd, min(size, _MOST_OUTPUT if limit is None else limit), 0)
 
 
 def prepare(owner: tuple[int, int] | None, tasks: tuple[int, ...]) -> tuple[Descriptors, socket.socket, socket.socket]:

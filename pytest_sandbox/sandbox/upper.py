@@ -80,8 +80,17 @@ def walk(layer: int, trees: Sequence[Tree]) -> Iterator[Entry]:
         if tree.kind is not TreeKind.OVERLAY:
             continue
         with contextlib.suppress(OSError):
-            top = os.open(f"u/{index}", _DIRECTORY, dir_fd=layer)
+            top = _open_upper(layer, index)
             yield from _walk(top, index, tree.path.rstrip("/"), 0)
+
+
+def _open_upper(layer: int, tree: int) -> int:
+    """The upper of a tree, no part of whose path may be a link: a scope can reach its own layer."""
+    uppers = os.open("u", _DIRECTORY, dir_fd=layer)
+    try:
+        return os.open(str(tree), _DIRECTORY, dir_fd=uppers)
+    finally:
+        os.close(uppers)
 
 
 def _walk(directory: int, tree: int, path: str, depth: int) -> Iterator[Entry]:
@@ -194,7 +203,7 @@ def _in_layer(layer: int, tree: int, names: Sequence[str]) -> os.stat_result | N
     """The status of an entry of another layer, or of the whiteout or file above it that hides what lies below."""
     directory = -1
     try:
-        directory = os.open(f"u/{tree}", _DIRECTORY, dir_fd=layer)
+        directory = _open_upper(layer, tree)
         for name in names[:-1]:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             if not stat.S_ISDIR(status.st_mode):
@@ -268,10 +277,25 @@ def _copy_file(entry: Entry, directory: int, name: str) -> None:
         mode = 0o600 | stat.S_IMODE(entry.status.st_mode) & 0o755
         output = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=directory)
         try:
-            remaining = os.fstat(source).st_size
-            while remaining > 0 and (sent := os.sendfile(output, source, None, min(remaining, 1 << 24))):
-                remaining -= sent
+            _copy_data(source, output)
         finally:
             os.close(output)
     finally:
         os.close(source)
+
+
+def _copy_data(source: int, output: int) -> None:
+    """Copy a file's data, and leave its holes holes: a sparse file may claim any size (lseek(2), SEEK_DATA)."""
+    size, position = os.fstat(source).st_size, 0
+    os.ftruncate(output, size)
+    while position < size:
+        try:
+            position = os.lseek(source, position, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            return
+        end = os.lseek(source, position, os.SEEK_HOLE)
+        os.lseek(source, position, os.SEEK_SET)
+        os.lseek(output, position, os.SEEK_SET)
+        while position < end and (sent := os.sendfile(output, source, None, min(end - position, 1 << 24))):
+            position += sent
+        position = end

@@ -13,7 +13,7 @@ import socket
 import struct
 from typing import Any
 
-from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.model.errors import SandboxError, WireError
 
 Frame = dict[str, Any]
 
@@ -111,7 +111,12 @@ class Channel:
             os._exit(1)
 
     def receive(self) -> tuple[Frame, list[int]]:
-        """The next frame and its descriptors; EOFError when the controller is gone."""
+        """The next frame and its descriptors; EOFError when the controller is gone.
+
+        Raises SandboxError in any other process than its own: it would take an answer that is not its own.
+        """
+        if os.getpid() != self._owner:
+            raise SandboxError("a fork of the test's process cannot ask the controller: ask in the test itself")
         header, descriptors = self._read(_HEADER.size)
         (length,) = _HEADER.unpack(header)
         body, more = self._read(length)

@@ -7,6 +7,7 @@ the socket: what arrives is checked, field by field.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,9 +41,9 @@ class LastWords:
         try:
             cpu = frame["cpu"]
             return cls(
-                _number(frame["status"], 1 << 16),
+                _status(frame["status"]),
                 tuple((_number(pid, 1 << 22), str(line)) for pid, line in frame["leaks"]),
-                None if cpu is None else float(cpu),
+                None if cpu is None else _seconds(cpu),
                 _pair(frame["blocks"]),
                 _pair(frame["network"]),
                 bool(frame["shares_network"]),
@@ -55,6 +56,19 @@ def _number(value: object, most: int = _MOST) -> int:
     if not isinstance(value, int) or not 0 <= value < most:
         raise ValueError(f"{value!r} is no number that the kernel gives")
     return value
+
+
+def _status(value: object) -> int:
+    """A wait status of a process that has ended; ValueError for one that is only stopped."""
+    status = _number(value, 1 << 16)
+    os.waitstatus_to_exitcode(status)
+    return status
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, (int, float)) or not 0 <= value < _MOST:
+        raise ValueError(f"{value!r} is no time")
+    return float(value)
 
 
 def _pair(value: object) -> tuple[int, int] | None:

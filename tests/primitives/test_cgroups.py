@@ -472,11 +472,11 @@ def test_a_name_is_used_once(run: CgroupRun) -> None:
     assert all(map(os.path.exists, first.directories))
 
 
-@needs("memory")
+@needs("pids")
 def test_a_refused_limit_leaves_nothing(run: CgroupRun) -> None:
     """What the kernel will not take is a SetupError with the file, and the directories are gone again."""
-    with pytest.raises(SetupError, match="limit memory to -5") as caught:
-        run.create("bad", dataclasses.replace(NO_LIMITS, memory=-5))
+    with pytest.raises(SetupError, match="limit pids to 1099511627776") as caught:
+        run.create("bad", dataclasses.replace(NO_LIMITS, pids=1 << 40))
     assert caught.value.errno == errno.EINVAL
     assert [path for path in run.paths if os.path.exists(f"{path}/bad")] == []
 
