@@ -54,9 +54,7 @@ def test_swap_is_bounded_with_memory() -> None:
     assert run(PYTHON, "-c", "b'x' * (200 << 20)", memory=64 * MIB, swap=0).usage.oom_kills
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("memory", 64 * MIB), ("swap", 0), ("pids", 10), ("cpus", 0.5), ("cpu_time", 1.0)]
-)
+@pytest.mark.parametrize(("name", "value"), [("memory", 64 * MIB), ("swap", 0), ("pids", 10), ("cpus", 0.5), ("cpu_time", 1.0)])
 def test_what_cannot_be_enforced_is_refused(name: str, value: float) -> None:
     """Before anything runs: what, why and the fix. Where it can be enforced, it is accepted."""
     spec = Spec(limits=dataclasses.replace(Limits(), **{name: value}), asked=frozenset({name}))  # type: ignore[arg-type]
