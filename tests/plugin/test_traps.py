@@ -1,0 +1,171 @@
+"""What a test may lay as a trap for the controller, knowingly or not: each is its own failure, or none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+OPTIONS = ("--sandbox", "-p", "no:cacheprovider", "-p", "no:randomly")
+
+
+def test_a_link_where_kept_files_would_go(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    """A failed test leaves links in the base temporary directory: what it wrote is kept elsewhere, and nothing goes through."""
+    pytester.makepyfile(f"""
+        import os
+        def test_it(tmp_path):
+            for name in "sandbox", "sandbox-s2", "s2":
+                os.symlink({os.fspath(tmp_path)!r}, tmp_path.parent / name)
+            (tmp_path / "payload").write_text("x")
+            assert 0
+    """)
+    result = pytester.runpytest_subprocess(*OPTIONS)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["what it wrote is kept in *"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_holes(pytester: pytest.Pytester) -> None:
+    """A file that claims a terabyte keeps its holes when it is copied to the machine's temporary directory."""
+    pytester.makepyfile("""
+        def test_it(tmp_path):
+            with open(tmp_path / "big", "w") as file:
+                file.write("first")
+                file.truncate(1 << 40)
+                file.seek(1 << 39)
+                file.write("middle")
+    """)
+    base = pytester.path / "base"
+    pytester.runpytest_subprocess(*OPTIONS, f"--basetemp={base}").assert_outcomes(passed=1)
+    copy = base / "test_it0" / "big"
+    assert copy.stat().st_size == 1 << 40
+    assert copy.stat().st_blocks * 512 < 1 << 20
+    with copy.open("rb") as file:
+        assert file.read(5) == b"first"
+        file.seek(1 << 39)
+        assert file.read(6) == b"middle"
+
+
+def test_conditions_and_parameters_that_raise(pytester: pytest.Pytester) -> None:
+    """A mark's condition and a parameter's comparison are foreign code: what they raise ends nobody else's run."""
+    pytester.makepyfile("""
+        import pytest
+
+        class Strange:
+            def __eq__(self, other):
+                raise ValueError("not to be compared, as an array")
+            __hash__ = object.__hash__
+
+        @pytest.fixture(scope="module", params=[Strange()])
+        def strange(request): pass
+
+        @pytest.mark.skipif("1/0", reason="never asked")
+        def test_condition(): pass
+        def test_parameter(strange): pass
+        def test_other(): pass
+    """)
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=2, errors=1)
+
+
+def test_the_store_of_layers_cannot_be_changed(pytester: pytest.Pytester) -> None:
+    """A sandbox that makes others holds the layers that they stand on; what all have in common it cannot change or fill."""
+    pytester.makepyfile("""
+        import os
+        import pytest
+
+        def test_it(sandbox_factory):
+            assert os.getpid() == 2
+            with pytest.raises(OSError):
+                open("/dev/.sandbox/store/note", "w")
+            with pytest.raises(OSError):
+                os.rename("/dev/.sandbox/store/L7", "/dev/.sandbox/store/L8x")
+            assert sandbox_factory.run(["true"]).ok
+    """)
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1)
+
+
+def test_requests_that_make_no_sense(pytester: pytest.Pytester) -> None:
+    """What a test asks of the controller past the fixture is refused, to that test, and never more than the test has itself."""
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.parametrize("limits", [
+            {"memory": -1, "swap": -4096}, {"memory": 1.5e6}, {"memory": "1"}, ["memory"], {"pids": True}, {"nothing": 1},
+        ])
+        def test_it(sandbox_factory, limits):
+            channel = sandbox_factory._inside.channel
+            channel.send({"op": "make", "limits": limits})
+            frame, _ = channel.receive()
+            assert frame["op"] == "unmade", frame
+    """)
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=6)
+
+
+def test_a_fork_of_the_test_cannot_ask(pytester: pytest.Pytester) -> None:
+    """It would wait for ever, or take the test's own answer."""
+    pytester.makepyfile("""
+        import os
+        from pytest_sandbox import SandboxError
+
+        def test_it(sandbox):
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    sandbox.usage()
+                except SandboxError:
+                    code = 7
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+            assert sandbox.usage().wall > 0
+    """)
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1)
+
+
+def test_a_fixture_that_starts_a_thread(pytester: pytest.Pytester) -> None:
+    """No fork inherits a thread: what starts one is set up in each sandbox that needs it, and a warning says so."""
+    pytester.makepyfile("""
+        import threading
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def once(): return object()
+
+        @pytest.fixture(scope="session")
+        def server():
+            end = threading.Event()
+            thread = threading.Thread(target=end.wait, daemon=True, name="the-server")
+            thread.start()
+            yield thread
+            end.set()
+            thread.join()
+
+        @pytest.fixture(scope="module")
+        def client(server): return server
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_it(once, client, number): assert client.is_alive()
+        def test_without(once): assert threading.active_count() == 1
+    """)
+    result = pytester.runpytest_subprocess(*OPTIONS)
+    result.assert_outcomes(passed=4, warnings=1)
+    result.stdout.fnmatch_lines(["*ThreadWarning: fixture 'server' starts a thread (the-server)*"])
+
+
+def test_a_scope_with_a_thread_can_still_fork(pytester: pytest.Pytester) -> None:
+    """A thread that nobody noticed, started at import, does not keep sandboxes from being made."""
+    pytester.makepyfile("""
+        import threading, time
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def thread():
+            import _thread
+            _thread.start_new_thread(time.sleep, (30,))
+
+        @pytest.mark.parametrize("number", range(20))
+        def test_it(thread, number): pass
+    """)
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=20)
