@@ -101,7 +101,11 @@ class SandboxFactory:
     def run(
         self, argv: Sequence[str | os.PathLike[str]], *, cwd: str | None = None, env: Mapping[str, str] | None = None
     ) -> Result:
-        """Run a program to its end. Its output, ending and usage are in the result; a limit that is hit is no exception."""
+        """Run a program to its end. Its output, ending and usage are in the result; a limit that is hit is no exception.
+
+        Raises TypeError where `argv` is not a list of at least the program's name.
+        """
+        bodies.check_argv(argv)
         return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env))[0]
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # the function's own

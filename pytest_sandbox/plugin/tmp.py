@@ -38,7 +38,7 @@ def keep_changes(
     if not outcome.changes or keep is Keep.NEVER or (keep is Keep.FAILED and not failed):
         return None
     factory = getattr(config, "_tmp_path_factory", None)
-    if factory is None:
+    if factory is None or factory._basetemp is None:
         return None
     # A name that no test could have guessed, and left a link at, in what was copied out of it before.
     target = Path(tempfile.mkdtemp(prefix=f"sandbox-{running.name}-", dir=factory.getbasetemp()))

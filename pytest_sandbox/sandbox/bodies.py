@@ -43,6 +43,12 @@ def take_output(inside: Inside) -> None:
     os.close(null)
 
 
+def check_argv(argv: Sequence[str | os.PathLike[str]]) -> None:
+    """Raise TypeError for one string in the place of a list, and for an empty list."""
+    if isinstance(argv, (str, bytes)) or not argv:
+        raise TypeError(f"{argv!r} is no list of a program and its arguments: write ['program', 'argument']")
+
+
 def program(argv: Sequence[str], cwd: str | None, environ: Mapping[str, str] | None) -> Body:
     """A body that becomes the program `argv`, found by PATH."""
 

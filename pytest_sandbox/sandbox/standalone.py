@@ -34,7 +34,11 @@ class Sandbox:
     def run(
         self, argv: Sequence[str | os.PathLike[str]], *, cwd: str | None = None, env: Mapping[str, str] | None = None
     ) -> Result:
-        """Run a program to its end; a limit that is hit is told by the result, not by an exception."""
+        """Run a program to its end; a limit that is hit is told by the result, not by an exception.
+
+        Raises TypeError where `argv` is not a list of at least the program's name, SetupError where no sandbox can be made.
+        """
+        bodies.check_argv(argv)
         return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env))[0]
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # the function's own
