@@ -105,8 +105,10 @@ def renew_descriptors(keep: Collection[int]) -> None:
 
     A file or directory is opened anew by its path, at its offset: what the caller now sees under that path. Anonymous
     kernel objects (epoll, eventfd) and pipes that lead from the process to itself stay. Sockets, devices and the rest
-    become /dev/null, not closed: Python objects that still own the number must not close somebody else's file later.
+    become /dev/null, not closed: Python objects that still own the number must not close somebody else's file later. So
+    do duplicates of stdout and stderr: opened for writing, a log that the run's output goes to would be copied up, whole.
     """
+    output = {_file(fd) for fd in (1, 2)}
     found = {int(name): _target(int(name)) for name in os.listdir("/proc/self/fd") if int(name) not in keep}
     modes: dict[str, set[int]] = {}
     for fd, target in found.items():
@@ -114,7 +116,11 @@ def renew_descriptors(keep: Collection[int]) -> None:
             modes.setdefault(target, set()).add(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE)
     own = {target for target, ends in modes.items() if ends == {os.O_RDONLY, os.O_WRONLY}}
     for fd, target in found.items():
-        if target and target not in own and not target.startswith("anon_inode:"):
+        if not target or target in own or target.startswith("anon_inode:"):
+            continue
+        if _file(fd) in output:
+            _replace(fd, os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        else:
             _renew(fd, target)
 
 
@@ -136,6 +142,15 @@ def _target(fd: int) -> str:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:  # the descriptor of listdir itself
         return ""
+
+
+def _file(fd: int) -> tuple[int, int] | None:
+    """What file a descriptor is open on: device and inode; None where it is not open."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _renew(fd: int, target: str) -> None:

@@ -372,3 +372,15 @@ def test_error_in_a_function_with_a_bad_value() -> None:
     """A sandboxed function that sends nonsense as its value makes an error of its caller, no crash."""
     with pytest.raises(CallError):
         Sandbox().call(object)
+
+
+def test_output_into_a_file_is_no_change(tmp_path: Path) -> None:
+    """Where the run's own output goes to a file, that file is not opened for writing inside, which would copy it up whole."""
+    code = (
+        "import os; os.dup(1); from pytest_sandbox import Sandbox; result = Sandbox().run(['true']);"
+        "print(result.changes, result.usage.overlay_inodes)"
+    )
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True, timeout=60)
+    assert log.read_text() == "() 0\n"
