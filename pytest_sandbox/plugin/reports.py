@@ -19,6 +19,7 @@ from _pytest._io import TerminalWriter
 
 from pytest_sandbox.model.errors import WireError
 
+_OUTCOMES = ("passed", "failed", "skipped", "rerun")  # the last is pytest-rerunfailures'
 _PHASES = ("setup", "call", "teardown")
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -75,9 +76,8 @@ def from_frame(config: pytest.Config, frame: dict[str, Any], nodeid: str) -> pyt
         report = _from_frame(config, frame)
     except Exception as error:  # pytest's own classes raise what they like on nonsense
         raise WireError(f"a frame is no report: {error!r}") from error
-    # Plugins have outcomes of their own ("rerun"), and may add to the name of a test.
-    outcome: object = report.outcome
-    if not report.nodeid.startswith(nodeid) or not isinstance(outcome, str) or report.when not in _PHASES:
+    # Plugins may add to the name of a test.
+    if not report.nodeid.startswith(nodeid) or report.outcome not in _OUTCOMES or report.when not in _PHASES:
         raise WireError(f"a report of {report.nodeid!r} ({report.when}, {report.outcome}) came from the sandbox of {nodeid!r}")
     count = whole_number(frame, "subtests")
     if count:
