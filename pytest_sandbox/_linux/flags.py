@@ -66,7 +66,7 @@ class Prctl(enum.IntEnum):
     CAP_AMBIENT = 47
 
 
-PR_CAP_AMBIENT_CLEAR_ALL = 4
+PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 
 
 class Cap(enum.IntEnum):

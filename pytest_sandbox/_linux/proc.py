@@ -69,12 +69,6 @@ def threads() -> int:
     return os.stat("/proc/self/task").st_nlink - 2
 
 
-def _lines(name: str) -> list[str]:
-    try:
-        with open(f"/proc/self/net/{name}", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            return file.read().split("\n")[1:-1]
-    except OSError:  # a kernel without unix sockets or network devices
-        return []
 
 
 _SO_ACCEPTCON = 0x10000
@@ -82,21 +76,25 @@ _SO_ACCEPTCON = 0x10000
 _UNIX_ROW = re.compile(r"[0-9a-f]+: [0-9A-F]+ [0-9A-F]+ ([0-9A-F]+) [0-9A-F]+ [0-9A-F]+ +[0-9]+ (.+)")
 
 
-def _listening_unix() -> Iterator[str]:
-    for line in _lines("unix"):
+def _listening_unix(text: str) -> Iterator[str]:
+    for line in text.split("\n"):
         match = _UNIX_ROW.fullmatch(line)
         if match and int(match[1], 16) & _SO_ACCEPTCON:
             yield match[2]
 
 
-def unix_listeners() -> tuple[str, ...]:
-    """Where unix sockets of the caller's network namespace listen: paths, and abstract names with a leading "@"."""
-    return tuple(sorted(set(_listening_unix())))
+def unix_listeners(pid: int | str = "self") -> tuple[str, ...]:
+    """Where unix sockets of a process's network namespace listen: paths, and abstract names with a leading "@"."""
+    try:
+        with open(f"/proc/{pid}/net/unix", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            return tuple(sorted(set(_listening_unix(file.read()))))
+    except OSError:  # a kernel without unix sockets, or a process that has ended
+        return ()
 
 
-def network_bytes() -> tuple[int, int] | None:
-    """Bytes received and sent over every interface of the caller's network namespace, loopback included."""
-    counters = [line.partition(":")[2].split() for line in _lines("dev")[1:]]  # the heading has two lines
+def network_bytes(text: str) -> tuple[int, int] | None:
+    """Bytes received and sent over every interface in a /proc/net/dev, loopback included; None where there is none."""
+    counters = [line.partition(":")[2].split() for line in text.split("\n")[2:-1]]
     if not counters:
         return None
     return sum(int(fields[0]) for fields in counters), sum(int(fields[8]) for fields in counters)
@@ -111,13 +109,18 @@ def processes(root: str = "/proc") -> Iterator[tuple[int, str]]:
                 yield int(entry), line
 
 
+def readable(line: bytes) -> str:
+    """A command line as people write it."""
+    return line.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "backslashreplace")
+
+
 def command_line(pid: int, root: str = "/proc") -> str | None:
     """A process's command line; its [name] where it has none (a zombie); None where there is no such process."""
     try:
         with open(f"{root}/{pid}/cmdline", "rb") as file:
             line = file.read(4096)
         if line:
-            return line.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "backslashreplace")
+            return readable(line)
         with open(f"{root}/{pid}/comm", encoding="utf-8", errors="backslashreplace") as text:
             return f"[{text.read().strip()}]"
     except OSError:

@@ -9,8 +9,6 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from pytest_sandbox._linux.proc import unix_listeners
-
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP = 20, 0x301
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -24,12 +22,14 @@ _QUERIES = tuple(
 )
 
 
-def serves_network() -> bool:
-    """Whether a socket of the caller's network namespace waits for peers: TCP listening, UDP bound, abstract listening."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
-        if any(_any(netlink, *query) for query in _QUERIES):
-            return True
-    return any(path.startswith("@") for path in unix_listeners())
+def open_netlink() -> socket.socket:
+    """A socket to ask about the caller's network namespace, also from another one."""
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+
+
+def serves_network(netlink: socket.socket) -> bool:
+    """Whether a socket of the network namespace that `netlink` was made in waits for peers: TCP listening, UDP bound."""
+    return any(_any(netlink, *query) for query in _QUERIES)
 
 
 def _any(netlink: socket.socket, family: int, protocol: int, states: int) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pytest_sandbox._linux._abi import ffi
-from pytest_sandbox._linux.flags import AT_FDCWD, At, Attr, Clone, Mount, Prctl
+from pytest_sandbox._linux.flags import AT_FDCWD, PR_CAP_AMBIENT_RAISE, At, Attr, Clone, Mount, Prctl
 
 _libc: Any = ffi.dlopen(None)
 
@@ -154,6 +154,15 @@ def set_capabilities(capabilities: Iterable[int]) -> None:
     header = ffi.new("struct cap_header *", {"version": _CAPABILITY_VERSION_3})
     data = ffi.new("struct cap_data[2]", [[low, low, 0], [high, high, 0]])
     _check(_libc.capset(header, data), "capset")
+
+
+def raise_ambient(last: int) -> None:
+    """Make every capability up to `last` inheritable, and so ambient: what a program that is executed has; capabilities(7)."""
+    low, high = (1 << min(last + 1, 32)) - 1, (1 << max(last - 31, 0)) - 1
+    header = ffi.new("struct cap_header *", {"version": _CAPABILITY_VERSION_3})
+    _check(_libc.capset(header, ffi.new("struct cap_data[2]", [[low] * 3, [high] * 3])), "capset")
+    for capability in range(last + 1):
+        prctl(Prctl.CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)
 
 
 def drop_bounding_set(keep: Iterable[int], last: int) -> None:

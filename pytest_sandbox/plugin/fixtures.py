@@ -20,6 +20,7 @@ from pytest_sandbox.plugin.settling import INSIDE
 from pytest_sandbox.sandbox import bodies
 from pytest_sandbox.sandbox.bodies import CallError, Result
 from pytest_sandbox.sandbox.child import Body, Inside
+from pytest_sandbox.sandbox.main import fork_into
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
@@ -63,7 +64,7 @@ class SandboxInfo:
     @property
     def shares_network(self) -> bool:
         """Whether it is in the network of the scope around it (`network=auto`: since something listens there)."""
-        return self._inside.shares_network
+        return self._inside.order.shares_network
 
     def usage(self) -> Usage:
         """What it consumed so far; what is not known before its end is None, with the reason in `missing`."""
@@ -120,9 +121,8 @@ class SandboxFactory:
         while True:
             frame, descriptors = channel.receive()
             if frame["op"] == "spawn":
-                self._inside.spawn(frame, descriptors, body)
+                fork_into(self._inside, frame, descriptors, body)
             elif frame["op"] == "made":
-                self._inside.reap()
                 return bodies.outcome_from_frame(frame["outcome"]), frame["said"]
             elif frame["op"] == "unmade":
                 raise SpecError(frame["reason"])

@@ -27,6 +27,7 @@ from pytest_sandbox.plugin.reporter import Reporter, silence_foreign_hooks
 from pytest_sandbox.plugin.scopes import Need, Unit
 from pytest_sandbox.plugin.settling import settle_in
 from pytest_sandbox.sandbox.child import Inside
+from pytest_sandbox.sandbox.main import fork_into
 from pytest_sandbox.sandbox.wire import Channel, Frame
 
 
@@ -68,8 +69,6 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
         if frame["op"] == "spawn":
             if not _spawn(world, inside, frame, descriptors):
                 return _leave(inside)
-        elif frame["op"] == "reap":
-            inside.reap()
         elif frame["op"] == "close":
             _close(world, inside, frame["item"])
             return _leave(inside)
@@ -96,9 +95,9 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
     inside.channel.send({"op": "prepared", "duration": duration})
     if frame["node"] is None:
         items, world.session.testsfailed = frame["items"], frame["failed"]
-        inside.spawn(frame, descriptors, lambda child: unit_body(world, items, child))
+        fork_into(inside, frame, descriptors, lambda child: unit_body(world, items, child))
     else:
-        inside.spawn(frame, descriptors, lambda child: scope_body(world, unit.chain[frame["node"]], child))
+        fork_into(inside, frame, descriptors, lambda child: scope_body(world, unit.chain[frame["node"]], child))
     return True
 
 
@@ -187,7 +186,7 @@ def unit_body(world: World, items: Sequence[int], inside: Inside) -> int:
     try:
         for position, index in enumerate(items):
             following = items[position + 1] if position + 1 < len(items) else None
-            inside.channel.send({"op": "start", "item": index, "shares_network": inside.shares_network})
+            inside.channel.send({"op": "start", "item": index, "shares_network": inside.order.shares_network})
             item = session.items[index]
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None if following is None else session.items[following])
             reporter.finish(item)

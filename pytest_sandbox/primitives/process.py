@@ -45,6 +45,11 @@ def drop_privileges(keep: Collection[int], last: int) -> None:
     syscalls.prctl(Prctl.SET_NO_NEW_PRIVS, 1)
 
 
+def keep_privileges(last: int) -> None:
+    """Take every capability along when another program is executed, also as an ordinary user (ambient set)."""
+    syscalls.raise_ambient(last)
+
+
 def set_dumpable(value: bool) -> None:
     """Whether processes of the same user may trace this one and read its /proc files (PR_SET_DUMPABLE)."""
     syscalls.prctl(Prctl.SET_DUMPABLE, int(value))

@@ -24,7 +24,7 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
     counted = running.cgroup.read()
     fill = fill_of(running, layout)
     usage = usage_of(running, counted, fill)
-    status = os.waitstatus_to_exitcode(words.status) if words else None
+    status = os.waitstatus_to_exitcode(words.status) if words and words.status is not None else None
     facts = Facts(
         limits=running.order.spec.limits,
         usage=usage,
@@ -98,7 +98,7 @@ def usage_of(running: Running, counted: CgroupUsage, fill: upper.Fill | None) ->
         read, written = (512 * blocks for blocks in words.blocks)
         missing.pop("bytes_read", None)
         missing.pop("bytes_written", None)
-    network = words.network if words else None
+    network = words.network if words and not running.order.shares_network else None
     if network is None:
         missing |= dict.fromkeys(("network_received", "network_sent"), _no_network(running))
     if snapshot.missing:
@@ -125,9 +125,8 @@ def usage_of(running: Running, counted: CgroupUsage, fill: upper.Fill | None) ->
 
 
 def _no_network(running: Running) -> str:
-    words = running.last_words
-    if words is None:
+    if running.last_words is None:
         return "init, which reads it at the end, was killed or still runs"
-    if words.shares_network:
+    if running.order.shares_network:
         return "it had no network of its own, but shared the one around it"
     return "the kernel did not show its interfaces"

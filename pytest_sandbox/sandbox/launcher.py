@@ -6,7 +6,7 @@ as the session's init, whose parent it is, and both die with the controller.
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,13 @@ from pytest_sandbox.primitives import mounts, process
 from pytest_sandbox.primitives.namespaces import Identity
 from pytest_sandbox.primitives.overlay import TreeKind
 from pytest_sandbox.primitives.process import fork
-from pytest_sandbox.sandbox.child import Body, Descriptors, Order, describe
+from pytest_sandbox.sandbox.child import Body, Control, Descriptors, Order
 from pytest_sandbox.sandbox.layout import Layout
-from pytest_sandbox.sandbox.spawn import spawn
+from pytest_sandbox.sandbox.outermost import spawn
 from pytest_sandbox.sandbox.store import make_target
-from pytest_sandbox.sandbox.wire import encode
 
 
-def launch(layout: Layout, order: Order, given: Descriptors, body: Body, close: Sequence[int]) -> int:
+def launch(layout: Layout, order: Order, given: Descriptors, control: Control, body: Body, *, close: Sequence[int]) -> int:
     """Fork the launcher; returns its pid. `close` are the controller's own descriptors, which must not outlive it."""
     controller = os.getpid()
     process.flush()
@@ -34,17 +33,16 @@ def launch(layout: Layout, order: Order, given: Descriptors, body: Body, close: 
         try:
             for fd in close:
                 os.close(fd)
-            _launch(controller, layout, order, given, body)
+            _launch(controller, layout, order, given, control, body)
         except BaseException as error:
-            with contextlib.suppress(OSError):
-                os.write(given.control, encode({"op": "failed", **describe(error)}))
+            control.fail(error)
         finally:
             os._exit(1)
     return pid
 
 
-def _launch(controller: int, layout: Layout, order: Order, given: Descriptors, body: Body) -> NoReturn:
-    handlers = process.reset_signals()
+def _launch(controller: int, layout: Layout, order: Order, given: Descriptors, control: Control, body: Body) -> NoReturn:
+    control = dataclasses.replace(control, handlers=process.reset_signals())
     # Ctrl-C reaches the whole group of the terminal; what it means for sandboxes is the controller's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.die_with_parent(controller)
@@ -53,12 +51,12 @@ def _launch(controller: int, layout: Layout, order: Order, given: Descriptors, b
         layout,
         order,
         given,
+        control,
         body,
         inherited=tuple(clones.values()),
-        handlers=handlers,
         mapped=lambda pid: _place(layout, clones, pid),
     )
-    for fd in given.all():
+    for fd in (control.socket.fileno(), *control.tasks, *given.all()):
         os.close(fd)
     os.waitpid(init, 0)
     os._exit(0)

@@ -8,7 +8,8 @@
       store/hidden/         an unmasked proc and sysfs, covered: without them the kernel lets no child mount its own
       root/                 where the next root is mounted before it is entered
 
-A scope finds the same store below /dev/.sandbox, with its own layer and those around it.
+The init of a scope finds the same store below /dev/.sandbox, with its own layer and those around it. Its other processes
+are in a mount namespace that has no store.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pytest_sandbox.primitives.namespaces import Identity
 from pytest_sandbox.primitives.overlay import Plan, layer_operations, mount_operations, own_inodes
 
 INNER_PLACE = "/dev/.sandbox"
+INNER_STORE = f"{INNER_PLACE}/store"
 DEEPEST = 16
 _CGROUPS = ("/sys/fs/cgroup",)
 _NO_EXEC = Mount.NOSUID | Mount.NOEXEC | Mount.NODEV
@@ -32,12 +34,12 @@ _NO_EXEC = Mount.NOSUID | Mount.NOEXEC | Mount.NODEV
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Layout:
-    """All that a process must know to make sandboxes below itself; passed on by fork.
+    """All that must be known to make the sandboxes of one depth.
 
-    depth: of the sandboxes to be made. place: where this process finds the store (docstring of the module).
+    depth: of the sandboxes to be made. place: where whoever makes them finds the store (docstring of the module).
     writable: the paths behind store/rw, by index. cwd: where every sandbox starts. scratch_path: this run's directory
     below the spec's `scratch`. files: what is mounted file by file, with its content. keep_descriptors: of the
-    controller's, those that go inside as they are. sockets: unix sockets on paths where enclosing scopes listen.
+    controller's, those that go inside as they are.
     """
 
     identity: Identity
@@ -55,7 +57,6 @@ class Layout:
     scratch_path: str | None = None
     files: tuple[tuple[str, bytes], ...] = ()
     keep_descriptors: tuple[int, ...] = ()
-    sockets: tuple[str, ...] = ()
 
     def below(self) -> Layout:
         """The layout for the sandboxes that a sandbox of this one makes."""
@@ -209,7 +210,7 @@ def hide_operations(spec: Spec) -> list[Operation]:
 
 
 def _store_for_children(layout: Layout, root: str) -> list[Operation]:
-    store = f"{root}{INNER_PLACE}/store"
+    store = f"{root}{INNER_STORE}"
     # Not recursive: each layer is a mount of its own. What all scopes have in common none may change, nor fill.
     operations: list[Operation] = [bind(layout.store, store, recursive=True), ReadOnlyOp(store)]
     # A scope's fixtures may write to their own layer as they like, but never to the ones that others stand on.

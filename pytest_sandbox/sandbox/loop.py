@@ -1,11 +1,13 @@
 """What happens while sandboxes run: each event of each is heard, and each is brought to its end. Imports `accounts`, `clock`.
 
-hello (init's pid) -> cgroup, go -> frames of main ... -> exit -> pid 1 dead -> Outcome
+Outermost:  hello (init's pid) -> cgroup -> ready (layer) -> go -> frames of main ... -> exit -> pid 1 dead -> Outcome
+Below:      ready (init's pid, layer, namespaces) -> the main process around it forks -> joined (pid) -> cgroup -> go ...
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import selectors
 import socket
@@ -14,13 +16,13 @@ import warnings
 
 from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
 from pytest_sandbox.primitives import process
-from pytest_sandbox.sandbox import clock, upper
+from pytest_sandbox.sandbox import clock, pid1, upper
 from pytest_sandbox.sandbox.accounts import outcome_of
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.removal import remove_tree
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.wire import Frame
-from pytest_sandbox.sandbox.words import LastWords, refusal
+from pytest_sandbox.sandbox.words import refusal
 
 #: How much one sandbox may say before the others have their turn, in pieces of 64 KiB.
 _TURN = 16
@@ -74,63 +76,108 @@ class Loop:
 
     def _on_control(self, running: Running) -> bool:
         """Hear what init says; whether there may be more."""
-        descriptors: list[int] = []
-        try:
-            frames, pid, descriptors, gone = running.words_of_init()
-            for frame in frames:
-                self._word(running, frame, pid, descriptors)
-        except WireError as error:
-            self._lies(running, error)
+        said = running.packet_of_init()
+        if said is None:
             return False
-        finally:
-            for fd in descriptors:
-                os.close(fd)
-        if gone:
+        packet, pid, descriptors = said
+        if not packet:
             self._selector.unregister(running.control)
             if running.pidfd is None:
                 self._finish(running)
-        return bool(frames) and not gone
+            return False
+        self._word(running, packet, pid or 0, descriptors)
+        return True
 
-    def _word(self, running: Running, frame: Frame, pid: int | None, descriptors: list[int]) -> None:
-        if frame["op"] == "hello" and pid is not None and running.pid is None:
-            self._hello(running, pid)
-        elif frame["op"] == "ready" and descriptors and running.layer is None:
-            running.layer = descriptors.pop()
-            running.own_inodes = upper.used_inodes(running.layer)
-        elif frame["op"] == "exit":
-            running.last_words = LastWords.from_frame(frame)
-        elif frame["op"] == "failed":
-            running.problem = refusal(frame)
-        elif frame["op"] == "forked" and running.pid is not None:
-            process.spare_init(running.pid)
+    def _word(self, running: Running, packet: bytes, pid: int, descriptors: list[int]) -> None:
+        kind = packet[:1]
+        if kind == b"h":
+            self._meet(running, pid)
+            if self._admit(running, pid):
+                running.control.send(b"g")
+        elif kind == b"r":
+            if running.pidfd is None:
+                self._meet(running, pid)
+            if running.parent is not None:
+                _answered(running.parent, running)
+            self._ready(running, descriptors)
+        elif kind == b"f":
+            failed, problem = pid1.failure(packet, running.recipe)
+            victim = running.clones[failed] if failed is not None else running
+            victim.problem = victim.problem or problem
+            victim.kill(None)
+            if victim.pidfd is None:  # nobody can tell its end
+                self._finish(victim)
+        elif kind == b"F":
+            running.problem = refusal(json.loads(packet[1:]))
+        else:
+            running.words.hear(packet)
 
-    def _hello(self, running: Running, pid: int) -> None:
+    def _meet(self, running: Running, pid: int) -> None:
+        """Know init from now on."""
         running.pid = pid
         try:
             running.pidfd = os.pidfd_open(pid)
-            self._selector.register(running.pidfd, selectors.EVENT_READ, (self._finish, running))
-            running.cgroup.admit(pid)
-        except (OSError, SetupError) as error:
-            running.problem = error if isinstance(error, SandboxError) else SetupError("pidfd_open", str(pid), error.errno or 0)
-            running.kill(None)
+        except OSError as error:  # it has ended
+            running.problem = running.problem or SetupError("pidfd_open", str(pid), error.errno or 0)
             return
+        self._selector.register(running.pidfd, selectors.EVENT_READ, (self._finish, running))
         if running.abandoned:  # killed before it could be
             running.kill(None)
-        if not running.held:
+
+    def _admit(self, running: Running, pid: int) -> bool:
+        """Put into its cgroups whoever main will be forked from."""
+        try:
+            running.cgroup.admit(pid)
+        except SetupError as error:
+            running.problem = running.problem or error
+            running.kill(None)
+            return False
+        return True
+
+    def _ready(self, running: Running, descriptors: list[int]) -> None:
+        """Its root is made. Let it be entered by a fork of the main process around it; the outermost has forked its own."""
+        running.layer, *others = descriptors
+        running.own_inodes = upper.used_inodes(running.layer)
+        if running.order.scope:
+            running.netlink = socket.socket(fileno=others.pop(0))
+        process.spare_init(running.pid or 0)
+        pending, running.pending = running.pending, None
+        if pending is None or running.parent is None:
+            self._enter(running)
+            return
+        frame = pending.frame | {"namespaces": len(others)}
+        running.parent.send(frame, (*pending.descriptors, *others, *pending.tasks))
+        pending.close()
+        for fd in others:
+            os.close(fd)
+
+    def _enter(self, running: Running) -> None:
+        """Main is there, and waits for its "go"."""
+        running.entered = True
+        if not running.held and not running.abandoned:
             self._go(running)
 
     def release(self, running: Running) -> None:
         """Let a sandbox that was held run; its clock starts now."""
         running.held, held = False, running.held
-        if held and running.pid is not None and not running.abandoned:
+        if held and running.entered and not running.abandoned:
             self._go(running)
 
     def _go(self, running: Running) -> None:
         clock.start(running)
-        with contextlib.suppress(OSError):  # it died while it waited, which its pidfd will tell
-            running.control.send(b"g")
+        running.send({"op": "go"})
+
+    def _join(self, running: Running) -> None:
+        """Somebody is in its namespaces, and says so: the first on the wire, before there is a main process."""
+        pid = running.joiner()
+        if pid is not None and self._admit(running, pid):
+            with contextlib.suppress(OSError):  # it has died, which will be told
+                running.wire.send(b"g")
+            self._enter(running)
 
     def _on_wire(self, running: Running) -> None:
+        if not running.entered and running.parent is not None:
+            self._join(running)
         running.outbox.flush()
         try:
             for frame in running.frames(_TURN):
@@ -144,10 +191,12 @@ class Loop:
     def _frame(self, running: Running, frame: Frame) -> None:
         if frame["op"] == "refused":
             child = self.running.get(str(frame.get("name")))
-            if child is None or child.parent is not running or child.pid is not None:
+            if child is None or child.parent is not running or child.entered:
                 raise WireError("it refuses what was not asked of it")
-            child.problem = refusal(frame)
-            self._finish(child)
+            child.problem = child.problem or refusal(frame)
+            child.kill(None)
+            return
+        if frame["op"] == "joined":
             return
         if frame["op"] == "done":
             running.snapshot = running.cgroup.snapshot()
@@ -180,6 +229,8 @@ class Loop:
             why = running.parent.problem or "killed"
             running.problem = SandboxError(f"never started: the sandbox around it had ended ({why})")
         del self.running[running.name]
+        if running.parent is not None:
+            _answered(running.parent, running)
         for fd in (running.control, running.wire, running.pidfd):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(fd)  # type: ignore[arg-type]
@@ -190,8 +241,6 @@ class Loop:
             running.cgroup.remove()
             self._remove_scratch(running)
             running.close()
-            if running.parent is not None and not running.parent.ended:
-                running.parent.send({"op": "reap"})
             for child in [child for child in self.running.values() if child.parent is running and child.pid is None]:
                 self._finish(child)  # it was never made, and nobody is left to make it
 
@@ -207,6 +256,12 @@ class Loop:
                 found.append(outer.layer)
             outer = outer.parent
         return tuple(found)
+
+
+def _answered(parent: Running, child: Running) -> None:
+    """Nothing more can be heard of a clone by its number."""
+    for number in [number for number, clone in parent.clones.items() if clone is child]:
+        del parent.clones[number]
 
 
 def _is_at_end(running: Running) -> bool:

@@ -1,4 +1,4 @@
-"""pid 2 of a sandbox: gives up what it has too much of, and runs the body. Imports `child` and below, and no plugin."""
+"""A sandbox's main process: how it comes to be, what it gives up, and its body. Imports `child` and below, and no plugin."""
 
 from __future__ import annotations
 
@@ -7,27 +7,71 @@ import os
 import resource
 import socket
 import traceback
+from collections.abc import Sequence
 from typing import NoReturn
 
+from pytest_sandbox._linux import native
 from pytest_sandbox.primitives import process
-from pytest_sandbox.primitives.namespaces import Identity
-from pytest_sandbox.sandbox.child import Inside, Order, Start
-from pytest_sandbox.sandbox.layout import Layout
-from pytest_sandbox.sandbox.wire import Channel
+from pytest_sandbox.sandbox.child import Body, Descriptors, Inside, Order, describe
+from pytest_sandbox.sandbox.wire import Channel, Frame, encode
+
+#: What is said on the wire, by the kernel's word for who says it, when a process is in its sandbox but not yet main.
+JOINED = encode({"op": "joined"})
 
 
-def become_main(start: Start) -> NoReturn:
-    """Run the body in a fork of init, and end with its exit code."""
-    code, given = 1, start.given
+def fork_into(inside: Inside, frame: Frame, descriptors: Sequence[int], body: Body) -> None:
+    """Fork the calling main process into the sandbox of a "spawn" frame, which the controller has made below it.
+
+    What goes wrong is told to the controller, and not raised.
+    """
+    order = Order.from_frame(frame)
+    count = len(Descriptors.__dataclass_fields__)
+    given, others = Descriptors(*descriptors[:count]), descriptors[count:]
+    namespaces, tasks = others[: frame["namespaces"]], others[frame["namespaces"] :]
+    process.flush()
+    cwd = _cwd()
+    try:
+        is_main = native.fork(tasks, namespaces, given.wire, JOINED, order.keep, order.last_capability)
+    except OSError as error:
+        inside.channel.send({"op": "refused", "name": order.name, **describe(error)})
+        is_main = False
+    if is_main:
+        for fd in (*inside.descriptors.all(), *others):
+            os.close(fd)
+        _enter_directory(cwd)
+        become_main(order, given, body)
+    for fd in descriptors:
+        os.close(fd)
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # a fixture has removed it
+        return "/"
+
+
+def _enter_directory(cwd: str) -> None:
+    process.renew_directories(())
+    with contextlib.suppress(OSError):  # it is hidden inside
+        os.chdir(cwd)
+
+
+def become_main(order: Order, given: Descriptors, body: Body) -> NoReturn:
+    """Run the body in a process that has no privileges any more, and end with its exit code."""
+    code = 1
     try:
         os.setsid()  # its own session: kill(0, ...) and the terminal's signals end at the sandbox's border
         process.leave_keyring()
-        _give_up(start.layout, start.order)
-        process.restore_signals(start.handlers)
+        _limit(order)
         channel = Channel(socket.socket(fileno=given.wire))
-        code = start.body(Inside(start.order, start.layout.below(), channel, given, start.shares_network, start.spawner))
+        frame, _ = channel.receive()
+        if frame["op"] == "go":
+            code = body(Inside(order, channel, given))
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 1
+    except EOFError:
+        code = 1  # the controller has thought better of it, or is gone
     except BaseException:
         with contextlib.suppress(Exception):
             os.write(given.stderr, traceback.format_exc().encode("utf-8", "replace"))
@@ -36,7 +80,7 @@ def become_main(start: Start) -> NoReturn:
         os._exit(code)
 
 
-def _give_up(layout: Layout, order: Order) -> None:
+def _limit(order: Order) -> None:
     limits = order.spec.limits
     rlimits = [(resource.RLIMIT_CORE, 0)]
     if limits.files is not None:
@@ -45,6 +89,3 @@ def _give_up(layout: Layout, order: Order) -> None:
         # Counted per user namespace since Linux 5.14, so this is the sandbox's own processes (init included).
         rlimits.append((resource.RLIMIT_NPROC, limits.pids))
     process.set_limits(rlimits)
-    keep = () if layout.identity is Identity.USER else process.ROOT_CAPABILITIES
-    process.drop_privileges(keep, layout.last_capability)
-    process.set_dumpable(True)

@@ -16,15 +16,31 @@ from typing import Protocol
 from pytest_sandbox.model.errors import SandboxError, WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.primitives.cgroups import Cgroup, MemorySnapshot
+from pytest_sandbox.primitives.process import STACKS_SIGNAL
 from pytest_sandbox.sandbox.child import Descriptors, Order
 from pytest_sandbox.sandbox.outbox import Outbox
+from pytest_sandbox.sandbox.pid1 import LastWords, Recipe, signal_main
 from pytest_sandbox.sandbox.wire import Decoder, Frame
-from pytest_sandbox.sandbox.words import LastWords
 
 _MOST_OUTPUT = 64 << 20
 _CHUNK = 1 << 16
 _UCRED = struct.Struct("3i")
-_ANCILLARY = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(4)  # who speaks, and one descriptor
+_SPEAKER = socket.CMSG_SPACE(_UCRED.size)
+_MOST_DESCRIPTORS = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pending:
+    """What the main process around a sandbox is told when the sandbox is ready for it."""
+
+    frame: Frame
+    descriptors: tuple[int, ...]
+    tasks: tuple[int, ...]
+
+    def close(self) -> None:
+        """Close them: they are the sandbox's."""
+        for fd in (*self.descriptors, *self.tasks):
+            os.close(fd)
 
 
 class Listener(Protocol):
@@ -42,8 +58,11 @@ class Running:
     """Descriptors, cgroup, clock and last words of one sandbox.
 
     control, wire: the controller's ends. deadline: on the monotonic clock. hold: its time does not run out (a debugger).
-    held: made ready, but not to run yet. problem: why it never started, or what it did that it must not. own_inodes: of
-    its layer, before it wrote. launcher: pid of the process that it was forked from, if that is one of its own.
+    held: made ready, but not to run yet. entered: main is there, or about to be. problem: why it never started, or what it
+    did that it must not. own_inodes: of its layer, before it wrote. launcher: pid of the process that it was forked from,
+    if that is one of its own. depth: how many are around it. sockets: unix sockets on paths where those listen.
+    netlink: asks who listens in its network. clones: by number, those of the `cloned` sandboxes
+    that its pid 1 was told to clone and that have not answered yet.
     """
 
     order: Order
@@ -58,7 +77,15 @@ class Running:
     cgroup: Cgroup
     outbox: Outbox
     decoder: Decoder = dataclasses.field(default_factory=Decoder)
-    control_decoder: Decoder = dataclasses.field(default_factory=lambda: Decoder(1 << 20))
+    depth: int = 0
+    recipe: Recipe | None = None
+    pending: Pending | None = None
+    sockets: tuple[str, ...] = ()
+    netlink: socket.socket | None = None
+    clones: dict[int, Running] = dataclasses.field(default_factory=dict)
+    cloned: int = 0
+    entered: bool = False
+    words: LastWords = dataclasses.field(default_factory=LastWords)
     pid: int | None = None
     pidfd: int | None = None
     layer: int | None = None
@@ -71,7 +98,6 @@ class Running:
     held: bool = False
     killed: Ending | None = None
     abandoned: bool = False
-    last_words: LastWords | None = None
     launcher: int | None = None
     problem: SandboxError | None = None
     snapshot: MemorySnapshot | None = None
@@ -85,6 +111,11 @@ class Running:
         """Unique in the run."""
         return self.order.name
 
+    @property
+    def last_words(self) -> LastWords | None:
+        """What pid 1 said at the end; None where it was killed before."""
+        return None if self.words.status is None else self.words
+
     def send(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
         """Say something to main; one that is dying does not listen, which its end will tell, and one that never does dies."""
         try:
@@ -96,13 +127,15 @@ class Running:
     def descriptors(self) -> set[int]:
         """Those that the controller has of it."""
         own = {self.control.fileno(), self.wire.fileno(), self.stdout, self.stderr, self.stacks, self.shown}
-        return own | {fd for fd in (self.pidfd, self.layer) if fd is not None}
+        own |= {fd for fd in (self.pidfd, self.layer) if fd is not None}
+        own |= {self.netlink.fileno()} if self.netlink is not None else set()
+        return own | {*self.pending.descriptors, *self.pending.tasks} if self.pending else own
 
     def ask_for_stacks(self) -> None:
         """Let init make main print its stacks; of which a program that is no Python dies."""
         self.snapshot = self.snapshot or self.cgroup.snapshot()
         with contextlib.suppress(OSError):
-            self.control.send(b"s")
+            self.control.send(signal_main(STACKS_SIGNAL))
 
     def kill(self, why: Ending | None) -> None:
         """SIGKILL init, and with it every process of its namespace; the first reason stands."""
@@ -130,21 +163,28 @@ class Running:
                 return
             yield from self.decoder.feed(data)
 
-    def words_of_init(self) -> tuple[list[Frame], int | None, list[int], bool]:
-        """Frames of init, its pid as the kernel vouches for it, descriptors it sent, and whether it is gone."""
+    def joiner(self) -> int | None:
+        """The pid of who has spoken on the wire, as the kernel vouches for it; None where nobody has. Leaves the words there."""
         try:
-            data, ancillary, _, _ = self.control.recvmsg(_CHUNK, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, _, _ = self.wire.recvmsg(1, _SPEAKER, socket.MSG_PEEK)
+        except (BlockingIOError, ConnectionResetError):
+            return None
+        return _speaker(ancillary) if data else None
+
+    def packet_of_init(self) -> tuple[bytes, int | None, list[int]] | None:
+        """What init says, its pid as the kernel vouches for it, and descriptors; no words: it is gone. None: nothing yet."""
+        space = _SPEAKER + socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
+        try:
+            data, ancillary, _, _ = self.control.recvmsg(_CHUNK, space, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
-            return [], None, [], False
+            return None
         except ConnectionResetError:
-            return [], None, [], True
-        pid, descriptors = None, list[int]()
+            return b"", None, []
+        descriptors = list[int]()
         for level, kind, value in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-                pid = _UCRED.unpack(value)[0]
-            elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors += array.array("i", value[: len(value) - len(value) % 4])
-        return self.control_decoder.feed(data), pid, descriptors, not data
+        return data, _speaker(ancillary), descriptors
 
     def read_shown(self) -> bytes:
         """What it wrote past its capture."""
@@ -161,10 +201,22 @@ class Running:
         self.control.close()
         self.wire.close()
         self.outbox.close()
+        if self.netlink is not None:
+            self.netlink.close()
+        if self.pending is not None:
+            self.pending.close()
+            self.pending = None
         for fd in (self.stdout, self.stderr, self.stacks, self.shown, self.pidfd, self.layer):
             if fd is not None:
                 os.close(fd)
         self.pidfd = self.layer = None
+
+
+def _speaker(ancillary: Sequence[tuple[int, int, bytes]]) -> int | None:
+    for level, kind, value in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            return int(_UCRED.unpack(value)[0]) or None
+    return None
 
 
 def _read(fd: int, limit: int | None) -> bytes:
@@ -175,18 +227,18 @@ def _read(fd: int, limit: int | None) -> bytes:
     return os.pread(fd, min(size, _MOST_OUTPUT if limit is None else limit), 0)
 
 
-def prepare(owner: tuple[int, int] | None, tasks: tuple[int, ...]) -> tuple[Descriptors, socket.socket, socket.socket]:
-    """The sandbox's descriptors, and the controller's ends of the two sockets.
+def prepare(owner: tuple[int, int] | None) -> tuple[Descriptors, socket.socket, socket.socket, socket.socket]:
+    """Main's descriptors, init's end of its socket, and the controller's ends of both sockets.
 
     owner: uid and gid that the sandbox's files get, so that it may open /dev/stdout anew.
     """
-    control, control_inside = socket.socketpair()
+    control, control_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     talk, talk_inside = socket.socketpair()
-    control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    control.setblocking(False)
-    talk.setblocking(False)
+    for sock in (control, talk):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        sock.setblocking(False)
     files = [os.memfd_create(f"sandbox-{name}", os.MFD_CLOEXEC) for name in ("stdout", "stderr", "stacks", "shown")]
     if owner is not None:
         for fd in files:
             os.fchown(fd, *owner)
-    return Descriptors.of((control_inside.detach(), talk_inside.detach(), *files, *tasks)), control, talk
+    return Descriptors(talk_inside.detach(), *files), control_inside, control, talk

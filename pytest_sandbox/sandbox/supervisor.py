@@ -7,29 +7,34 @@ It runs on the machine, outside of every sandbox, and believes of one only what 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
+import socket
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from pytest_sandbox.model.errors import TeardownWarning, UnavailableError
+from pytest_sandbox._linux import proc
+from pytest_sandbox._linux.sockdiag import serves_network
+from pytest_sandbox.model.errors import SetupError, TeardownWarning, UnavailableError
 from pytest_sandbox.model.outcome import Change, Usage
-from pytest_sandbox.model.spec import Spec
+from pytest_sandbox.model.spec import Network, Spec
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.cgroups import CgroupRun
 from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity
-from pytest_sandbox.sandbox import host, upper
+from pytest_sandbox.sandbox import host, pid1, upper
 from pytest_sandbox.sandbox.accounts import changes_of, fill_of, usage_of
-from pytest_sandbox.sandbox.child import Body, Descriptors, Order
+from pytest_sandbox.sandbox.child import Body, Control, Descriptors, Order
 from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.launcher import launch
-from pytest_sandbox.sandbox.layout import Layout, scratch_of
+from pytest_sandbox.sandbox.layout import DEEPEST, Layout, scratch_of
 from pytest_sandbox.sandbox.loop import Loop, remove_or_warn
 from pytest_sandbox.sandbox.outbox import Outbox
+from pytest_sandbox.sandbox.pid1 import Recipe
 from pytest_sandbox.sandbox.removal import remove_tree
-from pytest_sandbox.sandbox.running import Listener, Running, prepare
+from pytest_sandbox.sandbox.running import Listener, Pending, Running, prepare
 
 #: How long a killed sandbox or a launcher may take to be gone before the run gives up waiting, in seconds.
 GONE_TIME = 10.0
@@ -43,6 +48,8 @@ class Supervisor:
         self._name = name
         self._count = 0
         self._launchers: list[int] = []
+        self._layouts = [layout]
+        self._recipes: dict[object, Recipe] = {}
         with contextlib.ExitStack() as undo:
             for fd in _fill_standard_descriptors():
                 undo.callback(os.close, fd)
@@ -68,16 +75,16 @@ class Supervisor:
 
     def start_root(self, spec: Spec, body: Body, listener: Listener, *, scope: bool = True) -> Running:
         """Fork an outermost sandbox out of the calling process; `body` runs inside as its main process."""
-        running, given = self._prepare(spec, listener, None, scope=scope)
+        running, given, inner = self._prepare(spec, listener, None, scope=scope, shares_network=spec.network is Network.HOST)
         self._reap_launchers()
-        running.launcher = launch(self._layout, running.order, given, body, self._own_descriptors(given))
+        tasks = running.cgroup.open_tasks()
+        close = sorted((self._loop.descriptors() | {self._janitor.fd}) - set(given.all()))
+        running.launcher = launch(self._layout, running.order, given, Control(inner, tasks), body, close=close)
         self._launchers.append(running.launcher)
-        _close_inner(given)
+        inner.close()
+        for fd in (given.wire, *tasks):
+            os.close(fd)
         return running
-
-    def _own_descriptors(self, given: Descriptors) -> list[int]:
-        """What belongs to the controller alone: nobody inside may hold it open, or see another sandbox's."""
-        return sorted((self._loop.descriptors() | {self._janitor.fd}) - set(given.all()))
 
     def _reap_launchers(self) -> None:
         for pid in tuple(self._launchers):
@@ -93,27 +100,86 @@ class Supervisor:
 
         held: it is made ready, and its main process forked only after `release`.
         """
-        running, given = self._prepare(spec, listener, parent, scope=scope)
-        running.held = held
-        parent.send(running.order.to_frame() | extra, given.all())
-        _close_inner(given)
+        sockets, shares = self._listeners(parent, spec.network)
+        running, given, inner = self._prepare(spec, listener, parent, scope=scope, shares_network=shares)
+        running.held, running.sockets = held, sockets
+        with inner:
+            if running.depth >= DEEPEST:
+                running.problem = SetupError("make a sandbox", f"in {running.depth} others: {DEEPEST} are the most", errno.ELOOP)
+                os.close(given.wire)
+                return running
+            # Its files are the controller's too; what main is given is closed when it is sent.
+            files = tuple(map(os.dup, given.all()[1:]))
+            frame = running.order.to_frame() | extra
+            running.pending = Pending(frame, (given.wire, *files), running.cgroup.open_tasks())
+            running.recipe = self._recipe(running)
+            self._clone(parent, running, inner)
         return running
 
-    def _prepare(self, spec: Spec, listener: Listener, parent: Running | None, *, scope: bool) -> tuple[Running, Descriptors]:
+    def _clone(self, parent: Running, running: Running, inner: socket.socket) -> None:
+        """Let the parent's init clone a new one, and leave that its orders."""
+        layout = self._layout_of(running)
+        parent.clones[parent.cloned] = running
+        parent.cloned += 1
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent has died, which its pidfd will tell
+            socket.send_fds(parent.control, [pid1.clone(layout, shares_network=running.order.shares_network)], [inner.fileno()])
+            for packet in running.recipe.packets if running.recipe else ():
+                running.control.send(packet)
+
+    def _layout_of(self, running: Running) -> Layout:
+        while len(self._layouts) <= running.depth:
+            self._layouts.append(self._layouts[-1].below())
+        return self._layouts[running.depth]
+
+    def _recipe(self, running: Running) -> Recipe:
+        """Kept for the next sandbox of the same kind, unless its name is in it."""
+        order = running.order
+        key = (running.depth, order.spec, order.scope, order.shares_network, running.sockets)
+        found = self._recipes.get(key)
+        if found is None or order.spec.scratch is not None:
+            found = self._recipes[key] = pid1.recipe(
+                self._layout_of(running),
+                order.spec,
+                order.name,
+                scope=order.scope,
+                shares_network=order.shares_network,
+                sockets=running.sockets,
+            )
+        return found
+
+    def _listeners(self, parent: Running, wanted: Network) -> tuple[tuple[str, ...], bool]:
+        """Unix sockets on paths where the scopes around listen, and whether a new sandbox stays in its parent's network."""
+        if wanted is Network.HOST:
+            return (), True
+        if wanted is Network.NONE or parent.netlink is None:
+            return (), False
+        unix = proc.unix_listeners(parent.pid or "self")
+        paths = tuple(dict.fromkeys((*parent.sockets, *(path for path in unix if path.startswith("/")))))
+        # Abstract names belong to the network namespace.
+        return paths, (
+            wanted is Network.SHARED or any(path.startswith("@") for path in unix) or serves_network(parent.netlink)
+        )
+
+    def _prepare(
+        self, spec: Spec, listener: Listener, parent: Running | None, *, scope: bool, shares_network: bool
+    ) -> tuple[Running, Descriptors, socket.socket]:
+        """A sandbox to be, what its main process shall be given, and init's end of its socket."""
         self._count += 1
         name = f"s{self._count}"
         cgroup = self._cgroups.create(name, spec.limits, leaf=self._layout.identity is not Identity.MAPPED)
         count_pids = "pids" in cgroup.unenforced and self._layout.identity is Identity.USER
-        given, control, talk = prepare(self._owner, cgroup.open_tasks())
+        given, inner, control, talk = prepare(self._owner)
         if (own := scratch_of(self._layout, name, scope=scope)) is not None:
             os.mkdir(own, 0o755)
-        order = Order(name, spec, scope, count_pids)
+        user, last = self._layout.identity is Identity.USER, self._layout.last_capability
+        order = Order(name, spec, scope, shares_network, count_pids, () if user else tuple(process.ROOT_CAPABILITIES), last)
         # The files are shared, not copied: what the sandbox wrote is there when it is dead.
         running = Running(
             order, listener, parent, control, talk, given.stdout, given.stderr, given.stacks, given.shown, cgroup, Outbox(talk)
         )
+        running.depth = 0 if parent is None else parent.depth + 1
         self._loop.add(running)
-        return running, given
+        return running, given, inner
 
     @property
     def _owner(self) -> tuple[int, int] | None:
@@ -207,9 +273,3 @@ def _make_scratch(path: str) -> None:
     except OSError as error:
         remove_tree(path)
         raise UnavailableError("scratch", f"{os.path.dirname(path)}: {error.strerror}", fix) from error
-
-
-def _close_inner(given: Descriptors) -> None:
-    """Close what only the sandbox needs; its output files stay the controller's too, to be read when it is dead."""
-    for fd in (given.control, given.wire, *given.tasks):
-        os.close(fd)

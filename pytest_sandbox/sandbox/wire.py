@@ -20,7 +20,7 @@ Frame = dict[str, Any]
 _HEADER = struct.Struct("!I")
 #: The longest frame that is read, in bytes: a report with all the output that a test may make.
 LONGEST = 256 << 20
-_MOST_DESCRIPTORS = 16
+_MOST_DESCRIPTORS = 32
 #: No bomb fits into so few bytes, nor is one so flat.
 _SMALL, _DEEPEST = 1 << 20, 200
 _MOST_STRUCTURE = 16 << 20

@@ -1,0 +1,120 @@
+"""What Python cannot do itself, in C: pid 1 as a program of its own (`init.c`), and `fork` into namespaces (`enter.c`).
+
+Both are compiled when the package is built, into files beside their sources. Neither uses Python's API, so one build serves
+every version of Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import functools
+import os
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
+
+_HERE = os.path.dirname(__file__)
+_MFD_EXEC = 0x10
+_ADD_SEALS, _SEALS = 1033, 0xF  # F_ADD_SEALS; of every kind: nobody may write to the program of a pid 1
+
+#: pid of main in a namespace that it was forked into (`init.c`).
+MAIN = 3
+
+_STEPS = (
+    "", "clone of a joiner", "write to a cgroup's tasks", "setns", "write to the controller", "read from the controller",
+    "unshare a cgroup namespace", "drop privileges", "fork",
+)  # fmt: skip
+
+
+class _Entry(ctypes.Structure):
+    """struct entry of `enter.c`."""
+
+    _fields_ = [
+        ("cgroups", ctypes.POINTER(ctypes.c_int)),
+        ("cgroup_count", ctypes.c_size_t),
+        ("namespaces", ctypes.POINTER(ctypes.c_int)),
+        ("namespace_count", ctypes.c_size_t),
+        ("wire", ctypes.c_int),
+        ("greeting", ctypes.c_char_p),
+        ("greeting_length", ctypes.c_size_t),
+        ("capabilities", ctypes.c_uint64),
+        ("last_capability", ctypes.c_uint32),
+        ("before", ctypes.c_void_p),
+        ("in_parent", ctypes.c_void_p),
+        ("in_child", ctypes.c_void_p),
+        ("step", ctypes.c_int),
+        ("error", ctypes.c_int),
+    ]
+
+
+def problem() -> str | None:
+    """Why the compiled parts cannot be used; None where they can."""
+    try:
+        program()
+        _library()
+    except OSError as error:
+        return f"the package's compiled parts do not work here ({error})"
+    return None
+
+
+@functools.cache
+def program() -> bytes:
+    """The program of `init.c`. OSError where the package was built without it."""
+    with open(os.path.join(_HERE, "init"), "rb") as file:
+        return file.read()
+
+
+@functools.cache
+def _library() -> Any:
+    # PyDLL keeps the GIL over the call: main then owns it, as after os.fork().
+    return ctypes.PyDLL(os.path.join(_HERE, "enter.so"))
+
+
+def become_init(control: int, main: int) -> NoReturn:
+    """Become the program of `init.c`, which listens to the socket `control` and ends with its child `main`; OSError."""
+    content = program()
+    try:
+        writing = os.memfd_create("sandbox-init", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | _MFD_EXEC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # before Linux 6.3 every memfd is executable
+            raise
+        writing = os.memfd_create("sandbox-init", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(writing, content)
+    fcntl.fcntl(writing, _ADD_SEALS, _SEALS)
+    reading = os.open(f"/proc/self/fd/{writing}", os.O_RDONLY | os.O_CLOEXEC)
+    os.close(writing)  # ETXTBSY while it is open for writing
+    os.set_inheritable(control, True)
+    os.execve(reading, ["sandbox-init", str(control), str(main)], {})
+
+
+def fork(
+    cgroups: Sequence[int], namespaces: Sequence[int], wire: int, greeting: bytes, keep: Collection[int], last_capability: int
+) -> bool:
+    """As os.fork(), into cgroups and namespaces behind descriptors: whether this is the child, which has pid `MAIN` there.
+
+    cgroups: version 1's `tasks`. namespaces: the user namespace first; the caller must own it (user_namespaces(7)).
+    greeting: written to the socket `wire` by a process that is in all of them; it goes on when one byte comes back. keep:
+    capabilities of the child, of those up to `last_capability`. The child is the child of the namespace's pid 1. Also from
+    a process with threads. OSError names the step that failed.
+    """
+    python, library = ctypes.pythonapi, _library()
+    entry = _Entry(
+        (ctypes.c_int * len(cgroups))(*cgroups),
+        len(cgroups),
+        (ctypes.c_int * len(namespaces))(*namespaces),
+        len(namespaces),
+        wire,
+        greeting,
+        len(greeting),
+        sum(1 << capability for capability in keep),
+        last_capability,
+        *(
+            ctypes.cast(function, ctypes.c_void_p)
+            for function in (python.PyOS_BeforeFork, python.PyOS_AfterFork_Parent, python.PyOS_AfterFork_Child)
+        ),
+    )
+    result = library.sandbox_enter(ctypes.byref(entry))
+    if result < 0:
+        raise OSError(entry.error, os.strerror(entry.error), _STEPS[entry.step])
+    return bool(result == 0)

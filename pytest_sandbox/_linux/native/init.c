@@ -1,0 +1,568 @@
+/* pid 1 of a sandbox: mounts what the controller lists, makes the sandboxes below, reaps, and has the last word.
+ *
+ * A program of a few pages without a library, so that a namespace costs no copy of Python. It does what its controller tells
+ * it, over a socket of which nobody else has an end; the sandboxed processes can neither trace it nor signal it.
+ *
+ *     init CONTROL MAIN        descriptor of a SOCK_SEQPACKET socket; pid of main in our namespace
+ *
+ * Each packet begins with one letter. From the controller:
+ *     b OPERATIONS             do them (see `operate`), in order
+ *     c FLAGS MAPS + socket    clone a child into new namespaces, which listens to that socket
+ *     s SIGNAL                 send main a signal
+ * To the controller:
+ *     r + descriptors          an operation's (see 'k')
+ *     f ERRNO NUMBER           an operation of ours (counted from 0, over all packets), or a child (-1, -2, ...), failed
+ *     n TEXT                   /proc/net/dev, as main left it
+ *     l PID COMMAND            a process that main left behind
+ *     x STATUS CPU BLOCKS      main has ended: wait status; microseconds, blocks read and written of all we reaped
+ *
+ * Numbers are of the machine's own byte order. Sources: clone3(2), mount(2), mount_setattr(2), pivot_root(2), pid_namespaces(7).
+ */
+#include <asm/unistd.h>
+#include <linux/capability.h>
+#include <linux/mount.h>
+#include <linux/prctl.h>
+#include <linux/sched.h>
+#include <linux/sockios.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef long word;
+
+enum {
+	AT_FDCWD = -100, AT_RECURSIVE = 0x8000,
+	O_WRONLY = 1, O_RDONLY_CLOEXEC = 02000000,
+	ENOENT = 2, EINTR = 4, ECHILD = 10, EAGAIN = 11, ENOTDIR = 20, EINVAL = 22,
+	SIGCHLD_ = 17,
+	AF_INET_ = 2, AF_NETLINK_ = 16, SOCK_DGRAM_ = 2, SOCK_RAW_ = 3, NETLINK_SOCK_DIAG_ = 4, CLOEXEC = 02000000,
+	SOL_SOCKET_ = 1, SCM_RIGHTS_ = 1, MSG_CMSG_CLOEXEC_ = 0x40000000, MSG_NOSIGNAL_ = 0x4000,
+	MS_BIND_ = 4096, MS_REC_ = 16384, MS_PRIVATE_ = 1 << 18, MS_RDONLY_ = 1, MS_NOSUID_ = 2, MS_NODEV_ = 4, MNT_DETACH_ = 2,
+	WNOHANG_ = 1, POLLIN_ = 1, RUSAGE_CHILDREN_ = -1,
+	GRACE_MS = 50, MOST_LEAKS = 100, LONGEST_LINE = 500, MOST_DESCRIPTORS = 8,
+};
+
+/* Where descriptors are kept, so that everything above can be closed. */
+enum { CONTROL = 3, SIGNALS = 4, FIRST_FREE = 5 };
+
+#if defined(__x86_64__)
+static word call(word number, word a, word b, word c, word d, word e, word f)
+{
+	register word r10 __asm__("r10") = d, r8 __asm__("r8") = e, r9 __asm__("r9") = f;
+	word result;
+
+	__asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+	return result;
+}
+__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall begin\n");
+#elif defined(__aarch64__)
+static word call(word number, word a, word b, word c, word d, word e, word f)
+{
+	register word x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c,
+		      x3 __asm__("x3") = d, x4 __asm__("x4") = e, x5 __asm__("x5") = f;
+
+	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+	return x0;
+}
+__asm__(".globl _start\n_start:\n\tmov x29, #0\n\tmov x0, sp\n\tbl begin\n");
+#else
+#error "no system calls for this architecture yet"
+#endif
+
+#define CALL(number, a, b, c, d, e) call(number, (word)(a), (word)(b), (word)(c), (word)(d), (word)(e), 0)
+
+/* The compiler may ask for these by itself. */
+void *memset(void *to, int value, size_t length)
+{
+	for (char *at = to; length; length--)
+		*at++ = (char)value;
+	return to;
+}
+
+void *memcpy(void *to, const void *from, size_t length)
+{
+	char *at = to;
+
+	for (const char *source = from; length; length--)
+		*at++ = *source++;
+	return to;
+}
+
+static size_t length_of(const char *text)
+{
+	size_t length = 0;
+
+	while (text[length])
+		length++;
+	return length;
+}
+
+static char *append(char *to, const char *text)
+{
+	size_t length = length_of(text);
+
+	memcpy(to, text, length + 1);
+	return to + length;
+}
+
+static char *append_number(char *to, word number)
+{
+	char digits[24];
+	int count = 0;
+
+	do
+		digits[count++] = (char)('0' + number % 10);
+	while (number /= 10);
+	while (count)
+		*to++ = digits[--count];
+	*to = 0;
+	return to;
+}
+
+static word number_in(const char *text)
+{
+	word number = 0;
+
+	for (; *text >= '0' && *text <= '9'; text++)
+		number = number * 10 + *text - '0';
+	return number;
+}
+
+/* ---- what travels ------------------------------------------------------------------------------------------------- */
+
+struct vector { void *base; size_t length; };
+struct message { void *name; int name_length; struct vector *vectors; size_t vector_count; void *control; size_t control_length; int flags; };
+struct control_header { size_t length; int level, type; };
+
+struct rights { struct control_header header; int descriptors[MOST_DESCRIPTORS]; };
+
+static char buffer[1 << 18];
+static word main_pid;
+static int done, children; /* operations and clones so far */
+static struct rights kept; /* descriptors for 'r' */
+static int kept_count;
+
+static _Noreturn void end(int code)
+{
+	for (;;)
+		CALL(__NR_exit_group, code, 0, 0, 0, 0);
+}
+
+static void say(const void *packet, size_t length, struct rights *rights, int count)
+{
+	struct vector vector = {(void *)packet, length};
+	struct message message = {.vectors = &vector, .vector_count = 1};
+	word sent;
+
+	if (count) {
+		rights->header = (struct control_header){sizeof rights->header + sizeof(int) * (size_t)count, SOL_SOCKET_, SCM_RIGHTS_};
+		message.control = rights;
+		message.control_length = sizeof *rights;
+		message.control_length = (rights->header.length + sizeof(word) - 1) & ~(sizeof(word) - 1);
+	}
+	do
+		sent = CALL(__NR_sendmsg, CONTROL, &message, MSG_NOSIGNAL_, 0, 0);
+	while (sent == -EINTR);
+	if (sent < 0)
+		end(1); /* the controller is gone */
+}
+
+static void say_failed(word error, int number)
+{
+	char packet[9] = "f";
+	int code = (int)-error;
+
+	memcpy(packet + 1, &code, 4);
+	memcpy(packet + 5, &number, 4);
+	say(packet, sizeof packet, NULL, 0);
+}
+
+static word read_file(const char *path, char *to, size_t size)
+{
+	word fd = CALL(__NR_openat, AT_FDCWD, path, O_RDONLY_CLOEXEC, 0, 0), length = 0, got;
+
+	if (fd < 0)
+		return fd;
+	while (size && (got = CALL(__NR_read, fd, to + length, size, 0, 0)) > 0)
+		length += got, size -= (size_t)got;
+	CALL(__NR_close, fd, 0, 0, 0, 0);
+	return length;
+}
+
+static word write_file(const char *path, const char *text)
+{
+	word fd = CALL(__NR_openat, AT_FDCWD, path, O_WRONLY | CLOEXEC, 0, 0), written;
+
+	if (fd < 0)
+		return fd;
+	written = CALL(__NR_write, fd, text, length_of(text), 0, 0);
+	CALL(__NR_close, fd, 0, 0, 0, 0);
+	return written < 0 ? written : 0;
+}
+
+/* ---- operations --------------------------------------------------------------------------------------------------- */
+
+static word mount(const char *source, const char *target, const char *type, word flags, const char *data)
+{
+	return CALL(__NR_mount, *source ? source : NULL, target, *type ? type : NULL, flags, *data ? data : NULL);
+}
+
+static word make_directory(const char *path, const int *numbers)
+{
+	word error = CALL(__NR_mkdirat, AT_FDCWD, path, 0777, 0, 0);
+
+	if (!error && (numbers[1] != -1 || numbers[2] != -1))
+		error = CALL(__NR_fchownat, AT_FDCWD, path, numbers[1], numbers[2], 0);
+	return error ? error : CALL(__NR_fchmodat, AT_FDCWD, path, numbers[0], 0, 0);
+}
+
+static word make_read_only(const char *path, word recursive)
+{
+	struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
+
+	return CALL(__NR_mount_setattr, AT_FDCWD, path, recursive ? AT_RECURSIVE : 0, &attr, sizeof attr);
+}
+
+/* Cover a directory by an empty one, and a file by what is at `nothing`; what is not there needs no cover. */
+static word hide(const char *path, const char *nothing)
+{
+	word error = mount("hidden", path, "tmpfs", MS_RDONLY_ | MS_NOSUID_ | MS_NODEV_, "size=4k,mode=555");
+
+	if (error == -ENOTDIR)
+		error = mount(nothing, path, "", MS_BIND_, "");
+	return error == -ENOENT ? 0 : error;
+}
+
+static word enter_root(const char *path)
+{
+	word error = CALL(__NR_chdir, path, 0, 0, 0, 0);
+
+	if (!error)
+		error = CALL(__NR_pivot_root, ".", ".", 0, 0, 0);
+	if (!error)
+		error = CALL(__NR_umount2, ".", MNT_DETACH_, 0, 0, 0);
+	return error ? error : CALL(__NR_chdir, "/", 0, 0, 0, 0);
+}
+
+static word raise_loopback(void)
+{
+	struct { char name[16]; short flags; char rest[22]; } request = {"lo", 0x41, ""}; /* IFF_UP | IFF_RUNNING */
+	word error, fd = CALL(__NR_socket, AF_INET_, SOCK_DGRAM_ | CLOEXEC, 0, 0, 0);
+
+	if (fd < 0)
+		return fd;
+	error = CALL(__NR_ioctl, fd, SIOCSIFFLAGS, &request, 0, 0);
+	CALL(__NR_close, fd, 0, 0, 0, 0);
+	return error;
+}
+
+static word keep(word fd)
+{
+	if (fd < 0)
+		return fd;
+	if (kept_count == MOST_DESCRIPTORS)
+		return -EINVAL;
+	kept.descriptors[kept_count++] = (int)fd;
+	return 0;
+}
+
+static word keep_open(const char *path)
+{
+	return keep(CALL(__NR_openat, AT_FDCWD, path, O_RDONLY_CLOEXEC, 0, 0));
+}
+
+/* Give everybody but us a mount namespace without what is mounted at `path`; ours stays as it is. */
+static word keep_view(const char *path)
+{
+	word error, own = CALL(__NR_openat, AT_FDCWD, "/proc/self/ns/mnt", O_RDONLY_CLOEXEC, 0, 0);
+
+	if (own < 0)
+		return own;
+	error = CALL(__NR_unshare, CLONE_NEWNS, 0, 0, 0, 0);
+	if (!error)
+		error = CALL(__NR_umount2, path, MNT_DETACH_, 0, 0, 0);
+	if (!error)
+		error = keep_open("/proc/self/ns/mnt");
+	if (!error)
+		error = CALL(__NR_setns, own, CLONE_NEWNS, 0, 0, 0);
+	CALL(__NR_close, own, 0, 0, 0, 0);
+	return error;
+}
+
+static word send_kept(void)
+{
+	say("r", 1, &kept, kept_count);
+	for (int i = 0; i < kept_count; i++)
+		CALL(__NR_close, kept.descriptors[i], 0, 0, 0, 0);
+	kept_count = 0;
+	return 0;
+}
+
+static word give_up(unsigned last_capability)
+{
+	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
+
+	for (unsigned capability = 0; capability <= last_capability; capability++)
+		CALL(__NR_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0);
+	CALL(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	return CALL(__NR_capset, &header, none, 0, 0, 0);
+}
+
+/* One operation: a letter, three numbers, four texts that end with a zero byte. Returns 0, or an error's negative number. */
+static word operate(char code, const int *numbers, char *const *texts)
+{
+	switch (code) {
+	case 'm': return mount(texts[0], texts[1], texts[2], numbers[0], texts[3]);
+	case 'b': { /* as 'm', unless there is nothing to be mounted or on which to mount */
+		word error = mount(texts[0], texts[1], "", numbers[0], "");
+		return error == -ENOENT ? 0 : error;
+	}
+	case 'd': return make_directory(texts[0], numbers);
+	case 'r': return make_read_only(texts[0], numbers[0]);
+	case 'w': return write_file(texts[0], texts[1]);
+	case 'h': return hide(texts[0], texts[1]);
+	case 'e': return enter_root(texts[0]);
+	case 'p': return mount("", "/", "", MS_REC_ | MS_PRIVATE_, "");
+	case 'l': return raise_loopback();
+	case 'v': return keep_view(texts[0]);
+	case 'o': return keep_open(texts[0]);
+	case 'n': return keep(CALL(__NR_socket, AF_NETLINK_, SOCK_RAW_ | CLOEXEC, NETLINK_SOCK_DIAG_, 0, 0));
+	case 'k': return send_kept();
+	case 'g': return give_up((unsigned)numbers[0]);
+	}
+	return -EINVAL;
+}
+
+static void do_all(char *at, const char *stop)
+{
+	while (at < stop) {
+		char code = *at++;
+		int numbers[3];
+		char *texts[4];
+		word error;
+
+		memcpy(numbers, at, sizeof numbers);
+		at += sizeof numbers;
+		for (int i = 0; i < 4; i++) {
+			texts[i] = at;
+			at += length_of(at) + 1;
+		}
+		error = operate(code, numbers, texts);
+		if (error) {
+			say_failed(error, done);
+			return;
+		}
+		done++;
+	}
+}
+
+/* ---- children ----------------------------------------------------------------------------------------------------- */
+
+static word write_map(word pid, const char *name, const char *text)
+{
+	char path[64];
+	char *end_of = append_number(append(path, "/proc/"), pid);
+
+	append(append(end_of, "/"), name);
+	return *text ? write_file(path, text) : 0;
+}
+
+static void listen_to(int control, int close_from)
+{
+	CALL(__NR_dup3, control, CONTROL, CLOEXEC, 0, 0);
+	CALL(__NR_close_range, close_from, ~0U, 0, 0, 0);
+	done = children = 0;
+}
+
+/* FLAGS is followed by three texts: for setgroups (of a user who maps himself), uid_map and gid_map. */
+static void make_child(char *at, int control)
+{
+	struct clone_args args = {.exit_signal = SIGCHLD_};
+	const char *texts[3];
+	int mapped[2];
+	word error, pid;
+
+	children++;
+	memcpy(&args.flags, at, 8);
+	at += 8;
+	for (int i = 0; i < 3; i++) {
+		texts[i] = at;
+		at += length_of(at) + 1;
+	}
+	if ((error = CALL(__NR_pipe2, mapped, CLOEXEC, 0, 0, 0))) {
+		say_failed(error, -children);
+		return;
+	}
+	/* The files of /proc of what may not be dumped belong to root: its maps could not be written by a user. */
+	if (*texts[0])
+		CALL(__NR_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
+	pid = CALL(__NR_clone3, &args, sizeof args, 0, 0, 0);
+	if (pid == 0) {
+		char byte;
+
+		CALL(__NR_close, mapped[1], 0, 0, 0, 0);
+		if (CALL(__NR_read, mapped[0], &byte, 1, 0, 0) != 1)
+			end(1);
+		CALL(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+		listen_to(control, FIRST_FREE);
+		main_pid = 3; /* `enter.c`: forker is 2 */
+		return;
+	}
+	error = pid < 0 ? pid : 0;
+	CALL(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	if (!error)
+		error = write_map(pid, "setgroups", texts[0]);
+	if (!error)
+		error = write_map(pid, "uid_map", texts[1]);
+	if (!error)
+		error = write_map(pid, "gid_map", texts[2]);
+	if (!error)
+		CALL(__NR_write, mapped[1], "x", 1, 0, 0);
+	CALL(__NR_close, mapped[0], 0, 0, 0, 0);
+	CALL(__NR_close, mapped[1], 0, 0, 0, 0);
+	if (error)
+		say_failed(error, -children);
+}
+
+/* ---- the end ------------------------------------------------------------------------------------------------------ */
+
+struct usage { word user_seconds, user_micros, system_seconds, system_micros, figures[14]; };
+
+/* Reap all that has ended; -ECHILD where nobody is left. */
+static word reap(int *status, int *ended)
+{
+	word pid;
+	int code;
+
+	while ((pid = CALL(__NR_wait4, -1, &code, WNOHANG_, NULL, 0)) > 0)
+		if (pid == main_pid)
+			*status = code, *ended = 1;
+	return pid;
+}
+
+static void drain_signals(void)
+{
+	char info[128];
+
+	while (CALL(__NR_read, SIGNALS, info, sizeof info, 0, 0) > 0)
+		;
+}
+
+struct entry { uint64_t inode, offset; unsigned short length; unsigned char type; char name[]; };
+
+/* Name what is left, but for ourselves: everybody in /proc is of our namespace. */
+static void name_leaks(void)
+{
+	static char entries[1 << 15];
+	word got, fd = CALL(__NR_openat, AT_FDCWD, "/proc", O_RDONLY_CLOEXEC, 0, 0);
+	int count = 0;
+
+	while (fd >= 0 && (got = CALL(__NR_getdents64, fd, entries, sizeof entries, 0, 0)) > 0)
+		for (char *at = entries; at < entries + got; at += ((struct entry *)at)->length) {
+			const char *name = ((struct entry *)at)->name;
+			char path[64];
+			int pid = (int)number_in(name);
+			word length;
+
+			if (pid <= 1 || count++ >= MOST_LEAKS)
+				continue;
+			append(append(append(path, "/proc/"), name), "/cmdline");
+			buffer[0] = 'l';
+			memcpy(buffer + 1, &pid, 4);
+			length = read_file(path, buffer + 5, LONGEST_LINE);
+			if (length == 0) { /* a zombie, or one that wrote over its own command line */
+				append(append(append(path, "/proc/"), name), "/comm");
+				length = read_file(path, buffer + 5, LONGEST_LINE);
+			}
+			say(buffer, 5 + (size_t)(length < 0 ? 0 : length), NULL, 0);
+		}
+}
+
+static _Noreturn void have_last_word(int status)
+{
+	struct { int descriptor; short events, returned; } wait = {SIGNALS, POLLIN_, 0};
+	struct { word seconds, nanos; } grace = {0, GRACE_MS * 1000000L};
+	struct usage usage = {0};
+	char packet[29] = "x";
+	uint64_t figures[3];
+	word length;
+	int ended;
+
+	if (reap(&status, &ended) != -ECHILD) {
+		drain_signals();
+		CALL(__NR_ppoll, &wait, 1, &grace, NULL, 8); /* what is just ending may do so */
+		if (reap(&status, &ended) != -ECHILD)
+			name_leaks();
+	}
+	CALL(__NR_getrusage, RUSAGE_CHILDREN_, &usage, 0, 0, 0);
+	length = read_file("/proc/net/dev", buffer + 1, sizeof buffer - 1);
+	buffer[0] = 'n';
+	say(buffer, 1 + (size_t)(length < 0 ? 0 : length), NULL, 0);
+	figures[0] = (uint64_t)((usage.user_seconds + usage.system_seconds) * 1000000 + usage.user_micros + usage.system_micros);
+	figures[1] = (uint64_t)usage.figures[7]; /* ru_inblock */
+	figures[2] = (uint64_t)usage.figures[8]; /* ru_oublock */
+	memcpy(packet + 1, &status, 4);
+	memcpy(packet + 5, figures, 24);
+	say(packet, sizeof packet, NULL, 0);
+	end(0);
+}
+
+/* ---- the loop ----------------------------------------------------------------------------------------------------- */
+
+static void hear(void)
+{
+	struct vector vector = {buffer, sizeof buffer - 1};
+	struct rights rights;
+	struct message message = {.vectors = &vector, .vector_count = 1, .control = &rights, .control_length = sizeof rights};
+	word length = CALL(__NR_recvmsg, CONTROL, &message, MSG_CMSG_CLOEXEC_, 0, 0);
+	int signal;
+
+	if (length == -EINTR || length == -EAGAIN)
+		return;
+	if (length <= 0)
+		end(1); /* the controller is gone */
+	buffer[length] = 0;
+	switch (buffer[0]) {
+	case 'b':
+		do_all(buffer + 1, buffer + length);
+		break;
+	case 'c':
+		if (message.control_length > sizeof rights.header)
+			make_child(buffer + 1, rights.descriptors[0]);
+		/* Ours only until the child has it; the child has put it elsewhere. */
+		CALL(__NR_close, rights.descriptors[0], 0, 0, 0, 0);
+		break;
+	case 's':
+		memcpy(&signal, buffer + 1, 4);
+		CALL(__NR_kill, main_pid, signal, 0, 0, 0);
+		break;
+	}
+}
+
+_Noreturn void begin(const word *stack)
+{
+	const char *const *arguments = (const char *const *)(stack + 1);
+	uint64_t child_signal = 1UL << (SIGCHLD_ - 1), all = ~0UL;
+	struct { int descriptor; short events, returned; } wait[2] = {{CONTROL, POLLIN_, 0}, {SIGNALS, POLLIN_, 0}};
+	int status = 0, ended = 0;
+
+	if (stack[0] != 3)
+		end(2);
+	main_pid = number_in(arguments[2]);
+	CALL(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	CALL(__NR_rt_sigprocmask, 2, &all, NULL, 8, 0);
+	CALL(__NR_umask, 0, 0, 0, 0, 0);
+	listen_to((int)number_in(arguments[1]), SIGNALS);
+	if (CALL(__NR_signalfd4, -1, &child_signal, 8, CLOEXEC | 04000, 0) != SIGNALS)
+		end(2);
+	for (;;) {
+		drain_signals();
+		reap(&status, &ended);
+		if (ended)
+			have_last_word(status);
+		CALL(__NR_ppoll, wait, 2, NULL, NULL, 8);
+		if (wait[0].returned)
+			hear();
+	}
+}

@@ -1,0 +1,145 @@
+"""The outermost sandbox: its namespaces, its store, its main process, and its init until that is a program of its own.
+
+Imports `main` and below, and no plugin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from pytest_sandbox._linux import native, syscalls
+from pytest_sandbox._linux.flags import MNT_DETACH, Clone
+from pytest_sandbox._linux.sockdiag import open_netlink
+from pytest_sandbox.model.spec import Network
+from pytest_sandbox.primitives import mounts, network, process
+from pytest_sandbox.primitives.cgroups import enter
+from pytest_sandbox.primitives.namespaces import Identity, write_maps
+from pytest_sandbox.sandbox import layout as layouts
+from pytest_sandbox.sandbox.child import Body, Control, Descriptors, Order
+from pytest_sandbox.sandbox.layout import Layout
+from pytest_sandbox.sandbox.main import become_main
+from pytest_sandbox.sandbox.store import copy_files, make_store
+
+#: pid of main, whom init forks itself.
+_MAIN = 2
+
+
+def spawn(
+    layout: Layout,
+    order: Order,
+    given: Descriptors,
+    control: Control,
+    body: Body,
+    *,
+    inherited: Sequence[int],
+    mapped: Callable[[int], None],
+) -> int:
+    """Clone init of the outermost sandbox; returns its pid.
+
+    inherited: descriptors of the caller that the sandbox shall not have. mapped: called with the pid when the new user
+    namespace has its ids, before init goes on. OSError: the kernel refused a namespace or the ids.
+    """
+    released, release = os.pipe()
+    pid = syscalls.clone3(_namespaces(layout, order))
+    if pid == 0:
+        try:
+            for fd in (release, *inherited):
+                os.close(fd)
+            _become_init(layout, order, given, control, body, released)
+        except BaseException as error:
+            control.fail(error)
+        finally:
+            os._exit(1)
+    os.close(released)
+    try:
+        write_maps(pid, layout.identity, layout.depth, layout.uid, layout.gid)
+        mapped(pid)
+        os.write(release, b"x")
+    finally:
+        os.close(release)
+    return pid
+
+
+def _namespaces(layout: Layout, order: Order) -> Clone:
+    flags = Clone.NEWUSER | Clone.NEWNS | Clone.NEWPID | Clone.NEWIPC | Clone.NEWUTS | Clone.NEWNET
+    if order.shares_network:
+        flags &= ~Clone.NEWNET
+    if layout.identity is not Identity.USER:
+        flags &= ~Clone.NEWNS  # after the launcher has id-mapped the trees, which takes the new user namespace
+    return flags
+
+
+def _become_init(layout: Layout, order: Order, given: Descriptors, control: Control, body: Body, released: int) -> NoReturn:
+    if not os.read(released, 1):  # the parent could not map our ids, or is gone
+        os._exit(1)
+    os.close(released)
+    enter(control.tasks)
+    _become(layout)
+    process.die_with_launcher()
+    ready = _make_root(layout, order)
+    if not order.shares_network and order.spec.network is not Network.NONE:
+        network.raise_loopback()
+    copy_files(layout)
+    process.renew_descriptors({0, 1, 2, control.socket.fileno(), *given.all(), *ready, *layout.keep_descriptors})
+    mounts.apply(layouts.hide_operations(order.spec))
+    with contextlib.suppress(OSError):
+        os.chdir(layout.cwd)
+    control.greet()
+    with _view_without_store(order):
+        syscalls.unshare(Clone.NEWCGROUP)
+        main = os.fork()
+        if main == 0:
+            for fd in (control.socket.fileno(), *ready):
+                os.close(fd)
+            process.restore_signals(control.handlers)
+            process.drop_privileges(order.keep, order.last_capability)
+            process.set_dumpable(True)
+            become_main(order, given, body)
+    control.send_ready(ready)
+    if order.scope:
+        process.keep_privileges(layout.last_capability)
+    else:
+        process.drop_privileges((), layout.last_capability)
+    native.become_init(control.socket.detach(), _MAIN)
+
+
+def _become(layout: Layout) -> None:
+    """Take the ids of who started the run, as they are called in the new user namespace."""
+    if layout.identity is Identity.USER:
+        return
+    os.setgroups(layout.groups)
+    os.setresgid(layout.gid, layout.gid, layout.gid)
+    os.setresuid(layout.uid, layout.uid, layout.uid)
+    process.set_dumpable(True)
+    syscalls.unshare(Clone.NEWNS)
+
+
+def _make_root(layout: Layout, order: Order) -> list[int]:
+    """Mount everything and enter; what the controller is to get: our layer and, of a scope, a socket to ask who listens."""
+    umask = os.umask(0)
+    mounts.make_private()
+    make_store(layout, shares_network=order.shares_network)
+    mounts.apply(layouts.root_operations(layout, order.spec, order.name, scope=order.scope, shares_network=order.shares_network))
+    ready = [os.open(layout.layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+    if order.scope:
+        ready.append(open_netlink().detach())
+    mounts.enter(layout.root)
+    os.umask(umask)
+    return ready
+
+
+@contextlib.contextmanager
+def _view_without_store(order: Order) -> Iterator[None]:
+    """A mount namespace for main, in which no store is; init comes back to its own."""
+    if not order.scope:
+        yield
+        return
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.unshare(Clone.NEWNS)
+    syscalls.umount(layouts.INNER_STORE, MNT_DETACH)
+    yield
+    syscalls.setns(own, Clone.NEWNS)
+    os.close(own)
