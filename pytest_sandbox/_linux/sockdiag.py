@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP = 20, 0x301
@@ -27,9 +27,12 @@ def open_netlink() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
 
 
-def serves_network(netlink: socket.socket) -> bool:
-    """Whether a socket of the network namespace that `netlink` was made in waits for peers: TCP listening, UDP bound."""
-    return any(_any(netlink, *query) for query in _QUERIES)
+def serves_network(netlink: socket.socket, unix: Iterable[str]) -> bool:
+    """Whether a socket of the network namespace that `netlink` was made in waits for peers: TCP listening, UDP bound.
+
+    unix: where unix sockets of it listen (`proc.unix_listeners`); abstract names belong to the network.
+    """
+    return any(name.startswith("@") for name in unix) or any(_any(netlink, *query) for query in _QUERIES)
 
 
 def _any(netlink: socket.socket, family: int, protocol: int, states: int) -> bool:

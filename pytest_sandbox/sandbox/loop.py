@@ -18,6 +18,7 @@ from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarnin
 from pytest_sandbox.primitives import process
 from pytest_sandbox.sandbox import clock, pid1, upper
 from pytest_sandbox.sandbox.accounts import outcome_of
+from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.removal import remove_tree
 from pytest_sandbox.sandbox.running import Running
@@ -35,6 +36,7 @@ class Loop:
         self._layout = layout
         self._selector = selectors.DefaultSelector()
         self.running: dict[str, Running] = {}
+        self._cloning = Cloning(layout)
 
     def close(self) -> None:
         """Wait for nothing any more."""
@@ -50,6 +52,11 @@ class Loop:
         self.running[running.name] = running
         self._selector.register(running.control, selectors.EVENT_READ, (self._on_control, running))
         self._selector.register(running.wire, selectors.EVENT_READ, (self._on_wire, running))
+
+    def clone(self, running: Running) -> None:
+        """Begin a sandbox below one whose main process is there, which has a pid that init knows only if nobody came before."""
+        if not running.ended:
+            self._cloning.begin(running)
 
     def step(self, timeout: float | None = None) -> None:
         """Wait for the next event or due time, and serve it."""
@@ -145,8 +152,8 @@ class Loop:
         if pending is None or running.parent is None:
             self._enter(running)
             return
-        frame = pending.frame | {"namespaces": len(others)}
-        running.parent.send(frame, (*pending.descriptors, *others, *pending.tasks))
+        frame = running.order.to_frame() | pending.extra | {"namespaces": len(others)}
+        running.parent.send(frame, (*pending.descriptors.all(), *others, *pending.tasks))
         pending.close()
         for fd in others:
             os.close(fd)
@@ -165,7 +172,7 @@ class Loop:
 
     def _go(self, running: Running) -> None:
         clock.start(running)
-        running.send({"op": "go"})
+        running.outbox.open({"op": "go"})
 
     def _join(self, running: Running) -> None:
         """Somebody is in its namespaces, and says so: the first on the wire, before there is a main process."""
@@ -187,6 +194,8 @@ class Loop:
         if not running.ended and _is_at_end(running):
             with contextlib.suppress(KeyError):
                 self._selector.unregister(running.wire)
+            if not running.entered:  # whoever was to enter it does not
+                running.kill(None)
 
     def _frame(self, running: Running, frame: Frame) -> None:
         if frame["op"] == "refused":
@@ -197,6 +206,12 @@ class Loop:
             child.kill(None)
             return
         if frame["op"] == "joined":
+            return
+        if frame["op"] == "here":
+            running.is_here = True
+            waiting, running.waiting = running.waiting, []
+            for child in waiting:
+                self.clone(child)
             return
         if frame["op"] == "done":
             running.snapshot = running.cgroup.snapshot()
@@ -225,7 +240,7 @@ class Loop:
         if running.ended:
             return
         running.ended = True
-        if running.pid is None and running.problem is None and running.parent is not None and running.parent.ended:
+        if not running.entered and running.problem is None and running.parent is not None and running.parent.ended:
             why = running.parent.problem or "killed"
             running.problem = SandboxError(f"never started: the sandbox around it had ended ({why})")
         del self.running[running.name]

@@ -65,6 +65,8 @@ def become_main(order: Order, given: Descriptors, body: Body) -> NoReturn:
         process.leave_keyring()
         _limit(order)
         channel = Channel(socket.socket(fileno=given.wire))
+        if order.scope:
+            channel.send({"op": "here"})
         frame, _ = channel.receive()
         if frame["op"] == "go":
             code = body(Inside(order, channel, given))

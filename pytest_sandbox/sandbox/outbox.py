@@ -16,9 +16,13 @@ from pytest_sandbox.sandbox.wire import LONGEST, Frame, encode
 
 
 class Outbox:
-    """Frames for a non-blocking socket, in order, each with its descriptors on its first byte."""
+    """Frames for a non-blocking socket, in order, each with its descriptors on its first byte.
 
-    def __init__(self, sock: socket.socket) -> None:
+    closed: nothing is sent until `open`, since nobody is there yet who would know what to make of it.
+    """
+
+    def __init__(self, sock: socket.socket, *, closed: bool = False) -> None:
+        self._closed = closed
         self._socket = sock
         self._frames: deque[tuple[memoryview, tuple[int, ...]]] = deque()
         self._size = 0
@@ -26,7 +30,15 @@ class Outbox:
     @property
     def waiting(self) -> bool:
         """Whether something could not be sent yet."""
-        return bool(self._frames)
+        return bool(self._frames) and not self._closed
+
+    def open(self, first: Frame) -> None:
+        """Send a frame, and after it all that was put here so far."""
+        data = encode(first)
+        self._frames.appendleft((memoryview(data), ()))
+        self._size += len(data)
+        self._closed = False
+        self.flush()
 
     def put(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
         """Send a frame, at once if there is room; the caller may close the descriptors. Raises WireError past the bound."""
@@ -40,7 +52,7 @@ class Outbox:
     def flush(self) -> None:
         """Send what the socket takes; what is for a sandbox that is gone is dropped, since its end tells all."""
         try:
-            while self._frames:
+            while self._frames and not self._closed:
                 data, descriptors = self._frames[0]
                 sent = socket.send_fds(self._socket, [data], list(descriptors)) if descriptors else self._socket.send(data)
                 self._close(descriptors)

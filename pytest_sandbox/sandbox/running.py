@@ -31,15 +31,21 @@ _MOST_DESCRIPTORS = 8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pending:
-    """What the main process around a sandbox is told when the sandbox is ready for it."""
+    """What a sandbox below others is to get: inner is init's end of its socket, the rest is main's."""
 
-    frame: Frame
-    descriptors: tuple[int, ...]
+    extra: Frame
+    descriptors: Descriptors
     tasks: tuple[int, ...]
+    inner: socket.socket
+
+    def own(self) -> tuple[int, ...]:
+        """Those of which the controller has no further use. (Main's files are its own too.)"""
+        return self.descriptors.wire, *self.tasks
 
     def close(self) -> None:
-        """Close them: they are the sandbox's."""
-        for fd in (*self.descriptors, *self.tasks):
+        """Close them."""
+        self.inner.close()
+        for fd in self.own():
             os.close(fd)
 
 
@@ -61,7 +67,8 @@ class Running:
     held: made ready, but not to run yet. entered: main is there, or about to be. problem: why it never started, or what it
     did that it must not. own_inodes: of its layer, before it wrote. launcher: pid of the process that it was forked from,
     if that is one of its own. depth: how many are around it. sockets: unix sockets on paths where those listen.
-    netlink: asks who listens in its network. clones: by number, those of the `cloned` sandboxes
+    netlink: asks who listens in its network. is_here: main, of a scope, has
+    said so. waiting: to be cloned when it is. clones: by number, those of the `cloned` sandboxes
     that its pid 1 was told to clone and that have not answered yet.
     """
 
@@ -84,7 +91,9 @@ class Running:
     netlink: socket.socket | None = None
     clones: dict[int, Running] = dataclasses.field(default_factory=dict)
     cloned: int = 0
+    waiting: list[Running] = dataclasses.field(default_factory=list)
     entered: bool = False
+    is_here: bool = False
     words: LastWords = dataclasses.field(default_factory=LastWords)
     pid: int | None = None
     pidfd: int | None = None
@@ -129,7 +138,7 @@ class Running:
         own = {self.control.fileno(), self.wire.fileno(), self.stdout, self.stderr, self.stacks, self.shown}
         own |= {fd for fd in (self.pidfd, self.layer) if fd is not None}
         own |= {self.netlink.fileno()} if self.netlink is not None else set()
-        return own | {*self.pending.descriptors, *self.pending.tasks} if self.pending else own
+        return own | {*self.pending.own(), self.pending.inner.fileno()} if self.pending else own
 
     def ask_for_stacks(self) -> None:
         """Let init make main print its stacks; of which a program that is no Python dies."""

@@ -7,7 +7,6 @@ It runs on the machine, outside of every sandbox, and believes of one only what 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import socket
@@ -16,23 +15,20 @@ import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from pytest_sandbox._linux import proc
-from pytest_sandbox._linux.sockdiag import serves_network
-from pytest_sandbox.model.errors import SetupError, TeardownWarning, UnavailableError
+from pytest_sandbox.model.errors import TeardownWarning, UnavailableError
 from pytest_sandbox.model.outcome import Change, Usage
 from pytest_sandbox.model.spec import Network, Spec
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.cgroups import CgroupRun
 from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity
-from pytest_sandbox.sandbox import host, pid1, upper
+from pytest_sandbox.sandbox import host, upper
 from pytest_sandbox.sandbox.accounts import changes_of, fill_of, usage_of
 from pytest_sandbox.sandbox.child import Body, Control, Descriptors, Order
 from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.launcher import launch
-from pytest_sandbox.sandbox.layout import DEEPEST, Layout, scratch_of
+from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.loop import Loop, remove_or_warn
 from pytest_sandbox.sandbox.outbox import Outbox
-from pytest_sandbox.sandbox.pid1 import Recipe
 from pytest_sandbox.sandbox.removal import remove_tree
 from pytest_sandbox.sandbox.running import Listener, Pending, Running, prepare
 
@@ -48,8 +44,6 @@ class Supervisor:
         self._name = name
         self._count = 0
         self._launchers: list[int] = []
-        self._layouts = [layout]
-        self._recipes: dict[object, Recipe] = {}
         with contextlib.ExitStack() as undo:
             for fd in _fill_standard_descriptors():
                 undo.callback(os.close, fd)
@@ -100,65 +94,14 @@ class Supervisor:
 
         held: it is made ready, and its main process forked only after `release`.
         """
-        sockets, shares = self._listeners(parent, spec.network)
-        running, given, inner = self._prepare(spec, listener, parent, scope=scope, shares_network=shares)
-        running.held, running.sockets = held, sockets
-        with inner:
-            if running.depth >= DEEPEST:
-                running.problem = SetupError("make a sandbox", f"in {running.depth} others: {DEEPEST} are the most", errno.ELOOP)
-                os.close(given.wire)
-                return running
-            # Its files are the controller's too; what main is given is closed when it is sent.
-            files = tuple(map(os.dup, given.all()[1:]))
-            frame = running.order.to_frame() | extra
-            running.pending = Pending(frame, (given.wire, *files), running.cgroup.open_tasks())
-            running.recipe = self._recipe(running)
-            self._clone(parent, running, inner)
+        running, given, inner = self._prepare(spec, listener, parent, scope=scope, shares_network=False)
+        running.held = held
+        running.pending = Pending(extra, given, running.cgroup.open_tasks(), inner)
+        if parent.is_here:
+            self._loop.clone(running)
+        else:
+            parent.waiting.append(running)
         return running
-
-    def _clone(self, parent: Running, running: Running, inner: socket.socket) -> None:
-        """Let the parent's init clone a new one, and leave that its orders."""
-        layout = self._layout_of(running)
-        parent.clones[parent.cloned] = running
-        parent.cloned += 1
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent has died, which its pidfd will tell
-            socket.send_fds(parent.control, [pid1.clone(layout, shares_network=running.order.shares_network)], [inner.fileno()])
-            for packet in running.recipe.packets if running.recipe else ():
-                running.control.send(packet)
-
-    def _layout_of(self, running: Running) -> Layout:
-        while len(self._layouts) <= running.depth:
-            self._layouts.append(self._layouts[-1].below())
-        return self._layouts[running.depth]
-
-    def _recipe(self, running: Running) -> Recipe:
-        """Kept for the next sandbox of the same kind, unless its name is in it."""
-        order = running.order
-        key = (running.depth, order.spec, order.scope, order.shares_network, running.sockets)
-        found = self._recipes.get(key)
-        if found is None or order.spec.scratch is not None:
-            found = self._recipes[key] = pid1.recipe(
-                self._layout_of(running),
-                order.spec,
-                order.name,
-                scope=order.scope,
-                shares_network=order.shares_network,
-                sockets=running.sockets,
-            )
-        return found
-
-    def _listeners(self, parent: Running, wanted: Network) -> tuple[tuple[str, ...], bool]:
-        """Unix sockets on paths where the scopes around listen, and whether a new sandbox stays in its parent's network."""
-        if wanted is Network.HOST:
-            return (), True
-        if wanted is Network.NONE or parent.netlink is None:
-            return (), False
-        unix = proc.unix_listeners(parent.pid or "self")
-        paths = tuple(dict.fromkeys((*parent.sockets, *(path for path in unix if path.startswith("/")))))
-        # Abstract names belong to the network namespace.
-        return paths, (
-            wanted is Network.SHARED or any(path.startswith("@") for path in unix) or serves_network(parent.netlink)
-        )
 
     def _prepare(
         self, spec: Spec, listener: Listener, parent: Running | None, *, scope: bool, shares_network: bool
@@ -175,7 +118,7 @@ class Supervisor:
         order = Order(name, spec, scope, shares_network, count_pids, () if user else tuple(process.ROOT_CAPABILITIES), last)
         # The files are shared, not copied: what the sandbox wrote is there when it is dead.
         running = Running(
-            order, listener, parent, control, talk, given.stdout, given.stderr, given.stacks, given.shown, cgroup, Outbox(talk)
+            order, listener, parent, control, talk, given.stdout, given.stderr, given.stacks, given.shown, cgroup, Outbox(talk, closed=True)
         )
         running.depth = 0 if parent is None else parent.depth + 1
         self._loop.add(running)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from pytest_sandbox import Sandbox
-from pytest_sandbox._linux.sockdiag import serves_network
+from pytest_sandbox._linux.proc import unix_listeners
+from pytest_sandbox._linux.sockdiag import open_netlink, serves_network
 
 
 def _tcp() -> socket.socket:
@@ -51,10 +52,14 @@ def _path() -> socket.socket:
 def test_serves_network(make: Callable[[], socket.socket], *, serves: bool) -> None:
     """A socket that waits in the namespace counts; one that is only bound, or is found by a path, does not; nor one closed."""
 
+    def serves_now() -> bool:
+        with open_netlink() as netlink:
+            return serves_network(netlink, unix_listeners())
+
     def look() -> list[bool]:
-        before = serves_network()
+        before = serves_now()
         with make():
-            during = serves_network()
-        return [before, during, serves_network()]
+            during = serves_now()
+        return [before, during, serves_now()]
 
     assert Sandbox().call(look) == [False, serves, False]

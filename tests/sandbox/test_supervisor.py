@@ -19,6 +19,7 @@ import pytest
 from pytest_sandbox import Change, ChangeKind, Ending, Limits, Network, Outcome, Spec, WireError
 from pytest_sandbox.sandbox import host
 from pytest_sandbox.sandbox.child import Inside
+from pytest_sandbox.sandbox.main import fork_into
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import encode
@@ -61,9 +62,7 @@ def scope(bodies: Bodies) -> Callable[[Inside], int]:
             except EOFError:
                 return 0
             if frame["op"] == "spawn":
-                inside.spawn(frame, descriptors, scope(bodies) if frame["body"] == "scope" else bodies[frame["body"]])
-            elif frame["op"] == "reap":
-                inside.reap()
+                fork_into(inside, frame, descriptors, scope(bodies) if frame["body"] == "scope" else bodies[frame["body"]])
             elif frame["op"] == "end":
                 return 0
             elif frame["op"] == "do":
@@ -203,7 +202,7 @@ def test_deep_nesting(supervisor: Supervisor) -> None:
 
 
 def test_a_scope_with_a_thread_can_fork_sandboxes(supervisor: Supervisor) -> None:
-    """By fork(2) and unshare(2) instead of clone3(2); the thread is not in them."""
+    """The thread is not in them."""
 
     def start_thread(_: Inside) -> int:
         threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
@@ -218,7 +217,7 @@ def test_a_scope_with_a_thread_can_fork_sandboxes(supervisor: Supervisor) -> Non
     supervisor.run_while(lambda: not above.frames)
     heard = [below(supervisor, outer, "count")[1] for _ in range(5)]
     assert [outcome.status for outcome in wait(supervisor, *heard)] == [0] * 5
-    assert [frame for one in heard for frame in one.frames] == [{"op": "threads", "count": 1, "pid": 2}] * 5
+    assert [frame for one in heard for frame in one.frames] == [{"op": "threads", "count": 1, "pid": 3}] * 5
 
 
 def test_shared_network(supervisor: Supervisor) -> None:

@@ -16,7 +16,7 @@ import pytest
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.sandbox.outbox import Outbox
 from pytest_sandbox.sandbox.wire import LONGEST, Channel, Decoder, encode
-from pytest_sandbox.sandbox.words import LastWords, refusal
+from pytest_sandbox.sandbox.words import refusal
 
 
 def raw(body: bytes) -> bytes:
@@ -176,35 +176,6 @@ def test_outbox_of_who_is_gone() -> None:
         outbox = Outbox(here)
         outbox.put({"op": "x"}, (file.fileno(),))
         assert not outbox.waiting
-
-
-# -- last words --------------------------------------------------------------------------------------------------------
-
-WORDS = LastWords(9, ((7, "sleep"),), 0.5, (1, 2), (3, 4), shares_network=False)
-
-
-def test_last_words_travel() -> None:
-    """As they were."""
-    (frame,) = Decoder().feed(encode(WORDS.to_frame()))
-    assert LastWords.from_frame(frame) == WORDS
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("status", None), ("status", "0"), ("status", -1), ("status", 1 << 40), ("leaks", 5), ("leaks", [[1]]),
-        ("leaks", [["x", "y"]]), ("leaks", [[-1, "y"]]), ("cpu", "x"), ("cpu", []), ("blocks", [1]), ("blocks", [1, -1]),
-        ("blocks", "ab"), ("network", [1 << 70, 0]), ("network", {"a": 1}),
-    ],
-)  # fmt: skip
-def test_words_that_no_init_says(field: str, value: object) -> None:
-    """A WireError: before init is born, a test may hold its end of the socket."""
-    (frame,) = Decoder().feed(encode(WORDS.to_frame() | {field: value}))
-    with pytest.raises(WireError):
-        LastWords.from_frame(frame)
-    del frame[field]
-    with pytest.raises(WireError):
-        LastWords.from_frame(frame)
 
 
 @pytest.mark.parametrize("number", [None, "x", -1, 1 << 80, [], 1.5])

@@ -546,6 +546,7 @@ _Noreturn void begin(const word *stack)
 	uint64_t child_signal = 1UL << (SIGCHLD_ - 1), all = ~0UL;
 	struct { int descriptor; short events, returned; } wait[2] = {{CONTROL, POLLIN_, 0}, {SIGNALS, POLLIN_, 0}};
 	int status = 0, ended = 0;
+	word signals;
 
 	if (stack[0] != 3)
 		end(2);
@@ -554,8 +555,9 @@ _Noreturn void begin(const word *stack)
 	CALL(__NR_rt_sigprocmask, 2, &all, NULL, 8, 0);
 	CALL(__NR_umask, 0, 0, 0, 0, 0);
 	listen_to((int)number_in(arguments[1]), SIGNALS);
-	if (CALL(__NR_signalfd4, -1, &child_signal, 8, CLOEXEC | 04000, 0) != SIGNALS)
-		end(2);
+	signals = CALL(__NR_signalfd4, -1, &child_signal, 8, CLOEXEC | 04000, 0);
+	if (signals != SIGNALS) /* a lower number was free: nobody promised us a stdin */
+		CALL(__NR_dup3, signals, SIGNALS, CLOEXEC, 0, 0), CALL(__NR_close, signals, 0, 0, 0, 0);
 	for (;;) {
 		drain_signals();
 		reap(&status, &ended);

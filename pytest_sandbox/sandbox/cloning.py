@@ -1,0 +1,81 @@
+"""How a sandbox below others is begun: who listens around it, what its init has to do, and the order to clone that.
+
+Imports `pid1` and `running`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import socket
+
+from pytest_sandbox._linux import proc
+from pytest_sandbox._linux.sockdiag import serves_network
+from pytest_sandbox.model.errors import SetupError
+from pytest_sandbox.model.spec import Network
+from pytest_sandbox.sandbox import pid1
+from pytest_sandbox.sandbox.layout import DEEPEST, Layout
+from pytest_sandbox.sandbox.pid1 import Recipe
+from pytest_sandbox.sandbox.running import Running
+
+
+class Cloning:
+    """Begins the sandboxes of a run; remembers what the last ones of each kind were made of."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layouts = [layout]
+        self._recipes: dict[object, Recipe] = {}
+
+    def begin(self, running: Running) -> None:
+        """Let the init of the sandbox around it, which is ready, clone a new one, and leave that its orders."""
+        parent, pending = running.parent, running.pending
+        if parent is None or pending is None:
+            return
+        with pending.inner:
+            if running.depth >= DEEPEST:
+                text = f"in {running.depth} others: {DEEPEST} levels are the most"
+                running.problem = SetupError("make a sandbox", text, errno.ELOOP)
+                return
+            running.sockets, shares = _listeners(parent, running.order.spec.network)
+            running.order = dataclasses.replace(running.order, shares_network=shares)
+            running.recipe = self._recipe(running)
+            parent.clones[parent.cloned] = running
+            parent.cloned += 1
+            order = pid1.clone(self._layout(running.depth), shares_network=shares)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died, which its pidfd will tell
+                socket.send_fds(parent.control, [order], [pending.inner.fileno()])
+                for packet in running.recipe.packets:
+                    running.control.send(packet)
+
+    def _layout(self, depth: int) -> Layout:
+        while len(self._layouts) <= depth:
+            self._layouts.append(self._layouts[-1].below())
+        return self._layouts[depth]
+
+    def _recipe(self, running: Running) -> Recipe:
+        """Kept for the next sandbox of the same kind, unless its name is in it."""
+        order = running.order
+        key = (running.depth, order.spec, order.scope, order.shares_network, running.sockets)
+        found = self._recipes.get(key)
+        if found is None or order.spec.scratch is not None:
+            found = self._recipes[key] = pid1.recipe(
+                self._layout(running.depth),
+                order.spec,
+                order.name,
+                scope=order.scope,
+                shares_network=order.shares_network,
+                sockets=running.sockets,
+            )
+        return found
+
+
+def _listeners(parent: Running, wanted: Network) -> tuple[tuple[str, ...], bool]:
+    """Unix sockets on paths where the scopes around listen, and whether a new sandbox stays in its parent's network."""
+    if wanted is Network.HOST:
+        return (), True
+    if wanted not in (Network.AUTO, Network.SHARED) or parent.netlink is None:
+        return (), False
+    unix = proc.unix_listeners(parent.pid or "self")
+    paths = tuple(dict.fromkeys((*parent.sockets, *(path for path in unix if path.startswith("/")))))
+    return paths, wanted is Network.SHARED or serves_network(parent.netlink, unix)
