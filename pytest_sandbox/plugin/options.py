@@ -146,7 +146,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("pids", units.parse_count, _L.pids, "most processes and threads", "COUNT"),
     Option("cpus", units.parse_fraction, _L.cpus, "most CPUs at a time, such as 0.5", "CPUS"),
     Option("cpu_time", units.parse_seconds, _L.cpu_time, "most CPU time, all processes together", "SECONDS"),
-    Option("timeout", units.parse_seconds, _L.timeout, "most wall time", "SECONDS"),
+    Option("timeout", units.parse_seconds, _L.timeout, "most wall time of each test", "SECONDS"),
     Option("disk", _size(4096), _L.disk, "most bytes written to files and still there", "SIZE"),
     Option("inodes", units.parse_count, _L.inodes, "most files and directories written", "COUNT"),
     Option("files", units.parse_count, _L.files, "most open file descriptors in a process", "COUNT"),

@@ -24,8 +24,8 @@ class Facts:
     killed: the limit for which the controller killed it. status: of the main process as by `os.waitstatus_to_exitcode`.
     processes_refused: forks that the pids limit refused. layer_full: share of the disk or inode limit in use at the end.
     errno: what the sandbox says its failure was about (0: nothing). output: bytes written to stdout and stderr.
-    victim: whom the kernel killed for memory. failed: whether it counts as failed by itself. reported: whether its main
-    process said all that it had to.
+    ran: seconds since the clock of its timeout last started. victim: whom the kernel killed for memory. failed: whether it
+    counts as failed by itself. reported: whether its main process said all that it had to.
     """
 
     limits: Limits
@@ -36,6 +36,7 @@ class Facts:
     layer_full: float = 0.0
     errno: int = 0
     output: int = 0
+    ran: float = 0.0
     victim: str | None = None
     failed: bool = False
     reported: bool = True
@@ -57,7 +58,7 @@ def judge(facts: Facts) -> tuple[Ending, str]:
 def _by_controller(facts: Facts) -> tuple[Ending, str] | None:
     limits, usage = facts.limits, facts.usage
     if facts.killed is Ending.TIMED_OUT:
-        return facts.killed, f"timed out: killed after {format_seconds(usage.wall)}, limit {_seconds(limits.timeout)}"
+        return facts.killed, f"timed out: killed after {format_seconds(facts.ran)}, limit {_seconds(limits.timeout)}"
     if facts.killed is Ending.CPU_TIME:
         return facts.killed, f"cpu time: ended after {_seconds(usage.cpu)} of CPU, limit {_seconds(limits.cpu_time)}"
     if facts.killed is Ending.TOO_MUCH_OUTPUT:

@@ -43,7 +43,7 @@ def test_pdb(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize("where", ["test", "session"])
 def test_breakpoint(pytester: pytest.Pytester, where: str) -> None:
-    """breakpoint() in a test and in a session fixture, in a run by hand that captures."""
+    """breakpoint() in a test and in a session fixture, in a run by hand that captures; afterwards the time begins anew."""
     pytester.makepyfile(
         f"""
         import pytest
@@ -58,8 +58,9 @@ def test_breakpoint(pytester: pytest.Pytester, where: str) -> None:
             assert number == 41
         """
     )
-    child = spawn(pytester)
+    child = spawn(pytester, "--sandbox-timeout=2s")
     child.expect(r"\(Pdb\) ")
+    time.sleep(2.2)
     child.sendline("p number * 2")
     child.expect("82")
     child.expect(r"\(Pdb\) ")
