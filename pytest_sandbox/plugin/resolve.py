@@ -158,7 +158,9 @@ def _given_for_run(config: pytest.Config, option: Option) -> dict[str, Any]:
         if value is None:
             continue
         try:
-            new = _value(option, value, directory)
+            new: Any = _value(option, value, directory)
+            if source == "--sandbox-hide":
+                paths.refuse_absent(new)
         except SpecError as error:
             raise pytest.UsageError(f"{source}: {error}") from error
         found[option.name] = _joined(found.get(option.name), new) if option.kind is Kind.LIST else new
@@ -200,9 +202,13 @@ def _is_registered(config: pytest.Config, key: str) -> bool:
 
 def _marked(marks: Sequence[pytest.Mark], directory: Path, base: Plan) -> Plan:
     given: dict[str, Any] = {}
+    idle: list[str] = []
     # Farthest first: what comes later wins.
     for mark in reversed(marks):
         new = _arguments(mark, directory)
+        # What a class says is not said for its test that says enabled=False; and the machine's network that one has anyway.
+        said = [name for name, value in new.items() if name != "enabled" and value is not Network.HOST]
+        idle = said if "enabled" in new else [*idle, *said]
         for name in new.keys() & {"writable", "hide"}:
             new[name] = _joined(given.get(name), new[name])
         if new.keys() & {"scope", "group"}:
@@ -210,6 +216,11 @@ def _marked(marks: Sequence[pytest.Mark], directory: Path, base: Plan) -> Plan:
             given.pop("group", None)
         given |= new
     made = _over(base, given)
+    if idle and not given.get("enabled", True):
+        raise SpecError(
+            f"@pytest.mark.sandbox(enabled=False): {', '.join(idle)} would have no effect on a test without a sandbox: "
+            "leave out one or the other"
+        )
     if made.enabled and made.spec.network is Network.HOST and base.spec.network is not Network.HOST:
         raise SpecError(
             "@pytest.mark.sandbox(network='host'): the machine's own network is for a whole run only: "

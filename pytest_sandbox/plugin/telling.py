@@ -162,7 +162,8 @@ class Telling:
         self._changed()
 
     def _complete_by_ending(self, running: Running, outcome: Outcome) -> None:
-        if running.problem is None and running.killed is None and outcome.status is None:
+        own = running.killed is not None or outcome.ending is Ending.OUT_OF_MEMORY
+        if running.problem is None and not own and outcome.status is None:
             # Not its own end: the sandbox around it has gone, or is going. Why, the tree will know in a moment.
             self.unmade = Unrunnable("the sandbox around it ended", outcome)
         elif running.pid is None:

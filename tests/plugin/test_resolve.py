@@ -126,22 +126,22 @@ def test_the_closest_marker_wins_argument_by_argument(pytester: pytest.Pytester)
         pytester,
         source="""
             import pytest
-            pytestmark = pytest.mark.sandbox(memory="1M", swap="1M", disk="1M", pids=1, files=1)
+            pytestmark = pytest.mark.sandbox(memory="1M", swap="1M", disk="1M", pids=11, files=31)
 
-            @pytest.mark.sandbox(swap="2M", disk="2M", pids=2, files=2)
+            @pytest.mark.sandbox(swap="2M", disk="2M", pids=12, files=32)
             class Base:
                 pass
 
-            @pytest.mark.sandbox(disk="3M", pids=3, files=3)
+            @pytest.mark.sandbox(disk="3M", pids=13, files=33)
             class TestIt(Base):
-                @pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.sandbox(files=6))])
-                @pytest.mark.sandbox(pids=4, files=5)
-                @pytest.mark.sandbox(files=5)
+                @pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.sandbox(files=36))])
+                @pytest.mark.sandbox(pids=14, files=35)
+                @pytest.mark.sandbox(files=35)
                 def test(self, x):
                     pass
             """,
     ).plans["test[1]"]
-    assert found.spec.limits == Limits(memory=MIB, swap=2 * MIB, disk=3 * MIB, pids=4, files=6)
+    assert found.spec.limits == Limits(memory=MIB, swap=2 * MIB, disk=3 * MIB, pids=14, files=36)
 
 
 def test_a_lifted_limit_is_not_asked_for(pytester: pytest.Pytester) -> None:
@@ -198,7 +198,7 @@ def test_enabled_false_exempts_a_test(pytester: pytest.Pytester) -> None:
 def test_paths_are_relative_to_where_they_are_written(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """Command line: where pytest was called. Ini: the root directory. Marker: the test's file. Levels add up."""
     root = Path(pytester.path)
-    for name in ("ini", "sub/cli", "tests/marker", "home"):
+    for name in ("ini", "sub/cli", "sub/y", "tests/marker", "home"):
         (root / name).mkdir(parents=True)
     monkeypatch.setenv("HOME", str(root / "home"))
     pytester.makeini("[pytest]\nsandbox_writable =\n  ini\n  ~")
@@ -242,6 +242,8 @@ def test_scratch(pytester: pytest.Pytester) -> None:
     [
         (["--sandbox-writable=missing"], ["--sandbox-writable", "'missing' does not exist", "create it"]),
         (["--sandbox-writable=/"], ["the whole machine"]),
+        (["--sandbox-hide=d", "--sandbox-hide=missing"], ["--sandbox-hide: /", "missing does not exist", "ini key sandbox_hide"]),
+        (["--sandbox-hide=/proc"], ["--sandbox-hide", "'/proc' cannot be hidden", "below it"]),
         (["--sandbox-hide=~nobody-has-this-name/x"], ["--sandbox-hide", "no such home directory"]),
         (["--sandbox-hide=d", "--sandbox-writable=d"], ["both writable and hidden"]),
         (["--sandbox-scratch=missing"], ["--sandbox-scratch", "not a directory"]),
@@ -280,6 +282,7 @@ def test_nonsense_for_the_run_is_refused(pytester: pytest.Pytester, args: list[s
         ("group=''", ["not the name of a group"]),
         ("enabled='no'", ["neither True nor False"]),
         ("writable='missing'", ["writable='missing'", "does not exist"]),
+        ("enabled=False, memory='64M', pids=5", ["enabled=False): memory, pids would have no effect", "leave out one"]),
         ("hide=3", ["sandbox(hide=3)", "not a path"]),
         ("scratch='missing'", ["not a directory"]),
         ("network='host'", ["for a whole run only", "--sandbox-network=host", "enabled=False"]),
@@ -305,6 +308,20 @@ def test_the_hosts_network_for_the_whole_run(pytester: pytest.Pytester) -> None:
     assert spec(pytester, "--sandbox-network=host", marker="network='host'").network is Network.HOST
     assert spec(pytester, "--sandbox-network=host", marker="network='none'").network is Network.NONE
     assert spec(pytester, marker="network='host', enabled=False").network is Network.HOST
+
+
+def test_limits_of_others_do_not_disturb_a_test_without_a_sandbox(pytester: pytest.Pytester) -> None:
+    """A class's limits are for its other tests; what stands as close as enabled=False, or closer, would have no effect."""
+    source = """
+        import pytest
+        @pytest.mark.sandbox({0})
+        class TestIt:
+            @pytest.mark.sandbox({1})
+            def test(self): pass
+        """
+    assert not resolved(pytester, source=source.format("memory='64M'", "enabled=False")).plans["test"].enabled
+    assert resolved(pytester, source=source.format("enabled=False", "enabled=True, memory='64M'")).plans["test"].enabled
+    assert "memory would have no effect" in refusal(pytester, "--sandbox", source=source.format("enabled=False", "memory='64M'"))
 
 
 def test_every_wrong_test_is_named_up_to_ten(pytester: pytest.Pytester) -> None:

@@ -337,3 +337,40 @@ def test_xdist_is_refused(pytester: pytest.Pytester, compare: Compare) -> None:
     assert "xdist" in run.text
     assert "--no-sandbox" in run.text
     assert compare.one("-n0").status == 0
+
+
+def test_what_there_is_not_to_hide_is_told(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A path in the ini file or a marker may be one that other machines have: the run goes on, and says so."""
+    pytester.makeini("[pytest]\nsandbox_hide = ini-path\n")
+    pytester.makepyfile(
+        """
+        import os, pytest
+        @pytest.mark.sandbox(hide=["marker-path", "there"])
+        def test_1(): assert not os.listdir("there")
+        @pytest.mark.sandbox(enabled=False)
+        def test_2(): assert os.listdir("there")
+        """
+    )
+    (pytester.mkdir("there") / "file").touch()
+    run = compare.one()
+    run.result.assert_outcomes(passed=2)
+    assert "".join(line for line in run.text.splitlines(keepends=True) if "nothing to hide" in line) == (
+        f"sandbox: nothing to hide: {pytester.path}/ini-path does not exist here\n"
+        f"sandbox: nothing to hide: {pytester.path}/marker-path does not exist here\n"
+    )
+
+
+def test_limits_without_a_sandbox_are_refused(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Before the first test, with the name of the one that has them."""
+    pytester.makepyfile(
+        """
+        import pytest
+        def test_1(): pass
+        @pytest.mark.sandbox(enabled=False, memory="64M")
+        def test_2(): pass
+        """
+    )
+    run = compare.one()
+    assert run.status == pytest.ExitCode.USAGE_ERROR
+    assert not run.reports
+    assert "::test_2: @pytest.mark.sandbox(enabled=False): memory would have no effect" in run.text
