@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from pytest_sandbox.model.errors import SandboxError, SpecError, WireError
 from pytest_sandbox.model.outcome import Change, ChangeKind, Outcome, Usage
 from pytest_sandbox.model.spec import Limits, Network, Spec
+from pytest_sandbox.plugin import paths
 from pytest_sandbox.plugin.options import BY_NAME, closest
 from pytest_sandbox.plugin.settling import INSIDE
 from pytest_sandbox.sandbox import bodies
@@ -138,11 +140,8 @@ def _parse(given: Mapping[str, Any]) -> Frame:
             raise SpecError(f"sandbox_factory has no argument {name!r}{closest(name, known)} (there are {', '.join(known)})")
         try:
             if name == "hide":
-                others[name] = (
-                    [os.path.realpath(value)]
-                    if isinstance(value, (str, os.PathLike))
-                    else [os.path.realpath(path) for path in value]
-                )
+                written = [value] if isinstance(value, (str, os.PathLike)) else value
+                others[name] = [paths.hidden(os.fspath(path), Path()) for path in written]
             elif name == "network":
                 parsed = BY_NAME[name].parse(value)
                 others[name] = parsed.value if isinstance(parsed, Network) else str(parsed)

@@ -71,6 +71,7 @@ class Book:
         for report in done:
             if report.failed and not any(name == "Sandbox" for name, _ in report.sections):
                 report.sections.append(("Sandbox", describe(outcome, report.longreprtext)))
+                _name_limit(report, outcome.ending)
                 break
         if outcome.leaks and not any(report.failed for report in done):
             self._warn_of_leaks(item, outcome)
@@ -145,6 +146,13 @@ def make_report(item: pytest.Item, when: str, result: str, text: str | None, out
         captured = [(f"Captured {name} {when}", content.decode("utf-8", "replace")) for name, content in parts if content]
         report.sections += [("Sandbox", describe(outcome, text or "")), *captured]
     return report
+
+
+def _name_limit(report: pytest.TestReport, ending: Ending) -> None:
+    """Put the limit before what the short summary, junit and --tb=line say of an exception that was its consequence."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None and ending not in (Ending.EXITED, Ending.SIGNALLED, Ending.NO_REPORT):
+        crash.message = f"{ending.value}: {crash.message}"
 
 
 def show(config: pytest.Config, text: str) -> None:

@@ -108,6 +108,7 @@ class Telling:
             running.reported = self.position == len(self.items)
             if not running.reported:
                 clock.restart(running)  # a timeout is a test's, not the sandbox's
+                running.errno = 0
             self._changed()
         elif op == "done":
             self._done = True

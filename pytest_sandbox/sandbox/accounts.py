@@ -30,7 +30,7 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         usage=usage,
         status=status,
         killed=running.killed or _overrun(running, usage),
-        processes_refused=counted.pids_max_events or 0,
+        processes_refused=counted.pids_max_events,
         layer_full=fill.share if fill else 0.0,
         errno=running.errno,
         output=running.output(),

@@ -75,6 +75,29 @@ def test_output_before_the_end(pytester: pytest.Pytester) -> None:
     assert "its" in output
 
 
+@pytest.mark.parametrize(
+    ("limit", "body", "summary"),
+    [
+        pytest.param("disk='1M'", "open('/tmp/big', 'wb').write(bytes(1 << 23))", "disk full: OSError: [Errno 28]", id="disk"),
+        pytest.param("inodes=20", "for i in range(99): open(f'/tmp/{i}', 'w')", "disk full: OSError: [Errno 28]", id="inodes"),
+        pytest.param("pids=5", "for _ in range(9): subprocess.Popen(['sleep', '9'])", "too many processes: Blocking", id="pids",
+                     marks=needs("pids")),
+        pytest.param("memory='64M'", f"{GRANDCHILD[:-1]}, check=True)",
+                     "out of memory: subprocess.Called", id="memory", marks=needs("memory", "swap")),
+        pytest.param("pids=5", "raise BlockingIOError(11, 'a socket')", "- BlockingIOError: [Errno 11] a", id="no limit",
+                     marks=needs("pids")),
+    ],
+)  # fmt: skip
+def test_the_short_summary_names_the_limit(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, limit: str, body: str, summary: str
+) -> None:
+    """Also where the test raised what the limit led to, and nothing where none was met."""
+    monkeypatch.setenv("COLUMNS", "200")
+    output = case(pytester, f"@pytest.mark.sandbox({limit})\ndef test_it():\n    {body}\n")
+    last = output[output.index("short test summary info") :]
+    assert summary in last, last
+
+
 @needs("cpus")
 def test_throttling_is_told(pytester: pytest.Pytester) -> None:
     """How long the test waited for its share of CPU."""
