@@ -274,11 +274,23 @@ def check_unknown(parser: pytest.Parser, args: list[str]) -> None:
     for arg in unknown:
         if _looks_unknown(arg, known):
             flag = arg.partition("=")[0]
-            raise pytest.UsageError(f"unknown option {flag}{closest(flag, known)} (pytest --help lists all of them)")
+            hint = elsewhere(flag, Where.CLI) or f"{closest(flag, known)} (pytest --help lists all of them)"
+            raise pytest.UsageError(f"unknown option {flag}{hint}")
 
 
 def _looks_unknown(arg: str, known: list[str]) -> bool:
     return arg.startswith(("--sandbox", "--no-sandbox")) and arg.partition("=")[0] not in known
+
+
+def elsewhere(written: str, here: Where) -> str:
+    """The end of an error's sentence for an option or ini key whose name is one at other levels only; "" for any other."""
+    option = BY_NAME.get(written.lstrip("-").removeprefix("sandbox")[1:].replace("-", "_"))
+    if option is None or here in option.where:
+        return ""
+    place = f"the marker only: use @pytest.mark.sandbox({option.name}=...)"
+    if Where.CLI in option.where:
+        place = f"the command line only: use {option.flag}"
+    return f": {option.name} is for {place}"
 
 
 def closest(name: object, known: list[str] | tuple[str, ...]) -> str:

@@ -20,7 +20,7 @@ from pytest_sandbox.model.spec import Limits, Network, Spec
 
 from . import paths
 from .marks import closest_first
-from .options import BY_NAME, MARKER_NAMES, OPTIONS, Kind, Option, Scope, Where, closest
+from .options import BY_NAME, MARKER_NAMES, OPTIONS, Kind, Option, Scope, Where, closest, elsewhere
 
 __all__ = ["Plan", "Scope", "Settings", "enabled", "plan", "plans", "settings"]
 
@@ -168,7 +168,11 @@ def _given_for_run(config: pytest.Config, option: Option) -> dict[str, Any]:
 
 
 def _ini(config: pytest.Config, key: str) -> object:
-    """The ini file's value, None where it has none. pytest's own errors (a TOML number for text) gain the key."""
+    """The ini file's value, None where it has none. pytest's own errors (a TOML list for text) gain the key."""
+    # pytest 9 reads TOML with its types, and would refuse a number where text is taken too: "64M", but 512.
+    native = getattr(getattr(config, "_inicfg", {}).get(key), "value", None)
+    if type(native) in (int, float) and key != "sandbox":
+        return native
     try:
         value: object = config.getini(key)
     # pytest before 9.2 lets the converter's own error out.
@@ -186,7 +190,8 @@ def _refuse_unknown_keys(config: pytest.Config) -> None:
     known = ["sandbox"] + [option.key for option in OPTIONS if Where.INI in option.where]
     for key in keys:
         if key.startswith("sandbox_") and key not in known and not _is_registered(config, key):
-            raise pytest.UsageError(f"ini key {key} is not known{closest(key, known)} (pytest --help lists all of them)")
+            hint = elsewhere(key, Where.INI) or f"{closest(key, known)} (pytest --help lists all of them)"
+            raise pytest.UsageError(f"ini key {key} is not known{hint}")
 
 
 def _is_registered(config: pytest.Config, key: str) -> bool:

@@ -133,6 +133,13 @@ def test_a_misspelled_option_is_told_the_closest(pytester: pytest.Pytester, arg:
     assert f"unknown option {arg.partition('=')[0]}: did you mean {guess}?" in refusal(pytester, arg)
 
 
+@pytest.mark.parametrize("name", ["group", "enabled"])
+def test_an_option_that_only_the_marker_has(pytester: pytest.Pytester, name: str) -> None:
+    """Where it is to be written is told, and no other option that looks like it."""
+    words = f"unknown option --sandbox-{name}: {name} is for the marker only: use @pytest.mark.sandbox({name}=...)"
+    assert words in refusal(pytester, f"--sandbox-{name}=x")
+
+
 def test_options_of_others_are_left_alone(pytester: pytest.Pytester) -> None:
     """A conftest may have an option whose name begins like ours."""
     pytester.makeconftest("def pytest_addoption(parser): parser.addoption('--sandbox-colour')")

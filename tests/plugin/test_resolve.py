@@ -255,6 +255,11 @@ def test_scratch(pytester: pytest.Pytester) -> None:
         (["-o", "sandbox_usage=perhaps"], ["ini key sandbox_usage", "perhaps"]),
         (["-o", "sandbox_jobs=3"], ["ini key sandbox_jobs", "not in this version yet"]),
         (["-o", "sandbox_memroy=64M"], ["ini key sandbox_memroy", "did you mean 'sandbox_memory'?"]),
+        (["-o", "sandbox_group=db"], ["sandbox_group is not known: group is for the marker only", "sandbox(group=...)"]),
+        (
+            ["-o", "sandbox_doctor=true"],
+            ["sandbox_doctor is not known: doctor is for the command line only: use --sandbox-doctor"],
+        ),
         (["-o", "sandbox=perhaps"], ["ini key sandbox:", "perhaps"]),
     ],
 )
@@ -340,14 +345,33 @@ def test_every_wrong_test_is_named_up_to_ten(pytester: pytest.Pytester) -> None:
     assert "... and 15 more like these" in text
 
 
-def test_a_toml_number_is_told_to_be_text(pytester: pytest.Pytester) -> None:
-    """The TOML of pytest has types: its error gains our key."""
-    if pytest.version_tuple < (9,):
-        pytest.skip("pytest reads native TOML from version 9 on")
-    pytester.makepyprojecttoml("[tool.pytest]\nsandbox_pids = 5")
-    text = refusal(pytester, "--sandbox")
-    assert "ini key sandbox_pids" in text
-    assert "expects a string" in text
+NATIVE = pytest.mark.skipif(pytest.version_tuple < (9,), reason="pytest reads native TOML from version 9 on")
+
+
+@NATIVE
+def test_a_toml_number_is_a_number(pytester: pytest.Pytester) -> None:
+    """The TOML of pytest has types, and a number needs no quotes."""
+    written = "sandbox_pids = 5\nsandbox_cpus = 0.5\nsandbox_timeout = 2\nsandbox_memory = 67108864\nsandbox_hide = ['x']"
+    pytester.makepyprojecttoml(f"[tool.pytest]\nsandbox = true\nsandbox_usage = true\nsandbox_disk = '64M'\n{written}")
+    assert spec(pytester).limits == Limits(pids=5, cpus=0.5, timeout=2.0, memory=64 * MIB, disk=64 * MIB)
+
+
+@NATIVE
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sandbox_pids = 1.5", "1.5 is not a count"),
+        ("sandbox_pids = true", "ini key sandbox_pids"),
+        ("sandbox_pids = [5]", "ini key sandbox_pids"),
+        ("sandbox_usage = 1", "ini key sandbox_usage: 1 is neither True nor False"),
+        ("sandbox_hide = 3", "ini key sandbox_hide: 3 is not a path"),
+        ("sandbox = 1", "ini key sandbox:"),
+    ],
+)
+def test_a_toml_value_that_makes_no_sense(pytester: pytest.Pytester, line: str, words: str) -> None:
+    """The error has the key."""
+    pytester.makepyprojecttoml(f"[tool.pytest]\n{line}")
+    assert words in refusal(pytester, *([] if line == "sandbox = 1" else ["--sandbox"]))
 
 
 def test_pyproject_lists_and_text(pytester: pytest.Pytester) -> None:
