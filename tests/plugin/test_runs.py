@@ -374,3 +374,30 @@ def test_limits_without_a_sandbox_are_refused(pytester: pytest.Pytester, compare
     assert run.status == pytest.ExitCode.USAGE_ERROR
     assert not run.reports
     assert "::test_2: @pytest.mark.sandbox(enabled=False): memory would have no effect" in run.text
+
+
+def test_usage_table(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Columns are as wide as what is in them; why a figure is missing is said once, with the columns that lack it."""
+    pytester.makepyfile(
+        """
+        import os, pytest, subprocess, time
+        @pytest.mark.parametrize("name", ["a" * 100, "b"])
+        def test_killed(name): os.kill(os.getpid(), 9)
+        @pytest.mark.sandbox(timeout="100ms")
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_late(number): time.sleep(60)
+        @pytest.mark.sandbox(disk="1M")
+        def test_leaks():
+            for _ in range(12): subprocess.Popen(["sleep", "60"])
+            open("/tmp/big", "wb").write(bytes(1 << 22))
+        """
+    )
+    text = compare.one("--sandbox-usage").result.stdout.str()
+    table = text[text.index("= sandbox usage =") :].splitlines()[1:]
+    rows = [line for line in table if "::" in line and not line.startswith(("FAILED", "/"))][:5]
+    column = table[0].index("test")
+    assert {line.index("test_usage_table.py::") for line in rows} == {column}
+    assert any("disk full (12 leaked)" in line for line in rows)
+    reasons = [line for line in table if line.startswith("not measured")]
+    assert len({line.rpartition(": ")[2] for line in reasons}) == len(reasons)
+    assert "not measured (-): network: init, which reads it at the end, was killed or still runs" in reasons
