@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -168,3 +170,10 @@ def test_other_platforms_can_import_it(platform: str) -> None:
         "import pytest_sandbox.plugin.options, pytest_sandbox.plugin.resolve"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_docs_list_every_option_as_it_is() -> None:
+    """The tables in docs/options.md are those that conf.py makes of the table of options; building the docs writes them."""
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "options.md").read_text()
+    assert runpy.run_path(str(docs / "conf.py"))["with_tables"](page) == page
