@@ -101,14 +101,20 @@ class SandboxFactory:
         return SandboxFactory(self._inside, {**self._given, **given})
 
     def run(
-        self, argv: Sequence[str | os.PathLike[str]], *, cwd: str | None = None, env: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        input: bytes | None = None,  # noqa: A002  # as in `subprocess.run`
     ) -> Result:
         """Run a program to its end. Its output, ending and usage are in the result; a limit that is hit is no exception.
 
-        Raises TypeError where `argv` is not a list of at least the program's name.
+        input is what it reads from its stdin; nothing where there is none.
+        Raises TypeError where `argv` is not a list of at least the program's name, or `input` not bytes.
         """
-        bodies.check_argv(argv)
-        return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env))[0]
+        bodies.check_program(argv, input)
+        return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env, input))[0]
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # the function's own
         """Call a function; its value, if that is plain data. CallError says how the sandbox ended, or what was raised."""
