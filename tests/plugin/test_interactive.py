@@ -69,6 +69,19 @@ def test_breakpoint(pytester: pytest.Pytester, where: str) -> None:
     child.expect(pexpect.EOF)
 
 
+@pytest.mark.parametrize("options", [(), ("--capture=sys",), ("-s",)], ids=" ".join)
+@pytest.mark.parametrize(("commands", "outcome"), [("p number * 2\nc\n", "passed"), ("", "failed")], ids=["commands", "nothing"])
+def test_breakpoint_with_a_pipe(pytester: pytest.Pytester, options: tuple[str, ...], commands: str, outcome: str) -> None:
+    """A debugger takes its commands from a pipe as in plain pytest; at the end of the pipe the test fails, there as here."""
+    pytester.makepyfile("def test_1():\n    number = 41\n    breakpoint()\n    assert number == 41\ndef test_2(): pass\n")
+    for sandbox in ((), ("--sandbox",)):
+        command = [sys.executable, "-m", "pytest", *options, *sandbox]
+        done = subprocess.run(command, cwd=pytester.path, input=commands, capture_output=True, text=True, timeout=60, check=False)
+        assert f"1 {outcome}, 1 passed" in done.stdout or (outcome == "passed" and "2 passed" in done.stdout), done.stdout
+        assert ("(Pdb) 82" in done.stdout) == bool(commands)
+        assert ("BdbQuit" in done.stdout) == (not commands)
+
+
 def test_trace(pytester: pytest.Pytester) -> None:
     """--trace stops at the start of each test."""
     pytester.makepyfile("def test_1():\n    value = 41\n")
