@@ -104,6 +104,21 @@ def test_stepwise_after_a_repair(pytester: pytest.Pytester, compare: Compare) ->
     assert [report[0][-6:] for report in second.outcomes() if report[1] == "call"] == ["test_2", "test_3"]
 
 
+def test_cache_by_the_config(pytester: pytest.Pytester, compare: Compare) -> None:
+    """The same without the fixture `cache`, in the first run of all, and from a session fixture."""
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture(scope="session")
+        def noted(request): request.config.cache.set("my/fixture", "noted")
+        def test_1(request, noted): request.config.cache.set("my/test", request.config.cache.get("my/test", 0) + 1)
+        """
+    )
+    for pair in compare.sequence([], [], ["--cache-show"]):
+        pair.assert_same()
+        assert set(pair.boxed.files) == set(pair.plain.files)
+
+
 def test_cache_of_tests(pytester: pytest.Pytester, compare: Compare) -> None:
     """What tests and fixtures put into pytest's cache is there in the next run."""
     pytester.makepyfile(
