@@ -81,12 +81,18 @@ def unreleased() -> str:
     return "## Not yet released\n\n" + "\n".join(items) + "\n"
 
 
-def write_generated() -> None:
-    """Write what the pages include."""
+def with_tables(page: str) -> str:
+    """The text of options.md with its tables as they are now: they stand there, so that the source can be read too."""
+    for name, table in (("options", options_table()), ("units", units_list())):
+        begin, end = f"<!-- {name}: written by conf.py -->\n\n", f"\n<!-- end of {name} -->"
+        before, _, rest = page.partition(begin)
+        page = before + begin + table + end + rest.partition(end)[2]
+    return page
+
+
+def setup(_app: object) -> None:
+    """Write what is generated, before Sphinx reads any page."""
+    options = HERE / "options.md"
+    options.write_text(with_tables(options.read_text()))
     GENERATED.mkdir(exist_ok=True)
-    (GENERATED / "options.md").write_text(options_table())
-    (GENERATED / "units.md").write_text(units_list())
     (GENERATED / "unreleased.md").write_text(unreleased())
-
-
-write_generated()

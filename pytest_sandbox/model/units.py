@@ -74,10 +74,10 @@ def parse_seconds(value: object) -> float | None:
     return _positive(seconds, value, SECONDS_FORMS)
 
 
-def parse_count(value: object, *, least: int = 1) -> int | None:
+def parse_count(value: object, *, least: int = 1, because: str = "") -> int | None:
     """The whole number in "512" or 512; None where the limit is lifted.
 
-    Raises SpecError for anything else, and for less than `least`.
+    Raises SpecError for anything else, and for less than `least`, with the reason for that.
     """
     text = _text(value, "a count", COUNT_FORMS)
     if text is None:
@@ -85,7 +85,7 @@ def parse_count(value: object, *, least: int = 1) -> int | None:
     if not re.fullmatch(r"[0-9]{1,30}", text):
         raise _no(value, "a count", COUNT_FORMS)
     if int(text) < least:
-        raise SpecError(f"{_shown(value)} is too few: write at least {least}; {_LIFT}")
+        raise SpecError(f"{_shown(value)} is too few: write at least {least}{because and f', {because}'}; {_LIFT}")
     return _bounded(int(text), value)
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from pytest_sandbox.model.errors import UnavailableError
-from pytest_sandbox.plugin import resolve
+from pytest_sandbox.plugin import paths, resolve
 from pytest_sandbox.plugin.ledger import Ledger
-from pytest_sandbox.plugin.report import Book
+from pytest_sandbox.plugin.report import Book, show
 from pytest_sandbox.plugin.through import let_through
 from pytest_sandbox.plugin.walk import Walk
 from pytest_sandbox.sandbox import host
@@ -58,6 +58,7 @@ class Controller:
         base, *self.plans = let_through(self.config, session.items, plans)
         self.settings = dataclasses.replace(self.settings, base=base)
         self._refuse(session.items)
+        self._tell_absent()
         with Walk(session, self.plans, self.settings, self.book, self.ledger) as walk:
             walk.all()
         return True
@@ -69,6 +70,12 @@ class Controller:
                     host.refuse(plan.spec, self.known)
                 except UnavailableError as error:
                     raise pytest.UsageError(f"{item.nodeid}: {error}") from error
+
+    def _tell_absent(self) -> None:
+        """Say what there was not to hide: a typing error, or a path that only other machines have."""
+        hidden = dict.fromkeys(path for plan in self.plans if plan.enabled for path in plan.spec.hide)
+        for path in paths.absent(hidden):
+            show(self.config, f"sandbox: nothing to hide: {path} does not exist here\n")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The usage table, and where kept files are."""

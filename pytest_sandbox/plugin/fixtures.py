@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from pytest_sandbox.model.errors import SandboxError, SpecError, WireError
 from pytest_sandbox.model.outcome import Change, ChangeKind, Outcome, Usage
 from pytest_sandbox.model.spec import Limits, Network, Spec
+from pytest_sandbox.plugin import paths
 from pytest_sandbox.plugin.options import BY_NAME, closest
 from pytest_sandbox.plugin.settling import INSIDE
 from pytest_sandbox.sandbox import bodies
@@ -100,14 +102,20 @@ class SandboxFactory:
         return SandboxFactory(self._inside, {**self._given, **given})
 
     def run(
-        self, argv: Sequence[str | os.PathLike[str]], *, cwd: str | None = None, env: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        input: bytes | None = None,  # noqa: A002  # as in `subprocess.run`
     ) -> Result:
         """Run a program to its end. Its output, ending and usage are in the result; a limit that is hit is no exception.
 
-        Raises TypeError where `argv` is not a list of at least the program's name.
+        input is what it reads from its stdin; nothing where there is none.
+        Raises TypeError where `argv` is not a list of at least the program's name, or `input` not bytes.
         """
-        bodies.check_argv(argv)
-        return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env))[0]
+        bodies.check_program(argv, input)
+        return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env, input))[0]
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # the function's own
         """Call a function; its value, if that is plain data. CallError says how the sandbox ended, or what was raised."""
@@ -138,11 +146,8 @@ def _parse(given: Mapping[str, Any]) -> Frame:
             raise SpecError(f"sandbox_factory has no argument {name!r}{closest(name, known)} (there are {', '.join(known)})")
         try:
             if name == "hide":
-                others[name] = (
-                    [os.path.realpath(value)]
-                    if isinstance(value, (str, os.PathLike))
-                    else [os.path.realpath(path) for path in value]
-                )
+                written = [value] if isinstance(value, (str, os.PathLike)) else value
+                others[name] = [paths.hidden(os.fspath(path), Path()) for path in written]
             elif name == "network":
                 parsed = BY_NAME[name].parse(value)
                 others[name] = parsed.value if isinstance(parsed, Network) else str(parsed)

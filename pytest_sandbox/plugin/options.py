@@ -91,6 +91,10 @@ def _size(least: int) -> Callable[[object], object]:
     return lambda value: units.parse_size(value, least=least)
 
 
+def _count(least: int, because: str) -> Callable[[object], object]:
+    return lambda value: units.parse_count(value, least=least, because=because)
+
+
 def _path(value: object) -> str:
     """A path as it was written; `resolve` knows what it is relative to."""
     path = value.__fspath__() if hasattr(value, "__fspath__") else value
@@ -137,19 +141,32 @@ _L: Final = Limits()
 _S: Final = Spec()
 
 # The least of each limit is what still does what it says: tmpfs takes a size or number of inodes of 0 for "no limit"
-# (tmpfs(5)), and memory of less than a mebibyte is a forgotten unit ("64" for "64M").
+# (tmpfs(5)), and memory of less than a mebibyte is a forgotten unit ("64" for "64M"). With less than the least of pids, files
+# and inodes no test would begin: found by trying (2, 14 and 4), with room for plugins and for other kernels' overlays.
 OPTIONS: Final[tuple[Option, ...]] = (
     Option("scope", _choice(Scope), Scope.TEST, "tests that share a sandbox: test, class, module, package, session", "SCOPE"),
     Option("network", _choice(Network), _S.network, "network inside: auto, loopback, none, shared, host", "NETWORK"),
     Option("memory", _size(MIB), _L.memory, "most memory, page cache included", "SIZE"),
     Option("swap", _size(0), _L.swap, "most swap space", "SIZE"),
-    Option("pids", units.parse_count, _L.pids, "most processes and threads", "COUNT"),
+    Option("pids", _count(2, "as pid 1 of each sandbox is the sandbox's own"), _L.pids, "most processes and threads", "COUNT"),
     Option("cpus", units.parse_fraction, _L.cpus, "most CPUs at a time, such as 0.5", "CPUS"),
     Option("cpu_time", units.parse_seconds, _L.cpu_time, "most CPU time, all processes together", "SECONDS"),
-    Option("timeout", units.parse_seconds, _L.timeout, "most wall time", "SECONDS"),
+    Option("timeout", units.parse_seconds, _L.timeout, "most wall time of each test", "SECONDS"),
     Option("disk", _size(4096), _L.disk, "most bytes written to files and still there", "SIZE"),
-    Option("inodes", units.parse_count, _L.inodes, "most files and directories written", "COUNT"),
-    Option("files", units.parse_count, _L.files, "most open file descriptors in a process", "COUNT"),
+    Option(
+        "inodes",
+        _count(8, "as making the sandbox's overlays takes some for a moment"),
+        _L.inodes,
+        "most files and directories written",
+        "COUNT",
+    ),
+    Option(
+        "files",
+        _count(24, "as pytest and the sandbox keep about 15 open themselves"),
+        _L.files,
+        "most open file descriptors in a process",
+        "COUNT",
+    ),
     Option("output", _size(1), _L.output, "most bytes of output", "SIZE"),
     Option("writable", _path, (), "path that tests may really change; repeatable", "PATH", Kind.LIST),
     Option("hide", _path, (), "path that is empty inside; repeatable", "PATH", Kind.LIST),
@@ -257,11 +274,23 @@ def check_unknown(parser: pytest.Parser, args: list[str]) -> None:
     for arg in unknown:
         if _looks_unknown(arg, known):
             flag = arg.partition("=")[0]
-            raise pytest.UsageError(f"unknown option {flag}{closest(flag, known)} (pytest --help lists all of them)")
+            hint = elsewhere(flag, Where.CLI) or f"{closest(flag, known)} (pytest --help lists all of them)"
+            raise pytest.UsageError(f"unknown option {flag}{hint}")
 
 
 def _looks_unknown(arg: str, known: list[str]) -> bool:
     return arg.startswith(("--sandbox", "--no-sandbox")) and arg.partition("=")[0] not in known
+
+
+def elsewhere(written: str, here: Where) -> str:
+    """The end of an error's sentence for an option or ini key whose name is one at other levels only; "" for any other."""
+    option = BY_NAME.get(written.lstrip("-").removeprefix("sandbox")[1:].replace("-", "_"))
+    if option is None or here in option.where:
+        return ""
+    place = f"the marker only: use @pytest.mark.sandbox({option.name}=...)"
+    if Where.CLI in option.where:
+        place = f"the command line only: use {option.flag}"
+    return f": {option.name} is for {place}"
 
 
 def closest(name: object, known: list[str] | tuple[str, ...]) -> str:

@@ -7,9 +7,13 @@ each sandbox would else follow them in a tree of its own. All raise SpecError fo
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_sandbox.model.errors import SpecError
+
+#: What no sandbox can do without.
+_KERNEL = ("/dev", "/proc", "/sys")
 
 
 def writable(path: str, directory: Path) -> str:
@@ -22,7 +26,24 @@ def writable(path: str, directory: Path) -> str:
 
 def hidden(path: str, directory: Path) -> str:
     """A path that is to be empty inside. Where there is none, as ~/.ssh on a CI machine, nothing has to be hidden."""
-    return _below_root(path, directory)
+    found = _below_root(path, directory)
+    if found in _KERNEL:
+        raise SpecError(f"{path!r} cannot be hidden: the sandbox is made with it. Name what is meant below it")
+    return found
+
+
+def refuse_absent(hidden_paths: Iterable[str]) -> None:
+    """Raise SpecError for a path to hide that is not there: on the command line, which is this machine's, it is a mistake."""
+    for path in absent(hidden_paths):
+        raise SpecError(
+            f"{path} does not exist, so that nothing would be hidden: correct the path, or, if only some machines have it, "
+            "name it in the ini key sandbox_hide"
+        )
+
+
+def absent(hidden_paths: Iterable[str]) -> list[str]:
+    """Those that are not there."""
+    return [path for path in hidden_paths if not os.path.lexists(path)]
 
 
 def scratch(path: str, directory: Path) -> str:

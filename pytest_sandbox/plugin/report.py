@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,13 @@ _PROPERTIES = (
     "wall", "cpu", "memory_peak", "memory_anon", "memory_file", "oom_kills", "pids_peak", "bytes_read", "bytes_written",
     "overlay_bytes", "network_received", "network_sent", "throttled",
 )  # fmt: skip
+#: The table's figures: what each is called there, the field of Usage, and how it is written.
+_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "wall": ("wall", format_seconds), "cpu": ("cpu", format_seconds), "memory": ("memory_peak", format_size),
+    "pids": ("pids_peak", str), "written": ("overlay_bytes", format_size), "network": ("network_sent", format_size),
+}  # fmt: skip
+#: Least width of each, and of the ending: most tables of most runs then look the same.
+_LEAST = (9, 9, 9, 5, 9, 9, 18)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class Book:
         for report in done:
             if report.failed and not any(name == "Sandbox" for name, _ in report.sections):
                 report.sections.append(("Sandbox", describe(outcome, report.longreprtext)))
+                _name_limit(report, outcome.ending)
                 break
         if outcome.leaks and not any(report.failed for report in done):
             self._warn_of_leaks(item, outcome)
@@ -147,6 +155,13 @@ def make_report(item: pytest.Item, when: str, result: str, text: str | None, out
     return report
 
 
+def _name_limit(report: pytest.TestReport, ending: Ending) -> None:
+    """Put the limit before what the short summary, junit and --tb=line say of an exception that was its consequence."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None and ending not in (Ending.EXITED, Ending.SIGNALLED, Ending.NO_REPORT):
+        crash.message = f"{ending.value}: {crash.message}"
+
+
 def show(config: pytest.Config, text: str) -> None:
     """Write to pytest's terminal, as its own reporter does."""
     reporter = config.pluginmanager.getplugin("terminalreporter")
@@ -218,28 +233,37 @@ def _properties(outcome: Outcome) -> list[tuple[str, object]]:
 
 
 def _table(rows: list[_Row], *, everything: bool) -> Iterator[str]:
-    yield f"{'wall':>9} {'cpu':>9} {'memory':>9} {'pids':>5} {'written':>9} {'network':>9}  {'ending':<18} test"
     ordered = sorted(rows, key=lambda row: (row.outcome.usage.wall, row.outcome.usage.memory_peak or 0), reverse=True)
-    for row in ordered if everything else ordered[:_ROWS]:
-        yield _line(row)
-    if len(ordered) > _ROWS and not everything:
-        yield f"... and {len(ordered) - _ROWS} more (-v shows all)"
-    reasons = {f"{name}: {reason}" for row in rows for name, reason in row.outcome.usage.missing.items()}
-    for reason in sorted(reasons)[:_ROWS]:
-        yield f"not measured: {reason}"
+    shown = ordered if everything else ordered[:_ROWS]
+    lines = [(*_COLUMNS, "ending", "test"), *map(_cells, shown)]
+    widths = [max(least, *(len(line[index]) for line in lines)) for index, least in enumerate(_LEAST)]
+    for *figures, ending, name in lines:
+        right = " ".join(f"{figure:>{width}}" for figure, width in zip(figures, widths, strict=False))
+        yield f"{right}  {ending:<{widths[-1]}} {name}"
+    if len(ordered) > len(shown):
+        yield f"... and {len(ordered) - len(shown)} more (-v shows all)"
+    yield from _unmeasured(shown)
 
 
-def _line(row: _Row) -> str:
+def _cells(row: _Row) -> tuple[str, ...]:
     usage, ending = row.outcome.usage, row.outcome.ending
-    network = None if usage.network_sent is None else usage.network_sent
-    cells = [
-        f"{format_seconds(usage.wall):>9}",
-        f"{'-' if usage.cpu is None else format_seconds(usage.cpu):>9}",
-        f"{'-' if usage.memory_peak is None else format_size(usage.memory_peak):>9}",
-        f"{'-' if usage.pids_peak is None else usage.pids_peak:>5}",
-        f"{'-' if usage.overlay_bytes is None else format_size(usage.overlay_bytes):>9}",
-        f"{'-' if network is None else format_size(network):>9}",
+    figures = [
+        "-" if value is None else form(value)
+        for form, value in ((form, getattr(usage, field)) for field, form in _COLUMNS.values())
     ]
     leaks = f" ({len(row.outcome.leaks)} leaked)" if row.outcome.leaks else ""
-    shown = "" if ending is Ending.EXITED else ending.value
-    return f"{' '.join(cells)}  {shown + leaks:<18} {'[' + row.kind + '] ' if row.kind != 'test' else ''}{row.name}"
+    told = "" if ending is Ending.EXITED else ending.value
+    return (*figures, told + leaks, f"[{row.kind}] {row.name}" if row.kind != "test" else row.name)
+
+
+def _unmeasured(rows: Sequence[_Row]) -> Iterator[str]:
+    """Each reason for a missing figure once, with the columns that it is missing in."""
+    columns: dict[str, dict[str, None]] = {}
+    for name, (field, _) in _COLUMNS.items():
+        for row in rows:
+            # What stands in parentheses, such as which cgroup it is, differs where the reason is the same: the doctor says it.
+            reason, _, _ = row.outcome.usage.missing.get(field, "").partition(" (")
+            if reason:
+                columns.setdefault(reason, {})[name] = None
+    for reason, names in columns.items():
+        yield f"not measured (-): {', '.join(names)}: {reason}"

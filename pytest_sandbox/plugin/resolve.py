@@ -20,7 +20,7 @@ from pytest_sandbox.model.spec import Limits, Network, Spec
 
 from . import paths
 from .marks import closest_first
-from .options import BY_NAME, MARKER_NAMES, OPTIONS, Kind, Option, Scope, Where, closest
+from .options import BY_NAME, MARKER_NAMES, OPTIONS, Kind, Option, Scope, Where, closest, elsewhere
 
 __all__ = ["Plan", "Scope", "Settings", "enabled", "plan", "plans", "settings"]
 
@@ -158,7 +158,9 @@ def _given_for_run(config: pytest.Config, option: Option) -> dict[str, Any]:
         if value is None:
             continue
         try:
-            new = _value(option, value, directory)
+            new: Any = _value(option, value, directory)
+            if source == "--sandbox-hide":
+                paths.refuse_absent(new)
         except SpecError as error:
             raise pytest.UsageError(f"{source}: {error}") from error
         found[option.name] = _joined(found.get(option.name), new) if option.kind is Kind.LIST else new
@@ -166,7 +168,11 @@ def _given_for_run(config: pytest.Config, option: Option) -> dict[str, Any]:
 
 
 def _ini(config: pytest.Config, key: str) -> object:
-    """The ini file's value, None where it has none. pytest's own errors (a TOML number for text) gain the key."""
+    """The ini file's value, None where it has none. pytest's own errors (a TOML list for text) gain the key."""
+    # pytest 9 reads TOML with its types, and would refuse a number where text is taken too: "64M", but 512.
+    native = getattr(getattr(config, "_inicfg", {}).get(key), "value", None)
+    if type(native) in (int, float) and key != "sandbox":
+        return native
     try:
         value: object = config.getini(key)
     # pytest before 9.2 lets the converter's own error out.
@@ -184,7 +190,8 @@ def _refuse_unknown_keys(config: pytest.Config) -> None:
     known = ["sandbox"] + [option.key for option in OPTIONS if Where.INI in option.where]
     for key in keys:
         if key.startswith("sandbox_") and key not in known and not _is_registered(config, key):
-            raise pytest.UsageError(f"ini key {key} is not known{closest(key, known)} (pytest --help lists all of them)")
+            hint = elsewhere(key, Where.INI) or f"{closest(key, known)} (pytest --help lists all of them)"
+            raise pytest.UsageError(f"ini key {key} is not known{hint}")
 
 
 def _is_registered(config: pytest.Config, key: str) -> bool:
@@ -200,9 +207,13 @@ def _is_registered(config: pytest.Config, key: str) -> bool:
 
 def _marked(marks: Sequence[pytest.Mark], directory: Path, base: Plan) -> Plan:
     given: dict[str, Any] = {}
+    idle: list[str] = []
     # Farthest first: what comes later wins.
     for mark in reversed(marks):
         new = _arguments(mark, directory)
+        # What a class says is not said for its test that says enabled=False; and the machine's network that one has anyway.
+        said = [name for name, value in new.items() if name != "enabled" and value is not Network.HOST]
+        idle = said if "enabled" in new else [*idle, *said]
         for name in new.keys() & {"writable", "hide"}:
             new[name] = _joined(given.get(name), new[name])
         if new.keys() & {"scope", "group"}:
@@ -210,6 +221,11 @@ def _marked(marks: Sequence[pytest.Mark], directory: Path, base: Plan) -> Plan:
             given.pop("group", None)
         given |= new
     made = _over(base, given)
+    if idle and not given.get("enabled", True):
+        raise SpecError(
+            f"@pytest.mark.sandbox(enabled=False): {', '.join(idle)} would have no effect on a test without a sandbox: "
+            "leave out one or the other"
+        )
     if made.enabled and made.spec.network is Network.HOST and base.spec.network is not Network.HOST:
         raise SpecError(
             "@pytest.mark.sandbox(network='host'): the machine's own network is for a whole run only: "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import os
+import stat
 from typing import IO, Any
 
 import pytest
@@ -52,16 +53,22 @@ def keeps_terminal(config: pytest.Config) -> bool:
         return False
 
 
-def terminal_descriptors(config: pytest.Config) -> tuple[int, ...]:
-    """Where pytest keeps the terminal while it captures."""
-    return tuple(capture.targetfd_save for capture in captures(config))
+def kept_descriptors(config: pytest.Config, *, keeps: bool) -> tuple[int, ...]:
+    """Where pytest keeps, while it captures, what sandboxes get too: the terminal, or else a stdin that is a pipe."""
+    saved = {capture.targetfd: capture.targetfd_save for capture in captures(config)}
+    return tuple(saved.values()) if keeps else tuple(fd for target, fd in saved.items() if target == 0 and _is_pipe(fd))
+
+
+def _is_pipe(fd: int) -> bool:
+    """Whether it is a pipe: whoever reads it does nothing else to the machine, while a file could be opened anew and written."""
+    return stat.S_ISFIFO(os.fstat(fd).st_mode)
 
 
 def _take_descriptors(config: pytest.Config, inside: Inside, *, keeps: bool) -> None:
     """Put the sandbox's own files under pytest's capture and under descriptors 0, 1 and 2.
 
     Where the terminal is kept (-s, --pdb, a run by hand that may meet a breakpoint) what pytest shows uncaptured goes to it;
-    elsewhere to a file that the controller shows afterwards.
+    elsewhere to a file that the controller shows afterwards. A stdin that is a pipe, with a debugger's commands say, stays.
     """
     own = {1: inside.descriptors.stdout, 2: inside.descriptors.stderr}
     captured = {capture.targetfd: capture for capture in captures(config)}
@@ -72,9 +79,9 @@ def _take_descriptors(config: pytest.Config, inside: Inside, *, keeps: bool) -> 
             os.dup2(own[fd], capture.tmpfile.fileno(), inheritable=False)
         if not keeps:
             shown = inside.descriptors.shown if fd else null
-            os.dup2(shown, fd)
-            if capture is not None:
-                os.dup2(shown, capture.targetfd_save, inheritable=False)
+            for target in (fd,) if capture is None else (fd, capture.targetfd_save):
+                if fd or not _is_pipe(target):
+                    os.dup2(shown, target, inheritable=target == fd)
         if capture is not None and fd and capture._state == "started":
             os.dup2(own[fd], fd)
     os.close(null)

@@ -20,10 +20,13 @@ from pytest_sandbox.plugin.scope import Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.settling import keeps_terminal
 from pytest_sandbox.plugin.tmp import keep_changes, keep_tmp_path
+from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
 
+#: Limits that end whoever meets them: by a kill, which the test may not have noticed.
+_MET = frozenset({Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.CPU_TIME, Ending.TOO_MUCH_OUTPUT})
 _TMP_FIXTURES = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_factory", "pytester", "testdir"})
 
 
@@ -87,6 +90,8 @@ class Telling:
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """See `inside.unit_body` for what a unit says. Raises WireError for what it must not say."""
+        if running.killed is not None:
+            return  # a test that has met its limit has failed, also if it ends before it is killed
         op = frame["op"]
         if op == "report":
             report = from_frame(self.session.config, frame, self.item.nodeid)
@@ -101,18 +106,26 @@ class Telling:
             self._expect(frame)
             self._next()
             running.reported = self.position == len(self.items)
+            if not running.reported:
+                clock.restart(running)  # a timeout is a test's, not the sandbox's
+                running.errno = 0
             self._changed()
         elif op == "done":
             self._done = True
         elif op == "errno":
             running.errno = whole_number(frame, "errno")
         elif op == "hold":
-            # Nobody is there to debug where the terminal is not kept: a test must not stop its own clock.
-            running.hold = bool(frame.get("value")) and keeps_terminal(self.session.config)
+            self._hold(running, on=bool(frame.get("value")))
         elif op in ("exit", "interrupt", "internal", "stop"):
             self.interruption = frame
         else:
             self._pass_on(running, frame)
+
+    def _hold(self, running: Running, *, on: bool) -> None:
+        """Stop the clock for a debugger; nobody is in one where the terminal is not kept, and a test must not do it."""
+        if keeps_terminal(self.session.config):
+            running.hold = on
+            clock.restart(running)
 
     def _pass_on(self, running: Running, frame: Frame) -> None:
         op = frame["op"]
@@ -144,13 +157,14 @@ class Telling:
         self.outcome = outcome
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)
-        elif outcome.ending is Ending.OUT_OF_MEMORY:
-            self._fail_for_kill(outcome)
+        elif outcome.ending in _MET:
+            self._fail_after_all(outcome)
         self._keep(running, outcome)
         self._changed()
 
     def _complete_by_ending(self, running: Running, outcome: Outcome) -> None:
-        if running.problem is None and running.killed is None and outcome.status is None:
+        own = running.killed is not None or outcome.ending is Ending.OUT_OF_MEMORY
+        if running.problem is None and not own and outcome.status is None:
             # Not its own end: the sandbox around it has gone, or is going. Why, the tree will know in a moment.
             self.unmade = Unrunnable("the sandbox around it ended", outcome)
         elif running.pid is None:
@@ -158,12 +172,13 @@ class Telling:
         else:
             self._complete(outcome.sentence, outcome)
 
-    def _fail_for_kill(self, outcome: Outcome) -> None:
-        """The kernel killed something in the sandbox: that is a failure, even if the test did not notice."""
-        if not self.finished or any(report.failed for report in self.finished[-1][1]):
+    def _fail_after_all(self, outcome: Outcome) -> None:
+        """A limit that ends tests was met when they had said all they had to: that is the last one's failure all the same."""
+        if not self.finished or any(_has_failed(report) for report in self.finished[-1][1]):
             return
         item, done = self.finished[-1]
         failure = make_report(item, "call", "failed", outcome.sentence)
+        _as_expected(item, failure)
         kept = [report for report in done if not (report.when == "call" and report.passed)]
         done[:] = [report for report in kept if report.when != "teardown"] + [failure]
         done += [report for report in kept if report.when == "teardown"]
@@ -287,6 +302,11 @@ class Telling:
             raise RuntimeError(f"in the sandbox of {self.item.nodeid}:\n{frame.get('traceback')}")
         if not self.session.shouldfail:  # which the reports fired here may have said already
             self.session.shouldstop = str(frame.get("reason", ""))
+
+
+def _has_failed(report: pytest.TestReport) -> bool:
+    """Whether it failed, be it as expected."""
+    return report.failed or (report.skipped and hasattr(report, "wasxfail"))
 
 
 def _as_expected(item: pytest.Item, report: pytest.TestReport) -> None:

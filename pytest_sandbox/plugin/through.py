@@ -1,6 +1,6 @@
 """Paths that tests may really change though nobody said so: what is written for later runs. Imports pytest and `resolve`.
 
-The cache directory, Hypothesis's examples and the log file; each only if it is used, and if this user may write it.
+The cache directory, Hypothesis's examples and the log file; each only if this user may write it.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ def _with(plan: Plan, paths: Sequence[str]) -> Plan:
 def _paths(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[str]:
     cache: Any = getattr(config, "cache", None)
     if cache is not None:
-        if any("cache" in getattr(item, "fixturenames", ()) for item in items):
-            with contextlib.suppress(AttributeError, OSError):
-                cache._ensure_cache_dir_and_supporting_files()
+        with contextlib.suppress(AttributeError, OSError):
+            cache._ensure_cache_dir_and_supporting_files()  # as the end of the run would: a test may use config.cache
         yield str(cache._cachedir)
     examples = os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY", ".hypothesis")
     if any(getattr(getattr(item, "obj", None), "is_hypothesis_test", False) for item in items):

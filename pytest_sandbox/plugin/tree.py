@@ -13,7 +13,7 @@ import pytest
 from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
 
-from pytest_sandbox.model.spec import Spec
+from pytest_sandbox.model.spec import Limits, Spec
 from pytest_sandbox.plugin import inside, resolve
 from pytest_sandbox.plugin.inside import World
 from pytest_sandbox.plugin.report import Book, make_report
@@ -24,6 +24,8 @@ from pytest_sandbox.sandbox.running import Listener, Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
 
+#: What a scope has at least: to fork a sandbox takes 3 processes and some 30 descriptors.
+_SCOPE_LEAST = {"pids": 16, "files": 64, "inodes": 64}
 #: How long a scope may take to be gone after what stood on it, in seconds.
 DEATH_TIME = 1.0
 
@@ -36,9 +38,8 @@ class Tree:
     ) -> None:
         self._world, self._supervisor, self._book, self._units = world, supervisor, book, units
         self._index = {id(unit): index for index, unit in enumerate(units)}
-        limits = dataclasses.replace(settings.base.spec.limits, timeout=None, cpu_time=None)
         # A scope has the run's limits, not those of the test that happens to come first; and no limit of time.
-        self._spec: Spec = dataclasses.replace(settings.base.spec, limits=limits)
+        self._spec: Spec = dataclasses.replace(settings.base.spec, limits=_for_scopes(settings.base.spec.limits))
         self._broken: dict[int, Unrunnable] = {}
         self._unshared: set[int] = set()
         self.open: list[Scope] = []
@@ -259,6 +260,12 @@ class Tree:
             if scope.outcome is not None:
                 self._book.add_scope(scope.node, scope.outcome)
         del self.open[first:]
+
+
+def _for_scopes(limits: Limits) -> Limits:
+    """The limits with room to make sandboxes, however little tests may have: processes, descriptors and files of its own."""
+    least = {name: max(value, few) for name, few in _SCOPE_LEAST.items() if (value := getattr(limits, name)) is not None}
+    return dataclasses.replace(limits, timeout=None, cpu_time=None, **least)
 
 
 def _explain(running: Running, scope: Scope) -> str:

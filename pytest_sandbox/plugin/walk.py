@@ -47,7 +47,7 @@ class Walk:
             config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # or each child makes its own
         keeps = settling.keeps_terminal(config)
         world = inside.World(session, self._units, ledger, keeps_terminal=keeps)
-        self._supervisor = _supervisor(settings, self._units, settling.terminal_descriptors(config) if keeps else ())
+        self._supervisor = _supervisor(settings, self._units, settling.kept_descriptors(config, keeps=keeps))
         self._tree = Tree(world, self._supervisor, settings, book, self._units)
         self._line: deque[Telling] = deque()
         self._ahead: Telling | None = None

@@ -143,7 +143,8 @@ def explain(error: OSError, hierarchy: Hierarchy) -> Problem:
             f"this cgroup is not delegated to user {os.geteuid()} ({said})",
             "systemd-run --user --scope -p Delegate=yes pytest ..."
             if hierarchy.version == V2
-            else "run as root, or use a machine with cgroup v2 only (systemd.unified_cgroup_hierarchy=1)",
+            else f"run as root, or let root hand one over: cd {hierarchy.directory}; mkdir tests; "
+            f"chown -R {os.geteuid()} tests; echo SHELL_PID > tests/cgroup.procs",
         )
     if code == errno.EBUSY:
         return Problem(

@@ -30,10 +30,11 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         usage=usage,
         status=status,
         killed=running.killed or _overrun(running, usage),
-        processes_refused=counted.pids_max_events or 0,
+        processes_refused=counted.pids_max_events,
         layer_full=fill.share if fill else 0.0,
         errno=running.errno,
         output=running.output(),
+        ran=_ran(running, usage),
         victim=oom_victim(running.cgroup.log_name, running.started) if usage.oom_kills else None,
         failed=running.failed or bool(status),
         reported=running.reported,
@@ -53,6 +54,14 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         changes,
         cut,
     )
+
+
+def _ran(running: Running, usage: Usage) -> float:
+    """Since its time last began, which it does anew with each test in it."""
+    limit = running.order.spec.limits.timeout
+    if running.deadline is None or limit is None:
+        return usage.wall
+    return time.monotonic() - (running.deadline - limit)
 
 
 def _overrun(running: Running, usage: Usage) -> Ending | None:

@@ -35,25 +35,36 @@ class CallError(SandboxError):
         self.outcome = outcome
 
 
-def take_output(inside: Inside) -> None:
-    """Make the sandbox's own files its stdout and stderr, and nothing its stdin."""
-    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    for source, target in ((null, 0), (inside.descriptors.stdout, 1), (inside.descriptors.stderr, 2)):
-        os.dup2(source, target)
-    os.close(null)
+def take_output(inside: Inside, stdin: bytes | None = None) -> None:
+    """Make the sandbox's own files its stdout and stderr, and some bytes, or nothing, its stdin."""
+    source = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if stdin is None else _file_of(stdin)
+    for own, target in ((source, 0), (inside.descriptors.stdout, 1), (inside.descriptors.stderr, 2)):
+        os.dup2(own, target)
+    os.close(source)
 
 
-def check_argv(argv: Sequence[str | os.PathLike[str]]) -> None:
-    """Raise TypeError for one string in the place of a list, and for an empty list."""
+def _file_of(content: bytes) -> int:
+    """A file and no pipe, which somebody would have to fill while the program runs."""
+    fd = os.memfd_create("sandbox-stdin", os.MFD_CLOEXEC)
+    with os.fdopen(fd, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def check_program(argv: Sequence[str | os.PathLike[str]], stdin: bytes | None) -> None:
+    """Raise TypeError for one string in the place of a list, for an empty list, and for input that is no bytes."""
     if isinstance(argv, (str, bytes)) or not argv:
         raise TypeError(f"{argv!r} is no list of a program and its arguments: write ['program', 'argument']")
+    if stdin is not None and not isinstance(stdin, bytes):
+        raise TypeError(f"input is {type(stdin).__name__} and not bytes: write b'...' or text.encode()")
 
 
-def program(argv: Sequence[str], cwd: str | None, environ: Mapping[str, str] | None) -> Body:
+def program(argv: Sequence[str], cwd: str | None, environ: Mapping[str, str] | None, stdin: bytes | None) -> Body:
     """A body that becomes the program `argv`, found by PATH."""
 
     def body(inside: Inside) -> int:
-        take_output(inside)
+        take_output(inside, stdin)
         if cwd is not None:
             os.chdir(cwd)
         try:

@@ -26,6 +26,13 @@ def start(running: Running) -> None:
         running.next_look = now + FIRST_LOOK
 
 
+def restart(running: Running) -> None:
+    """Its time begins anew: another test does in it, or somebody has left the debugger."""
+    limit = running.order.spec.limits.timeout
+    if limit is not None and running.kill_at is None:
+        running.deadline = time.monotonic() + limit
+
+
 def next_due(everyone: Iterable[Running]) -> float | None:
     """When `check` is to be called next."""
     due = [
@@ -39,17 +46,22 @@ def next_due(everyone: Iterable[Running]) -> float | None:
 
 
 def check(running: Running, now: float) -> None:
-    """Kill it if it has used up a limit; at a timeout its stacks are asked for first."""
+    """Kill it if it has used up a limit; where that is time, its stacks are asked for first."""
     if running.hold or running.abandoned:
         return
     if running.kill_at is not None and now >= running.kill_at:
-        running.kill(Ending.TIMED_OUT)
-    elif running.kill_at is None and running.deadline is not None and now >= running.deadline:
-        running.killed = Ending.TIMED_OUT
-        running.ask_for_stacks()
-        running.kill_at = now + STACKS_TIME
+        running.kill(running.killed)
+    elif running.deadline is not None and now >= running.deadline:
+        _out_of_time(running, Ending.TIMED_OUT, now)
     if running.next_look is not None and now >= running.next_look:
         _look(running, now)
+
+
+def _out_of_time(running: Running, why: Ending, now: float) -> None:
+    if running.kill_at is None:
+        running.killed = why
+        running.ask_for_stacks()
+        running.kill_at = now + STACKS_TIME
 
 
 def _look(running: Running, now: float) -> None:
@@ -62,4 +74,4 @@ def _look(running: Running, now: float) -> None:
     if limits.cpu_time is not None:
         used = running.cgroup.cpu_seconds()
         if used is not None and used >= limits.cpu_time:
-            running.kill(Ending.CPU_TIME)
+            _out_of_time(running, Ending.CPU_TIME, now)

@@ -32,14 +32,21 @@ class Sandbox:
         host.refuse(self.spec, host.capabilities())
 
     def run(
-        self, argv: Sequence[str | os.PathLike[str]], *, cwd: str | None = None, env: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        input: bytes | None = None,  # noqa: A002  # as in `subprocess.run`
     ) -> Result:
         """Run a program to its end; a limit that is hit is told by the result, not by an exception.
 
-        Raises TypeError where `argv` is not a list of at least the program's name, SetupError where no sandbox can be made.
+        input is what it reads from its stdin; nothing where there is none.
+        Raises TypeError where `argv` is not a list of at least the program's name, or `input` not bytes; SetupError where no
+        sandbox can be made.
         """
-        bodies.check_argv(argv)
-        return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env))[0]
+        bodies.check_program(argv, input)
+        return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env, input))[0]
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # the function's own
         """Call a function in a fork of this process; its value, if that is plain data. CallError where there is none."""

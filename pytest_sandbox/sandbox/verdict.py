@@ -22,20 +22,21 @@ class Facts:
     """What is known when a sandbox is gone.
 
     killed: the limit for which the controller killed it. status: of the main process as by `os.waitstatus_to_exitcode`.
-    processes_refused: forks that the pids limit refused. layer_full: share of the disk or inode limit in use at the end.
-    errno: what the sandbox says its failure was about (0: nothing). output: bytes written to stdout and stderr.
-    victim: whom the kernel killed for memory. failed: whether it counts as failed by itself. reported: whether its main
-    process said all that it had to.
+    processes_refused: forks that the pids limit refused; None where nobody counts them. layer_full: share of the disk or
+    inode limit in use at the end. errno: what the sandbox says its failure was about (0: nothing). output: bytes written to
+    stdout and stderr. ran: seconds since the clock of its timeout last started. victim: whom the kernel killed for memory.
+    failed: whether it counts as failed by itself. reported: whether its main process said all that it had to.
     """
 
     limits: Limits
     usage: Usage
     status: int | None
     killed: Ending | None = None
-    processes_refused: int = 0
+    processes_refused: int | None = 0
     layer_full: float = 0.0
     errno: int = 0
     output: int = 0
+    ran: float = 0.0
     victim: str | None = None
     failed: bool = False
     reported: bool = True
@@ -57,7 +58,7 @@ def judge(facts: Facts) -> tuple[Ending, str]:
 def _by_controller(facts: Facts) -> tuple[Ending, str] | None:
     limits, usage = facts.limits, facts.usage
     if facts.killed is Ending.TIMED_OUT:
-        return facts.killed, f"timed out: killed after {format_seconds(usage.wall)}, limit {_seconds(limits.timeout)}"
+        return facts.killed, f"timed out: killed after {format_seconds(facts.ran)}, limit {_seconds(limits.timeout)}"
     if facts.killed is Ending.CPU_TIME:
         return facts.killed, f"cpu time: ended after {_seconds(usage.cpu)} of CPU, limit {_seconds(limits.cpu_time)}"
     if facts.killed is Ending.TOO_MUCH_OUTPUT:
@@ -90,7 +91,9 @@ def _by_refusal(facts: Facts) -> tuple[Ending, str] | None:
     if not facts.failed:
         return None
     limits = facts.limits
-    if facts.processes_refused or (facts.errno == errno.EAGAIN and limits.pids is not None):
+    # EAGAIN is also what a socket says: it is a sign only where refusals are not counted.
+    suspected = facts.processes_refused is None and facts.errno == errno.EAGAIN and limits.pids is not None
+    if facts.processes_refused or suspected:
         peak = f", peak {facts.usage.pids_peak}" if facts.usage.pids_peak else ""
         times = f" ({facts.processes_refused} refused)" if facts.processes_refused else ""
         return Ending.TOO_MANY_PROCESSES, f"too many processes: limit {limits.pids}{peak}{times}"

@@ -43,7 +43,7 @@ def test_pdb(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize("where", ["test", "session"])
 def test_breakpoint(pytester: pytest.Pytester, where: str) -> None:
-    """breakpoint() in a test and in a session fixture, in a run by hand that captures."""
+    """breakpoint() in a test and in a session fixture, in a run by hand that captures; afterwards the time begins anew."""
     pytester.makepyfile(
         f"""
         import pytest
@@ -58,14 +58,28 @@ def test_breakpoint(pytester: pytest.Pytester, where: str) -> None:
             assert number == 41
         """
     )
-    child = spawn(pytester)
+    child = spawn(pytester, "--sandbox-timeout=2s")
     child.expect(r"\(Pdb\) ")
+    time.sleep(2.2)
     child.sendline("p number * 2")
     child.expect("82")
     child.expect(r"\(Pdb\) ")
     child.sendline("c")
     child.expect("1 passed")
     child.expect(pexpect.EOF)
+
+
+@pytest.mark.parametrize("options", [(), ("--capture=sys",), ("-s",)], ids=" ".join)
+@pytest.mark.parametrize(("commands", "outcome"), [("p number * 2\nc\n", "passed"), ("", "failed")], ids=["commands", "nothing"])
+def test_breakpoint_with_a_pipe(pytester: pytest.Pytester, options: tuple[str, ...], commands: str, outcome: str) -> None:
+    """A debugger takes its commands from a pipe as in plain pytest; at the end of the pipe the test fails, there as here."""
+    pytester.makepyfile("def test_1():\n    number = 41\n    breakpoint()\n    assert number == 41\ndef test_2(): pass\n")
+    for sandbox in ((), ("--sandbox",)):
+        command = [sys.executable, "-m", "pytest", *options, *sandbox]
+        done = subprocess.run(command, cwd=pytester.path, input=commands, capture_output=True, text=True, timeout=60, check=False)
+        assert f"1 {outcome}, 1 passed" in done.stdout or (outcome == "passed" and "2 passed" in done.stdout), done.stdout
+        assert ("(Pdb) 82" in done.stdout) == bool(commands)
+        assert ("BdbQuit" in done.stdout) == (not commands)
 
 
 def test_trace(pytester: pytest.Pytester) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -95,7 +97,9 @@ def test_every_value_that_can_be_typed_is_taken(pytester: pytest.Pytester) -> No
         ("--sandbox-memory=64Q", ["--sandbox-memory", "'64Q'", "64M"]),
         ("--sandbox-memory=64", ["64 bytes", "at least 1M"]),
         ("--sandbox-disk=0", ["at least 4k"]),
-        ("--sandbox-inodes=0", ["at least 1"]),
+        ("--sandbox-inodes=1", ["at least 8", "overlays"]),
+        ("--sandbox-pids=1", ["at least 2", "pid 1 of each sandbox"]),
+        ("--sandbox-files=3", ["at least 24", "keep about 15 open"]),
         ("--sandbox-timeout=soon", ["'soon'", "500ms"]),
         ("--sandbox-cpus=0", ["'0'", "0.5"]),
         ("--sandbox-pids=1.5", ["'1.5'", "512"]),
@@ -131,6 +135,13 @@ def test_a_misspelled_option_is_told_the_closest(pytester: pytest.Pytester, arg:
     assert f"unknown option {arg.partition('=')[0]}: did you mean {guess}?" in refusal(pytester, arg)
 
 
+@pytest.mark.parametrize("name", ["group", "enabled"])
+def test_an_option_that_only_the_marker_has(pytester: pytest.Pytester, name: str) -> None:
+    """Where it is to be written is told, and no other option that looks like it."""
+    words = f"unknown option --sandbox-{name}: {name} is for the marker only: use @pytest.mark.sandbox({name}=...)"
+    assert words in refusal(pytester, f"--sandbox-{name}=x")
+
+
 def test_options_of_others_are_left_alone(pytester: pytest.Pytester) -> None:
     """A conftest may have an option whose name begins like ours."""
     pytester.makeconftest("def pytest_addoption(parser): parser.addoption('--sandbox-colour')")
@@ -159,3 +170,10 @@ def test_other_platforms_can_import_it(platform: str) -> None:
         "import pytest_sandbox.plugin.options, pytest_sandbox.plugin.resolve"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_docs_list_every_option_as_it_is() -> None:
+    """The tables in docs/options.md are those that conf.py makes of the table of options; building the docs writes them."""
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "options.md").read_text()
+    assert runpy.run_path(str(docs / "conf.py"))["with_tables"](page) == page

@@ -126,22 +126,22 @@ def test_the_closest_marker_wins_argument_by_argument(pytester: pytest.Pytester)
         pytester,
         source="""
             import pytest
-            pytestmark = pytest.mark.sandbox(memory="1M", swap="1M", disk="1M", pids=1, files=1)
+            pytestmark = pytest.mark.sandbox(memory="1M", swap="1M", disk="1M", pids=11, files=31)
 
-            @pytest.mark.sandbox(swap="2M", disk="2M", pids=2, files=2)
+            @pytest.mark.sandbox(swap="2M", disk="2M", pids=12, files=32)
             class Base:
                 pass
 
-            @pytest.mark.sandbox(disk="3M", pids=3, files=3)
+            @pytest.mark.sandbox(disk="3M", pids=13, files=33)
             class TestIt(Base):
-                @pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.sandbox(files=6))])
-                @pytest.mark.sandbox(pids=4, files=5)
-                @pytest.mark.sandbox(files=5)
+                @pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.sandbox(files=36))])
+                @pytest.mark.sandbox(pids=14, files=35)
+                @pytest.mark.sandbox(files=35)
                 def test(self, x):
                     pass
             """,
     ).plans["test[1]"]
-    assert found.spec.limits == Limits(memory=MIB, swap=2 * MIB, disk=3 * MIB, pids=4, files=6)
+    assert found.spec.limits == Limits(memory=MIB, swap=2 * MIB, disk=3 * MIB, pids=14, files=36)
 
 
 def test_a_lifted_limit_is_not_asked_for(pytester: pytest.Pytester) -> None:
@@ -198,7 +198,7 @@ def test_enabled_false_exempts_a_test(pytester: pytest.Pytester) -> None:
 def test_paths_are_relative_to_where_they_are_written(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """Command line: where pytest was called. Ini: the root directory. Marker: the test's file. Levels add up."""
     root = Path(pytester.path)
-    for name in ("ini", "sub/cli", "tests/marker", "home"):
+    for name in ("ini", "sub/cli", "sub/y", "tests/marker", "home"):
         (root / name).mkdir(parents=True)
     monkeypatch.setenv("HOME", str(root / "home"))
     pytester.makeini("[pytest]\nsandbox_writable =\n  ini\n  ~")
@@ -242,6 +242,8 @@ def test_scratch(pytester: pytest.Pytester) -> None:
     [
         (["--sandbox-writable=missing"], ["--sandbox-writable", "'missing' does not exist", "create it"]),
         (["--sandbox-writable=/"], ["the whole machine"]),
+        (["--sandbox-hide=d", "--sandbox-hide=missing"], ["--sandbox-hide: /", "missing does not exist", "ini key sandbox_hide"]),
+        (["--sandbox-hide=/proc"], ["--sandbox-hide", "'/proc' cannot be hidden", "below it"]),
         (["--sandbox-hide=~nobody-has-this-name/x"], ["--sandbox-hide", "no such home directory"]),
         (["--sandbox-hide=d", "--sandbox-writable=d"], ["both writable and hidden"]),
         (["--sandbox-scratch=missing"], ["--sandbox-scratch", "not a directory"]),
@@ -253,6 +255,11 @@ def test_scratch(pytester: pytest.Pytester) -> None:
         (["-o", "sandbox_usage=perhaps"], ["ini key sandbox_usage", "perhaps"]),
         (["-o", "sandbox_jobs=3"], ["ini key sandbox_jobs", "not in this version yet"]),
         (["-o", "sandbox_memroy=64M"], ["ini key sandbox_memroy", "did you mean 'sandbox_memory'?"]),
+        (["-o", "sandbox_group=db"], ["sandbox_group is not known: group is for the marker only", "sandbox(group=...)"]),
+        (
+            ["-o", "sandbox_doctor=true"],
+            ["sandbox_doctor is not known: doctor is for the command line only: use --sandbox-doctor"],
+        ),
         (["-o", "sandbox=perhaps"], ["ini key sandbox:", "perhaps"]),
     ],
 )
@@ -280,6 +287,7 @@ def test_nonsense_for_the_run_is_refused(pytester: pytest.Pytester, args: list[s
         ("group=''", ["not the name of a group"]),
         ("enabled='no'", ["neither True nor False"]),
         ("writable='missing'", ["writable='missing'", "does not exist"]),
+        ("enabled=False, memory='64M', pids=5", ["enabled=False): memory, pids would have no effect", "leave out one"]),
         ("hide=3", ["sandbox(hide=3)", "not a path"]),
         ("scratch='missing'", ["not a directory"]),
         ("network='host'", ["for a whole run only", "--sandbox-network=host", "enabled=False"]),
@@ -307,6 +315,20 @@ def test_the_hosts_network_for_the_whole_run(pytester: pytest.Pytester) -> None:
     assert spec(pytester, marker="network='host', enabled=False").network is Network.HOST
 
 
+def test_limits_of_others_do_not_disturb_a_test_without_a_sandbox(pytester: pytest.Pytester) -> None:
+    """A class's limits are for its other tests; what stands as close as enabled=False, or closer, would have no effect."""
+    source = """
+        import pytest
+        @pytest.mark.sandbox({0})
+        class TestIt:
+            @pytest.mark.sandbox({1})
+            def test(self): pass
+        """
+    assert not resolved(pytester, source=source.format("memory='64M'", "enabled=False")).plans["test"].enabled
+    assert resolved(pytester, source=source.format("enabled=False", "enabled=True, memory='64M'")).plans["test"].enabled
+    assert "memory would have no effect" in refusal(pytester, "--sandbox", source=source.format("enabled=False", "memory='64M'"))
+
+
 def test_every_wrong_test_is_named_up_to_ten(pytester: pytest.Pytester) -> None:
     """All that is wrong in one go, but no thousand lines."""
     text = refusal(
@@ -323,14 +345,33 @@ def test_every_wrong_test_is_named_up_to_ten(pytester: pytest.Pytester) -> None:
     assert "... and 15 more like these" in text
 
 
-def test_a_toml_number_is_told_to_be_text(pytester: pytest.Pytester) -> None:
-    """The TOML of pytest has types: its error gains our key."""
-    if pytest.version_tuple < (9,):
-        pytest.skip("pytest reads native TOML from version 9 on")
-    pytester.makepyprojecttoml("[tool.pytest]\nsandbox_pids = 5")
-    text = refusal(pytester, "--sandbox")
-    assert "ini key sandbox_pids" in text
-    assert "expects a string" in text
+NATIVE = pytest.mark.skipif(pytest.version_tuple < (9,), reason="pytest reads native TOML from version 9 on")
+
+
+@NATIVE
+def test_a_toml_number_is_a_number(pytester: pytest.Pytester) -> None:
+    """The TOML of pytest has types, and a number needs no quotes."""
+    written = "sandbox_pids = 5\nsandbox_cpus = 0.5\nsandbox_timeout = 2\nsandbox_memory = 67108864\nsandbox_hide = ['x']"
+    pytester.makepyprojecttoml(f"[tool.pytest]\nsandbox = true\nsandbox_usage = true\nsandbox_disk = '64M'\n{written}")
+    assert spec(pytester).limits == Limits(pids=5, cpus=0.5, timeout=2.0, memory=64 * MIB, disk=64 * MIB)
+
+
+@NATIVE
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sandbox_pids = 1.5", "1.5 is not a count"),
+        ("sandbox_pids = true", "ini key sandbox_pids"),
+        ("sandbox_pids = [5]", "ini key sandbox_pids"),
+        ("sandbox_usage = 1", "ini key sandbox_usage: 1 is neither True nor False"),
+        ("sandbox_hide = 3", "ini key sandbox_hide: 3 is not a path"),
+        ("sandbox = 1", "ini key sandbox:"),
+    ],
+)
+def test_a_toml_value_that_makes_no_sense(pytester: pytest.Pytester, line: str, words: str) -> None:
+    """The error has the key."""
+    pytester.makepyprojecttoml(f"[tool.pytest]\n{line}")
+    assert words in refusal(pytester, *([] if line == "sandbox = 1" else ["--sandbox"]))
 
 
 def test_pyproject_lists_and_text(pytester: pytest.Pytester) -> None:

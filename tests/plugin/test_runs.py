@@ -104,6 +104,21 @@ def test_stepwise_after_a_repair(pytester: pytest.Pytester, compare: Compare) ->
     assert [report[0][-6:] for report in second.outcomes() if report[1] == "call"] == ["test_2", "test_3"]
 
 
+def test_cache_by_the_config(pytester: pytest.Pytester, compare: Compare) -> None:
+    """The same without the fixture `cache`, in the first run of all, and from a session fixture."""
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture(scope="session")
+        def noted(request): request.config.cache.set("my/fixture", "noted")
+        def test_1(request, noted): request.config.cache.set("my/test", request.config.cache.get("my/test", 0) + 1)
+        """
+    )
+    for pair in compare.sequence([], [], ["--cache-show"]):
+        pair.assert_same()
+        assert set(pair.boxed.files) == set(pair.plain.files)
+
+
 def test_cache_of_tests(pytester: pytest.Pytester, compare: Compare) -> None:
     """What tests and fixtures put into pytest's cache is there in the next run."""
     pytester.makepyfile(
@@ -337,3 +352,67 @@ def test_xdist_is_refused(pytester: pytest.Pytester, compare: Compare) -> None:
     assert "xdist" in run.text
     assert "--no-sandbox" in run.text
     assert compare.one("-n0").status == 0
+
+
+def test_what_there_is_not_to_hide_is_told(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A path in the ini file or a marker may be one that other machines have: the run goes on, and says so."""
+    pytester.makeini("[pytest]\nsandbox_hide = ini-path\n")
+    pytester.makepyfile(
+        """
+        import os, pytest
+        @pytest.mark.sandbox(hide=["marker-path", "there"])
+        def test_1(): assert not os.listdir("there")
+        @pytest.mark.sandbox(enabled=False)
+        def test_2(): assert os.listdir("there")
+        """
+    )
+    (pytester.mkdir("there") / "file").touch()
+    run = compare.one()
+    run.result.assert_outcomes(passed=2)
+    assert "".join(line for line in run.text.splitlines(keepends=True) if "nothing to hide" in line) == (
+        f"sandbox: nothing to hide: {pytester.path}/ini-path does not exist here\n"
+        f"sandbox: nothing to hide: {pytester.path}/marker-path does not exist here\n"
+    )
+
+
+def test_limits_without_a_sandbox_are_refused(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Before the first test, with the name of the one that has them."""
+    pytester.makepyfile(
+        """
+        import pytest
+        def test_1(): pass
+        @pytest.mark.sandbox(enabled=False, memory="64M")
+        def test_2(): pass
+        """
+    )
+    run = compare.one()
+    assert run.status == pytest.ExitCode.USAGE_ERROR
+    assert not run.reports
+    assert "::test_2: @pytest.mark.sandbox(enabled=False): memory would have no effect" in run.text
+
+
+def test_usage_table(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Columns are as wide as what is in them; why a figure is missing is said once, with the columns that lack it."""
+    pytester.makepyfile(
+        """
+        import os, pytest, subprocess, time
+        @pytest.mark.parametrize("name", ["a" * 100, "b"])
+        def test_killed(name): os.kill(os.getpid(), 9)
+        @pytest.mark.sandbox(timeout="100ms")
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_late(number): time.sleep(60)
+        @pytest.mark.sandbox(disk="1M")
+        def test_leaks():
+            for _ in range(12): subprocess.Popen(["sleep", "60"])
+            open("/tmp/big", "wb").write(bytes(1 << 22))
+        """
+    )
+    text = compare.one("--sandbox-usage").result.stdout.str()
+    table = text[text.index("= sandbox usage =") :].splitlines()[1:]
+    rows = [line for line in table if "::" in line and not line.startswith(("FAILED", "/"))][:5]
+    column = table[0].index("test")
+    assert {line.index("test_usage_table.py::") for line in rows} == {column}
+    assert any("disk full (12 leaked)" in line for line in rows)
+    reasons = [line for line in table if line.startswith("not measured")]
+    assert len({line.rpartition(": ")[2] for line in reasons}) == len(reasons)
+    assert "not measured (-): network: init, which reads it at the end, was killed or still runs" in reasons

@@ -79,6 +79,41 @@ def test_4(module_value): assert counter == ["module", 3]
     assert [outcome for _, when, outcome in run.outcomes() if when == "call"] == ["passed", "failed", "passed", "passed"]
 
 
+def test_each_test_has_the_timeout_to_itself(pytester: pytest.Pytester, compare: Compare) -> None:
+    """The sandbox lives for longer than the limit; the test that overran is named, and those after it run anew."""
+    pytester.makepyfile(
+        COUNT
+        + """
+import time
+pytestmark = pytest.mark.sandbox(scope="module", timeout="1s")
+def test_1(module_value): time.sleep(0.6)
+def test_2(module_value): time.sleep(0.6)
+def test_3(module_value): time.sleep(60)
+def test_4(module_value): assert counter == ["module"]; time.sleep(0.6)
+def test_5(module_value): time.sleep(0.6)
+"""
+    )
+    run = compare.one()
+    assert "".join(outcome[0] for _, when, outcome in run.outcomes() if when == "call") == "ppfpp"
+    run.result.stdout.re_match_lines([r".*timed out: killed after 1\.[0-9]*s, limit 1s"])
+
+
+@pytest.mark.parametrize("scope", ["test", "module"])
+def test_late_is_late(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
+    """A test that ends after its time, while it is asked for its stacks, has failed, and not the one after it."""
+    pytester.makepyfile(
+        f"""
+        import pytest, time
+        pytestmark = pytest.mark.sandbox(scope={scope!r}, timeout="500ms")
+        def test_1(): time.sleep(0.6)
+        def test_2(): pass
+        """
+    )
+    run = compare.one()
+    assert [outcome for _, when, outcome in run.outcomes() if when == "call"] == ["failed", "passed"]
+    assert "timed out" in run.report("test_1")["longrepr"]
+
+
 @pytest.mark.parametrize("options", [("-x",), ("--maxfail=2",), ("--sw",)])
 def test_stops(pytester: pytest.Pytester, compare: Compare, options: str) -> None:
     """-x, --maxfail and --sw stop in the middle of a shared sandbox, after failures in earlier ones too."""

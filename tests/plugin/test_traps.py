@@ -169,3 +169,25 @@ def test_a_scope_with_a_thread_can_still_fork(pytester: pytest.Pytester) -> None
         def test_it(thread, number): pass
     """)
     pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=20)
+
+
+def test_what_the_factory_is_given(pytester: pytest.Pytester) -> None:
+    """Input as much as there is, or nothing to read; paths to hide as elsewhere; text as input is refused at once."""
+    pytester.makepyfile("""
+        import pytest
+        from pytest_sandbox import SpecError
+
+        @pytest.mark.parametrize("size", [0, 3, 1 << 20])
+        def test_input(sandbox_factory, size):
+            assert sandbox_factory.run(["cat"], input=b"x" * size).stdout == b"x" * size
+        def test_none(sandbox_factory):
+            assert sandbox_factory.run(["cat"]).stdout == b""
+        def test_text(sandbox_factory):
+            with pytest.raises(TypeError, match="input is str and not bytes"):
+                sandbox_factory.run(["cat"], input="x")
+        def test_hide(sandbox_factory):
+            with pytest.raises(SpecError, match="'/proc' cannot be hidden"):
+                sandbox_factory(hide="/proc")
+            assert sandbox_factory(hide=["/etc/passwd"]).run(["cat", "/etc/passwd"]).stdout == b""
+    """)
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=6)

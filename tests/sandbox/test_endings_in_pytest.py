@@ -33,6 +33,9 @@ def case(pytester: pytest.Pytester, source: str, *options: str) -> str:
     return result.stdout.str()
 
 
+#: Without a cgroup nobody counts refused forks, and EAGAIN of a socket looks like one.
+counts_refusals = pytest.mark.skipif("RLIMIT" in capabilities()["pids"].reason, reason="processes are limited by RLIMIT_NPROC")
+
 HOG = "[b'x' * (1 << 20) for _ in range(1000)]"
 GRANDCHILD = f"""subprocess.run(['sh', '-c', 'exec "$0" -c "$1"', sys.executable, {HOG!r}])"""
 NO_MEMORY = r"out of memory: .*limit 64M, peak 6"
@@ -61,8 +64,9 @@ def test_ending(pytester: pytest.Pytester, limit: str, body: str, sentence: str)
     source = f"def other(): time.sleep(60)\n@pytest.mark.sandbox({limit})\ndef test_it():\n    {body}\n"
     output = case(pytester, source)
     assert re.search(sentence, output), output
-    if "timeout" in limit:
+    if "time" in limit:
         assert "in test_it" in output
+    if "other" in body:
         assert "in other" in output
 
 
@@ -72,6 +76,29 @@ def test_output_before_the_end(pytester: pytest.Pytester) -> None:
     output = case(pytester, f"def test_it():\n    {body}")
     assert "mine" in output
     assert "its" in output
+
+
+@pytest.mark.parametrize(
+    ("limit", "body", "summary"),
+    [
+        pytest.param("disk='1M'", "open('/tmp/big', 'wb').write(bytes(1 << 23))", "disk full: OSError: [Errno 28]", id="disk"),
+        pytest.param("inodes=20", "for i in range(99): open(f'/tmp/{i}', 'w')", "disk full: OSError: [Errno 28]", id="inodes"),
+        pytest.param("pids=5", "for _ in range(9): subprocess.Popen(['sleep', '9'])", "too many processes: Blocking", id="pids",
+                     marks=needs("pids")),
+        pytest.param("memory='64M'", f"{GRANDCHILD[:-1]}, check=True)",
+                     "out of memory: subprocess.Called", id="memory", marks=needs("memory", "swap")),
+        pytest.param("pids=5", "raise BlockingIOError(11, 'a socket')", "- BlockingIOError: [Errno 11] a", id="no limit",
+                     marks=[needs("pids"), counts_refusals]),
+    ],
+)  # fmt: skip
+def test_the_short_summary_names_the_limit(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, limit: str, body: str, summary: str
+) -> None:
+    """Also where the test raised what the limit led to, and nothing where none was met."""
+    monkeypatch.setenv("COLUMNS", "200")
+    output = case(pytester, f"@pytest.mark.sandbox({limit})\ndef test_it():\n    {body}\n")
+    last = output[output.index("short test summary info") :]
+    assert summary in last, last
 
 
 @needs("cpus")
