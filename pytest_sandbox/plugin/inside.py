@@ -1,6 +1,6 @@
 """pytest's side of a sandbox: what scope sandboxes and test sandboxes do with the items they inherited by the fork.
 
-scope:  "spawn" frames: set up what the new sandbox needs of this scope, then fork it; "close": tear down, and end
+scope:  "prepare" frames: set up what a new sandbox needs of this scope; "spawn": fork into it; "close": tear down, and end
 unit:   run the items one after the other by the whole pytest_runtest_protocol, each report streamed as it is made
 """
 
@@ -66,16 +66,18 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
     gc.freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
     while True:
         frame, descriptors = inside.channel.receive()
-        if frame["op"] == "spawn":
-            if not _spawn(world, inside, frame, descriptors):
+        if frame["op"] == "prepare":
+            if not _make_ripe(world, inside, frame):
                 return _leave(inside)
+        elif frame["op"] == "spawn":
+            _spawn(world, inside, frame, descriptors)
         elif frame["op"] == "close":
             _close(world, inside, frame["item"])
             return _leave(inside)
 
 
-def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int]) -> bool:
-    """Set up and fork; False where this process is spoilt, since a thread runs in it that its children would miss."""
+def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
+    """Set up what a sandbox needs; False where this process is spoilt, since a thread runs in it that its children would miss."""
     try:
         duration = _prepare(world, inside, frame["prepare"])
     except _ThreadStarted as spoilt:
@@ -85,20 +87,24 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
         return False
     except BaseException as error:  # noqa: BLE001  # KeyboardInterrupt and pytest.exit too: the controller does what they ask
         _send_interruption(inside.channel, error)
-        for fd in descriptors:
-            os.close(fd)
+        inside.channel.send({"op": "dropped", "name": frame["name"]})
         return True
     unit = world.units[frame["unit"]]
     news = junit.news(world.config, world.session.items[unit.items[0]])
     if news:
         inside.channel.send({"op": "junit", **news})
     inside.channel.send({"op": "prepared", "duration": duration})
+    inside.channel.send({"op": "ripe", "name": frame["name"]})
+    return True
+
+
+def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int]) -> None:
+    unit = world.units[frame["unit"]]
     if frame["node"] is None:
         items, world.session.testsfailed = frame["items"], frame["failed"]
         fork_into(inside, frame, descriptors, lambda child: unit_body(world, items, child))
     else:
         fork_into(inside, frame, descriptors, lambda child: scope_body(world, unit.chain[frame["node"]], child))
-    return True
 
 
 def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, Sequence[int]]]) -> float:

@@ -106,12 +106,16 @@ class Tree:
         """Have a sandbox forked from an open scope; `order` is what `inside.scope_body` reads."""
         for above in self.open:
             above.last_item = unit.items[-1]
-        parent.asking.append(told)
+        prepare = None
+        if order["prepare"]:
+            parent.asking.append(told)
+            prepare = {"op": "prepare", "prepare": order["prepare"], "unit": self._index[id(unit)]}
         if parent.running is None or parent.outcome is not None:
             raise self.why_dead(told) or Unrunnable("the sandbox around it is gone")
-        order |= {"unit": self._index[id(unit)]}
+        del order["prepare"]
+        order["unit"] = self._index[id(unit)]
         is_scope = order["node"] is not None or unit.can_spawn
-        return self._supervisor.start(parent.running, spec, listener, scope=is_scope, held=held, **order)
+        return self._supervisor.start(parent.running, spec, listener, scope=is_scope, held=held, prepare=prepare, **order)
 
     # -- what is set up where -----------------------------------------------------------------------------------------
 

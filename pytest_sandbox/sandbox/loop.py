@@ -207,11 +207,8 @@ class Loop:
             return
         if frame["op"] == "joined":
             return
-        if frame["op"] == "here":
-            running.is_here = True
-            waiting, running.waiting = running.waiting, []
-            for child in waiting:
-                self.clone(child)
+        if frame["op"] in ("here", "ripe", "dropped"):
+            self._on_children(running, frame)
             return
         if frame["op"] == "done":
             running.snapshot = running.cgroup.snapshot()
@@ -219,6 +216,23 @@ class Loop:
         elif frame["op"] == "raised":
             running.failed, running.errno = True, refusal(frame).errno
         running.listener.on_frame(running, frame)
+
+    def _on_children(self, running: Running, frame: Frame) -> None:
+        """Main is there, or is as a sandbox to be made below it wants it ("ripe"), or cannot be made so ("dropped")."""
+        running.is_here = True
+        if frame["op"] != "here":
+            name = str(frame.get("name"))
+            if name not in running.preparing:
+                raise WireError("it speaks of what was not asked of it")
+            running.preparing.discard(name)
+            if frame["op"] == "dropped":
+                running.waiting = [child for child in running.waiting if child.name != name]
+                if name in self.running:
+                    self._finish(self.running[name])
+        if running.may_clone:
+            children, running.waiting = running.waiting, []
+            for child in children:
+                self.clone(child)
 
     def _lies(self, running: Running, error: WireError) -> None:
         running.problem = running.problem or error

@@ -68,7 +68,7 @@ class Running:
     did that it must not. own_inodes: of its layer, before it wrote. launcher: pid of the process that it was forked from,
     if that is one of its own. depth: how many are around it. sockets: unix sockets on paths where those listen.
     netlink: asks who listens in its network. is_here: main, of a scope, has
-    said so. waiting: to be cloned when it is. clones: by number, those of the `cloned` sandboxes
+    said so. preparing: for which sandboxes below it sets something up. waiting: to be cloned when it may be. clones: by number, those of the `cloned` sandboxes
     that its pid 1 was told to clone and that have not answered yet.
     """
 
@@ -94,6 +94,7 @@ class Running:
     waiting: list[Running] = dataclasses.field(default_factory=list)
     entered: bool = False
     is_here: bool = False
+    preparing: set[str] = dataclasses.field(default_factory=set)
     words: LastWords = dataclasses.field(default_factory=LastWords)
     pid: int | None = None
     pidfd: int | None = None
@@ -119,6 +120,11 @@ class Running:
     def name(self) -> str:
         """Unique in the run."""
         return self.order.name
+
+    @property
+    def may_clone(self) -> bool:
+        """Whether a sandbox can be begun below: main is there, and changes nothing of what that would stand on."""
+        return self.is_here and not self.preparing
 
     @property
     def last_words(self) -> LastWords | None:
@@ -236,7 +242,7 @@ def _read(fd: int, limit: int | None) -> bytes:
     return os.pread(fd, min(size, _MOST_OUTPUT if limit is None else limit), 0)
 
 
-def prepare(owner: tuple[int, int] | None) -> tuple[Descriptors, socket.socket, socket.socket, socket.socket]:
+def make_descriptors(owner: tuple[int, int] | None) -> tuple[Descriptors, socket.socket, socket.socket, socket.socket]:
     """Main's descriptors, init's end of its socket, and the controller's ends of both sockets.
 
     owner: uid and gid that the sandbox's files get, so that it may open /dev/stdout anew.

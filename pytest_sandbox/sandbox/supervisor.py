@@ -30,7 +30,8 @@ from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.loop import Loop, remove_or_warn
 from pytest_sandbox.sandbox.outbox import Outbox
 from pytest_sandbox.sandbox.removal import remove_tree
-from pytest_sandbox.sandbox.running import Listener, Pending, Running, prepare
+from pytest_sandbox.sandbox.running import Listener, Pending, Running, make_descriptors
+from pytest_sandbox.sandbox.wire import Frame
 
 #: How long a killed sandbox or a launcher may take to be gone before the run gives up waiting, in seconds.
 GONE_TIME = 10.0
@@ -88,16 +89,28 @@ class Supervisor:
             self._launchers.remove(pid)
 
     def start(
-        self, parent: Running, spec: Spec, listener: Listener, *, scope: bool = False, held: bool = False, **extra: object
+        self,
+        parent: Running,
+        spec: Spec,
+        listener: Listener,
+        *,
+        scope: bool = False,
+        held: bool = False,
+        prepare: Frame | None = None,
+        **extra: object,
     ) -> Running:
-        """Order `parent` to fork a sandbox below itself; `extra` goes into the order's frame.
+        """Make a sandbox below `parent`, whose main process forks into it; `extra` goes into the frame that tells it to.
 
-        held: it is made ready, and its main process forked only after `release`.
+        held: it is made ready, and does nothing before `release`. prepare: a frame for the parent's main process, which
+        answers "ripe" or "dropped"; only then is the sandbox begun, since its layers may not change under it.
         """
         running, given, inner = self._prepare(spec, listener, parent, scope=scope, shares_network=False)
         running.held = held
         running.pending = Pending(extra, given, running.cgroup.open_tasks(), inner)
-        if parent.is_here:
+        if prepare is not None:
+            parent.preparing.add(running.name)
+            parent.send(prepare | {"name": running.name})
+        if parent.may_clone:
             self._loop.clone(running)
         else:
             parent.waiting.append(running)
@@ -111,7 +124,7 @@ class Supervisor:
         name = f"s{self._count}"
         cgroup = self._cgroups.create(name, spec.limits, leaf=self._layout.identity is not Identity.MAPPED)
         count_pids = "pids" in cgroup.unenforced and self._layout.identity is Identity.USER
-        given, inner, control, talk = prepare(self._owner)
+        given, inner, control, talk = make_descriptors(self._owner)
         if (own := scratch_of(self._layout, name, scope=scope)) is not None:
             os.mkdir(own, 0o755)
         user, last = self._layout.identity is Identity.USER, self._layout.last_capability
