@@ -88,11 +88,11 @@ def _become_init(layout: Layout, order: Order, given: Descriptors, control: Cont
     with contextlib.suppress(OSError):
         os.chdir(layout.cwd)
     control.greet()
-    with _view_without_store(order):
+    with _view_without_store(order) as backstage:
         syscalls.unshare(Clone.NEWCGROUP)
         main = os.fork()
         if main == 0:
-            for fd in (control.socket.fileno(), *ready):
+            for fd in (control.socket.fileno(), *ready, *backstage):
                 os.close(fd)
             process.restore_signals(control.handlers)
             process.drop_privileges(order.keep, order.last_capability)
@@ -132,14 +132,14 @@ def _make_root(layout: Layout, order: Order) -> list[int]:
 
 
 @contextlib.contextmanager
-def _view_without_store(order: Order) -> Iterator[None]:
-    """A mount namespace for main, in which no store is; init comes back to its own."""
+def _view_without_store(order: Order) -> Iterator[list[int]]:
+    """A mount namespace for main, in which no store is; init comes back to its own, whose descriptor main must not have."""
     if not order.scope:
-        yield
+        yield []
         return
     own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     syscalls.unshare(Clone.NEWNS)
     syscalls.umount(layouts.INNER_STORE, MNT_DETACH)
-    yield
+    yield [own]
     syscalls.setns(own, Clone.NEWNS)
     os.close(own)
