@@ -69,8 +69,6 @@ def threads() -> int:
     return os.stat("/proc/self/task").st_nlink - 2
 
 
-
-
 _SO_ACCEPTCON = 0x10000
 # Num: RefCount Protocol Flags Type St Inode Path. A path may hold blanks; what follows a newline in one is no row.
 _UNIX_ROW = re.compile(r"[0-9a-f]+: [0-9A-F]+ [0-9A-F]+ ([0-9A-F]+) [0-9A-F]+ [0-9A-F]+ +[0-9]+ (.+)")

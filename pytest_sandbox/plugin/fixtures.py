@@ -180,6 +180,9 @@ class Requests:
 
     def _make(self, running: Running, frame: Frame) -> None:
         try:
+            if self._supervisor.has_below(running):
+                # Their cgroups lie side by side: one at a time, or together they would have many times the test's limits.
+                raise SpecError("a test has one further sandbox at a time; this one was asked for while another was there")
             spec = _at_most(running.order.spec, frame)
             self._supervisor.refuse(spec)
             self._supervisor.start(running, spec, _Made(running))

@@ -40,8 +40,8 @@ class Cloning:
             running.sockets, shares = _listeners(parent, running.order.spec.network)
             running.order = dataclasses.replace(running.order, shares_network=shares)
             running.recipe = self._recipe(running)
-            parent.clones[parent.cloned] = running
-            parent.cloned += 1
+            parent.below.clones[parent.below.cloned] = running
+            parent.below.cloned += 1
             order = pid1.clone(self._layout(running.depth), shares_network=shares)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died, which its pidfd will tell
                 socket.send_fds(parent.control, [order], [pending.inner.fileno()])
@@ -74,8 +74,8 @@ def _listeners(parent: Running, wanted: Network) -> tuple[tuple[str, ...], bool]
     """Unix sockets on paths where the scopes around listen, and whether a new sandbox stays in its parent's network."""
     if wanted is Network.HOST:
         return (), True
-    if wanted not in (Network.AUTO, Network.SHARED) or parent.netlink is None:
+    if wanted not in (Network.AUTO, Network.SHARED) or parent.below.netlink is None:
         return (), False
     unix = proc.unix_listeners(parent.pid or "self")
     paths = tuple(dict.fromkeys((*parent.sockets, *(path for path in unix if path.startswith("/")))))
-    return paths, wanted is Network.SHARED or serves_network(parent.netlink, unix)
+    return paths, wanted is Network.SHARED or serves_network(parent.below.netlink, unix)

@@ -109,7 +109,7 @@ class Loop:
             self._ready(running, descriptors)
         elif kind == b"f":
             failed, problem = pid1.failure(packet, running.recipe)
-            victim = running.clones[failed] if failed is not None else running
+            victim = running.below.clones[failed] if failed is not None else running
             victim.problem = victim.problem or problem
             victim.kill(None)
             if victim.pidfd is None:  # nobody can tell its end
@@ -146,7 +146,7 @@ class Loop:
         running.layer, *others = descriptors
         running.own_inodes = upper.used_inodes(running.layer)
         if running.order.scope:
-            running.netlink = socket.socket(fileno=others.pop(0))
+            running.below.netlink = socket.socket(fileno=others.pop(0))
         process.spare_init(running.pid or 0)
         pending, running.pending = running.pending, None
         if pending is None or running.parent is None:
@@ -219,18 +219,18 @@ class Loop:
 
     def _on_children(self, running: Running, frame: Frame) -> None:
         """Main is there, or is as a sandbox to be made below it wants it ("ripe"), or cannot be made so ("dropped")."""
-        running.is_here = True
+        running.below.is_here = True
         if frame["op"] != "here":
             name = str(frame.get("name"))
-            if name not in running.preparing:
+            if name not in running.below.preparing:
                 raise WireError("it speaks of what was not asked of it")
-            running.preparing.discard(name)
+            running.below.preparing.discard(name)
             if frame["op"] == "dropped":
-                running.waiting = [child for child in running.waiting if child.name != name]
+                running.below.waiting = [child for child in running.below.waiting if child.name != name]
                 if name in self.running:
                     self._finish(self.running[name])
-        if running.may_clone:
-            children, running.waiting = running.waiting, []
+        if running.below.may_clone:
+            children, running.below.waiting = running.below.waiting, []
             for child in children:
                 self.clone(child)
 
@@ -289,8 +289,8 @@ class Loop:
 
 def _answered(parent: Running, child: Running) -> None:
     """Nothing more can be heard of a clone by its number."""
-    for number in [number for number, clone in parent.clones.items() if clone is child]:
-        del parent.clones[number]
+    for number in [number for number, clone in parent.below.clones.items() if clone is child]:
+        del parent.below.clones[number]
 
 
 def _is_at_end(running: Running) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 

@@ -39,7 +39,7 @@ class Pending:
     inner: socket.socket
 
     def own(self) -> tuple[int, ...]:
-        """Those of which the controller has no further use. (Main's files are its own too.)"""
+        """Those of which the controller has no further use; main's files it reads at the end."""
         return self.descriptors.wire, *self.tasks
 
     def close(self) -> None:
@@ -47,6 +47,28 @@ class Pending:
         self.inner.close()
         for fd in self.own():
             os.close(fd)
+
+
+@dataclasses.dataclass(slots=True)
+class Below:
+    """What a sandbox is to those that are to be made below it.
+
+    is_here: main has said that it is there. netlink: asks who listens in its network. preparing: names of those for which
+    main sets something up. waiting: those to be cloned when it may be. clones: by number, those of the `cloned` ones that
+    pid 1 was told to clone and of which nothing was heard yet.
+    """
+
+    is_here: bool = False
+    netlink: socket.socket | None = None
+    preparing: set[str] = dataclasses.field(default_factory=set)
+    waiting: list[Running] = dataclasses.field(default_factory=list)
+    clones: dict[int, Running] = dataclasses.field(default_factory=dict)
+    cloned: int = 0
+
+    @property
+    def may_clone(self) -> bool:
+        """Whether one can be begun: main is there, and changes nothing of what it would stand on."""
+        return self.is_here and not self.preparing
 
 
 class Listener(Protocol):
@@ -67,9 +89,6 @@ class Running:
     held: made ready, but not to run yet. entered: main is there, or about to be. problem: why it never started, or what it
     did that it must not. own_inodes: of its layer, before it wrote. launcher: pid of the process that it was forked from,
     if that is one of its own. depth: how many are around it. sockets: unix sockets on paths where those listen.
-    netlink: asks who listens in its network. is_here: main, of a scope, has
-    said so. preparing: for which sandboxes below it sets something up. waiting: to be cloned when it may be. clones: by number, those of the `cloned` sandboxes
-    that its pid 1 was told to clone and that have not answered yet.
     """
 
     order: Order
@@ -88,13 +107,8 @@ class Running:
     recipe: Recipe | None = None
     pending: Pending | None = None
     sockets: tuple[str, ...] = ()
-    netlink: socket.socket | None = None
-    clones: dict[int, Running] = dataclasses.field(default_factory=dict)
-    cloned: int = 0
-    waiting: list[Running] = dataclasses.field(default_factory=list)
+    below: Below = dataclasses.field(default_factory=Below)
     entered: bool = False
-    is_here: bool = False
-    preparing: set[str] = dataclasses.field(default_factory=set)
     words: LastWords = dataclasses.field(default_factory=LastWords)
     pid: int | None = None
     pidfd: int | None = None
@@ -122,11 +136,6 @@ class Running:
         return self.order.name
 
     @property
-    def may_clone(self) -> bool:
-        """Whether a sandbox can be begun below: main is there, and changes nothing of what that would stand on."""
-        return self.is_here and not self.preparing
-
-    @property
     def last_words(self) -> LastWords | None:
         """What pid 1 said at the end; None where it was killed before."""
         return None if self.words.status is None else self.words
@@ -143,7 +152,7 @@ class Running:
         """Those that the controller has of it."""
         own = {self.control.fileno(), self.wire.fileno(), self.stdout, self.stderr, self.stacks, self.shown}
         own |= {fd for fd in (self.pidfd, self.layer) if fd is not None}
-        own |= {self.netlink.fileno()} if self.netlink is not None else set()
+        own |= {self.below.netlink.fileno()} if self.below.netlink is not None else set()
         return own | {*self.pending.own(), self.pending.inner.fileno()} if self.pending else own
 
     def ask_for_stacks(self) -> None:
@@ -216,8 +225,8 @@ class Running:
         self.control.close()
         self.wire.close()
         self.outbox.close()
-        if self.netlink is not None:
-            self.netlink.close()
+        if self.below.netlink is not None:
+            self.below.netlink.close()
         if self.pending is not None:
             self.pending.close()
             self.pending = None

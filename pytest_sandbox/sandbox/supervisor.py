@@ -108,12 +108,12 @@ class Supervisor:
         running.held = held
         running.pending = Pending(extra, given, running.cgroup.open_tasks(), inner)
         if prepare is not None:
-            parent.preparing.add(running.name)
+            parent.below.preparing.add(running.name)
             parent.send(prepare | {"name": running.name})
-        if parent.may_clone:
+        if parent.below.may_clone:
             self._loop.clone(running)
         else:
-            parent.waiting.append(running)
+            parent.below.waiting.append(running)
         return running
 
     def _prepare(
@@ -131,7 +131,17 @@ class Supervisor:
         order = Order(name, spec, scope, shares_network, count_pids, () if user else tuple(process.ROOT_CAPABILITIES), last)
         # The files are shared, not copied: what the sandbox wrote is there when it is dead.
         running = Running(
-            order, listener, parent, control, talk, given.stdout, given.stderr, given.stacks, given.shown, cgroup, Outbox(talk, closed=True)
+            order,
+            listener,
+            parent,
+            control,
+            talk,
+            given.stdout,
+            given.stderr,
+            given.stacks,
+            given.shown,
+            cgroup,
+            Outbox(talk, closed=True),
         )
         running.depth = 0 if parent is None else parent.depth + 1
         self._loop.add(running)
@@ -161,6 +171,10 @@ class Supervisor:
     def changes(self, running: Running) -> tuple[tuple[Change, ...], bool]:
         """What a sandbox wrote so far, and whether that is cut."""
         return changes_of(running, self._layout, self._loop.layers_below(running))
+
+    def has_below(self, running: Running) -> bool:
+        """Whether there is a sandbox below this one."""
+        return any(other.parent is running for other in self._loop.running.values())
 
     def usage(self, running: Running) -> Usage:
         """What a sandbox used so far."""

@@ -20,6 +20,8 @@ Frame = dict[str, Any]
 _HEADER = struct.Struct("!I")
 #: The longest frame that is read, in bytes: a report with all the output that a test may make.
 LONGEST = 256 << 20
+#: The most that one sandbox may say in all, in bytes: what is said is kept, as reports, until the run's end.
+MOST = 1 << 30
 _MOST_DESCRIPTORS = 32
 #: No bomb fits into so few bytes, nor is one so flat.
 _SMALL, _DEEPEST = 1 << 20, 200
@@ -66,9 +68,10 @@ def _decode(body: bytes) -> Frame:
 class Decoder:
     """Turns a stream of bytes into frames; WireError on what is none."""
 
-    def __init__(self, longest: int = LONGEST) -> None:
+    def __init__(self, longest: int = LONGEST, most: int = MOST) -> None:
         self._pending = bytearray()
         self._longest = longest
+        self._left = most
 
     @property
     def torn(self) -> bool:
@@ -78,6 +81,9 @@ class Decoder:
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes."""
         self._pending += data
+        self._left -= len(data)
+        if self._left < 0:
+            raise WireError("it has said more than a sandbox may, with all its reports")
         frames = []
         while len(self._pending) >= _HEADER.size:
             (length,) = _HEADER.unpack_from(self._pending)

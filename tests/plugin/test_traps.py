@@ -68,21 +68,35 @@ def test_conditions_and_parameters_that_raise(pytester: pytest.Pytester) -> None
     pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=2, errors=1)
 
 
-def test_the_store_of_layers_cannot_be_changed(pytester: pytest.Pytester) -> None:
-    """A sandbox that makes others holds the layers that they stand on; what all have in common it cannot change or fill."""
-    pytester.makepyfile("""
+@pytest.mark.parametrize("fixture", ["scope", "sandbox_factory"])
+def test_who_makes_sandboxes_sees_no_layers(pytester: pytest.Pytester, fixture: str) -> None:
+    """Not those that its own and others' sandboxes stand on, nor hence what is hidden; and its init's view is closed to it."""
+    secret = pytester.mkdir("secret")
+    (secret / "file").write_text("secret", encoding="utf-8")
+    pytester.makepyfile(f"""
         import os
         import pytest
 
-        def test_it(sandbox_factory):
+        def look():
             assert os.getpid() > 1
-            with pytest.raises(OSError):
-                open("/dev/.sandbox/store/note", "w")
-            with pytest.raises(OSError):
-                os.rename("/dev/.sandbox/store/L7", "/dev/.sandbox/store/L8x")
-            assert sandbox_factory.run(["true"]).ok
+            assert os.listdir("/dev/.sandbox/store") == []
+            assert os.listdir({str(secret)!r}) == []
+            for name in ("root", "cwd", "ns/mnt", "mem", "environ"):
+                with pytest.raises(PermissionError):
+                    os.stat(f"/proc/1/{{name}}").st_ino and open(f"/proc/1/{{name}}")
+            with open("/proc/self/mountinfo") as mounts:
+                assert not [line for line in mounts if "/store/" in line.split()[4] or "hidden" in line.split()[4]]
+
+        @pytest.fixture(scope="module")
+        def scope():
+            look()
+
+        def test_it({fixture}):
+            look()
+            if {fixture == "sandbox_factory"}:
+                assert sandbox_factory.run(["true"]).ok
     """)
-    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1)
+    pytester.runpytest_subprocess(*OPTIONS, f"--sandbox-hide={secret}").assert_outcomes(passed=1)
 
 
 def test_requests_that_make_no_sense(pytester: pytest.Pytester) -> None:
@@ -100,6 +114,19 @@ def test_requests_that_make_no_sense(pytester: pytest.Pytester) -> None:
             assert frame["op"] == "unmade", frame
     """)
     pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=6)
+
+
+def test_one_further_sandbox_at_a_time(pytester: pytest.Pytester) -> None:
+    """However many a test asks for past the fixture: all but one are refused, and the next can be had when it is gone."""
+    pytester.makepyfile("""
+        def test_it(sandbox_factory):
+            inside = sandbox_factory._inside
+            for _ in range(50):
+                inside.channel.send({"op": "make", "limits": {}})
+            answers = [inside.channel.receive()[0] for _ in range(50)]
+            assert sorted(answer["op"] for answer in answers) == ["spawn"] + ["unmade"] * 49
+    """)
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1)
 
 
 def test_a_fork_of_the_test_cannot_ask(pytester: pytest.Pytester) -> None:

@@ -66,6 +66,14 @@ def test_garbage(data: bytes) -> None:
         Decoder().feed(data)
 
 
+def test_too_much_in_sum() -> None:
+    """Each frame is small enough, and all of them together are not."""
+    decoder, one = Decoder(most=100), encode({"op": "x", "text": "y" * 20})
+    assert [decoder.feed(one) for _ in range(2)] == [[{"op": "x", "text": "y" * 20}]] * 2
+    with pytest.raises(WireError, match="more than a sandbox may"):
+        decoder.feed(one)
+
+
 def test_random_garbage() -> None:
     """Whatever comes: frames or a WireError."""
     source = random.Random(4711)
