@@ -17,30 +17,35 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NATIVE = Path(__file__).parent / "pytest_sandbox" / "_linux" / "native"
-COMMON = ("-Wall", "-Wextra", "-Werror")
-#: Built file, source, and how. init has no library, not even the C library: it must be small to fork.
-PARTS = (
-    ("init", "init.c", ("-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie", "-s",
-                        "-fno-asynchronous-unwind-tables", "-fno-builtin", "-Wl,--build-id=none", "-Wl,-z,noexecstack")),
-    ("enter.so", "enter.c", ("-O2", "-fPIC", "-shared", "-Wl,-z,noexecstack")),
+COMMON = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-command-line-argument")
+#: init has no library, not even the C library: it must be small to clone.
+BARE = (
+    "-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin", "-fno-stack-protector",
+    "-fno-pie", "-no-pie", "-s", "-fno-asynchronous-unwind-tables", "-Wl,--build-id=none", "-Wl,-z,noexecstack",
 )  # fmt: skip
+SHARED = ("-O2", "-fPIC", "-shared", "-s", "-Wl,-z,noexecstack")
+#: Built file, source, options, and whose headers it needs.
+PARTS = (
+    ("init", "init.c", BARE, "musl"),
+    ("enter.so", "enter.c", SHARED, "gnu" if platform.libc_ver()[0] == "glibc" else "musl"),
+)
 ZIG = "ziglang==0.15.1"
 
 
-def compiler() -> list[str]:
-    """The command that compiles C."""
+def compiler(libc: str) -> list[str]:
+    """The command that compiles C; ziglang's is told a target, and so needs no headers of the machine."""
     if named := os.environ.get("CC"):
         return shlex.split(named)
     if found := shutil.which("cc"):
         return [found]
-    return [sys.executable, "-m", "ziglang", "cc"]
+    return [sys.executable, "-m", "ziglang", "cc", "-target", f"{platform.machine()}-linux-{libc}"]
 
 
 def build(target: Path = NATIVE) -> list[Path]:
     """Compile everything into `target`; the files."""
-    for name, source, options in PARTS:
-        subprocess.run([*compiler(), *COMMON, *options, "-o", str(target / name), str(NATIVE / source)], check=True)
-    return [target / name for name, _, _ in PARTS]
+    for name, source, options, libc in PARTS:
+        subprocess.run([*compiler(libc), *COMMON, *options, "-o", str(target / name), str(NATIVE / source)], check=True)
+    return [target / name for name, *_ in PARTS]
 
 
 class NativeHook(BuildHookInterface[Any]):
@@ -48,7 +53,7 @@ class NativeHook(BuildHookInterface[Any]):
 
     def dependencies(self) -> list[str]:
         """What pip must install first."""
-        return [ZIG] if sys.platform == "linux" and "ziglang" in compiler() else []
+        return [ZIG] if sys.platform == "linux" and "ziglang" in compiler("") else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and make the wheel one for this machine's kind and every version of Python."""
@@ -56,7 +61,7 @@ class NativeHook(BuildHookInterface[Any]):
         if sys.platform != "linux" or self.target_name != "wheel":
             return
         build()
-        build_data["artifacts"] += [f"/pytest_sandbox/_linux/native/{name}" for name, _, _ in PARTS]
+        build_data["artifacts"] += [f"/pytest_sandbox/_linux/native/{name}" for name, *_ in PARTS]
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-linux_{platform.machine()}"
 

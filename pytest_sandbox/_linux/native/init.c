@@ -18,15 +18,10 @@
  *
  * Numbers are of the machine's own byte order. Sources: clone3(2), mount(2), mount_setattr(2), pivot_root(2), pid_namespaces(7).
  */
-#include <asm/unistd.h>
-#include <linux/capability.h>
-#include <linux/mount.h>
-#include <linux/prctl.h>
-#include <linux/sched.h>
-#include <linux/sockios.h>
 #include <stddef.h>
 #include <stdint.h>
 
+/* No header of the machine is needed, so that a compiler that brings none will do. Names as in include/uapi of Linux. */
 typedef long word;
 
 enum {
@@ -41,10 +36,31 @@ enum {
 	GRACE_MS = 50, MOST_LEAKS = 100, LONGEST_LINE = 500, MOST_DESCRIPTORS = 8,
 };
 
+enum {
+	CLONE_NEWNS = 0x20000, MOUNT_ATTR_RDONLY = 1, SIOCSIFFLAGS = 0x8914, CAPABILITY_VERSION_3 = 0x20080522,
+	PR_SET_DUMPABLE = 4, PR_CAPBSET_DROP = 24, PR_CAP_AMBIENT = 47, PR_CAP_AMBIENT_CLEAR_ALL = 4,
+};
+
+struct mount_attr { uint64_t attr_set, attr_clr, propagation, userns_fd; };
+struct clone_args {
+	uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+};
+struct cap_header { uint32_t version; int pid; };
+struct cap_data { uint32_t effective, permitted, inheritable; };
+
 /* Where descriptors are kept, so that everything above can be closed. */
 enum { CONTROL = 3, SIGNALS = 4, FIRST_FREE = 5 };
 
 #if defined(__x86_64__)
+enum {
+	__NR_read = 0, __NR_write = 1, __NR_close = 3, __NR_rt_sigprocmask = 14, __NR_ioctl = 16, __NR_socket = 41,
+	__NR_sendmsg = 46, __NR_recvmsg = 47, __NR_wait4 = 61, __NR_kill = 62, __NR_chdir = 80, __NR_umask = 95,
+	__NR_getrusage = 98, __NR_capset = 126, __NR_pivot_root = 155, __NR_prctl = 157, __NR_mount = 165,
+	__NR_umount2 = 166, __NR_getdents64 = 217, __NR_exit_group = 231, __NR_openat = 257, __NR_mkdirat = 258,
+	__NR_fchownat = 260, __NR_fchmodat = 268, __NR_ppoll = 271, __NR_unshare = 272, __NR_signalfd4 = 289,
+	__NR_dup3 = 292, __NR_pipe2 = 293, __NR_setns = 308,
+};
+
 static word call(word number, word a, word b, word c, word d, word e, word f)
 {
 	register word r10 __asm__("r10") = d, r8 __asm__("r8") = e, r9 __asm__("r9") = f;
@@ -56,6 +72,15 @@ static word call(word number, word a, word b, word c, word d, word e, word f)
 }
 __asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall begin\n");
 #elif defined(__aarch64__)
+enum {
+	__NR_read = 63, __NR_write = 64, __NR_close = 57, __NR_rt_sigprocmask = 135, __NR_ioctl = 29, __NR_socket = 198,
+	__NR_sendmsg = 211, __NR_recvmsg = 212, __NR_wait4 = 260, __NR_kill = 129, __NR_chdir = 49, __NR_umask = 166,
+	__NR_getrusage = 165, __NR_capset = 91, __NR_pivot_root = 41, __NR_prctl = 167, __NR_mount = 40,
+	__NR_umount2 = 39, __NR_getdents64 = 61, __NR_exit_group = 94, __NR_openat = 56, __NR_mkdirat = 34,
+	__NR_fchownat = 54, __NR_fchmodat = 53, __NR_ppoll = 73, __NR_unshare = 97, __NR_signalfd4 = 74, __NR_dup3 = 24,
+	__NR_pipe2 = 59, __NR_setns = 268,
+};
+
 static word call(word number, word a, word b, word c, word d, word e, word f)
 {
 	register word x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c,
@@ -68,6 +93,8 @@ __asm__(".globl _start\n_start:\n\tmov x29, #0\n\tmov x0, sp\n\tbl begin\n");
 #else
 #error "no system calls for this architecture yet"
 #endif
+
+enum { __NR_clone3 = 435, __NR_close_range = 436, __NR_mount_setattr = 442 }; /* the same everywhere */
 
 #define CALL(number, a, b, c, d, e) call(number, (word)(a), (word)(b), (word)(c), (word)(d), (word)(e), 0)
 
@@ -300,8 +327,8 @@ static word send_kept(void)
 
 static word give_up(unsigned last_capability)
 {
-	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-	struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
+	struct cap_header header = {CAPABILITY_VERSION_3, 0};
+	struct cap_data none[2] = {{0, 0, 0}, {0, 0, 0}};
 
 	for (unsigned capability = 0; capability <= last_capability; capability++)
 		CALL(__NR_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0);
