@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from pytest_sandbox._linux import proc, syscalls
+from pytest_sandbox._linux import native, proc, syscalls
 from pytest_sandbox._linux.flags import Attr, Clone
 from pytest_sandbox.model.errors import UnavailableError
 from pytest_sandbox.model.spec import Spec
@@ -185,6 +185,8 @@ class Capabilities(Mapping[str, Capability]):
             return _namespace(name)
         if name == "identity":
             return _identity()
+        if name == "native":
+            return _native()
         if name in _ALWAYS:
             return Capability(name, True, _ALWAYS[name])
         self._known |= _from_cgroups()  # one look at the cgroups answers for them all
@@ -194,7 +196,7 @@ class Capabilities(Mapping[str, Capability]):
 def _names() -> tuple[str, ...]:
     if sys.platform != "linux":
         return ("platform",)
-    return ("platform", *_NAMESPACES, "identity", *_ALWAYS, *cgroups.NAMES)
+    return ("platform", "native", *_NAMESPACES, "identity", *_ALWAYS, *cgroups.NAMES)
 
 
 @functools.cache
@@ -207,6 +209,14 @@ def _platform() -> Capability:
     if sys.platform == "linux":
         return Capability("platform", True, f"Linux {os.uname().release}")
     return Capability("platform", False, f"{sys.platform} has no namespaces", "run the tests on Linux, or with --no-sandbox")
+
+
+def _native() -> Capability:
+    problem = native.problem()
+    if problem is None:
+        return Capability("native", True, "pid 1's program, and the fork into namespaces")
+    fix = "install pytest-sandbox anew on this machine (pip install --force-reinstall --no-binary pytest-sandbox pytest-sandbox)"
+    return Capability("native", False, problem, fix)
 
 
 def _namespace(name: str) -> Capability:
