@@ -23,9 +23,14 @@ INSIDE: pytest.StashKey[Inside] = pytest.StashKey()
 
 
 def settle_in(config: pytest.Config, inside: Inside, *, keeps: bool) -> None:
-    """Make the process that the fork left here the sandbox's own."""
+    """Make the process that the fork left here the sandbox's own.
+
+    Below the outermost sandbox everything that is done once is done, and descriptors have been exchanged.
+    """
     atexit._clear()
     config.stash[INSIDE] = inside
+    if not inside.outermost:
+        return
     _take_descriptors(config, inside, keeps=keeps)
     faulthandler.enable(file=inside.descriptors.stacks, all_threads=True)
     faulthandler.register(STACKS_SIGNAL, file=inside.descriptors.stacks, all_threads=True, chain=False)

@@ -87,11 +87,15 @@ _PLAIN = tuple(field.name for field in dataclasses.fields(Order) if field.name !
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Inside:
-    """What main's body finds: its order, its channel and files."""
+    """What main's body finds: its order, its channel and files.
+
+    outermost: those are new to this process. Otherwise it has them in the place of the scope's that it was forked from.
+    """
 
     order: Order
     channel: Channel
     descriptors: Descriptors
+    outermost: bool
 
 
 Body = Callable[[Inside], int]

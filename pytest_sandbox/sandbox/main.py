@@ -22,72 +22,71 @@ JOINED = encode({"op": "joined"})
 def fork_into(inside: Inside, frame: Frame, descriptors: Sequence[int], body: Body) -> None:
     """Fork the calling main process into the sandbox of a "spawn" frame, which the controller has made below it.
 
-    What goes wrong is told to the controller, and not raised.
+    The new main process finds its socket and files under the numbers of the old one's, so that whoever holds one of those,
+    or a duplicate, uses the new one's. What goes wrong is told to the controller, and not raised.
     """
-    order = Order.from_frame(frame)
-    count = len(Descriptors.__dataclass_fields__)
-    given, others = Descriptors(*descriptors[:count]), descriptors[count:]
+    order, own = Order.from_frame(frame), inside.descriptors.all()
+    given, others = descriptors[: len(own)], descriptors[len(own) :]
     namespaces, tasks = others[: frame["namespaces"]], others[frame["namespaces"] :]
     process.flush()
-    cwd = _cwd()
+    limits = _limits(order)
     try:
-        is_main = native.fork(tasks, namespaces, given.wire, JOINED, order.keep, order.last_capability)
+        plan = native.Plan(tasks, namespaces, own, given, JOINED, _cwd(), limits, order.keep, order.last_capability)
+        forked = native.fork(plan)
     except OSError as error:
         inside.channel.send({"op": "refused", "name": order.name, **describe(error)})
-        is_main = False
-    if is_main:
-        for fd in (*inside.descriptors.all(), *others):
-            os.close(fd)
-        _enter_directory(cwd)
-        become_main(order, given, body)
+    else:
+        if forked is not native.Forked.CALLER:
+            _begin(inside, order, body, forked)
     for fd in descriptors:
         os.close(fd)
 
 
-def _cwd() -> str:
+def _cwd() -> bytes:
     try:
-        return os.getcwd()
+        return os.getcwdb()
     except FileNotFoundError:  # a fixture has removed it
-        return "/"
+        return b"/"
 
 
-def _enter_directory(cwd: str) -> None:
-    process.renew_directories(())
-    with contextlib.suppress(OSError):  # it is hidden inside
-        os.chdir(cwd)
+def _begin(inside: Inside, order: Order, body: Body, forked: native.Forked) -> NoReturn:
+    if forked is native.Forked.CHILD_WITH_DIRECTORIES:
+        process.renew_directories(())
+    inside.channel.adopt()
+    _run(Inside(order, inside.channel, inside.descriptors, outermost=False), body)
 
 
 def become_main(order: Order, given: Descriptors, body: Body) -> NoReturn:
-    """Run the body in a process that has no privileges any more, and end with its exit code."""
-    code = 1
+    """Run the body in the outermost sandbox's main process, which has no privileges any more; ends with its exit code."""
+    os.setsid()  # its own session: kill(0, ...) and the terminal's signals end at the sandbox's border
+    process.leave_keyring()
+    process.set_limits(_limits(order))
+    _run(Inside(order, Channel(socket.socket(fileno=given.wire)), given, outermost=True), body)
+
+
+def _run(inside: Inside, body: Body) -> NoReturn:
+    code, order = 1, inside.order
     try:
-        os.setsid()  # its own session: kill(0, ...) and the terminal's signals end at the sandbox's border
-        process.leave_keyring()
-        _limit(order)
-        channel = Channel(socket.socket(fileno=given.wire))
+        if order.count_pids and order.spec.limits.pids is not None:
+            # Counted per user namespace since Linux 5.14, so this is the sandbox's own processes (init included).
+            process.set_limits([(resource.RLIMIT_NPROC, order.spec.limits.pids)])
         if order.scope:
-            channel.send({"op": "here"})
-        frame, _ = channel.receive()
+            inside.channel.send({"op": "here"})
+        frame, _ = inside.channel.receive()
         if frame["op"] == "go":
-            code = body(Inside(order, channel, given))
+            code = body(inside)
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 1
     except EOFError:
         code = 1  # the controller has thought better of it, or is gone
     except BaseException:
         with contextlib.suppress(Exception):
-            os.write(given.stderr, traceback.format_exc().encode("utf-8", "replace"))
+            os.write(inside.descriptors.stderr, traceback.format_exc().encode("utf-8", "replace"))
     finally:
         process.flush()
         os._exit(code)
 
 
-def _limit(order: Order) -> None:
-    limits = order.spec.limits
-    rlimits = [(resource.RLIMIT_CORE, 0)]
-    if limits.files is not None:
-        rlimits.append((resource.RLIMIT_NOFILE, limits.files))
-    if order.count_pids and limits.pids is not None:
-        # Counted per user namespace since Linux 5.14, so this is the sandbox's own processes (init included).
-        rlimits.append((resource.RLIMIT_NPROC, limits.pids))
-    process.set_limits(rlimits)
+def _limits(order: Order) -> list[tuple[int, int]]:
+    files = order.spec.limits.files
+    return [(resource.RLIMIT_CORE, 0), *([] if files is None else [(resource.RLIMIT_NOFILE, files)])]

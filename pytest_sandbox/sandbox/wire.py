@@ -107,6 +107,10 @@ class Channel:
         self.socket = sock
         self._owner = os.getpid()
 
+    def adopt(self) -> None:
+        """Be the calling process's: it was forked, and has another socket under the same number."""
+        self._owner = os.getpid()
+
     def send(self, frame: Frame) -> None:
         """Send a frame; a controller that has gone away is no error, since it takes the sandbox with it."""
         if os.getpid() != self._owner:

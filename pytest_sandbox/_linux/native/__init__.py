@@ -7,6 +7,8 @@ every version of Python.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import enum
 import errno
 import fcntl
 import functools
@@ -23,7 +25,7 @@ MAIN = 3
 
 _STEPS = (
     "", "clone of a joiner", "write to a cgroup's tasks", "setns", "write to the controller", "read from the controller",
-    "unshare a cgroup namespace", "drop privileges", "fork",
+    "unshare a cgroup namespace", "exchange descriptors", "setrlimit", "drop privileges", "fork",
 )  # fmt: skip
 
 
@@ -35,9 +37,14 @@ class _Entry(ctypes.Structure):
         ("cgroup_count", ctypes.c_size_t),
         ("namespaces", ctypes.POINTER(ctypes.c_int)),
         ("namespace_count", ctypes.c_size_t),
-        ("wire", ctypes.c_int),
+        ("own", ctypes.POINTER(ctypes.c_int)),
+        ("given", ctypes.POINTER(ctypes.c_int)),
+        ("file_count", ctypes.c_size_t),
         ("greeting", ctypes.c_char_p),
         ("greeting_length", ctypes.c_size_t),
+        ("directory", ctypes.c_char_p),
+        ("limits", ctypes.c_void_p),
+        ("limit_count", ctypes.c_size_t),
         ("capabilities", ctypes.c_uint64),
         ("last_capability", ctypes.c_uint32),
         ("before", ctypes.c_void_p),
@@ -45,7 +52,44 @@ class _Entry(ctypes.Structure):
         ("in_child", ctypes.c_void_p),
         ("step", ctypes.c_int),
         ("error", ctypes.c_int),
+        ("directories", ctypes.c_int),
     ]
+
+
+class _Limit(ctypes.Structure):
+    """struct limit of `enter.c`."""
+
+    _fields_ = [("resource", ctypes.c_int), ("value", ctypes.c_uint64)]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """Into what to fork.
+
+    cgroups: version 1's `tasks`. namespaces: the user namespace first; the caller must own it (user_namespaces(7)).
+    own, given: the caller's files, the first of them a socket, and what the child has under the same numbers. greeting:
+    written to that socket by a process that is in all of them; it goes on when one byte comes back. directory: where the
+    child starts, or in "/". limits: of setrlimit(2), soft and hard. keep: capabilities, of those up to last_capability.
+    All descriptors but `own` are closed in the child.
+    """
+
+    cgroups: Sequence[int]
+    namespaces: Sequence[int]
+    own: Sequence[int]
+    given: Sequence[int]
+    greeting: bytes
+    directory: bytes
+    limits: Sequence[tuple[int, int]]
+    keep: Collection[int]
+    last_capability: int
+
+
+class Forked(enum.Enum):
+    """Who comes back from `fork`: its caller, or the child; that may have descriptors of directories as the caller saw them."""
+
+    CALLER = enum.auto()
+    CHILD = enum.auto()
+    CHILD_WITH_DIRECTORIES = enum.auto()
 
 
 def problem() -> str | None:
@@ -88,27 +132,32 @@ def become_init(control: int, main: int) -> NoReturn:
     os.execve(reading, ["sandbox-init", str(control), str(main)], {})
 
 
-def fork(
-    cgroups: Sequence[int], namespaces: Sequence[int], wire: int, greeting: bytes, keep: Collection[int], last_capability: int
-) -> bool:
-    """As os.fork(), into cgroups and namespaces behind descriptors: whether this is the child, which has pid `MAIN` there.
+def _ints(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int]:
+    return (ctypes.c_int * len(numbers))(*numbers)
 
-    cgroups: version 1's `tasks`. namespaces: the user namespace first; the caller must own it (user_namespaces(7)).
-    greeting: written to the socket `wire` by a process that is in all of them; it goes on when one byte comes back. keep:
-    capabilities of the child, of those up to `last_capability`. The child is the child of the namespace's pid 1. Also from
-    a process with threads. OSError names the step that failed.
+
+def fork(plan: Plan) -> Forked:
+    """As os.fork(), into cgroups and namespaces behind descriptors; the child has pid `MAIN` there, and a session of its own.
+
+    It is the child of the namespace's pid 1. Also from a process with threads. OSError names the step that failed.
     """
     python, library = ctypes.pythonapi, _library()
+    limits = (_Limit * len(plan.limits))(*plan.limits)
     entry = _Entry(
-        (ctypes.c_int * len(cgroups))(*cgroups),
-        len(cgroups),
-        (ctypes.c_int * len(namespaces))(*namespaces),
-        len(namespaces),
-        wire,
-        greeting,
-        len(greeting),
-        sum(1 << capability for capability in keep),
-        last_capability,
+        _ints(plan.cgroups),
+        len(plan.cgroups),
+        _ints(plan.namespaces),
+        len(plan.namespaces),
+        _ints(plan.own),
+        _ints(plan.given),
+        len(plan.own),
+        plan.greeting,
+        len(plan.greeting),
+        plan.directory,
+        ctypes.addressof(limits),
+        len(limits),
+        sum(1 << capability for capability in plan.keep),
+        plan.last_capability,
         *(
             ctypes.cast(function, ctypes.c_void_p)
             for function in (python.PyOS_BeforeFork, python.PyOS_AfterFork_Parent, python.PyOS_AfterFork_Child)
@@ -117,4 +166,6 @@ def fork(
     result = library.sandbox_enter(ctypes.byref(entry))
     if result < 0:
         raise OSError(entry.error, os.strerror(entry.error), _STEPS[entry.step])
-    return bool(result == 0)
+    if result:
+        return Forked.CALLER
+    return Forked.CHILD_WITH_DIRECTORIES if entry.directories else Forked.CHILD

@@ -5,7 +5,8 @@
  * (CLONE_VM) while its thread waits here:
  *
  *     caller                   blocked in wait4 until all is done
- *     +- joiner  CLONE_VM      enters cgroups and namespaces, says so, gives up privileges
+ *     +- joiner  CLONE_VM      enters cgroups and namespaces, says so, and puts everything right that the kernel keeps for a
+ *        |                     process and that a fork inherits: descriptors, limits, privileges
  *        +- forker  CLONE_VM   the first in the pid namespace: calls fork(3), which copies the memory once
  *           +- main            jumps onto the caller's stack, and returns from sandbox_enter() with 0
  *
@@ -14,7 +15,9 @@
  */
 #define _GNU_SOURCE
 #undef _FORTIFY_SOURCE /* its longjmp refuses a jump to another stack */
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -22,11 +25,17 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum step { STEP_CLONE = 1, STEP_CGROUP, STEP_SETNS, STEP_SAY, STEP_WAIT, STEP_CGROUP_NAMESPACE, STEP_PRIVILEGES, STEP_FORK };
+enum step {
+	STEP_CLONE = 1, STEP_CGROUP, STEP_SETNS, STEP_SAY, STEP_WAIT, STEP_CGROUP_NAMESPACE, STEP_DESCRIPTORS, STEP_LIMITS,
+	STEP_PRIVILEGES, STEP_FORK,
+};
+enum { MOST_FILES = 8, JOIN_SESSION_KEYRING = 1 };
 
 /* As `native.py` lays it out. Everything that the helpers need is here, since they may not touch Python's own memory. */
 struct entry {
@@ -34,13 +43,18 @@ struct entry {
 	size_t cgroup_count;
 	const int *namespaces; /* the user namespace first */
 	size_t namespace_count;
-	int wire;
-	const char *greeting; /* what joiner says on the wire when it is in; it is answered with one byte */
+	const int *own, *given; /* the caller's files, and those that main has in their stead; the first is a socket */
+	size_t file_count;
+	const char *greeting; /* what joiner says on that socket when it is in; it is answered with one byte */
 	size_t greeting_length;
+	const char *directory; /* where main starts, if it is there */
+	const struct limit { int resource; uint64_t value; } *limits;
+	size_t limit_count;
 	uint64_t capabilities; /* what main keeps */
 	uint32_t last_capability;
 	void (*before)(void), (*in_parent)(void), (*in_child)(void); /* Python's part of os.fork() */
 	int step, error; /* what failed, and its errno */
+	int directories; /* how many descriptors of main's are directories of the caller's view of the machine */
 };
 
 struct state {
@@ -72,6 +86,65 @@ static int give_up(const struct entry *entry)
 	return prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* joining took it, from the caller too */
 }
 
+static int number_in(const char *text)
+{
+	int number = 0;
+
+	for (; *text >= '0' && *text <= '9'; text++)
+		number = number * 10 + *text - '0';
+	return *text ? -1 : number; /* "." and ".." */
+}
+
+/* Let a descriptor that leads to one of the caller's files lead to main's in its stead; count directories. */
+static int look_at(struct entry *entry, const struct stat *own, int fd)
+{
+	struct stat found;
+
+	if (fstat(fd, &found))
+		return 0;
+	entry->directories += S_ISDIR(found.st_mode);
+	for (size_t i = 0; i < entry->file_count; i++)
+		if (found.st_ino == own[i].st_ino && found.st_dev == own[i].st_dev)
+			return dup3(entry->given[i], fd, fcntl(fd, F_GETFD) & FD_CLOEXEC ? O_CLOEXEC : 0);
+	return 0;
+}
+
+/* The same numbers lead to main's own files, for whoever has them: Python objects, a duplicate that a fixture made. */
+static int exchange(struct entry *entry)
+{
+	char entries[4096];
+	struct stat own[MOST_FILES];
+	long length;
+	int list = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (list < 0)
+		return -1;
+	for (size_t i = 0; i < entry->file_count; i++)
+		if (fstat(entry->own[i], &own[i]))
+			return -1;
+	while ((length = syscall(SYS_getdents64, list, entries, sizeof entries)) > 0)
+		for (char *at = entries; at < entries + length; at += ((struct dirent64 *)at)->d_reclen) {
+			int fd = number_in(((struct dirent64 *)at)->d_name);
+
+			if (fd >= 0 && fd != list && look_at(entry, own, fd) < 0)
+				return -1;
+		}
+	close(list);
+	for (size_t i = 0; i < entry->file_count; i++)
+		close(entry->given[i]);
+	return length < 0 ? -1 : 0;
+}
+
+static int limit(const struct limit *limit)
+{
+	struct rlimit now;
+
+	if (getrlimit(limit->resource, &now))
+		return -1;
+	now.rlim_cur = now.rlim_max = limit->value < now.rlim_max ? limit->value : now.rlim_max;
+	return setrlimit(limit->resource, &now);
+}
+
 static int forker(void *argument)
 {
 	struct state *state = argument;
@@ -92,17 +165,26 @@ static int joiner(void *argument)
 	char answer;
 	pid_t pid;
 
+	if (exchange(entry))
+		return fail(entry, STEP_DESCRIPTORS);
 	for (size_t i = 0; i < entry->cgroup_count; i++)
-		if (write(entry->cgroups[i], "0", 1) != 1)
+		if (write(entry->cgroups[i], "0", 1) != 1 || close(entry->cgroups[i]))
 			return fail(entry, STEP_CGROUP);
 	for (size_t i = 0; i < entry->namespace_count; i++)
-		if (setns(entry->namespaces[i], 0))
+		if (setns(entry->namespaces[i], 0) || close(entry->namespaces[i]))
 			return fail(entry, STEP_SETNS);
-	if (write(entry->wire, entry->greeting, entry->greeting_length) != (ssize_t)entry->greeting_length)
+	if (chdir(entry->directory))
+		errno = 0; /* it is hidden inside: main starts in "/", where setns(2) has put us */
+	if (write(entry->own[0], entry->greeting, entry->greeting_length) != (ssize_t)entry->greeting_length)
 		return fail(entry, STEP_SAY);
 	errno = 0;
-	if (read(entry->wire, &answer, 1) != 1)
+	if (read(entry->own[0], &answer, 1) != 1)
 		return fail(entry, STEP_WAIT);
+	/* No namespace hides a session keyring (keyrings(7)). A filter may keep keyctl(2) from everybody in here. */
+	syscall(SYS_keyctl, JOIN_SESSION_KEYRING, NULL);
+	for (size_t i = 0; i < entry->limit_count; i++)
+		if (limit(&entry->limits[i]))
+			return fail(entry, STEP_LIMITS);
 	if (unshare(CLONE_NEWCGROUP))
 		return fail(entry, STEP_CGROUP_NAMESPACE);
 	if (give_up(entry))
@@ -131,7 +213,7 @@ int sandbox_enter(struct entry *entry)
 	sigset_t all, mask;
 	pid_t pid;
 
-	entry->step = entry->error = 0;
+	entry->step = entry->error = entry->directories = 0;
 	state.entry = entry;
 	state.forked = 0;
 	entry->before();
@@ -142,6 +224,7 @@ int sandbox_enter(struct entry *entry)
 		register_rseq();
 		sigaltstack(&alternate, NULL);
 		sigprocmask(SIG_SETMASK, &mask, NULL);
+		setsid(); /* kill(0, ...) and the terminal's signals end at the sandbox's border */
 		entry->in_child();
 		return 0;
 	}
