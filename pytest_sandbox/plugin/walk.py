@@ -28,6 +28,8 @@ from pytest_sandbox.plugin.tree import Tree
 from pytest_sandbox.sandbox import host
 from pytest_sandbox.sandbox.supervisor import Supervisor
 
+#: How many sandboxes are made ready while one runs: to make one takes longer than a short test.
+AHEAD = 2
 #: How long scopes may take to tear down after Ctrl-C, in seconds.
 PATIENCE = 10.0
 
@@ -50,7 +52,7 @@ class Walk:
         self._supervisor = _supervisor(settings, self._units, settling.kept_descriptors(config, keeps=keeps))
         self._tree = Tree(world, self._supervisor, settings, book, self._units)
         self._line: deque[Telling] = deque()
-        self._ahead: Telling | None = None
+        self._ahead: deque[Telling] = deque()
 
     def __enter__(self) -> Walk:
         return self
@@ -71,9 +73,8 @@ class Walk:
         for index, entry in enumerate(self._order):
             if isinstance(entry, Unit):
                 position += 1
-                adjacent = index + 1 < len(self._order) and isinstance(self._order[index + 1], Unit)
                 following = self._units[position] if position < len(self._units) else None
-                self._run_unit(entry, following, adjacent=adjacent)
+                self._run_unit(entry, following, _leading_units(self._order[index + 1 : index + 1 + AHEAD]))
             else:
                 self._run_here(index, entry)
             self._stop_if_asked()
@@ -93,7 +94,8 @@ class Walk:
 
     # -- one unit -----------------------------------------------------------------------------------------------------
 
-    def _run_unit(self, unit: Unit, following: Unit | None, *, adjacent: bool) -> None:
+    def _run_unit(self, unit: Unit, following: Unit | None, adjacent: Sequence[Unit]) -> None:
+        """Run one; `following` is the next one, `adjacent` those that come at once after this one."""
         items = unit.items
         while items:
             told = self._take(unit, items)
@@ -101,8 +103,7 @@ class Walk:
                 return
             if told.running is not None:
                 self._supervisor.release(told.running)
-                if adjacent:
-                    self._make_ready(following)
+                self._make_ready(adjacent)
                 self._supervisor.run_while(lambda told=told: not told.quiet)  # type: ignore[misc]
             if told.unmade is not None and told.interruption is None and not self._fails(told):
                 self._line.remove(told)
@@ -130,8 +131,8 @@ class Walk:
 
     def _take(self, unit: Unit, items: Sequence[int]) -> Telling:
         """The unit's sandbox: the one that was made ready ahead, or a new one."""
-        if self._ahead is not None and self._ahead.unit is unit and self._ahead.items == tuple(items) and not self._ahead.over:
-            told, self._ahead = self._ahead, None
+        if self._ahead and self._ahead[0].unit is unit and self._ahead[0].items == tuple(items) and not self._ahead[0].over:
+            told = self._ahead.popleft()
             self._line.append(told)
             return told
         self._drop_ahead()
@@ -154,24 +155,27 @@ class Walk:
     def _tell(self, unit: Unit, items: Sequence[int]) -> Telling:
         return Telling(self._session, unit, items, self._book, self._supervisor, self._news)
 
-    def _make_ready(self, following: Unit | None) -> None:
-        """Make the next unit's sandbox while this one runs."""
-        # Items of a shared sandbox count failures for --maxfail, and so must know of all before.
-        if following is None or len(following.items) > 1 or not self._tree.is_ready_for(following):
-            return
-        self._ahead = self._tell(following, following.items)
-        with contextlib.suppress(Unrunnable):
-            self._ahead.running = self._tree.fork(following, following.items, self._ahead, self._ahead, held=True)
-            self._ahead.running.reported = False
-            return
-        self._ahead = None
+    def _make_ready(self, following: Sequence[Unit]) -> None:
+        """Make the next units' sandboxes while this one runs."""
+        for unit in following[len(self._ahead) :]:
+            # Items of a shared sandbox count failures for --maxfail, and so must know of all before.
+            if len(unit.items) > 1 or not self._tree.is_ready_for(unit):
+                return
+            told = self._tell(unit, unit.items)
+            try:
+                told.running = self._tree.fork(unit, unit.items, told, told, held=True)
+            except Unrunnable:
+                return
+            told.running.reported = False
+            self._ahead.append(told)
 
     def _drop_ahead(self) -> None:
-        """A sandbox that was made ready for nothing."""
-        told, self._ahead = self._ahead, None
-        if told is not None and told.running is not None:
-            told.stopped = True
-            told.running.kill(None)
+        """Sandboxes that were made ready for nothing."""
+        for told in self._ahead:
+            if told.running is not None:
+                told.stopped = True
+                told.running.kill(None)
+        self._ahead.clear()
 
     # -- reporting ----------------------------------------------------------------------------------------------------
 
@@ -211,6 +215,12 @@ class Walk:
             told.merge(self._tree.close(scope, told.items[max(0, told.position - 1)]))
         told.report_last()
         told.raise_interruption()
+
+
+def _leading_units(order: Sequence[Unit | int]) -> list[Unit]:
+    """Those before the first item that is not sandboxed."""
+    end = next((index for index, entry in enumerate(order) if isinstance(entry, int)), len(order))
+    return [entry for entry in order[:end] if isinstance(entry, Unit)]
 
 
 def _supervisor(settings: resolve.Settings, units: Sequence[Unit], keep: tuple[int, ...]) -> Supervisor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import socket
@@ -60,10 +61,8 @@ class Order:
 
     def to_frame(self) -> Frame:
         """The fields of a frame."""
-        spec = dataclasses.asdict(self.spec) | {"network": self.spec.network.value, "keep": self.spec.keep.value}
-        spec["asked"] = sorted(self.spec.asked)
         own = {name: getattr(self, name) for name in _PLAIN}
-        return {"op": "spawn", "spec": spec, **own}
+        return {"op": "spawn", "spec": _plain(self.spec), **own}
 
     @classmethod
     def from_frame(cls, frame: Frame) -> Order:
@@ -79,6 +78,13 @@ class Order:
             frozenset(data["asked"]),
         )
         return cls(spec=spec, **{name: frame[name] for name in _PLAIN})
+
+
+@functools.lru_cache(maxsize=64)
+def _plain(spec: Spec) -> Frame:
+    """A spec as JSON has it; the same object each time, which nobody changes."""
+    plain = dataclasses.asdict(spec) | {"network": spec.network.value, "keep": spec.keep.value}
+    return plain | {"asked": sorted(spec.asked)}
 
 
 #: The fields of an order that JSON has a form for.

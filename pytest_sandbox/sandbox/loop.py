@@ -76,10 +76,12 @@ class Loop:
     def _listen_for_room(self) -> None:
         """Be woken too when a sandbox for which frames wait can take more of them."""
         for running in self.running.values():
-            key = self._selector.get_map().get(running.wire)
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if running.outbox.waiting else 0)
-            if key is not None and key.events != events:
-                self._selector.modify(running.wire, events, key.data)
+            if running.outbox.waiting is not running.crowded:
+                running.crowded = running.outbox.waiting
+                key = self._selector.get_map().get(running.wire)
+                if key is not None:
+                    room = selectors.EVENT_WRITE if running.crowded else 0
+                    self._selector.modify(running.wire, selectors.EVENT_READ | room, key.data)
 
     def _on_control(self, running: Running) -> bool:
         """Hear what init says; whether there may be more."""
@@ -191,7 +193,7 @@ class Loop:
                 self._frame(running, frame)
         except WireError as error:
             self._lies(running, error)
-        if not running.ended and _is_at_end(running):
+        if not running.ended and running.silent:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(running.wire)
             if not running.entered:  # whoever was to enter it does not
@@ -291,16 +293,6 @@ def _answered(parent: Running, child: Running) -> None:
     """Nothing more can be heard of a clone by its number."""
     for number in [number for number, clone in parent.below.clones.items() if clone is child]:
         del parent.below.clones[number]
-
-
-def _is_at_end(running: Running) -> bool:
-    """Whether main has closed its end; what it left behind may still hold it open."""
-    try:
-        return running.wire.recv(1, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
 
 
 def remove_or_warn(path: str) -> None:

@@ -45,9 +45,24 @@ class Outbox:
         data = encode(frame)
         if self._size and self._size + len(data) > LONGEST:
             raise WireError(f"it does not read: {self._size} bytes wait for it")
+        if not self._frames and not self._closed and descriptors and self._sent_at_once(data, descriptors):
+            return
         self._frames.append((memoryview(data), tuple(map(os.dup, descriptors))))
         self._size += len(data)
         self.flush()
+
+    def _sent_at_once(self, data: bytes, descriptors: Sequence[int]) -> bool:
+        """Whether there was room for the whole frame, as there is but for who does not read: no descriptor need be kept."""
+        try:
+            sent = socket.send_fds(self._socket, [data], list(descriptors))
+        except BlockingIOError:
+            return False
+        except (BrokenPipeError, ConnectionResetError):
+            return True  # for a sandbox that is gone
+        if sent < len(data):
+            self._frames.append((memoryview(data)[sent:], ()))
+            self._size += len(data) - sent
+        return True
 
     def flush(self) -> None:
         """Send what the socket takes; what is for a sandbox that is gone is dropped, since its end tells all."""

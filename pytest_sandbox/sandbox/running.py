@@ -89,6 +89,7 @@ class Running:
     held: made ready, but not to run yet. entered: main is there, or about to be. problem: why it never started, or what it
     did that it must not. own_inodes: of its layer, before it wrote. launcher: pid of the process that it was forked from,
     if that is one of its own. depth: how many are around it. sockets: unix sockets on paths where those listen.
+    crowded: the loop waits for room in its socket. silent: main, and whoever has inherited from it, has closed that.
     """
 
     order: Order
@@ -128,6 +129,8 @@ class Running:
     errno: int = 0
     failed: bool = False
     reported: bool = True
+    crowded: bool = False
+    silent: bool = False
     ended: bool = False
 
     @property
@@ -181,11 +184,16 @@ class Running:
             read += 1
             try:
                 data = self.wire.recv(_CHUNK)
-            except (BlockingIOError, ConnectionResetError):
+            except BlockingIOError:
                 return
+            except ConnectionResetError:
+                data = b""
             if not data:
+                self.silent = True
                 return
             yield from self.decoder.feed(data)
+            if chunks is not None and len(data) < _CHUNK:
+                return  # most likely that was all; if not, there will be another turn
 
     def joiner(self) -> int | None:
         """The pid of who has spoken on the wire, as the kernel vouches for it; None where nobody has. Leaves the words there."""

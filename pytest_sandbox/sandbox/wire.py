@@ -29,10 +29,12 @@ _MOST_STRUCTURE = 16 << 20
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BRACKET = re.compile(rb"[][{}]")
 
+_ENCODER = json.JSONEncoder(default=repr, ensure_ascii=False)
+
 
 def encode(frame: Frame) -> bytes:
     """The bytes of a frame; what JSON has no form for is sent as its repr."""
-    body = json.dumps(frame, default=repr, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    body = _ENCODER.encode(frame).encode("utf-8", "surrogatepass")
     return _HEADER.pack(len(body)) + body
 
 

@@ -142,7 +142,7 @@ def fork(plan: Plan) -> Forked:
     It is the child of the namespace's pid 1. Also from a process with threads. OSError names the step that failed.
     """
     python, library = ctypes.pythonapi, _library()
-    limits = (_Limit * len(plan.limits))(*plan.limits)
+    limits = (_Limit * len(plan.limits))(*(_Limit(*limit) for limit in plan.limits))
     entry = _Entry(
         _ints(plan.cgroups),
         len(plan.cgroups),
