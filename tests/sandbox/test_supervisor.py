@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import secrets
 import signal
 import socket
@@ -218,6 +219,57 @@ def test_a_scope_with_a_thread_can_fork_sandboxes(supervisor: Supervisor) -> Non
     heard = [below(supervisor, outer, "count")[1] for _ in range(5)]
     assert [outcome.status for outcome in wait(supervisor, *heard)] == [0] * 5
     assert [frame for one in heard for frame in one.frames] == [{"op": "threads", "count": 1, "pid": 3}] * 5
+
+
+def test_a_duplicate_of_the_scopes_stdout(supervisor: Supervisor) -> None:
+    """Is each sandbox's own below: what a wider fixture keeps of stdout writes to the test that uses it."""
+    kept: list[int] = []
+
+    def keep(inside: Inside) -> int:
+        kept.append(os.dup(inside.descriptors.stdout))
+        return 0
+
+    def write(inside: Inside) -> int:
+        return os.write(kept[0], f"{inside.order.name} ".encode() * 3)
+
+    outer, above = root(supervisor, scope({"keep": keep, "write": write}))
+    outer.send({"op": "do", "body": "keep"})
+    supervisor.run_while(lambda: not above.frames)
+    started = [below(supervisor, outer, "write") for _ in range(3)]
+    outcomes = wait(supervisor, *(heard for _, heard in started))
+    names = [running.name for running, _ in started]
+    assert [outcome.stdout.split() for outcome in outcomes] == [[name.encode()] * 3 for name in names]
+    assert outer.read_output()[0] == b""
+
+
+def test_what_a_fork_of_python_runs(supervisor: Supervisor) -> None:
+    """os.register_at_fork, once each, on both sides; `random` is seeded anew, and threads can be started."""
+    calls: list[str] = []
+    os.register_at_fork(
+        before=lambda: calls.append("before"),
+        after_in_child=lambda: calls.append("child"),
+        after_in_parent=lambda: calls.append("parent"),
+    )
+
+    def tell_calls(inside: Inside) -> int:
+        thread = threading.Thread(target=lambda: calls.append("thread"))
+        thread.start()
+        thread.join()
+        text = [*calls, str(threading.get_native_id() == os.getpid())]
+        inside.channel.send({"op": "text", "text": text, "random": random.random()})
+        return 0
+
+    def clear(_: Inside) -> int:
+        calls.clear()
+        return 0
+
+    outer, _ = root(supervisor, scope({"tell": tell_calls, "clear": clear}))
+    outer.send({"op": "do", "body": "clear"})
+    first, second = (below(supervisor, outer, "tell")[1] for _ in range(2))
+    wait(supervisor, first, second)
+    assert first.frames[0]["text"] == ["before", "child", "thread", "True"]
+    assert second.frames[0]["text"] == ["before", "parent", "before", "child", "thread", "True"]
+    assert first.frames[0]["random"] != second.frames[0]["random"]
 
 
 def test_shared_network(supervisor: Supervisor) -> None:
