@@ -43,10 +43,14 @@ class Cloning:
             parent.below.clones[parent.below.cloned] = running
             parent.below.cloned += 1
             order = pid1.clone(self._layout(running.depth), shares_network=shares)
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died, which its pidfd will tell
+            try:
                 socket.send_fds(parent.control, [order], [pending.inner.fileno()])
                 for packet in running.recipe.packets:
                     running.control.send(packet)
+            except OSError as error:  # that init has died, which its pidfd will tell; or it does not read so much
+                running.problem = SetupError("order a sandbox", f"of the init of {parent.name}", error.errno or 0)
+                with contextlib.suppress(OSError):
+                    running.control.shutdown(socket.SHUT_RDWR)
 
     def _layout(self, depth: int) -> Layout:
         while len(self._layouts) <= depth:

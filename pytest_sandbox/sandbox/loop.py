@@ -7,6 +7,7 @@ Below:      ready (init's pid, layer, namespaces) -> the main process around it 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import selectors
@@ -102,7 +103,8 @@ class Loop:
         if kind == b"h":
             self._meet(running, pid)
             if self._admit(running, pid):
-                running.control.send(b"g")
+                with contextlib.suppress(OSError):  # it has died, which its pidfd will tell
+                    running.control.send(b"g")
         elif kind == b"r":
             if running.pidfd is None:
                 self._meet(running, pid)
@@ -145,6 +147,12 @@ class Loop:
 
     def _ready(self, running: Running, descriptors: list[int]) -> None:
         """Its root is made. Let it be entered by a fork of the main process around it; the outermost has forked its own."""
+        if len(descriptors) != (running.recipe.descriptors if running.recipe else 1 + running.order.scope):
+            running.problem = SetupError("receive descriptors", "of a sandbox that is ready", errno.EMFILE)
+            for fd in descriptors:
+                os.close(fd)
+            running.kill(None)
+            return
         running.layer, *others = descriptors
         running.own_inodes = upper.used_inodes(running.layer)
         if running.order.scope:

@@ -52,7 +52,7 @@ class Recipe:
 
     steps: tuple[Step, ...]
     packets: tuple[bytes, ...]
-    namespaces: int
+    descriptors: int
 
 
 _NAMES = {
@@ -81,7 +81,7 @@ def recipe(layout: Layout, spec: Spec, name: str, *, scope: bool, shares_network
     if not scope:
         steps += [Step("g", (), (layout.last_capability,))]
     steps += [Step("k")]
-    return Recipe(tuple(steps), tuple(_packets(steps)), len(namespaces))
+    return Recipe(tuple(steps), tuple(_packets(steps)), 1 + scope + len(namespaces))
 
 
 def _step(operation: Operation) -> Step:
