@@ -21,6 +21,7 @@ from pytest_sandbox.sandbox import clock, pid1, upper
 from pytest_sandbox.sandbox.accounts import outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
+from pytest_sandbox.sandbox.main import GO
 from pytest_sandbox.sandbox.removal import remove_tree
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.wire import Frame
@@ -182,14 +183,14 @@ class Loop:
 
     def _go(self, running: Running) -> None:
         clock.start(running)
-        running.outbox.open({"op": "go"})
+        running.outbox.open(GO)
 
     def _join(self, running: Running) -> None:
         """Somebody is in its namespaces, and says so: the first on the wire, before there is a main process."""
         pid = running.joiner()
         if pid is not None and self._admit(running, pid):
             with contextlib.suppress(OSError):  # it has died, which will be told
-                running.wire.send(b"g")
+                running.wire.send(GO)
             self._enter(running)
 
     def _on_wire(self, running: Running) -> None:

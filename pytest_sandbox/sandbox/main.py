@@ -17,6 +17,8 @@ from pytest_sandbox.sandbox.wire import Channel, Frame, encode
 
 #: What is said on the wire, by the kernel's word for who says it, when a process is in its sandbox but not yet main.
 JOINED = encode({"op": "joined"})
+#: What a main process waits for, before any frame.
+GO = b"g"
 
 
 def fork_into(inside: Inside, frame: Frame, descriptors: Sequence[int], body: Body) -> None:
@@ -61,7 +63,10 @@ def become_main(order: Order, given: Descriptors, body: Body) -> NoReturn:
     os.setsid()  # its own session: kill(0, ...) and the terminal's signals end at the sandbox's border
     process.leave_keyring()
     process.set_limits(_limits(order))
-    _run(Inside(order, Channel(socket.socket(fileno=given.wire)), given, outermost=True), body)
+    wire = socket.socket(fileno=given.wire)
+    if wire.recv(1) != GO:  # the controller has thought better of it, or is gone
+        os._exit(1)
+    _run(Inside(order, Channel(wire), given, outermost=True), body)
 
 
 def _run(inside: Inside, body: Body) -> NoReturn:
@@ -72,13 +77,11 @@ def _run(inside: Inside, body: Body) -> NoReturn:
             process.set_limits([(resource.RLIMIT_NPROC, order.spec.limits.pids)])
         if order.scope:
             inside.channel.send({"op": "here"})
-        frame, _ = inside.channel.receive()
-        if frame["op"] == "go":
-            code = body(inside)
+        code = body(inside)
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 1
     except EOFError:
-        code = 1  # the controller has thought better of it, or is gone
+        code = 1  # the controller is gone, and with it whoever would read why
     except BaseException:
         with contextlib.suppress(Exception):
             os.write(inside.descriptors.stderr, traceback.format_exc().encode("utf-8", "replace"))

@@ -32,11 +32,10 @@ class Outbox:
         """Whether something could not be sent yet."""
         return bool(self._frames) and not self._closed
 
-    def open(self, first: Frame) -> None:
-        """Send a frame, and after it all that was put here so far."""
-        data = encode(first)
-        self._frames.appendleft((memoryview(data), ()))
-        self._size += len(data)
+    def open(self, first: bytes) -> None:
+        """Send these bytes, and after them all that was put here so far."""
+        self._frames.appendleft((memoryview(first), ()))
+        self._size += len(first)
         self._closed = False
         self.flush()
 

@@ -68,9 +68,9 @@ class Plan:
 
     cgroups: version 1's `tasks`. namespaces: the user namespace first; the caller must own it (user_namespaces(7)).
     own, given: the caller's files, the first of them a socket, and what the child has under the same numbers. greeting:
-    written to that socket by a process that is in all of them; it goes on when one byte comes back. directory: where the
-    child starts, or in "/". limits: of setrlimit(2), soft and hard. keep: capabilities, of those up to last_capability.
-    All descriptors but `own` are closed in the child.
+    written to that socket by a process that is in all of them; it forks the child when one byte comes back, and the child
+    comes back from `fork` when another does. directory: where the child starts, or in "/". limits: of setrlimit(2), soft
+    and hard. keep: capabilities, of those up to last_capability. All descriptors but `own` are closed in the child.
     """
 
     cgroups: Sequence[int]

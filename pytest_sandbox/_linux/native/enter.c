@@ -8,7 +8,7 @@
  *     +- joiner  CLONE_VM      enters cgroups and namespaces, says so, and puts everything right that the kernel keeps for a
  *        |                     process and that a fork inherits: descriptors, limits, privileges
  *        +- forker  CLONE_VM   the first in the pid namespace: calls fork(3), which copies the memory once
- *           +- main            jumps onto the caller's stack, and returns from sandbox_enter() with 0
+ *           +- main            jumps onto the caller's stack, waits for its word to go, and returns from sandbox_enter() with 0
  *
  * forker ends at once, and main is adopted by pid 1 of its namespace. The callers' thread-local storage is used by whoever of
  * the three runs, one at a time. Sources: clone(2), setns(2), capabilities(7), rseq(2).
@@ -45,7 +45,7 @@ struct entry {
 	size_t namespace_count;
 	const int *own, *given; /* the caller's files, and those that main has in their stead; the first is a socket */
 	size_t file_count;
-	const char *greeting; /* what joiner says on that socket when it is in; it is answered with one byte */
+	const char *greeting; /* what joiner says on that socket when it is in; it is answered with a byte, and main with another */
 	size_t greeting_length;
 	const char *directory; /* where main starts, if it is there */
 	const struct limit { int resource; uint64_t value; } *limits;
@@ -211,6 +211,7 @@ int sandbox_enter(struct entry *entry)
 	struct state state; /* not initialised: its stacks would be touched */
 	stack_t alternate;
 	sigset_t all, mask;
+	char answer;
 	pid_t pid;
 
 	entry->step = entry->error = entry->directories = 0;
@@ -226,6 +227,9 @@ int sandbox_enter(struct entry *entry)
 		sigprocmask(SIG_SETMASK, &mask, NULL);
 		setsid(); /* kill(0, ...) and the terminal's signals end at the sandbox's border */
 		entry->in_child();
+		/* The second byte is the word to go. Waited for here, since the less Python runs the fewer pages are copied. */
+		if (read(entry->own[0], &answer, 1) != 1)
+			_exit(1);
 		return 0;
 	}
 	pid = clone(joiner, state.joiner_stack + sizeof state.joiner_stack, CLONE_VM, &state);
