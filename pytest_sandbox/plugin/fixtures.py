@@ -210,6 +210,14 @@ class _Made:
             self._owner.send({"op": "made", "outcome": bodies.outcome_to_frame(outcome), "said": self._said})
 
 
+#: How many paths a further sandbox may hide besides the test's own.
+_MOST_HIDDEN = 1000
+
+
+def _is_plain_path(path: object) -> bool:
+    return isinstance(path, str) and os.path.isabs(path) and os.path.normpath(path) == path and "\0" not in path and len(path) < 4096
+
+
 def _at_most(own: Spec, frame: Frame) -> Spec:
     """A spec with what a test asks for, and never more than it has."""
     asked = frame.get("limits") or {}
@@ -225,6 +233,8 @@ def _at_most(own: Spec, frame: Frame) -> Spec:
     network = Network(frame.get("network", own.network.value))
     if network is Network.HOST and own.network is not Network.HOST:
         raise SpecError("network='host': the test's own sandbox has not got the machine's network")
-    hide = tuple(str(path) for path in frame.get("hide") or ())
+    hide = frame.get("hide") or ()
+    if not isinstance(hide, (list, tuple)) or len(hide) > _MOST_HIDDEN or not all(map(_is_plain_path, hide)):
+        raise SpecError(f"hide is no list of at most {_MOST_HIDDEN} absolute paths")
     names = frozenset(name for name in asked if asked[name] is not None)
     return dataclasses.replace(own, limits=Limits(**limits), network=network, hide=(*own.hide, *hide), asked=names)

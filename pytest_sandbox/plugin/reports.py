@@ -172,7 +172,7 @@ def record_warning(config: pytest.Config, frame: dict[str, Any], nodeid: str) ->
         message.line = str(frame.get("line") or "")
         message.source = object() if frame.get("source") else None  # pytest then says how to find where it was made
         location = tuple(frame["location"]) if isinstance(frame.get("location"), list) else None
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # a module that is named may raise what it likes when it is looked into
         raise WireError(f"a frame is no warning: {error!r}") from error
     config.hook.pytest_warning_recorded.call_historic(
         kwargs={"warning_message": message, "nodeid": nodeid, "when": "runtest", "location": location}

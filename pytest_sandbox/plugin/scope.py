@@ -89,7 +89,8 @@ class ScopeListener:
         told = scope.asking[0] if scope.asking else None
         item = self._session.items[scope.last_item] if told is None else told.item
         if op == "threaded":
-            self._unshare(scope, item, ", ".join(map(str, frame.get("threads") or ())))
+            threads = frame.get("threads")
+            self._unshare(scope, item, ", ".join(map(str, threads if isinstance(threads, list) else [])))
         elif op == "fixture":
             scope.setting_up = str(frame.get("name", ""))
         elif op in ("prepared", "exit", "interrupt", "internal") and told is not None:

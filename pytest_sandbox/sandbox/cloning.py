@@ -20,6 +20,10 @@ from pytest_sandbox.sandbox.pid1 import Recipe
 from pytest_sandbox.sandbox.running import Running
 
 
+#: How many recipes are remembered: of the tests at hand, and of the scopes around them.
+_KEPT = 16
+
+
 class Cloning:
     """Begins the sandboxes of a run; remembers what the last ones of each kind were made of."""
 
@@ -61,9 +65,9 @@ class Cloning:
         """Kept for the next sandbox of the same kind, unless its name is in it."""
         order = running.order
         key = (running.depth, order.spec, order.scope, order.shares_network, running.sockets)
-        found = self._recipes.get(key)
+        found = self._recipes.pop(key, None)
         if found is None or order.spec.scratch is not None:
-            found = self._recipes[key] = pid1.recipe(
+            found = pid1.recipe(
                 self._layout(running.depth),
                 order.spec,
                 order.name,
@@ -71,6 +75,9 @@ class Cloning:
                 shares_network=order.shares_network,
                 sockets=running.sockets,
             )
+        self._recipes[key] = found
+        if len(self._recipes) > _KEPT:
+            del self._recipes[next(iter(self._recipes))]
         return found
 
 

@@ -27,8 +27,10 @@ from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.wire import Frame
 from pytest_sandbox.sandbox.words import refusal
 
-#: How much one sandbox may say before the others have their turn, in pieces of 64 KiB.
-_TURN = 16
+#: How long what one sandbox says is heard before the others, and the clock, have their turn, in seconds.
+_TURN = 0.01
+#: How long what one sandbox has said is still heard after its end, in seconds.
+_LAST_TURN = 10.0
 
 
 class Loop:
@@ -66,11 +68,15 @@ class Loop:
         if due is not None:
             wait = max(0.0, due - time.monotonic())
             timeout = wait if timeout is None else min(timeout, wait)
+        unheard = [running for running in self.running.values() if running.backlog]
         self._listen_for_room()
-        for key, _ in self._selector.select(timeout):
+        for key, _ in self._selector.select(0 if unheard else timeout):
             handler, running = key.data
             if not running.ended:
                 handler(running)
+        for running in unheard:
+            if not running.ended:
+                self._on_wire(running)
         now = time.monotonic()
         for running in tuple(self.running.values()):
             clock.check(running, now)
@@ -114,7 +120,9 @@ class Loop:
             self._ready(running, descriptors)
         elif kind == b"f":
             failed, problem = pid1.failure(packet, running.recipe)
-            victim = running.below.clones[failed] if failed is not None else running
+            victim = running.below.clones.get(failed) if failed is not None else running
+            if victim is None:  # it has ended meanwhile
+                return
             victim.problem = victim.problem or problem
             victim.kill(None)
             if victim.pidfd is None:  # nobody can tell its end
@@ -156,6 +164,10 @@ class Loop:
             return
         running.layer, *others = descriptors
         running.own_inodes = upper.used_inodes(running.layer)
+        if running.abandoned:  # nobody shall enter what is about to die
+            for fd in others:
+                os.close(fd)
+            return
         if running.order.scope:
             running.below.netlink = socket.socket(fileno=others.pop(0))
         process.spare_init(running.pid or 0)
@@ -164,6 +176,7 @@ class Loop:
             self._enter(running)
             return
         frame = running.order.to_frame() | pending.extra | {"namespaces": len(others)}
+        running.parent.below.ordered.add(running.name)
         running.parent.send(frame, (*pending.descriptors.all(), *others, *pending.tasks))
         pending.close()
         for fd in others:
@@ -183,7 +196,10 @@ class Loop:
 
     def _go(self, running: Running) -> None:
         clock.start(running)
-        running.outbox.open(GO)
+        try:
+            running.outbox.open(GO)
+        except WireError as error:
+            self._lies(running, error)
 
     def _join(self, running: Running) -> None:
         """Somebody is in its namespaces, and says so: the first on the wire, before there is a main process."""
@@ -196,13 +212,16 @@ class Loop:
     def _on_wire(self, running: Running) -> None:
         if not running.entered and running.parent is not None:
             self._join(running)
-        running.outbox.flush()
+        end = time.monotonic() + _TURN
         try:
-            for frame in running.frames(_TURN):
+            running.outbox.flush()
+            for frame in running.frames():
                 self._frame(running, frame)
+                if time.monotonic() > end:
+                    break
         except WireError as error:
             self._lies(running, error)
-        if not running.ended and running.silent:
+        if not running.ended and running.silent and not running.backlog:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(running.wire)
             if not running.entered:  # whoever was to enter it does not
@@ -210,11 +229,14 @@ class Loop:
 
     def _frame(self, running: Running, frame: Frame) -> None:
         if frame["op"] == "refused":
-            child = self.running.get(str(frame.get("name")))
-            if child is None or child.parent is not running or child.entered:
+            name = str(frame.get("name"))
+            if name not in running.below.ordered and name not in running.below.gone:
                 raise WireError("it refuses what was not asked of it")
-            child.problem = child.problem or refusal(frame)
-            child.kill(None)
+            running.below.ordered.discard(name)
+            child = self.running.get(name)
+            if child is not None:
+                child.problem = child.problem or refusal(frame)
+                child.kill(None)
             return
         if frame["op"] == "joined":
             return
@@ -257,9 +279,12 @@ class Loop:
 
     def _finish(self, running: Running) -> None:
         """pid 1 is dead, and so is everything of its namespace: read what it used, and remove what was made for it."""
+        end = time.monotonic() + _LAST_TURN
         with contextlib.suppress(WireError):
-            for frame in running.frames():
+            for frame in running.frames(to_the_end=True):
                 self._frame(running, frame)
+                if time.monotonic() > end:  # somebody else holds its end of the socket, and goes on talking
+                    break
         while running.last_words is None and running.control in self._selector.get_map() and self._on_control(running):
             continue  # its last words may still be unread
         if running.ended:
@@ -271,6 +296,8 @@ class Loop:
         del self.running[running.name]
         if running.parent is not None:
             _answered(running.parent, running)
+            running.parent.below.ordered.discard(running.name)
+            running.parent.below.gone.append(running.name)
         for fd in (running.control, running.wire, running.pidfd):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(fd)  # type: ignore[arg-type]

@@ -15,6 +15,10 @@ from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.sandbox.wire import LONGEST, Frame, encode
 
 
+#: What a frame that waits takes besides its bytes.
+_OVERHEAD = 256
+
+
 class Outbox:
     """Frames for a non-blocking socket, in order, each with its descriptors on its first byte.
 
@@ -35,7 +39,7 @@ class Outbox:
     def open(self, first: bytes) -> None:
         """Send these bytes, and after them all that was put here so far."""
         self._frames.appendleft((memoryview(first), ()))
-        self._size += len(first)
+        self._size += len(first) + _OVERHEAD
         self._closed = False
         self.flush()
 
@@ -47,7 +51,7 @@ class Outbox:
         if not self._frames and not self._closed and descriptors and self._sent_at_once(data, descriptors):
             return
         self._frames.append((memoryview(data), tuple(map(os.dup, descriptors))))
-        self._size += len(data)
+        self._size += len(data) + _OVERHEAD
         self.flush()
 
     def _sent_at_once(self, data: bytes, descriptors: Sequence[int]) -> bool:
@@ -58,9 +62,11 @@ class Outbox:
             return False
         except (BrokenPipeError, ConnectionResetError):
             return True  # for a sandbox that is gone
+        except OSError as error:  # ETOOMANYREFS: it keeps the descriptors that were sent to it in its socket
+            raise WireError(f"nothing can be sent to it: {error.strerror}") from error
         if sent < len(data):
             self._frames.append((memoryview(data)[sent:], ()))
-            self._size += len(data) - sent
+            self._size += len(data) - sent + _OVERHEAD
         return True
 
     def flush(self) -> None:
@@ -74,10 +80,13 @@ class Outbox:
                 self._frames[0] = data[sent:], ()
                 if sent == len(data):
                     self._frames.popleft()
+                    self._size -= _OVERHEAD
         except BlockingIOError:
             return
         except (BrokenPipeError, ConnectionResetError):
             self.close()
+        except OSError as error:
+            raise WireError(f"nothing can be sent to it: {error.strerror}") from error
 
     def close(self) -> None:
         """Forget what waits."""

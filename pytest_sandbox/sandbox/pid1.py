@@ -40,10 +40,13 @@ class Step:
         return _NAMES[self.code]
 
     def encode(self) -> bytes:
-        """Its bytes."""
+        """Its length and its bytes. ValueError for a text that init would take for two."""
+        if any("\0" in text for text in self.texts):
+            raise ValueError(f"a zero byte in {self.texts}")
         numbers = _NUMBERS.pack(*self.numbers, *[0] * (3 - len(self.numbers)))
         texts = [*map(os.fsencode, self.texts), *[b""] * (4 - len(self.texts))]
-        return self.code.encode() + numbers + b"\0".join(texts) + b"\0"
+        data = self.code.encode() + numbers + b"\0".join(texts) + b"\0"
+        return struct.pack("=I", len(data)) + data
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ def failure(packet: bytes, recipe: Recipe | None) -> tuple[int | None, SetupErro
     number, which = _FAILED.unpack(packet[1:])
     if which < 0:
         return -which - 1, SetupError("clone into new namespaces", "", number)
-    step = recipe.steps[which] if recipe else Step("?")
+    step = recipe.steps[which] if recipe and which < len(recipe.steps) else Step("?")
     return None, SetupError(step.name, " ".join(filter(None, step.texts)), number)
 
 

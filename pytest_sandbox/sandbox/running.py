@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -55,7 +56,8 @@ class Below:
 
     is_here: main has said that it is there. netlink: asks who listens in its network. preparing: names of those for which
     main sets something up. waiting: those to be cloned when it may be. clones: by number, those of the `cloned` ones that
-    pid 1 was told to clone and of which nothing was heard yet.
+    pid 1 was told to clone and of which nothing was heard yet. ordered, gone: names of those that main was told to fork into,
+    and of the last ones that have ended: what it says of them may come late.
     """
 
     is_here: bool = False
@@ -64,6 +66,8 @@ class Below:
     waiting: list[Running] = dataclasses.field(default_factory=list)
     clones: dict[int, Running] = dataclasses.field(default_factory=dict)
     cloned: int = 0
+    ordered: set[str] = dataclasses.field(default_factory=set)
+    gone: deque[str] = dataclasses.field(default_factory=lambda: deque(maxlen=64))
 
     @property
     def may_clone(self) -> bool:
@@ -129,6 +133,7 @@ class Running:
     errno: int = 0
     failed: bool = False
     reported: bool = True
+    backlog: deque[Frame] = dataclasses.field(default_factory=deque)
     crowded: bool = False
     silent: bool = False
     ended: bool = False
@@ -177,11 +182,16 @@ class Running:
         """Bytes that its own stdout and stderr hold now."""
         return sum(os.fstat(fd).st_size for fd in (self.stdout, self.stderr, self.shown))
 
-    def frames(self, chunks: int | None = None) -> Iterator[Frame]:
-        """What main has said and nobody has read yet; of at most so many chunks, lest one that floods us stops all others."""
-        read = 0
-        while chunks is None or read < chunks:
-            read += 1
+    def frames(self, *, to_the_end: bool = False) -> Iterator[Frame]:
+        """What main has said and nobody has heard yet, as far as one reading brings it, or to the end.
+
+        Who stops in between finds the rest in the `backlog`.
+        """
+        while True:
+            while self.backlog:
+                yield self.backlog.popleft()
+            if self.silent:
+                return
             try:
                 data = self.wire.recv(_CHUNK)
             except BlockingIOError:
@@ -191,9 +201,11 @@ class Running:
             if not data:
                 self.silent = True
                 return
-            yield from self.decoder.feed(data)
-            if chunks is not None and len(data) < _CHUNK:
-                return  # most likely that was all; if not, there will be another turn
+            self.backlog.extend(self.decoder.feed(data))
+            if not to_the_end:
+                while self.backlog:
+                    yield self.backlog.popleft()
+                return
 
     def joiner(self) -> int | None:
         """The pid of who has spoken on the wire, as the kernel vouches for it; None where nobody has. Leaves the words there."""

@@ -56,10 +56,14 @@ def _check_structure(body: bytes) -> None:
         raise WireError(f"a frame is {deepest} levels deep")
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def _decode(body: bytes) -> Frame:
     _check_structure(body)
     try:
-        frame = json.loads(body.decode("utf-8", "surrogatepass"))
+        frame = json.loads(body.decode("utf-8", "surrogatepass"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise WireError(f"a frame of {len(body)} bytes is no JSON: {error}") from None
     if not isinstance(frame, dict) or not isinstance(frame.get("op"), str):

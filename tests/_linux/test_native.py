@@ -46,8 +46,9 @@ def test_init_ends_with_its_controller(init: tuple[socket.socket, subprocess.Pop
 
 
 def operation(code: bytes, *texts: bytes) -> bytes:
-    """One operation without numbers."""
-    return code + bytes(12) + b"\0".join([*texts, *[b""] * (4 - len(texts))]) + b"\0"
+    """One operation without numbers, after its length."""
+    data = code + bytes(12) + b"\0".join([*texts, *[b""] * (4 - len(texts))]) + b"\0"
+    return struct.pack("=I", len(data)) + data
 
 
 @pytest.mark.parametrize(
@@ -57,18 +58,24 @@ def operation(code: bytes, *texts: bytes) -> bytes:
         ([operation(b"o", b"/"), operation(b"o", b"/"), operation(b"?")], 2, 22),
         ([operation(b"o", b"/")] * 9, 8, 22),
         ([operation(b"o", b"/" + b"x" * 5000)], 0, 36),
+        ([operation(b"o", b"/"), b"\xff\xff\0\0x"], 1, 22),
+        ([operation(b"m", b"a", b"b", b"c", b"d", b"e")], 0, 22),
+        ([struct.pack("=I", 20) + b"o" + bytes(12) + b"no end."], 0, 22),
+        ([b"o"], 0, 22),
     ],
 )
 def test_what_init_cannot_do(
     init: tuple[socket.socket, subprocess.Popen[bytes]], operations: list[bytes], number: int, error: int
 ) -> None:
-    """Is told by its number and the kernel's; what comes after it in the packet is left, and init goes on."""
+    """Is told by its number and the kernel's; what comes after it is not done, and init goes on."""
     here, process = init
     here.send(b"b" + b"".join(operations))
     assert here.recv(100) == b"f" + struct.pack("=ii", error, number)
     here.send(b"nothing that it knows")
     here.send(b"b" + operation(b"k"))
-    assert here.recv(100) == b"r"
+    here.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        here.recv(100)
     assert process.poll() is None
 
 

@@ -4,11 +4,11 @@
  * twice would copy the page tables of a large Python twice. So two short-lived processes share the caller's memory
  * (CLONE_VM) while its thread waits here:
  *
- *     caller                   blocked in wait4 until all is done
+ *     caller                   blocked in wait4 until both helpers have ended
  *     +- joiner  CLONE_VM      enters cgroups and namespaces, says so, and puts everything right that the kernel keeps for a
- *        |                     process and that a fork inherits: descriptors, limits, privileges
- *        +- forker  CLONE_VM   the first in the pid namespace: calls fork(3), which copies the memory once
- *           +- main            jumps onto the caller's stack, waits for its word to go, and returns from sandbox_enter() with 0
+ *     |                        process and that a fork inherits: descriptors, limits, privileges
+ *     +- forker  CLONE_VM      made by joiner, the first in the pid namespace: calls fork(3), which copies the memory once
+ *        +- main               jumps onto the caller's stack, waits for its word to go, and returns from sandbox_enter() with 0
  *
  * forker ends at once, and main is adopted by pid 1 of its namespace. The callers' thread-local storage is used by whoever of
  * the three runs, one at a time. Sources: clone(2), setns(2), capabilities(7), rseq(2).
@@ -24,6 +24,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -37,7 +38,7 @@ enum step {
 };
 enum { MOST_FILES = 8, JOIN_SESSION_KEYRING = 1 };
 
-/* As `native.py` lays it out. Everything that the helpers need is here, since they may not touch Python's own memory. */
+/* As `__init__.py` lays it out. Everything that the helpers need is here, since they may not touch Python's own memory. */
 struct entry {
 	const int *cgroups; /* descriptors of version 1's `tasks` */
 	size_t cgroup_count;
@@ -60,6 +61,7 @@ struct entry {
 struct state {
 	struct entry *entry;
 	volatile int forked;
+	volatile pid_t forker;
 	jmp_buf caller;
 	/* The second is for other libraries' pthread_atfork(3) handlers too. */
 	_Alignas(16) char joiner_stack[32 << 10], forker_stack[256 << 10];
@@ -163,7 +165,6 @@ static int joiner(void *argument)
 	struct state *state = argument;
 	struct entry *entry = state->entry;
 	char answer;
-	pid_t pid;
 
 	if (exchange(entry))
 		return fail(entry, STEP_DESCRIPTORS);
@@ -189,10 +190,11 @@ static int joiner(void *argument)
 		return fail(entry, STEP_CGROUP_NAMESPACE);
 	if (give_up(entry))
 		return fail(entry, STEP_PRIVILEGES);
-	pid = clone(forker, state->forker_stack + sizeof state->forker_stack, CLONE_VM, state);
-	if (pid < 0)
+	/* The caller's child too (CLONE_PARENT): it waits for both, whatever becomes of this one. */
+	if (clone(forker, state->forker_stack + sizeof state->forker_stack, CLONE_VM | CLONE_PARENT | CLONE_PARENT_SETTID, state,
+		  &state->forker) < 0)
 		return fail(entry, STEP_FORK);
-	return waitpid(pid, NULL, __WALL) != pid;
+	return 0;
 }
 
 /* The kernel forgets the area of who shares memory (rseq_fork), and fork(3) takes for granted that it is still known. */
@@ -208,37 +210,53 @@ static void register_rseq(void)
 /* The pid of nobody: main is its own pid 1's child. Returns 1 in the caller, 0 in main, and -1 with step and error. */
 int sandbox_enter(struct entry *entry)
 {
-	struct state state; /* not initialised: its stacks would be touched */
+	/* Not on the caller's stack, which may be a small one, and which must not end before whoever runs on these. */
+	struct state *volatile state = mmap(NULL, sizeof *state, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
 	stack_t alternate;
 	sigset_t all, mask;
+	ssize_t got;
 	char answer;
 	pid_t pid;
+	int forked;
 
-	entry->step = entry->error = entry->directories = 0;
-	state.entry = entry;
-	state.forked = 0;
+	entry->directories = 0;
+	if (state == MAP_FAILED) {
+		fail(entry, STEP_CLONE);
+		return -1;
+	}
+	entry->step = STEP_CLONE; /* stays where joiner is killed */
+	entry->error = ECANCELED;
+	state->entry = entry;
 	entry->before();
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &mask);
 	sigaltstack(NULL, &alternate);
-	if (setjmp(state.caller)) {
+	if (setjmp(state->caller)) {
+		munmap(state, sizeof *state);
 		register_rseq();
 		sigaltstack(&alternate, NULL);
 		sigprocmask(SIG_SETMASK, &mask, NULL);
 		setsid(); /* kill(0, ...) and the terminal's signals end at the sandbox's border */
 		entry->in_child();
 		/* The second byte is the word to go. Waited for here, since the less Python runs the fewer pages are copied. */
-		if (read(entry->own[0], &answer, 1) != 1)
+		while ((got = read(entry->own[0], &answer, 1)) < 0 && errno == EINTR)
+			;
+		if (got != 1)
 			_exit(1);
 		return 0;
 	}
-	pid = clone(joiner, state.joiner_stack + sizeof state.joiner_stack, CLONE_VM, &state);
+	pid = clone(joiner, state->joiner_stack + sizeof state->joiner_stack, CLONE_VM, state);
 	if (pid < 0)
 		fail(entry, STEP_CLONE);
 	else
-		while (waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
-			;
+		waitpid(pid, NULL, __WALL);
+	if (state->forker > 0)
+		waitpid(state->forker, NULL, __WALL);
+	forked = state->forked;
+	munmap(state, sizeof *state);
+	prctl(PR_SET_DUMPABLE, dumpable, 0, 0, 0); /* joining takes it, and where it went wrong it was not given back */
 	sigprocmask(SIG_SETMASK, &mask, NULL);
 	entry->in_parent();
-	return state.forked ? 1 : -1;
+	return forked ? 1 : -1;
 }

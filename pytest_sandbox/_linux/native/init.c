@@ -6,7 +6,7 @@
  *     init CONTROL MAIN        descriptor of a SOCK_SEQPACKET socket; pid of main in our namespace
  *
  * Each packet begins with one letter. From the controller:
- *     b OPERATIONS             do them (see `operate`), in order
+ *     b OPERATIONS             do them (see `operate`), in order, up to the first that fails
  *     c FLAGS MAPS + socket    clone a child into new namespaces, which listens to that socket
  *     s SIGNAL                 send main a signal
  * To the controller:
@@ -27,17 +27,17 @@ typedef long word;
 enum {
 	AT_FDCWD = -100, AT_RECURSIVE = 0x8000,
 	O_WRONLY = 1, O_RDONLY_CLOEXEC = 02000000,
-	ENOENT = 2, EINTR = 4, ECHILD = 10, EAGAIN = 11, ENOTDIR = 20, EINVAL = 22,
+	ENOENT = 2, EINTR = 4, ECHILD = 10, EAGAIN = 11, ENOTDIR = 20, EINVAL = 22, EMFILE = 24,
 	SIGCHLD_ = 17,
 	AF_INET_ = 2, AF_NETLINK_ = 16, SOCK_DGRAM_ = 2, SOCK_RAW_ = 3, NETLINK_SOCK_DIAG_ = 4, CLOEXEC = 02000000,
-	SOL_SOCKET_ = 1, SCM_RIGHTS_ = 1, MSG_CMSG_CLOEXEC_ = 0x40000000, MSG_NOSIGNAL_ = 0x4000,
+	SOL_SOCKET_ = 1, SCM_RIGHTS_ = 1, MSG_CMSG_CLOEXEC_ = 0x40000000, MSG_NOSIGNAL_ = 0x4000, MSG_TRUNC_ = 0x20,
 	MS_BIND_ = 4096, MS_REC_ = 16384, MS_PRIVATE_ = 1 << 18, MS_RDONLY_ = 1, MS_NOSUID_ = 2, MS_NODEV_ = 4, MNT_DETACH_ = 2,
 	WNOHANG_ = 1, POLLIN_ = 1, RUSAGE_CHILDREN_ = -1,
 	GRACE_MS = 50, MOST_LEAKS = 100, LONGEST_LINE = 500, MOST_DESCRIPTORS = 8,
 };
 
 enum {
-	CLONE_NEWNS = 0x20000, MOUNT_ATTR_RDONLY = 1, SIOCSIFFLAGS = 0x8914, CAPABILITY_VERSION_3 = 0x20080522,
+	CLONE_NEWNS = 0x20000, MOUNT_ATTR_RDONLY = 1, SIOCSIFFLAGS = 0x8914, CAPABILITY_VERSION_3 = 0x20080522, CAP_KILL = 5,
 	PR_SET_DUMPABLE = 4, PR_CAPBSET_DROP = 24, PR_CAP_AMBIENT = 47, PR_CAP_AMBIENT_CLEAR_ALL = 4,
 };
 
@@ -165,7 +165,7 @@ struct rights { struct control_header header; int descriptors[MOST_DESCRIPTORS];
 
 static char buffer[1 << 18];
 static word main_pid;
-static int done, children; /* operations and clones so far */
+static int done, spoilt, children; /* operations so far, whether one has failed; clones so far */
 static struct rights kept; /* descriptors for 'r' */
 static int kept_count;
 
@@ -184,7 +184,6 @@ static void say(const void *packet, size_t length, struct rights *rights, int co
 	if (count) {
 		rights->header = (struct control_header){sizeof rights->header + sizeof(int) * (size_t)count, SOL_SOCKET_, SCM_RIGHTS_};
 		message.control = rights;
-		message.control_length = sizeof *rights;
 		message.control_length = (rights->header.length + sizeof(word) - 1) & ~(sizeof(word) - 1);
 	}
 	do
@@ -328,15 +327,15 @@ static word send_kept(void)
 static word give_up(unsigned last_capability)
 {
 	struct cap_header header = {CAPABILITY_VERSION_3, 0};
-	struct cap_data none[2] = {{0, 0, 0}, {0, 0, 0}};
+	struct cap_data kill[2] = {{1 << CAP_KILL, 1 << CAP_KILL, 0}, {0, 0, 0}}; /* of a main that has become another user */
 
 	for (unsigned capability = 0; capability <= last_capability; capability++)
 		CALL(__NR_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0);
 	CALL(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-	return CALL(__NR_capset, &header, none, 0, 0, 0);
+	return CALL(__NR_capset, &header, kill, 0, 0, 0);
 }
 
-/* One operation: a letter, three numbers, four texts that end with a zero byte. Returns 0, or an error's negative number. */
+/* Returns 0, or an error's negative number. */
 static word operate(char code, const int *numbers, char *const *texts)
 {
 	switch (code) {
@@ -361,25 +360,45 @@ static word operate(char code, const int *numbers, char *const *texts)
 	return -EINVAL;
 }
 
+/* The operation at `at`, of `size` bytes: a letter, three numbers, and exactly four texts. */
+static word do_one(char *at, size_t size)
+{
+	int numbers[3];
+	char *texts[4], *const stop = at + size;
+	char code = *at;
+
+	if (size < 1 + sizeof numbers)
+		return -EINVAL;
+	memcpy(numbers, at + 1, sizeof numbers);
+	at += 1 + sizeof numbers;
+	for (int i = 0; i < 4; i++) {
+		texts[i] = at;
+		while (at < stop && *at)
+			at++;
+		if (at++ >= stop)
+			return -EINVAL;
+	}
+	return at == stop ? operate(code, numbers, texts) : -EINVAL;
+}
+
+/* Each operation follows its length. After one that failed nothing more is done: the sandbox is not what it was to be. */
 static void do_all(char *at, const char *stop)
 {
-	while (at < stop) {
-		char code = *at++;
-		int numbers[3];
-		char *texts[4];
-		word error;
+	while (!spoilt && at < stop) {
+		unsigned size = 0;
+		word error = -EINVAL;
 
-		memcpy(numbers, at, sizeof numbers);
-		at += sizeof numbers;
-		for (int i = 0; i < 4; i++) {
-			texts[i] = at;
-			at += length_of(at) + 1;
+		if (stop - at > (long)sizeof size) {
+			memcpy(&size, at, sizeof size);
+			at += sizeof size;
+			if (size && size <= (size_t)(stop - at))
+				error = do_one(at, size);
 		}
-		error = operate(code, numbers, texts);
 		if (error) {
+			spoilt = 1;
 			say_failed(error, done);
-			return;
 		}
+		at += size;
 		done++;
 	}
 }
@@ -399,7 +418,7 @@ static void listen_to(int control, int close_from)
 {
 	CALL(__NR_dup3, control, CONTROL, CLOEXEC, 0, 0);
 	CALL(__NR_close_range, close_from, ~0U, 0, 0, 0);
-	done = children = 0;
+	done = spoilt = children = 0;
 }
 
 /* FLAGS is followed by three texts: for setgroups (of a user who maps himself), uid_map and gid_map. */
@@ -547,16 +566,19 @@ static void hear(void)
 
 	if (length == -EINTR || length == -EAGAIN)
 		return;
-	if (length <= 0)
-		end(1); /* the controller is gone */
+	if (length <= 0 || message.flags & MSG_TRUNC_)
+		end(1); /* the controller is gone, or says more than anybody would */
 	buffer[length] = 0;
 	switch (buffer[0]) {
 	case 'b':
 		do_all(buffer + 1, buffer + length);
 		break;
 	case 'c':
-		if (message.control_length > sizeof rights.header)
-			make_child(buffer + 1, rights.descriptors[0]);
+		if (message.control_length <= sizeof rights.header) { /* no room for a descriptor */
+			say_failed(-EMFILE, -++children);
+			break;
+		}
+		make_child(buffer + 1, rights.descriptors[0]);
 		/* Ours only until the child has it; the child has put it elsewhere. */
 		CALL(__NR_close, rights.descriptors[0], 0, 0, 0, 0);
 		break;
