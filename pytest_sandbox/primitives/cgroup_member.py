@@ -136,17 +136,25 @@ class Cgroup:
                 files.write(f"{directory}{self._leaf}/cgroup.procs", str(pid))
         self.verify(pid)
 
+    @property
+    def has_no_tasks(self) -> bool:
+        """Whether a process must be attached somewhere before it forks, since it cannot enter by itself (v2)."""
+        return any(place.version != V1 for place in self._places.values())
+
+    def attach_to_v2(self, pid: int) -> None:
+        """Attach a process where there is no `tasks`; the rest it enters by itself. Raises SetupError as `attach` does."""
+        for directory, place in self._places.items():
+            if place.version != V1:
+                with _refusal("attach to cgroup", f"pid {pid}, {directory}"):
+                    files.write(f"{directory}{self._leaf}/cgroup.procs", str(pid))
+
     def admit(self, pid: int) -> None:
         """Finish what the child began with `enter`: attach it where there is no `tasks` (v2), and verify all.
 
         Raises SetupError as `attach` does.
         """
-        for directory, place in self._places.items():
-            if place.version != V1:
-                with _refusal("attach to cgroup", f"pid {pid}, {directory}"):
-                    files.write(f"{directory}{self._leaf}/cgroup.procs", str(pid))
-        if self._places:
-            self.verify(pid)
+        self.attach_to_v2(pid)
+        self.verify(pid)
 
     def open_tasks(self) -> tuple[int, ...]:
         """Open the v1 hierarchies' `tasks`, for a child that goes in by itself with `enter`; the caller closes them.
@@ -170,6 +178,8 @@ class Cgroup:
 
     def verify(self, pid: int) -> None:
         """Raise SetupError unless the process is in this cgroup, in every hierarchy; /proc/PID/cgroup, cgroups(7)."""
+        if not self._places:
+            return
         with _refusal("verify cgroup", f"pid {pid}"):
             lines = os.fsdecode(files.read(f"/proc/{pid}/cgroup")).splitlines()
         actual = dict(line.split(":", 2)[1:] for line in lines)

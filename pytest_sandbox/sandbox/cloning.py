@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import select
 import socket
 
 from pytest_sandbox._linux import proc
@@ -22,6 +23,10 @@ from pytest_sandbox.sandbox.running import Running
 
 #: How many recipes are remembered: of the tests at hand, and of the scopes around them.
 _KEPT = 16
+
+
+#: How long an init may take until there is room for another packet, in seconds.
+_READ_TIME = 5.0
 
 
 class Cloning:
@@ -50,7 +55,7 @@ class Cloning:
             try:
                 socket.send_fds(parent.control, [order], [pending.inner.fileno()])
                 for packet in running.recipe.packets:
-                    running.control.send(packet)
+                    _send(running.control, packet)
             except OSError as error:  # that init has died, which its pidfd will tell; or it does not read so much
                 running.problem = SetupError("order a sandbox", f"of the init of {parent.name}", error.errno or 0)
                 with contextlib.suppress(OSError):
@@ -79,6 +84,15 @@ class Cloning:
         if len(self._recipes) > _KEPT:
             del self._recipes[next(iter(self._recipes))]
         return found
+
+
+def _send(control: socket.socket, packet: bytes) -> None:
+    """Send a packet to an init, which reads as fast as it mounts. OSError: it is gone, or has not read for some seconds."""
+    try:
+        control.send(packet)
+    except BlockingIOError:
+        select.select([], [control], [], _READ_TIME)
+        control.send(packet)
 
 
 def _listeners(parent: Running, wanted: Network) -> tuple[tuple[str, ...], bool]:

@@ -29,6 +29,8 @@ from pytest_sandbox.sandbox.words import refusal
 
 #: How long what one sandbox says is heard before the others, and the clock, have their turn, in seconds.
 _TURN = 0.01
+#: How long who has no business in a sandbox's cgroup may take to die, in seconds.
+_SQUATTERS_TIME = 1.0
 #: How long what one sandbox has said is still heard after its end, in seconds.
 _LAST_TURN = 10.0
 
@@ -175,7 +177,7 @@ class Loop:
         if pending is None or running.parent is None:
             self._enter(running)
             return
-        frame = running.order.to_frame() | pending.extra | {"namespaces": len(others)}
+        frame = running.order.to_frame() | pending.extra | {"namespaces": len(others), "asks": running.cgroup.has_no_tasks}
         running.parent.below.ordered.add(running.name)
         running.parent.send(frame, (*pending.descriptors.all(), *others, *pending.tasks))
         pending.close()
@@ -202,12 +204,23 @@ class Loop:
             self._lies(running, error)
 
     def _join(self, running: Running) -> None:
-        """Somebody is in its namespaces, and says so: the first on the wire, before there is a main process."""
+        """Somebody is in its namespaces, and says so: who is to be attached to cgroups before it forks main, or main itself."""
         pid = running.joiner()
-        if pid is not None and self._admit(running, pid):
-            with contextlib.suppress(OSError):  # it has died, which will be told
-                running.wire.send(GO)
-            self._enter(running)
+        if pid is None:
+            return
+        try:
+            if running.cgroup.has_no_tasks and not running.attached:
+                running.cgroup.attach_to_v2(pid)
+                running.attached = True
+                with contextlib.suppress(OSError):  # it has died, which will be told
+                    running.wire.send(GO)
+                return
+            running.cgroup.verify(pid)
+        except SetupError as error:
+            running.problem = running.problem or error
+            running.kill(None)
+            return
+        self._enter(running)
 
     def _on_wire(self, running: Running) -> None:
         if not running.entered and running.parent is not None:
@@ -305,6 +318,8 @@ class Loop:
             outcome = outcome_of(running, self._layout, self.layers_below(running))
             running.listener.on_end(running, outcome)
         finally:
+            if running.parent is not None and running.cgroup.processes():
+                running.cgroup.kill(_SQUATTERS_TIME)  # the main process around it had a way in, for its fork
             running.cgroup.remove()
             self._remove_scratch(running)
             running.close()

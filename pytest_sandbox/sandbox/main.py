@@ -15,7 +15,7 @@ from pytest_sandbox.primitives import process
 from pytest_sandbox.sandbox.child import Body, Descriptors, Inside, Order, describe
 from pytest_sandbox.sandbox.wire import Channel, Frame, encode
 
-#: What is said on the wire, by the kernel's word for who says it, when a process is in its sandbox but not yet main.
+#: What is said on the wire, by the kernel's word for who says it, by who is in its sandbox but does not run yet.
 JOINED = encode({"op": "joined"})
 #: What a main process waits for, before any frame.
 GO = b"g"
@@ -33,7 +33,9 @@ def fork_into(inside: Inside, frame: Frame, descriptors: Sequence[int], body: Bo
     process.flush()
     limits = _limits(order)
     try:
-        plan = native.Plan(tasks, namespaces, own, given, JOINED, _cwd(), limits, order.keep, order.last_capability)
+        plan = native.Plan(
+            tasks, namespaces, own, given, JOINED, frame["asks"], _cwd(), limits, order.keep, order.last_capability
+        )
         forked = native.fork(plan)
     except OSError as error:
         inside.channel.send({"op": "refused", "name": order.name, **describe(error)})

@@ -24,7 +24,7 @@ _ADD_SEALS, _SEALS = 1033, 0xF  # F_ADD_SEALS; of every kind: nobody may write t
 MAIN = 3
 
 _STEPS = (
-    "", "clone of a joiner", "write to a cgroup's tasks", "setns", "write to the controller", "read from the controller",
+    "", "clone of a joiner", "setns", "write to the controller", "read from the controller",
     "unshare a cgroup namespace", "exchange descriptors", "setrlimit", "drop privileges", "fork",
 )  # fmt: skip
 
@@ -42,6 +42,7 @@ class _Entry(ctypes.Structure):
         ("file_count", ctypes.c_size_t),
         ("greeting", ctypes.c_char_p),
         ("greeting_length", ctypes.c_size_t),
+        ("asks", ctypes.c_int),
         ("directory", ctypes.c_char_p),
         ("limits", ctypes.c_void_p),
         ("limit_count", ctypes.c_size_t),
@@ -68,9 +69,10 @@ class Plan:
 
     cgroups: version 1's `tasks`. namespaces: the user namespace first; the caller must own it (user_namespaces(7)).
     own, given: the caller's files, the first of them a socket, and what the child has under the same numbers. greeting:
-    written to that socket by a process that is in all of them; it forks the child when one byte comes back, and the child
-    comes back from `fork` when another does. directory: where the child starts, or in "/". limits: of setrlimit(2), soft
-    and hard. keep: capabilities, of those up to last_capability. All descriptors but `own` are closed in the child.
+    written to that socket by the child when it is in all of them; it comes back from `fork` when a byte comes in answer.
+    asks: whether the same is said before, by whoever is about to fork the child, and a byte waited for. directory: where
+    the child starts, or in "/". limits: of setrlimit(2), soft and hard. keep: capabilities, of those up to last_capability.
+    The child has none of the other descriptors that are named here.
     """
 
     cgroups: Sequence[int]
@@ -78,6 +80,7 @@ class Plan:
     own: Sequence[int]
     given: Sequence[int]
     greeting: bytes
+    asks: bool
     directory: bytes
     limits: Sequence[tuple[int, int]]
     keep: Collection[int]
@@ -153,6 +156,7 @@ def fork(plan: Plan) -> Forked:
         len(plan.own),
         plan.greeting,
         len(plan.greeting),
+        plan.asks,
         plan.directory,
         ctypes.addressof(limits),
         len(limits),

@@ -5,10 +5,11 @@
  * (CLONE_VM) while its thread waits here:
  *
  *     caller                   blocked in wait4 until both helpers have ended
- *     +- joiner  CLONE_VM      enters cgroups and namespaces, says so, and puts everything right that the kernel keeps for a
+ *     +- joiner  CLONE_VM      enters namespaces, and puts everything right that the kernel keeps for a
  *     |                        process and that a fork inherits: descriptors, limits, privileges
  *     +- forker  CLONE_VM      made by joiner, the first in the pid namespace: calls fork(3), which copies the memory once
- *        +- main               jumps onto the caller's stack, waits for its word to go, and returns from sandbox_enter() with 0
+ *        +- main               jumps onto the caller's stack, enters cgroups, says so, waits for its
+ *                               word to go, and returns from sandbox_enter() with 0
  *
  * forker ends at once, and main is adopted by pid 1 of its namespace. The callers' thread-local storage is used by whoever of
  * the three runs, one at a time. Sources: clone(2), setns(2), capabilities(7), rseq(2).
@@ -33,7 +34,7 @@
 #include <unistd.h>
 
 enum step {
-	STEP_CLONE = 1, STEP_CGROUP, STEP_SETNS, STEP_SAY, STEP_WAIT, STEP_CGROUP_NAMESPACE, STEP_DESCRIPTORS, STEP_LIMITS,
+	STEP_CLONE = 1, STEP_SETNS, STEP_SAY, STEP_WAIT, STEP_CGROUP_NAMESPACE, STEP_DESCRIPTORS, STEP_LIMITS,
 	STEP_PRIVILEGES, STEP_FORK,
 };
 enum { MOST_FILES = 8, JOIN_SESSION_KEYRING = 1 };
@@ -46,8 +47,9 @@ struct entry {
 	size_t namespace_count;
 	const int *own, *given; /* the caller's files, and those that main has in their stead; the first is a socket */
 	size_t file_count;
-	const char *greeting; /* what joiner says on that socket when it is in; it is answered with a byte, and main with another */
+	const char *greeting; /* what main says on that socket when it is in; a byte in answer is its word to go */
 	size_t greeting_length;
+	int asks; /* whether joiner says so too, and waits for a byte: it is to be put into cgroups by somebody else */
 	const char *directory; /* where main starts, if it is there */
 	const struct limit { int resource; uint64_t value; } *limits;
 	size_t limit_count;
@@ -160,6 +162,20 @@ static int forker(void *argument)
 	return 0;
 }
 
+static int greet(const struct entry *entry)
+{
+	return write(entry->own[0], entry->greeting, entry->greeting_length) != (ssize_t)entry->greeting_length;
+}
+
+/* Main goes in itself, and none of the helpers: they share the caller's memory, and would take it along if they were killed. */
+static int enter_cgroups(const struct entry *entry)
+{
+	for (size_t i = 0; i < entry->cgroup_count; i++)
+		if (write(entry->cgroups[i], "0", 1) != 1 || close(entry->cgroups[i]))
+			return -1;
+	return 0;
+}
+
 static int joiner(void *argument)
 {
 	struct state *state = argument;
@@ -168,19 +184,18 @@ static int joiner(void *argument)
 
 	if (exchange(entry))
 		return fail(entry, STEP_DESCRIPTORS);
-	for (size_t i = 0; i < entry->cgroup_count; i++)
-		if (write(entry->cgroups[i], "0", 1) != 1 || close(entry->cgroups[i]))
-			return fail(entry, STEP_CGROUP);
 	for (size_t i = 0; i < entry->namespace_count; i++)
 		if (setns(entry->namespaces[i], 0) || close(entry->namespaces[i]))
 			return fail(entry, STEP_SETNS);
 	if (chdir(entry->directory))
 		errno = 0; /* it is hidden inside: main starts in "/", where setns(2) has put us */
-	if (write(entry->own[0], entry->greeting, entry->greeting_length) != (ssize_t)entry->greeting_length)
-		return fail(entry, STEP_SAY);
-	errno = 0;
-	if (read(entry->own[0], &answer, 1) != 1)
-		return fail(entry, STEP_WAIT);
+	if (entry->asks) {
+		if (greet(entry))
+			return fail(entry, STEP_SAY);
+		errno = 0;
+		if (read(entry->own[0], &answer, 1) != 1)
+			return fail(entry, STEP_WAIT);
+	}
 	/* No namespace hides a session keyring (keyrings(7)). A filter may keep keyctl(2) from everybody in here. */
 	syscall(SYS_keyctl, JOIN_SESSION_KEYRING, NULL);
 	for (size_t i = 0; i < entry->limit_count; i++)
@@ -237,9 +252,11 @@ int sandbox_enter(struct entry *entry)
 		register_rseq();
 		sigaltstack(&alternate, NULL);
 		sigprocmask(SIG_SETMASK, &mask, NULL);
+		if (enter_cgroups(entry) || greet(entry))
+			_exit(1);
 		setsid(); /* kill(0, ...) and the terminal's signals end at the sandbox's border */
 		entry->in_child();
-		/* The second byte is the word to go. Waited for here, since the less Python runs the fewer pages are copied. */
+		/* The word to go. Waited for here, since the less Python runs the fewer pages are copied. */
 		while ((got = read(entry->own[0], &answer, 1)) < 0 && errno == EINTR)
 			;
 		if (got != 1)
