@@ -215,7 +215,9 @@ _MOST_HIDDEN = 1000
 
 
 def _is_plain_path(path: object) -> bool:
-    return isinstance(path, str) and os.path.isabs(path) and os.path.normpath(path) == path and "\0" not in path and len(path) < 4096
+    return (
+        isinstance(path, str) and os.path.isabs(path) and os.path.normpath(path) == path and "\0" not in path and len(path) < 4096
+    )
 
 
 def _at_most(own: Spec, frame: Frame) -> Spec:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import os
 import select
 import socket
 
@@ -86,6 +87,11 @@ class Cloning:
         return found
 
 
+def _resolved(path: str) -> str:
+    """A path without the links that the machine has in it (/var/run); init follows none, since a sandbox may have made them."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
 def _send(control: socket.socket, packet: bytes) -> None:
     """Send a packet to an init, which reads as fast as it mounts. OSError: it is gone, or has not read for some seconds."""
     try:
@@ -102,5 +108,5 @@ def _listeners(parent: Running, wanted: Network) -> tuple[tuple[str, ...], bool]
     if wanted not in (Network.AUTO, Network.SHARED) or parent.below.netlink is None:
         return (), False
     unix = proc.unix_listeners(parent.pid or "self")
-    paths = tuple(dict.fromkeys((*parent.sockets, *(path for path in unix if path.startswith("/")))))
+    paths = tuple(dict.fromkeys((*parent.sockets, *(_resolved(path) for path in unix if path.startswith("/")))))
     return paths, wanted is Network.SHARED or serves_network(parent.below.netlink, unix)

@@ -98,11 +98,12 @@ def _become_init(layout: Layout, order: Order, given: Descriptors, control: Cont
             process.drop_privileges(order.keep, order.last_capability)
             process.set_dumpable(True)
             become_main(order, given, body)
+        view = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     control.send_ready(ready)
     if order.scope:
         process.keep_privileges(layout.last_capability)
-    else:
-        process.drop_privileges((), layout.last_capability)
+        native.become_init(control.socket.detach(), _MAIN, view)
+    process.drop_privileges((), layout.last_capability)
     native.become_init(control.socket.detach(), _MAIN)
 
 

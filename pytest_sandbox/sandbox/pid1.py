@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
-from pytest_sandbox._linux.flags import Clone, Mount
+from pytest_sandbox._linux.flags import Clone
 from pytest_sandbox._linux.proc import network_bytes, readable
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.spec import Network, Spec
@@ -59,7 +59,7 @@ class Recipe:
 
 
 _NAMES = {
-    "m": "mount", "b": "mount", "d": "mkdir", "r": "mount_setattr", "w": "write", "h": "hide", "e": "pivot_root",
+    "m": "mount", "b": "show a socket", "d": "mkdir", "r": "mount_setattr", "w": "write", "h": "hide", "e": "pivot_root",
     "p": "make mounts private", "l": "set the loopback device up", "v": "unshare a mount namespace", "o": "open",
     "n": "open a netlink socket", "k": "send", "g": "drop privileges", "?": "make a sandbox",
 }  # fmt: skip
@@ -71,7 +71,7 @@ def recipe(layout: Layout, spec: Spec, name: str, *, scope: bool, shares_network
     operations = layouts.root_operations(layout, spec, name, scope=scope, shares_network=shares_network)
     namespaces = [kind for kind in _NAMESPACES if not (kind == "net" and shares_network)]
     steps = [Step("p"), *map(_step, operations)]
-    steps += [Step("b", (path, layout.root + path), (int(Mount.BIND),)) for path in sockets]
+    steps += [Step("b", (path, layout.root)) for path in sockets]
     steps += [Step("o", (layout.layer,))]
     if scope:
         steps += [Step("n")]

@@ -99,6 +99,80 @@ def test_who_makes_sandboxes_sees_no_layers(pytester: pytest.Pytester, fixture: 
     pytester.runpytest_subprocess(*OPTIONS, f"--sandbox-hide={secret}").assert_outcomes(passed=1)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="the link lies in root's home")
+def test_a_listener_whose_path_is_a_link(pytester: pytest.Pytester) -> None:
+    """A scope's socket is shown below by its path, and no file that a link there leads to, where init could see it."""
+    secret = pytester.mkdir("secret")
+    (secret / "file").write_text("secret", encoding="utf-8")
+    pytester.makepyfile(f"""
+        import os
+        import socket
+        import pytest
+
+        @pytest.fixture(scope="module", params=range(4))
+        def bad(request):
+            n = request.param
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(f"/tmp/evil{{n}}")
+            listener.listen()
+            os.unlink(f"/tmp/evil{{n}}")
+            os.makedirs("/root/tmp", exist_ok=True)
+            # To init one and the same link leads to /root/tmp from its own root, and to /tmp below the root that it makes.
+            os.symlink(f"../../root/tmp/y{{n}}", f"/tmp/evil{{n}}")
+            os.symlink(f"/dev/.sandbox/store/base/{{n}}{secret}/file", f"/root/tmp/y{{n}}")
+            open(f"/tmp/y{{n}}", "w").close()
+            yield n
+            listener.close()
+
+        def test_it(bad):
+            assert open(f"/tmp/y{{bad}}").read() == ""
+            assert os.readlink(f"/tmp/evil{{bad}}")
+    """)
+    pytester.runpytest_subprocess(*OPTIONS, f"--sandbox-hide={secret}").assert_outcomes(passed=4)
+
+
+@pytest.mark.parametrize("text", ["x\0/dev/null", "relative", "/a/../b", "/" + "x" * 5000])
+def test_hide_of_what_is_no_path(pytester: pytest.Pytester, text: str) -> None:
+    """Asked for past the fixture: refused, so that init is told nothing that it could take for an order of the controller's."""
+    pytester.makepyfile(f"""
+        def test_it(sandbox_factory):
+            channel = sandbox_factory._inside.channel
+            channel.send({{"op": "make", "limits": {{}}, "hide": [{text!r}]}})
+            assert channel.receive()[0]["op"] == "unmade"
+    """)
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"op": "threaded", "threads": 5}, {"op": "refused", "name": "s1"}, {"op": "ripe"}, {"op": "dropped", "name": 5}, {"op": "here"},
+        {"op": "joined"}, {"op": "warning"}, {"op": "report"}, {"op": "start", "item": "x"}, {"op": "finish", "item": -1},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("scope", ["function", "module"])
+def test_frames_that_make_no_sense(pytester: pytest.Pytester, frame: dict[str, object], scope: str) -> None:
+    """They are the error of whoever sends them, and the tests after that run."""
+    pytester.makepyfile(
+        test_a=f"""
+        import pytest
+        from pytest_sandbox.plugin.settling import INSIDE
+
+        @pytest.fixture(scope={scope!r})
+        def bad(request):
+            request.config.stash[INSIDE].channel.send({frame!r})
+
+        def test_it(bad): pass
+        """,
+        test_b="def test_it(): pass",
+    )
+    result = pytester.runpytest_subprocess(*OPTIONS)
+    outcomes = result.parseoutcomes()
+    assert outcomes.get("passed", 0) >= 1
+    assert result.ret in (0, 1)
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
 def test_requests_that_make_no_sense(pytester: pytest.Pytester) -> None:
     """What a test asks of the controller past the fixture is refused, to that test, and never more than the test has itself."""
     pytester.makepyfile("""

@@ -20,6 +20,9 @@ _HERE = os.path.dirname(__file__)
 _MFD_EXEC = 0x10
 _ADD_SEALS, _SEALS = 1033, 0xF  # F_ADD_SEALS; of every kind: nobody may write to the program of a pid 1
 
+#: Where `init.c` looks for its descriptors, and a number above those.
+_CONTROL, _VIEW, _ABOVE = 3, 5, 16
+
 #: pid of main in a namespace that it was forked into (`init.c`).
 MAIN = 3
 
@@ -118,8 +121,11 @@ def _library() -> Any:
     return ctypes.PyDLL(os.path.join(_HERE, "enter.so"))
 
 
-def become_init(control: int, main: int) -> NoReturn:
-    """Become the program of `init.c`, which listens to the socket `control` and ends with its child `main`; OSError."""
+def become_init(control: int, main: int, view: int | None = None) -> NoReturn:
+    """Become the program of `init.c`, which listens to the socket `control` and ends with its child `main`; OSError.
+
+    view: main's mount namespace, for one that is to make further sandboxes.
+    """
     content = program()
     try:
         writing = os.memfd_create("sandbox-init", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | _MFD_EXEC)
@@ -131,8 +137,13 @@ def become_init(control: int, main: int) -> NoReturn:
     fcntl.fcntl(writing, _ADD_SEALS, _SEALS)
     reading = os.open(f"/proc/self/fd/{writing}", os.O_RDONLY | os.O_CLOEXEC)
     os.close(writing)  # ETXTBSY while it is open for writing
-    os.set_inheritable(control, True)
-    os.execve(reading, ["sandbox-init", str(control), str(main)], {})
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE) for fd in (reading, control, *([] if view is None else [view]))]
+    os.set_inheritable(moved[0], False)
+    for fd, number in zip(moved[1:], (_CONTROL, _VIEW), strict=False):
+        os.dup2(fd, number)
+    if view is None:
+        os.closerange(_VIEW, _VIEW + 1)
+    os.execve(moved[0], ["sandbox-init", str(main)], {})
 
 
 def _ints(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int]:

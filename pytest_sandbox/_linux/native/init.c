@@ -3,7 +3,8 @@
  * A program of a few pages without a library, so that a namespace costs no copy of Python. It does what its controller tells
  * it, over a socket of which nobody else has an end; the sandboxed processes can neither trace it nor signal it.
  *
- *     init CONTROL MAIN        descriptor of a SOCK_SEQPACKET socket; pid of main in our namespace
+ *     init MAIN                pid of main in our namespace; descriptor 3 is a SOCK_SEQPACKET socket, and 5, if we are to
+ *                              make sandboxes, main's mount namespace
  *
  * Each packet begins with one letter. From the controller:
  *     b OPERATIONS             do them (see `operate`), in order, up to the first that fails
@@ -27,8 +28,8 @@ typedef long word;
 enum {
 	AT_FDCWD = -100, AT_RECURSIVE = 0x8000,
 	O_WRONLY = 1, O_RDONLY_CLOEXEC = 02000000,
-	ENOENT = 2, EINTR = 4, ECHILD = 10, EAGAIN = 11, ENOTDIR = 20, EINVAL = 22, EMFILE = 24,
-	SIGCHLD_ = 17,
+	ENOENT = 2, EINTR = 4, ECHILD = 10, EAGAIN = 11, EACCES = 13, ENOTDIR = 20, EINVAL = 22, EMFILE = 24,
+	SIGCHLD_ = 17, SIGKILL_ = 9,
 	AF_INET_ = 2, AF_NETLINK_ = 16, SOCK_DGRAM_ = 2, SOCK_RAW_ = 3, NETLINK_SOCK_DIAG_ = 4, CLOEXEC = 02000000,
 	SOL_SOCKET_ = 1, SCM_RIGHTS_ = 1, MSG_CMSG_CLOEXEC_ = 0x40000000, MSG_NOSIGNAL_ = 0x4000, MSG_TRUNC_ = 0x20,
 	MS_BIND_ = 4096, MS_REC_ = 16384, MS_PRIVATE_ = 1 << 18, MS_RDONLY_ = 1, MS_NOSUID_ = 2, MS_NODEV_ = 4, MNT_DETACH_ = 2,
@@ -37,7 +38,10 @@ enum {
 };
 
 enum {
-	CLONE_NEWNS = 0x20000, MOUNT_ATTR_RDONLY = 1, SIOCSIFFLAGS = 0x8914, CAPABILITY_VERSION_3 = 0x20080522, CAP_KILL = 5,
+	AT_EMPTY_PATH = 0x1000, O_PATH = 010000000, OPEN_TREE_CLONE = 1, STATX_TYPE = 1,
+	MOVE_MOUNT_F_EMPTY_PATH = 4, MOVE_MOUNT_T_EMPTY_PATH = 0x40,
+	RESOLVE_NO_MAGICLINKS = 2, RESOLVE_NO_SYMLINKS = 4, RESOLVE_IN_ROOT = 0x10,
+	CLONE_NEWNS = 0x20000, CLONE_NEWUSER = 0x10000000, CLONE_NEWPID = 0x20000000, CLONE_PARENT = 0x8000, MOUNT_ATTR_RDONLY = 1, SIOCSIFFLAGS = 0x8914, CAPABILITY_VERSION_3 = 0x20080522, CAP_KILL = 5,
 	PR_SET_DUMPABLE = 4, PR_CAPBSET_DROP = 24, PR_CAP_AMBIENT = 47, PR_CAP_AMBIENT_CLEAR_ALL = 4,
 };
 
@@ -49,7 +53,7 @@ struct cap_header { uint32_t version; int pid; };
 struct cap_data { uint32_t effective, permitted, inheritable; };
 
 /* Where descriptors are kept, so that everything above can be closed. */
-enum { CONTROL = 3, SIGNALS = 4, FIRST_FREE = 5 };
+enum { CONTROL = 3, SIGNALS = 4, VIEW = 5 };
 
 #if defined(__x86_64__)
 enum {
@@ -58,7 +62,7 @@ enum {
 	__NR_getrusage = 98, __NR_capset = 126, __NR_pivot_root = 155, __NR_prctl = 157, __NR_mount = 165,
 	__NR_umount2 = 166, __NR_getdents64 = 217, __NR_exit_group = 231, __NR_openat = 257, __NR_mkdirat = 258,
 	__NR_fchownat = 260, __NR_fchmodat = 268, __NR_ppoll = 271, __NR_unshare = 272, __NR_signalfd4 = 289,
-	__NR_dup3 = 292, __NR_pipe2 = 293, __NR_setns = 308,
+	__NR_dup3 = 292, __NR_pipe2 = 293, __NR_setns = 308, __NR_statx = 332,
 };
 
 static word call(word number, word a, word b, word c, word d, word e, word f)
@@ -78,7 +82,7 @@ enum {
 	__NR_getrusage = 165, __NR_capset = 91, __NR_pivot_root = 41, __NR_prctl = 167, __NR_mount = 40,
 	__NR_umount2 = 39, __NR_getdents64 = 61, __NR_exit_group = 94, __NR_openat = 56, __NR_mkdirat = 34,
 	__NR_fchownat = 54, __NR_fchmodat = 53, __NR_ppoll = 73, __NR_unshare = 97, __NR_signalfd4 = 74, __NR_dup3 = 24,
-	__NR_pipe2 = 59, __NR_setns = 268,
+	__NR_pipe2 = 59, __NR_setns = 268, __NR_statx = 291,
 };
 
 static word call(word number, word a, word b, word c, word d, word e, word f)
@@ -94,7 +98,10 @@ __asm__(".globl _start\n_start:\n\tmov x29, #0\n\tmov x0, sp\n\tbl begin\n");
 #error "no system calls for this architecture yet"
 #endif
 
-enum { __NR_clone3 = 435, __NR_close_range = 436, __NR_mount_setattr = 442 }; /* the same everywhere */
+enum { /* the same everywhere */
+	__NR_open_tree = 428, __NR_move_mount = 429, __NR_clone3 = 435, __NR_close_range = 436, __NR_openat2 = 437,
+	__NR_mount_setattr = 442,
+};
 
 #define CALL(number, a, b, c, d, e) call(number, (word)(a), (word)(b), (word)(c), (word)(d), (word)(e), 0)
 
@@ -259,6 +266,39 @@ static word hide(const char *path, const char *nothing)
 	return error == -ENOENT ? 0 : error;
 }
 
+/* Open a path that a sandbox has a say in: no link in it leads anywhere, and ".." not out of `root`. */
+static word open_plainly(word root, const char *path, word resolve)
+{
+	struct { uint64_t flags, mode, resolve; } how = {O_PATH | CLOEXEC, 0, (uint64_t)resolve};
+
+	return CALL(__NR_openat2, root, path, &how, sizeof how, 0);
+}
+
+static int is_socket(word fd)
+{
+	uint16_t status[128] = {0}; /* struct statx: stx_mode is its 14th pair of bytes */
+
+	return !CALL(__NR_statx, fd, "", AT_EMPTY_PATH, STATX_TYPE, status) && (status[14] & 0170000) == 0140000;
+}
+
+/* Show the socket at `path`, where a scope around us listens, below the new root too; what is in the way of that prevents it. */
+static void bind_socket(const char *path, const char *new_root)
+{
+	word root = CALL(__NR_openat, AT_FDCWD, new_root, O_PATH | CLOEXEC, 0, 0);
+	word source = open_plainly(AT_FDCWD, path, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
+	word target = open_plainly(root, path, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_IN_ROOT);
+	word tree = -1;
+
+	if (source >= 0 && target >= 0 && is_socket(source) && is_socket(target))
+		tree = CALL(__NR_open_tree, source, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | CLOEXEC, 0, 0);
+	if (tree >= 0)
+		CALL(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+	CALL(__NR_close, tree, 0, 0, 0, 0);
+	CALL(__NR_close, target, 0, 0, 0, 0);
+	CALL(__NR_close, source, 0, 0, 0, 0);
+	CALL(__NR_close, root, 0, 0, 0, 0);
+}
+
 static word enter_root(const char *path)
 {
 	word error = CALL(__NR_chdir, path, 0, 0, 0, 0);
@@ -310,6 +350,8 @@ static word keep_view(const char *path)
 	if (!error)
 		error = keep_open("/proc/self/ns/mnt");
 	if (!error)
+		CALL(__NR_dup3, kept.descriptors[kept_count - 1], VIEW, CLOEXEC, 0, 0);
+	if (!error)
 		error = CALL(__NR_setns, own, CLONE_NEWNS, 0, 0, 0);
 	CALL(__NR_close, own, 0, 0, 0, 0);
 	return error;
@@ -340,10 +382,7 @@ static word operate(char code, const int *numbers, char *const *texts)
 {
 	switch (code) {
 	case 'm': return mount(texts[0], texts[1], texts[2], numbers[0], texts[3]);
-	case 'b': { /* as 'm', unless there is nothing to be mounted or on which to mount */
-		word error = mount(texts[0], texts[1], "", numbers[0], "");
-		return error == -ENOENT ? 0 : error;
-	}
+	case 'b': bind_socket(texts[0], texts[1]); return 0;
 	case 'd': return make_directory(texts[0], numbers);
 	case 'r': return make_read_only(texts[0], numbers[0]);
 	case 'w': return write_file(texts[0], texts[1]);
@@ -414,11 +453,122 @@ static word write_map(word pid, const char *name, const char *text)
 	return *text ? write_file(path, text) : 0;
 }
 
-static void listen_to(int control, int close_from)
+
+static word write_maps(word pid, const char *const *texts)
+{
+	word error = write_map(pid, "setgroups", texts[0]);
+
+	if (!error)
+		error = write_map(pid, "uid_map", texts[1]);
+	return error ? error : write_map(pid, "gid_map", texts[2]);
+}
+
+/* A new pid 1, in namespaces of its own: forget whose copy it is. */
+static void begin_anew(int control)
 {
 	CALL(__NR_dup3, control, CONTROL, CLOEXEC, 0, 0);
-	CALL(__NR_close_range, close_from, ~0U, 0, 0, 0);
+	CALL(__NR_close_range, SIGNALS + 1, ~0U, 0, 0, 0);
+	CALL(__NR_dup3, CONTROL, VIEW, CLOEXEC, 0, 0); /* so that nothing else gets the number */
 	done = spoilt = children = 0;
+	main_pid = 3; /* `enter.c`: forker is 2 */
+}
+
+/* Returns 0 in the child; in the parent an error, or 1. */
+static word clone_mapped(struct clone_args *args, const char *const *texts)
+{
+	int mapped[2];
+	char byte;
+	word pid, error = CALL(__NR_pipe2, mapped, CLOEXEC, 0, 0, 0);
+
+	if (error)
+		return error;
+	pid = CALL(__NR_clone3, args, sizeof *args, 0, 0, 0);
+	if (pid == 0) {
+		CALL(__NR_close, mapped[1], 0, 0, 0, 0);
+		if (CALL(__NR_read, mapped[0], &byte, 1, 0, 0) != 1)
+			end(1);
+		return 0;
+	}
+	error = pid < 0 ? pid : write_maps(pid, texts);
+	if (!error)
+		CALL(__NR_write, mapped[1], "x", 1, 0, 0);
+	CALL(__NR_close, mapped[0], 0, 0, 0, 0);
+	CALL(__NR_close, mapped[1], 0, 0, 0, 0);
+	return error ? error : 1;
+}
+
+static _Noreturn void hold(void)
+{
+	CALL(__NR_close_range, 0, ~0U, 0, 0, 0);
+	CALL(__NR_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
+	for (;;)
+		CALL(__NR_ppoll, NULL, 0, NULL, NULL, 0);
+}
+
+/*
+ * A user namespace that an ordinary user has mapped himself into, as a descriptor.
+ *
+ * The files of /proc of what may not be dumped belong to root, and so its maps cannot be written by a user; but what may be
+ * dumped is open to main, which owns the namespace. So somebody else is mapped, who has nothing but main's own view.
+ */
+static word hold_user_namespace(const char *const *texts)
+{
+	struct clone_args args = {.flags = CLONE_NEWUSER, .exit_signal = SIGCHLD_};
+	struct { word seconds, nanos; } moment = {0, 100000};
+	char path[64];
+	word pid, error, back, own = CALL(__NR_openat, AT_FDCWD, "/proc/self/ns/mnt", O_RDONLY_CLOEXEC, 0, 0);
+
+	if (own < 0)
+		return own;
+	error = CALL(__NR_setns, VIEW, CLONE_NEWNS, 0, 0, 0);
+	pid = error ? error : CALL(__NR_clone3, &args, sizeof args, 0, 0, 0);
+	if (pid == 0)
+		hold();
+	back = CALL(__NR_setns, own, CLONE_NEWNS, 0, 0, 0);
+	CALL(__NR_close, own, 0, 0, 0, 0);
+	if (back)
+		end(1);
+	if (pid < 0)
+		return pid;
+	for (int tries = 0; (error = write_maps(pid, texts)) == -EACCES && tries < 10000; tries++)
+		CALL(__NR_ppoll, NULL, 0, &moment, NULL, 8); /* until it may be dumped */
+	append(append_number(append(path, "/proc/"), pid), "/ns/user");
+	if (!error)
+		error = CALL(__NR_openat, AT_FDCWD, path, O_RDONLY_CLOEXEC, 0, 0);
+	CALL(__NR_kill, pid, SIGKILL_, 0, 0, 0);
+	CALL(__NR_wait4, pid, NULL, 0, NULL, 0);
+	return error;
+}
+
+/* As `clone_mapped`, into a user namespace that is there: by a process that enters it and makes our child. */
+static word clone_into(struct clone_args *args, const char *const *texts)
+{
+	struct clone_args plain = {.exit_signal = SIGCHLD_};
+	word pid, userns = hold_user_namespace(texts);
+	int status = 0;
+
+	if (userns < 0)
+		return userns;
+	/* CLONE_NEWPID with CLONE_PARENT is EINVAL, hence the unshare. */
+	args->flags = (args->flags & ~(uint64_t)(CLONE_NEWUSER | CLONE_NEWPID)) | CLONE_PARENT;
+	args->exit_signal = 0; /* that of whoever calls: SIGCHLD */
+	pid = CALL(__NR_clone3, &plain, sizeof plain, 0, 0, 0);
+	if (pid == 0) {
+		word error = CALL(__NR_setns, userns, CLONE_NEWUSER, 0, 0, 0);
+
+		if (!error)
+			error = CALL(__NR_unshare, CLONE_NEWPID, 0, 0, 0, 0);
+		if (!error)
+			error = CALL(__NR_clone3, args, sizeof *args, 0, 0, 0);
+		if (error == 0)
+			return 0; /* the new pid 1 */
+		end(error > 0 ? 0 : (int)-error);
+	}
+	CALL(__NR_close, userns, 0, 0, 0, 0);
+	if (pid < 0)
+		return pid;
+	CALL(__NR_wait4, pid, &status, 0, NULL, 0);
+	return status ? -(status >> 8 & 0xff) : 1;
 }
 
 /* FLAGS is followed by three texts: for setgroups (of a user who maps himself), uid_map and gid_map. */
@@ -426,8 +576,7 @@ static void make_child(char *at, int control)
 {
 	struct clone_args args = {.exit_signal = SIGCHLD_};
 	const char *texts[3];
-	int mapped[2];
-	word error, pid;
+	word result;
 
 	children++;
 	memcpy(&args.flags, at, 8);
@@ -436,39 +585,11 @@ static void make_child(char *at, int control)
 		texts[i] = at;
 		at += length_of(at) + 1;
 	}
-	if ((error = CALL(__NR_pipe2, mapped, CLOEXEC, 0, 0, 0))) {
-		say_failed(error, -children);
-		return;
-	}
-	/* The files of /proc of what may not be dumped belong to root: its maps could not be written by a user. */
-	if (*texts[0])
-		CALL(__NR_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
-	pid = CALL(__NR_clone3, &args, sizeof args, 0, 0, 0);
-	if (pid == 0) {
-		char byte;
-
-		CALL(__NR_close, mapped[1], 0, 0, 0, 0);
-		if (CALL(__NR_read, mapped[0], &byte, 1, 0, 0) != 1)
-			end(1);
-		CALL(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
-		listen_to(control, FIRST_FREE);
-		main_pid = 3; /* `enter.c`: forker is 2 */
-		return;
-	}
-	error = pid < 0 ? pid : 0;
-	CALL(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
-	if (!error)
-		error = write_map(pid, "setgroups", texts[0]);
-	if (!error)
-		error = write_map(pid, "uid_map", texts[1]);
-	if (!error)
-		error = write_map(pid, "gid_map", texts[2]);
-	if (!error)
-		CALL(__NR_write, mapped[1], "x", 1, 0, 0);
-	CALL(__NR_close, mapped[0], 0, 0, 0, 0);
-	CALL(__NR_close, mapped[1], 0, 0, 0, 0);
-	if (error)
-		say_failed(error, -children);
+	result = *texts[0] ? clone_into(&args, texts) : clone_mapped(&args, texts);
+	if (result == 0)
+		begin_anew(control);
+	else if (result < 0)
+		say_failed(result, -children);
 }
 
 /* ---- the end ------------------------------------------------------------------------------------------------------ */
@@ -579,7 +700,7 @@ static void hear(void)
 			break;
 		}
 		make_child(buffer + 1, rights.descriptors[0]);
-		/* Ours only until the child has it; the child has put it elsewhere. */
+		/* The child's, which has put it elsewhere. */
 		CALL(__NR_close, rights.descriptors[0], 0, 0, 0, 0);
 		break;
 	case 's':
@@ -597,13 +718,14 @@ _Noreturn void begin(const word *stack)
 	int status = 0, ended = 0;
 	word signals;
 
-	if (stack[0] != 3)
+	if (stack[0] != 2)
 		end(2);
-	main_pid = number_in(arguments[2]);
+	main_pid = number_in(arguments[1]);
+	CALL(__NR_close_range, SIGNALS, SIGNALS, 0, 0, 0);
+	CALL(__NR_close_range, VIEW + 1, ~0U, 0, 0, 0);
 	CALL(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
 	CALL(__NR_rt_sigprocmask, 2, &all, NULL, 8, 0);
 	CALL(__NR_umask, 0, 0, 0, 0, 0);
-	listen_to((int)number_in(arguments[1]), SIGNALS);
 	signals = CALL(__NR_signalfd4, -1, &child_signal, 8, CLOEXEC | 04000, 0);
 	if (signals != SIGNALS) /* a lower number was free: nobody promised us a stdin */
 		CALL(__NR_dup3, signals, SIGNALS, CLOEXEC, 0, 0), CALL(__NR_close, signals, 0, 0, 0, 0);
