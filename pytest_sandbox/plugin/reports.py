@@ -76,13 +76,20 @@ def from_frame(config: pytest.Config, frame: dict[str, Any], nodeid: str) -> pyt
         report = _from_frame(config, frame)
     except Exception as error:  # pytest's own classes raise what they like on nonsense
         raise WireError(f"a frame is no report: {error!r}") from error
-    # Plugins may add to the name of a test.
-    if not report.nodeid.startswith(nodeid) or report.outcome not in _OUTCOMES or report.when not in _PHASES:
+    if not _names(report.nodeid, nodeid) or report.outcome not in _OUTCOMES or report.when not in _PHASES:
         raise WireError(f"a report of {report.nodeid!r} ({report.when}, {report.outcome}) came from the sandbox of {nodeid!r}")
     count = whole_number(frame, "subtests")
     if count:
         _subtests(config)[_id(report)] = count
     return report
+
+
+def _names(given: object, nodeid: str) -> bool:
+    """Whether an id is that of a test, to which plugins may have added something (xdist's "@group")."""
+    if not isinstance(given, str) or not given.startswith(nodeid):
+        return False
+    added = given[len(nodeid) :]
+    return not added or (added[0] in "@ " and added.isprintable())
 
 
 def whole_number(frame: dict[str, Any], name: str) -> int:
@@ -108,6 +115,7 @@ def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestRepo
     report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=frame["data"])
     if not isinstance(report, pytest.TestReport):
         raise TypeError(f"it is a {type(report).__name__}")
+    report.__dict__.pop("node", None)  # xdist's, an object, and never a sandbox's
     if frame.get("skip") and isinstance(report.longrepr, list):
         path, line, reason = report.longrepr
         report.longrepr = (str(path), int(line), str(reason))

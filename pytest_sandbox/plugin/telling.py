@@ -104,12 +104,7 @@ class Telling:
             self._changed()
         elif op == "finish":
             self._expect(frame)
-            self._next()
-            running.reported = self.position == len(self.items)
-            if not running.reported:
-                clock.restart(running)  # a timeout is a test's, not the sandbox's
-                running.errno = 0
-            self._changed()
+            self._finish(running)
         elif op == "done":
             self._done = True
         elif op == "errno":
@@ -120,6 +115,16 @@ class Telling:
             self.interruption = frame
         else:
             self._pass_on(running, frame)
+
+    def _finish(self, running: Running) -> None:
+        if not any(report.when == "teardown" for report in self.reports):
+            raise WireError("it has finished a test without a report of its teardown")
+        self._next()
+        running.reported = self.position == len(self.items)
+        if not running.reported:
+            clock.restart(running)  # a timeout is a test's, not the sandbox's
+            running.errno = 0
+        self._changed()
 
     def _hold(self, running: Running, *, on: bool) -> None:
         """Stop the clock for a debugger; nobody is in one where the terminal is not kept, and a test must not do it."""
@@ -157,7 +162,7 @@ class Telling:
         self.outcome = outcome
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)
-        elif outcome.ending in _MET:
+        elif outcome.ending in _MET or running.problem is not None:
             self._fail_after_all(outcome)
         self._keep(running, outcome)
         self._changed()
@@ -167,7 +172,7 @@ class Telling:
         if running.problem is None and not own and outcome.status is None:
             # Not its own end: the sandbox around it has gone, or is going. Why, the tree will know in a moment.
             self.unmade = Unrunnable("the sandbox around it ended", outcome)
-        elif running.pid is None:
+        elif not running.entered:
             self.unmade = Unrunnable(f"the sandbox could not be made: {running.problem}")
         else:
             self._complete(outcome.sentence, outcome)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import socket
 import time
 from collections.abc import Iterable
 
+from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.outcome import Ending
 from pytest_sandbox.sandbox.running import Running
 
@@ -39,7 +43,11 @@ def next_due(everyone: Iterable[Running]) -> float | None:
         moment
         for running in everyone
         if not running.hold and not running.abandoned
-        for moment in (running.deadline if running.kill_at is None else running.kill_at, running.next_look)
+        for moment in (
+            running.deadline if running.kill_at is None else running.kill_at,
+            running.next_look,
+            None if running.entered else running.enter_by,
+        )
         if moment is not None
     ]
     return min(due, default=None)
@@ -49,6 +57,11 @@ def check(running: Running, now: float) -> None:
     """Kill it if it has used up a limit; where that is time, its stacks are asked for first."""
     if running.hold or running.abandoned:
         return
+    if not running.entered and running.enter_by is not None and now >= running.enter_by:
+        running.problem = running.problem or SetupError("make a sandbox", "it is not ready after two minutes", errno.ETIMEDOUT)
+        running.kill(None)
+        with contextlib.suppress(OSError):
+            running.control.shutdown(socket.SHUT_RDWR)  # the end of one that has no pid yet
     if running.kill_at is not None and now >= running.kill_at:
         running.kill(running.killed)
     elif running.deadline is not None and now >= running.deadline:

@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import socket
+import time
 
 from pytest_sandbox._linux import proc
 from pytest_sandbox._linux.sockdiag import serves_network
@@ -21,13 +22,16 @@ from pytest_sandbox.sandbox.layout import DEEPEST, Layout
 from pytest_sandbox.sandbox.pid1 import Recipe
 from pytest_sandbox.sandbox.running import Running
 
-
 #: How many recipes are remembered: of the tests at hand, and of the scopes around them.
 _KEPT = 16
 
 
 #: How long an init may take until there is room for another packet, in seconds.
 _READ_TIME = 5.0
+
+
+#: How long a sandbox may take to be made, on a busy machine and in the hands of a hostile scope, in seconds.
+_PATIENCE = 120.0
 
 
 class Cloning:
@@ -47,6 +51,7 @@ class Cloning:
                 text = f"in {running.depth} others: {DEEPEST} levels are the most"
                 running.problem = SetupError("make a sandbox", text, errno.ELOOP)
                 return
+            running.enter_by = time.monotonic() + _PATIENCE
             running.sockets, shares = _listeners(parent, running.order.spec.network)
             running.order = dataclasses.replace(running.order, shares_network=shares)
             running.recipe = self._recipe(running)

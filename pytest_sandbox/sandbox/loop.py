@@ -282,6 +282,8 @@ class Loop:
 
     def _lies(self, running: Running, error: WireError) -> None:
         running.problem = running.problem or error
+        running.silent = True  # nothing more of what it says is heard
+        running.backlog.clear()
         running.kill(None)
         with contextlib.suppress(KeyError):
             self._selector.unregister(running.wire)

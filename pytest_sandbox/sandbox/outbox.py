@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.sandbox.wire import LONGEST, Frame, encode
 
-
 #: What a frame that waits takes besides its bytes.
 _OVERHEAD = 256
 

@@ -90,7 +90,8 @@ class Running:
     """Descriptors, cgroup, clock and last words of one sandbox.
 
     control, wire: the controller's ends. deadline: on the monotonic clock. hold: its time does not run out (a debugger).
-    held: made ready, but not to run yet. attached: who is to fork main is in its cgroups. entered: main is. problem: why it never started, or what it
+    held: made ready, but not to run yet. enter_by: when main must be there.
+    attached: who is to fork main is in its cgroups. entered: main is. problem: why it never started, or what it
     did that it must not. own_inodes: of its layer, before it wrote. launcher: pid of the process that it was forked from,
     if that is one of its own. depth: how many are around it. sockets: unix sockets on paths where those listen.
     crowded: the loop waits for room in its socket. silent: main, and whoever has inherited from it, has closed that.
@@ -113,6 +114,7 @@ class Running:
     pending: Pending | None = None
     sockets: tuple[str, ...] = ()
     below: Below = dataclasses.field(default_factory=Below)
+    enter_by: float | None = None
     attached: bool = False
     entered: bool = False
     words: LastWords = dataclasses.field(default_factory=LastWords)

@@ -117,21 +117,35 @@ def _walk_entry(directory: int, name: str, status: os.stat_result, tree: int, pa
 @contextlib.contextmanager
 def _opened(directory: int, name: str, status: os.stat_result) -> Iterator[int | None]:
     """A descriptor of a directory, as long as it is looked into; None for anything else, and for what cannot be read."""
-    below, mode = None, stat.S_IMODE(status.st_mode)
-    # An ordinary user's own: it can be unlocked, for a while, since its sandbox may still live.
-    locked = stat.S_ISDIR(status.st_mode) and mode & 0o500 != 0o500 and status.st_uid == os.geteuid() != 0
-    try:
+    below = None
+    if stat.S_ISDIR(status.st_mode):
         with contextlib.suppress(OSError):
-            if locked:
-                os.chmod(name, mode | 0o500, dir_fd=directory)
-            if stat.S_ISDIR(status.st_mode):
-                below = os.open(name, _DIRECTORY, dir_fd=directory)
+            below = _open_directory(directory, name)
+    try:
         yield below
     finally:
         if below is not None:
-            if locked:
-                os.chmod(below, mode)
             os.close(below)
+
+
+def _open_directory(directory: int, name: str) -> int:
+    """Open it, and an ordinary user's own also where he has no right to read it; OSError.
+
+    Its sandbox may still live, and put a link in its place at any time: what is changed is what was opened, by its descriptor.
+    """
+    found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        status, itself = os.fstat(found), f"/proc/self/fd/{found}"
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & 0o500 == 0o500 or not status.st_uid == os.geteuid() != 0:
+            return os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.chmod(itself, mode | 0o500)
+        try:
+            return os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finally:
+            os.chmod(itself, mode)
+    finally:
+        os.close(found)
 
 
 def is_whiteout(status: os.stat_result) -> bool:

@@ -26,7 +26,8 @@ _MOST_DESCRIPTORS = 32
 #: No bomb fits into so few bytes, nor is one so flat.
 _SMALL, _DEEPEST = 1 << 20, 200
 _MOST_STRUCTURE = 16 << 20
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Also one that does not end: it takes all that is left, or each quote in it would be tried as a beginning.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _BRACKET = re.compile(rb"[][{}]")
 
 _ENCODER = json.JSONEncoder(default=repr, ensure_ascii=False)

@@ -98,7 +98,7 @@ def test_every_value_that_can_be_typed_is_taken(pytester: pytest.Pytester) -> No
         ("--sandbox-memory=64", ["64 bytes", "at least 1M"]),
         ("--sandbox-disk=0", ["at least 4k"]),
         ("--sandbox-inodes=1", ["at least 8", "overlays"]),
-        ("--sandbox-pids=1", ["at least 2", "pid 1 of each sandbox"]),
+        ("--sandbox-pids=2", ["at least 3", "two helpers"]),
         ("--sandbox-files=3", ["at least 24", "keep about 15 open"]),
         ("--sandbox-timeout=soon", ["'soon'", "500ms"]),
         ("--sandbox-cpus=0", ["'0'", "0.5"]),

@@ -146,8 +146,8 @@ def test_hide_of_what_is_no_path(pytester: pytest.Pytester, text: str) -> None:
 @pytest.mark.parametrize(
     "frame",
     [
-        {"op": "threaded", "threads": 5}, {"op": "refused", "name": "s1"}, {"op": "ripe"}, {"op": "dropped", "name": 5}, {"op": "here"},
-        {"op": "joined"}, {"op": "warning"}, {"op": "report"}, {"op": "start", "item": "x"}, {"op": "finish", "item": -1},
+        {"op": "threaded", "threads": 5}, {"op": "refused", "name": "s1"}, {"op": "ripe"}, {"op": "dropped", "name": 5},
+        {"op": "here"}, {"op": "joined"}, {"op": "warning"}, {"op": "report"}, {"op": "start", "item": "x"}, {"op": "finish", "item": -1},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("scope", ["function", "module"])
@@ -171,6 +171,47 @@ def test_frames_that_make_no_sense(pytester: pytest.Pytester, frame: dict[str, o
     assert outcomes.get("passed", 0) >= 1
     assert result.ret in (0, 1)
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+LIES = {
+    "no teardown": """
+            channel.send({"op": "finish", "item": 0}); channel.send({"op": "done"}); os._exit(0)""",
+    "a report of another test": """
+            report = pytest.TestReport("test_a.py::test_itself", ("test_a.py", 0, "test_itself"), {}, "failed", "forged", "call")
+            data = request.config.hook.pytest_report_to_serializable(config=request.config, report=report)
+            channel.send({"op": "report", "data": data, "skip": False, "text": True})""",
+    "what comes after a lie": """
+            bad = encode({"op": "report", "data": {}, "pad": "x" * 65600})
+            channel.socket.sendall(bad + encode({"op": "finish", "item": 0}) + encode({"op": "done"})); os._exit(0)""",
+    "a string without an end": """
+            body = b"[" * 201 + b'"' + b'\\\\"' * 500000
+            channel.socket.sendall(len(body).to_bytes(4, "big") + body); os._exit(0)""",
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_lies_about_the_own_end(pytester: pytest.Pytester, lie: str) -> None:
+    """The test that tells them fails, by its own name, at once; no other does, and none vanishes."""
+    pytester.makepyfile(
+        test_a=f"""
+        import os
+        import pytest
+        from pytest_sandbox.plugin.settling import INSIDE
+        from pytest_sandbox.sandbox.wire import encode
+
+        def test_it(request):
+            channel = request.config.stash[INSIDE].channel{LIES[lie]}
+
+        def test_itself(): pass
+        """,
+        test_b="def test_it(): pass",
+    )
+    result = pytester.runpytest_subprocess(*OPTIONS, "-rA", timeout=60)
+    outcomes = result.parseoutcomes()
+    assert outcomes.get("passed") == 2, outcomes
+    assert outcomes.get("failed", 0) + outcomes.get("errors", 0) >= 1
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["PASSED test_a.py::test_itself", "PASSED test_b.py::test_it"])
 
 
 def test_requests_that_make_no_sense(pytester: pytest.Pytester) -> None:
