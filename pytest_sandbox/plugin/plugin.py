@@ -57,7 +57,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 @pytest.fixture
 def sandbox(request: pytest.FixtureRequest) -> SandboxInfo:
-    """The test's own sandbox: `limits`, `network`, `usage()` so far, `changes()` so far. Skips where the test has none."""
+    """The test's own sandbox: `spec`, `limits`, `usage()` so far, `changes()` so far. Skips where the test has none."""
     from pytest_sandbox.plugin import fixtures
 
     return fixtures.sandbox(request.config)

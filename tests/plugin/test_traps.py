@@ -147,7 +147,8 @@ def test_hide_of_what_is_no_path(pytester: pytest.Pytester, text: str) -> None:
     "frame",
     [
         {"op": "threaded", "threads": 5}, {"op": "refused", "name": "s1"}, {"op": "ripe"}, {"op": "dropped", "name": 5},
-        {"op": "here"}, {"op": "joined"}, {"op": "warning"}, {"op": "report"}, {"op": "start", "item": "x"}, {"op": "finish", "item": -1},
+        {"op": "here"}, {"op": "joined"}, {"op": "warning"}, {"op": "report"}, {"op": "start", "item": "x"},
+        {"op": "finish", "item": -1},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("scope", ["function", "module"])
