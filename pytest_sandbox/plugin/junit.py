@@ -40,6 +40,11 @@ def news(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     return {"attributes": attributes, "properties": properties} if attributes or properties else {}
 
 
+def _text(value: object) -> str:
+    """Text that a file can be written with: no half of a surrogate pair."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Noted:
     """What a sandbox says that a test noted."""
@@ -51,8 +56,8 @@ class Noted:
     def from_frame(cls, frame: dict[str, Any]) -> Noted:
         """Raises WireError for what is nothing for junit."""
         try:
-            properties = [(str(name), str(value)) for name, value in frame.get("properties") or ()]
-            attributes = {str(name): str(value) for name, value in (frame.get("attributes") or {}).items()}
+            properties = [(_text(name), _text(value)) for name, value in frame.get("properties") or ()]
+            attributes = {_text(name): _text(value) for name, value in (frame.get("attributes") or {}).items()}
         except (AttributeError, TypeError, ValueError) as error:
             raise WireError(f"a frame has nothing for junit: {error!r}") from error
         return cls(attributes, properties)

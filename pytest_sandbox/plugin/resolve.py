@@ -8,6 +8,8 @@ fix; whether this machine can enforce what was asked for is not decided here.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -292,6 +294,12 @@ def _refuse_contradictions(spec: Spec) -> None:
             )
     for path in set(spec.writable) & set(spec.hide):
         raise SpecError(f"{path} cannot be both writable and hidden: leave out one of them")
+    for writable, hidden in itertools.product(spec.writable, spec.hide):
+        if hidden.startswith(f"{writable}/") and os.path.dirname(hidden) != writable:
+            raise SpecError(
+                f"{hidden} cannot be hidden below {writable}, which is writable: a test could rename what is between. "
+                "Hide what lies directly in the writable directory, or let less be written"
+            )
 
 
 def _value(option: Option, value: object, directory: Path) -> object:

@@ -246,6 +246,7 @@ def test_scratch(pytester: pytest.Pytester) -> None:
         (["--sandbox-hide=/proc"], ["--sandbox-hide", "'/proc' cannot be hidden", "below it"]),
         (["--sandbox-hide=~nobody-has-this-name/x"], ["--sandbox-hide", "no such home directory"]),
         (["--sandbox-hide=d", "--sandbox-writable=d"], ["both writable and hidden"]),
+        (["--sandbox-hide=d/e/f", "--sandbox-writable=d"], ["cannot be hidden below", "rename"]),
         (["--sandbox-scratch=missing"], ["--sandbox-scratch", "not a directory"]),
         (["--sandbox-scratch=/proc"], ["'/proc' cannot be written"]),
         (["--sandbox-scratch=d", "--sandbox-disk=64M"], ["disk and scratch", "exclude each other", "tmpfs", "none"]),
@@ -266,6 +267,7 @@ def test_scratch(pytester: pytest.Pytester) -> None:
 def test_nonsense_for_the_run_is_refused(pytester: pytest.Pytester, args: list[str], words: list[str]) -> None:
     """The error says where it was asked for, what is wrong and what to write."""
     pytester.mkdir("d")
+    (pytester.path / "d" / "e" / "f").mkdir(parents=True)
     on = [] if args == ["-o", "sandbox=perhaps"] else ["--sandbox"]
     text = refusal(pytester, *on, *args)
     for word in words:
