@@ -224,6 +224,20 @@ def test_the_owner_of_a_sandbox_uncovers_nothing(pytester: pytest.Pytester) -> N
     pytester.runpytest_subprocess(*OPTIONS, f"--sandbox-hide={secret}").assert_outcomes(passed=1)
 
 
+def test_the_path_of_its_cgroup(pytester: pytest.Pytester) -> None:
+    """Is the root of what it sees, in every hierarchy, for a test and for a sandbox that it makes."""
+    pytester.makepyfile("""
+        def paths():
+            with open("/proc/self/cgroup") as file:
+                return {line.split(":", 2)[2].strip() for line in file}
+
+        def test_it(sandbox_factory):
+            assert paths() == {"/"}
+            assert sandbox_factory.call(lambda: sorted(paths())) == ["/"]
+    """)
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1)
+
+
 LIES = {
     "no teardown": """
             channel.send({"op": "finish", "item": 0}); channel.send({"op": "done"}); os._exit(0)""",

@@ -5,11 +5,10 @@
  * (CLONE_VM) while its thread waits here:
  *
  *     caller                   blocked in wait4 until both helpers have ended
- *     +- joiner  CLONE_VM      enters namespaces, and puts everything right that the kernel keeps for a
- *     |                        process and that a fork inherits: descriptors, limits, privileges
+ *     +- joiner  CLONE_VM      enters namespaces, and puts right what a fork inherits: descriptors, limits
  *     +- forker  CLONE_VM      made by joiner, the first in the pid namespace: calls fork(3), which copies the memory once
- *        +- main               jumps onto the caller's stack, enters cgroups, says so, waits for its
- *                               word to go, and returns from sandbox_enter() with 0
+ *        +- main               jumps onto the caller's stack, enters cgroups, gives up privileges, says so, waits for its
+ *                              word to go, and returns from sandbox_enter() with 0
  *
  * forker ends at once, and main is adopted by pid 1 of its namespace. The callers' thread-local storage is used by whoever of
  * the three runs, one at a time. Sources: clone(2), setns(2), capabilities(7), rseq(2).
@@ -25,6 +24,8 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -34,8 +35,7 @@
 #include <unistd.h>
 
 enum step {
-	STEP_CLONE = 1, STEP_SETNS, STEP_SAY, STEP_WAIT, STEP_CGROUP_NAMESPACE, STEP_DESCRIPTORS, STEP_LIMITS,
-	STEP_PRIVILEGES, STEP_FORK,
+	STEP_CLONE = 1, STEP_SETNS, STEP_SAY, STEP_WAIT, STEP_DESCRIPTORS, STEP_LIMITS, STEP_FORK,
 };
 enum { MOST_FILES = 8, JOIN_SESSION_KEYRING = 1 };
 
@@ -167,13 +167,31 @@ static int greet(const struct entry *entry)
 	return write(entry->own[0], entry->greeting, entry->greeting_length) != (ssize_t)entry->greeting_length;
 }
 
-/* Main goes in itself, and none of the helpers: they share the caller's memory, and would take it along if they were killed. */
-static int enter_cgroups(const struct entry *entry)
+/* Main's first steps. What goes wrong is in its stderr. */
+static void settle(const struct entry *entry)
 {
-	for (size_t i = 0; i < entry->cgroup_count; i++)
-		if (write(entry->cgroups[i], "0", 1) != 1 || close(entry->cgroups[i]))
-			return -1;
-	return 0;
+	const char *what = "write to a cgroup's tasks";
+	int failed = 0;
+
+	/* Main, and none of the helpers: they share the caller's memory, and would take it along if they were killed in there. */
+	for (size_t i = 0; i < entry->cgroup_count && !failed; i++)
+		failed = write(entry->cgroups[i], "0", 1) != 1 || close(entry->cgroups[i]);
+	if (!failed) {
+		what = "unshare a cgroup namespace";
+		failed = unshare(CLONE_NEWCGROUP); /* which begins at the cgroup that it is in now */
+	}
+	if (!failed) {
+		what = "drop privileges";
+		failed = give_up(entry);
+	}
+	if (!failed) {
+		what = "write to the controller";
+		failed = greet(entry);
+	}
+	if (failed) {
+		dprintf(entry->own[2], "pytest-sandbox: %s: %s\n", what, strerror(errno));
+		_exit(1);
+	}
 }
 
 static int joiner(void *argument)
@@ -201,10 +219,6 @@ static int joiner(void *argument)
 	for (size_t i = 0; i < entry->limit_count; i++)
 		if (limit(&entry->limits[i]))
 			return fail(entry, STEP_LIMITS);
-	if (unshare(CLONE_NEWCGROUP))
-		return fail(entry, STEP_CGROUP_NAMESPACE);
-	if (give_up(entry))
-		return fail(entry, STEP_PRIVILEGES);
 	/* The caller's child too (CLONE_PARENT): it waits for both, whatever becomes of this one. */
 	if (clone(forker, state->forker_stack + sizeof state->forker_stack, CLONE_VM | CLONE_PARENT | CLONE_PARENT_SETTID, state,
 		  &state->forker) < 0)
@@ -252,8 +266,7 @@ int sandbox_enter(struct entry *entry)
 		register_rseq();
 		sigaltstack(&alternate, NULL);
 		sigprocmask(SIG_SETMASK, &mask, NULL);
-		if (enter_cgroups(entry) || greet(entry))
-			_exit(1);
+		settle(entry);
 		setsid(); /* kill(0, ...) and the terminal's signals end at the sandbox's border */
 		entry->in_child();
 		/* The word to go. Waited for here, since the less Python runs the fewer pages are copied. */
