@@ -160,7 +160,7 @@ def root_operations(layout: Layout, spec: Spec, name: str, *, scope: bool, share
     operations += _kernel_file_systems(layout, root, shares_network=shares_network)
     if layout.identity is Identity.SAME and not scope:
         # Root is the machine's root: with the capabilities of a namespace of its own it could mount and write what is root's.
-        operations.append(WriteOp(f"{root}/proc/sys/user/max_user_namespaces", "1"))  # that which locks the mounts
+        operations.append(WriteOp(f"{root}/proc/sys/user/max_user_namespaces", "0"))
     if layout.identity is Identity.USER and not scope:
         # Cgroups that are delegated to the user, his session's among them, are his inside too. To mount the file system takes
         # capabilities over a cgroup namespace: none may be made but this sandbox's own.

@@ -60,8 +60,8 @@ class Recipe:
 
 _NAMES = {
     "m": "mount", "b": "show a socket", "d": "mkdir", "r": "mount_setattr", "w": "write", "h": "hide", "e": "pivot_root",
-    "p": "make mounts private", "l": "set the loopback device up", "v": "make a view without the store",
-    "V": "lock the mounts", "o": "open", "n": "open a netlink socket", "k": "send", "g": "drop privileges", "?": "make a sandbox",
+    "p": "make mounts private", "l": "set the loopback device up", "v": "unshare a mount namespace", "o": "open",
+    "n": "open a netlink socket", "k": "send", "g": "drop privileges", "?": "make a sandbox",
 }  # fmt: skip
 _NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts")
 
@@ -79,8 +79,8 @@ def recipe(layout: Layout, spec: Spec, name: str, *, scope: bool, shares_network
     if not shares_network and spec.network is not Network.NONE:
         steps += [Step("l")]
     steps += map(_step, layouts.hide_operations(spec))
-    view = Step("v", (layouts.INNER_STORE,)) if scope else Step("V")
-    steps += [view if kind == "mnt" else Step("o", (f"/proc/self/ns/{kind}",)) for kind in namespaces]
+    for kind in namespaces:
+        steps += [Step("v", (layouts.INNER_STORE,)) if scope and kind == "mnt" else Step("o", (f"/proc/self/ns/{kind}",))]
     if not scope:
         steps += [Step("g", (), (layout.last_capability,))]
     steps += [Step("k")]

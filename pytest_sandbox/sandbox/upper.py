@@ -117,19 +117,21 @@ def _walk_entry(directory: int, name: str, status: os.stat_result, tree: int, pa
 @contextlib.contextmanager
 def _opened(directory: int, name: str, status: os.stat_result) -> Iterator[int | None]:
     """A descriptor of a directory, as long as it is looked into; None for anything else, and for what cannot be read."""
-    below = None
+    below, mode = None, None
     if stat.S_ISDIR(status.st_mode):
         with contextlib.suppress(OSError):
-            below = _open_directory(directory, name)
+            below, mode = _open_directory(directory, name)
     try:
         yield below
     finally:
         if below is not None:
+            if mode is not None:
+                os.fchmod(below, mode)
             os.close(below)
 
 
-def _open_directory(directory: int, name: str) -> int:
-    """Open it, and an ordinary user's own also where he has no right to read it; OSError.
+def _open_directory(directory: int, name: str) -> tuple[int, int | None]:
+    """Open it, and an ordinary user's own also where he has no right to look into it: then its mode, to be given back. OSError.
 
     Its sandbox may still live, and put a link in its place at any time: what is changed is what was opened, by its descriptor.
     """
@@ -138,12 +140,9 @@ def _open_directory(directory: int, name: str) -> int:
         status, itself = os.fstat(found), f"/proc/self/fd/{found}"
         mode = stat.S_IMODE(status.st_mode)
         if mode & 0o500 == 0o500 or not status.st_uid == os.geteuid() != 0:
-            return os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), None
         os.chmod(itself, mode | 0o500)
-        try:
-            return os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        finally:
-            os.chmod(itself, mode)
+        return os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), mode
     finally:
         os.close(found)
 

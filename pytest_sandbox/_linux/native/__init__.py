@@ -24,7 +24,7 @@ _ADD_SEALS, _SEALS = 1033, 0xF  # F_ADD_SEALS; of every kind: nobody may write t
 _CONTROL, _VIEW, _ABOVE = 3, 5, 16
 
 #: pid of main in a namespace that it was forked into (`init.c`).
-MAIN = 4
+MAIN = 3
 
 _STEPS = (
     "", "clone of a joiner", "setns", "write to the controller", "read from the controller",

@@ -41,7 +41,7 @@ enum {
 	AT_EMPTY_PATH = 0x1000, O_PATH = 010000000, OPEN_TREE_CLONE = 1, STATX_TYPE = 1,
 	MOVE_MOUNT_F_EMPTY_PATH = 4, MOVE_MOUNT_T_EMPTY_PATH = 0x40,
 	RESOLVE_NO_MAGICLINKS = 2, RESOLVE_NO_SYMLINKS = 4, RESOLVE_IN_ROOT = 0x10,
-	CLONE_NEWNS = 0x20000, CLONE_NEWUSER = 0x10000000, CLONE_NEWPID = 0x20000000, CLONE_PARENT = 0x8000, CLONE_FILES = 0x400, MOUNT_ATTR_RDONLY = 1, SIOCSIFFLAGS = 0x8914, CAPABILITY_VERSION_3 = 0x20080522, CAP_KILL = 5,
+	CLONE_NEWNS = 0x20000, CLONE_NEWUSER = 0x10000000, CLONE_NEWPID = 0x20000000, CLONE_PARENT = 0x8000, MOUNT_ATTR_RDONLY = 1, SIOCSIFFLAGS = 0x8914, CAPABILITY_VERSION_3 = 0x20080522, CAP_KILL = 5,
 	PR_SET_DUMPABLE = 4, PR_CAPBSET_DROP = 24, PR_CAP_AMBIENT = 47, PR_CAP_AMBIENT_CLEAR_ALL = 4,
 };
 
@@ -57,7 +57,7 @@ enum { CONTROL = 3, SIGNALS = 4, VIEW = 5 };
 
 #if defined(__x86_64__)
 enum {
-	__NR_read = 0, __NR_dup = 32, __NR_write = 1, __NR_close = 3, __NR_rt_sigprocmask = 14, __NR_ioctl = 16, __NR_socket = 41,
+	__NR_read = 0, __NR_write = 1, __NR_close = 3, __NR_rt_sigprocmask = 14, __NR_ioctl = 16, __NR_socket = 41,
 	__NR_sendmsg = 46, __NR_recvmsg = 47, __NR_wait4 = 61, __NR_kill = 62, __NR_chdir = 80, __NR_umask = 95,
 	__NR_getrusage = 98, __NR_capset = 126, __NR_pivot_root = 155, __NR_prctl = 157, __NR_mount = 165,
 	__NR_umount2 = 166, __NR_getdents64 = 217, __NR_exit_group = 231, __NR_openat = 257, __NR_mkdirat = 258,
@@ -77,7 +77,7 @@ static word call(word number, word a, word b, word c, word d, word e, word f)
 __asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall begin\n");
 #elif defined(__aarch64__)
 enum {
-	__NR_read = 63, __NR_dup = 23, __NR_write = 64, __NR_close = 57, __NR_rt_sigprocmask = 135, __NR_ioctl = 29, __NR_socket = 198,
+	__NR_read = 63, __NR_write = 64, __NR_close = 57, __NR_rt_sigprocmask = 135, __NR_ioctl = 29, __NR_socket = 198,
 	__NR_sendmsg = 211, __NR_recvmsg = 212, __NR_wait4 = 260, __NR_kill = 129, __NR_chdir = 49, __NR_umask = 166,
 	__NR_getrusage = 165, __NR_capset = 91, __NR_pivot_root = 41, __NR_prctl = 167, __NR_mount = 40,
 	__NR_umount2 = 39, __NR_getdents64 = 61, __NR_exit_group = 94, __NR_openat = 56, __NR_mkdirat = 34,
@@ -337,32 +337,7 @@ static word keep_open(const char *path)
 	return keep(CALL(__NR_openat, AT_FDCWD, path, O_RDONLY_CLOEXEC, 0, 0));
 }
 
-/*
- * Keep a copy of our mount namespace that belongs to a further user namespace, of which nobody is: in such a copy all mounts are
- * locked (mount_namespaces(7)). Whoever owns our own user namespace could otherwise become privileged in it, and take away what
- * hides, or is read-only. Made by a process that shares our descriptors, and is the second of our pid namespace.
- */
-static word keep_locked(void)
-{
-	struct clone_args args = {.flags = CLONE_FILES | CLONE_NEWUSER | CLONE_NEWNS, .exit_signal = SIGCHLD_};
-	int status = 0;
-	word pid = CALL(__NR_clone3, &args, sizeof args, 0, 0, 0);
-
-	if (pid == 0) {
-		word fd = CALL(__NR_openat, AT_FDCWD, "/proc/self/ns/mnt", O_RDONLY_CLOEXEC, 0, 0);
-		word got = fd < 0 ? fd : CALL(__NR_dup3, fd, VIEW, CLOEXEC, 0, 0);
-
-		if (fd >= 0)
-			CALL(__NR_close, fd, 0, 0, 0, 0);
-		end(got < 0 ? (int)-got : 0);
-	}
-	if (pid < 0)
-		return pid;
-	CALL(__NR_wait4, pid, &status, 0, NULL, 0);
-	return status ? -(status >> 8 & 0xff) : keep(CALL(__NR_dup, VIEW, 0, 0, 0, 0));
-}
-
-/* As `keep_locked`, without what is mounted at `path`; ours stays as it is. */
+/* Give everybody but us a mount namespace without what is mounted at `path`; ours stays as it is. */
 static word keep_view(const char *path)
 {
 	word error, own = CALL(__NR_openat, AT_FDCWD, "/proc/self/ns/mnt", O_RDONLY_CLOEXEC, 0, 0);
@@ -373,7 +348,9 @@ static word keep_view(const char *path)
 	if (!error)
 		error = CALL(__NR_umount2, path, MNT_DETACH_, 0, 0, 0);
 	if (!error)
-		error = keep_locked();
+		error = keep_open("/proc/self/ns/mnt");
+	if (!error)
+		CALL(__NR_dup3, kept.descriptors[kept_count - 1], VIEW, CLOEXEC, 0, 0);
 	if (!error)
 		error = CALL(__NR_setns, own, CLONE_NEWNS, 0, 0, 0);
 	CALL(__NR_close, own, 0, 0, 0, 0);
@@ -414,7 +391,6 @@ static word operate(char code, const int *numbers, char *const *texts)
 	case 'p': return mount("", "/", "", MS_REC_ | MS_PRIVATE_, "");
 	case 'l': return raise_loopback();
 	case 'v': return keep_view(texts[0]);
-	case 'V': return keep_locked();
 	case 'o': return keep_open(texts[0]);
 	case 'n': return keep(CALL(__NR_socket, AF_NETLINK_, SOCK_RAW_ | CLOEXEC, NETLINK_SOCK_DIAG_, 0, 0));
 	case 'k': return send_kept();
@@ -494,7 +470,7 @@ static void begin_anew(int control)
 	CALL(__NR_close_range, SIGNALS + 1, ~0U, 0, 0, 0);
 	CALL(__NR_dup3, CONTROL, VIEW, CLOEXEC, 0, 0); /* so that nothing else gets the number */
 	done = spoilt = children = 0;
-	main_pid = 4; /* 2 is `keep_locked`'s, and 3 forker's (`enter.c`) */
+	main_pid = 3; /* `enter.c`: forker is 2 */
 }
 
 /* Returns 0 in the child; in the parent an error, or 1. */
