@@ -27,13 +27,13 @@ typedef long word;
 
 enum {
 	AT_FDCWD = -100, AT_RECURSIVE = 0x8000,
-	O_WRONLY = 1, O_RDONLY_CLOEXEC = 02000000,
+	O_WRONLY = 1, O_NONBLOCK = 04000, O_CLOEXEC = 02000000,
 	ENOENT = 2, EINTR = 4, ECHILD = 10, EAGAIN = 11, EACCES = 13, ENOTDIR = 20, EINVAL = 22, EMFILE = 24,
-	SIGCHLD_ = 17, SIGKILL_ = 9,
-	AF_INET_ = 2, AF_NETLINK_ = 16, SOCK_DGRAM_ = 2, SOCK_RAW_ = 3, NETLINK_SOCK_DIAG_ = 4, CLOEXEC = 02000000,
-	SOL_SOCKET_ = 1, SCM_RIGHTS_ = 1, MSG_CMSG_CLOEXEC_ = 0x40000000, MSG_NOSIGNAL_ = 0x4000, MSG_TRUNC_ = 0x20,
-	MS_BIND_ = 4096, MS_REC_ = 16384, MS_PRIVATE_ = 1 << 18, MS_RDONLY_ = 1, MS_NOSUID_ = 2, MS_NODEV_ = 4, MNT_DETACH_ = 2,
-	WNOHANG_ = 1, POLLIN_ = 1, RUSAGE_CHILDREN_ = -1,
+	SIGCHLD = 17, SIGKILL = 9,
+	AF_INET = 2, AF_NETLINK = 16, SOCK_DGRAM = 2, SOCK_RAW = 3, NETLINK_SOCK_DIAG = 4,
+	SOL_SOCKET = 1, SCM_RIGHTS = 1, MSG_CMSG_CLOEXEC = 0x40000000, MSG_NOSIGNAL = 0x4000, MSG_TRUNC = 0x20,
+	MS_BIND = 4096, MS_REC = 16384, MS_PRIVATE = 1 << 18, MS_RDONLY = 1, MS_NOSUID = 2, MS_NODEV = 4, MNT_DETACH = 2,
+	WNOHANG = 1, POLLIN = 1, RUSAGE_CHILDREN = -1,
 	GRACE_MS = 50, MOST_LEAKS = 100, LONGEST_LINE = 500, MOST_DESCRIPTORS = 8,
 };
 
@@ -41,7 +41,8 @@ enum {
 	AT_EMPTY_PATH = 0x1000, O_PATH = 010000000, OPEN_TREE_CLONE = 1, STATX_TYPE = 1,
 	MOVE_MOUNT_F_EMPTY_PATH = 4, MOVE_MOUNT_T_EMPTY_PATH = 0x40,
 	RESOLVE_NO_MAGICLINKS = 2, RESOLVE_NO_SYMLINKS = 4, RESOLVE_IN_ROOT = 0x10,
-	CLONE_NEWNS = 0x20000, CLONE_NEWUSER = 0x10000000, CLONE_NEWPID = 0x20000000, CLONE_PARENT = 0x8000, MOUNT_ATTR_RDONLY = 1, SIOCSIFFLAGS = 0x8914, CAPABILITY_VERSION_3 = 0x20080522, CAP_KILL = 5,
+	CLONE_NEWNS = 0x20000, CLONE_NEWUSER = 0x10000000, CLONE_NEWPID = 0x20000000, CLONE_PARENT = 0x8000,
+	MOUNT_ATTR_RDONLY = 1, SIOCSIFFLAGS = 0x8914, CAPABILITY_VERSION_3 = 0x20080522, CAP_KILL = 5,
 	PR_SET_DUMPABLE = 4, PR_CAPBSET_DROP = 24, PR_CAP_AMBIENT = 47, PR_CAP_AMBIENT_CLEAR_ALL = 4,
 };
 
@@ -189,12 +190,12 @@ static void say(const void *packet, size_t length, struct rights *rights, int co
 	word sent;
 
 	if (count) {
-		rights->header = (struct control_header){sizeof rights->header + sizeof(int) * (size_t)count, SOL_SOCKET_, SCM_RIGHTS_};
+		rights->header = (struct control_header){sizeof rights->header + sizeof(int) * (size_t)count, SOL_SOCKET, SCM_RIGHTS};
 		message.control = rights;
 		message.control_length = (rights->header.length + sizeof(word) - 1) & ~(sizeof(word) - 1);
 	}
 	do
-		sent = CALL(__NR_sendmsg, CONTROL, &message, MSG_NOSIGNAL_, 0, 0);
+		sent = CALL(__NR_sendmsg, CONTROL, &message, MSG_NOSIGNAL, 0, 0);
 	while (sent == -EINTR);
 	if (sent < 0)
 		end(1); /* the controller is gone */
@@ -212,7 +213,7 @@ static void say_failed(word error, int number)
 
 static word read_file(const char *path, char *to, size_t size)
 {
-	word fd = CALL(__NR_openat, AT_FDCWD, path, O_RDONLY_CLOEXEC, 0, 0), length = 0, got;
+	word fd = CALL(__NR_openat, AT_FDCWD, path, O_CLOEXEC, 0, 0), length = 0, got;
 
 	if (fd < 0)
 		return fd;
@@ -224,7 +225,7 @@ static word read_file(const char *path, char *to, size_t size)
 
 static word write_file(const char *path, const char *text)
 {
-	word fd = CALL(__NR_openat, AT_FDCWD, path, O_WRONLY | CLOEXEC, 0, 0), written;
+	word fd = CALL(__NR_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0, 0), written;
 
 	if (fd < 0)
 		return fd;
@@ -259,17 +260,17 @@ static word make_read_only(const char *path, word recursive)
 /* Cover a directory by an empty one, and a file by what is at `nothing`; what is not there needs no cover. */
 static word hide(const char *path, const char *nothing)
 {
-	word error = mount("hidden", path, "tmpfs", MS_RDONLY_ | MS_NOSUID_ | MS_NODEV_, "size=4k,mode=555");
+	word error = mount("hidden", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=4k,mode=555");
 
 	if (error == -ENOTDIR)
-		error = mount(nothing, path, "", MS_BIND_, "");
+		error = mount(nothing, path, "", MS_BIND, "");
 	return error == -ENOENT ? 0 : error;
 }
 
 /* Open a path that a sandbox has a say in: no link in it leads anywhere, and ".." not out of `root`. */
 static word open_plainly(word root, const char *path, word resolve)
 {
-	struct { uint64_t flags, mode, resolve; } how = {O_PATH | CLOEXEC, 0, (uint64_t)resolve};
+	struct { uint64_t flags, mode, resolve; } how = {O_PATH | O_CLOEXEC, 0, (uint64_t)resolve};
 
 	return CALL(__NR_openat2, root, path, &how, sizeof how, 0);
 }
@@ -284,13 +285,13 @@ static int is_socket(word fd)
 /* Show the socket at `path`, where a scope around us listens, below the new root too; what is in the way of that prevents it. */
 static void bind_socket(const char *path, const char *new_root)
 {
-	word root = CALL(__NR_openat, AT_FDCWD, new_root, O_PATH | CLOEXEC, 0, 0);
+	word root = CALL(__NR_openat, AT_FDCWD, new_root, O_PATH | O_CLOEXEC, 0, 0);
 	word source = open_plainly(AT_FDCWD, path, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
 	word target = open_plainly(root, path, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_IN_ROOT);
 	word tree = -1;
 
 	if (source >= 0 && target >= 0 && is_socket(source) && is_socket(target))
-		tree = CALL(__NR_open_tree, source, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | CLOEXEC, 0, 0);
+		tree = CALL(__NR_open_tree, source, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | O_CLOEXEC, 0, 0);
 	if (tree >= 0)
 		CALL(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 	CALL(__NR_close, tree, 0, 0, 0, 0);
@@ -306,14 +307,14 @@ static word enter_root(const char *path)
 	if (!error)
 		error = CALL(__NR_pivot_root, ".", ".", 0, 0, 0);
 	if (!error)
-		error = CALL(__NR_umount2, ".", MNT_DETACH_, 0, 0, 0);
+		error = CALL(__NR_umount2, ".", MNT_DETACH, 0, 0, 0);
 	return error ? error : CALL(__NR_chdir, "/", 0, 0, 0, 0);
 }
 
 static word raise_loopback(void)
 {
 	struct { char name[16]; short flags; char rest[22]; } request = {"lo", 0x41, ""}; /* IFF_UP | IFF_RUNNING */
-	word error, fd = CALL(__NR_socket, AF_INET_, SOCK_DGRAM_ | CLOEXEC, 0, 0, 0);
+	word error, fd = CALL(__NR_socket, AF_INET, SOCK_DGRAM | O_CLOEXEC, 0, 0, 0);
 
 	if (fd < 0)
 		return fd;
@@ -334,23 +335,23 @@ static word keep(word fd)
 
 static word keep_open(const char *path)
 {
-	return keep(CALL(__NR_openat, AT_FDCWD, path, O_RDONLY_CLOEXEC, 0, 0));
+	return keep(CALL(__NR_openat, AT_FDCWD, path, O_CLOEXEC, 0, 0));
 }
 
 /* Give everybody but us a mount namespace without what is mounted at `path`; ours stays as it is. */
 static word keep_view(const char *path)
 {
-	word error, own = CALL(__NR_openat, AT_FDCWD, "/proc/self/ns/mnt", O_RDONLY_CLOEXEC, 0, 0);
+	word error, own = CALL(__NR_openat, AT_FDCWD, "/proc/self/ns/mnt", O_CLOEXEC, 0, 0);
 
 	if (own < 0)
 		return own;
 	error = CALL(__NR_unshare, CLONE_NEWNS, 0, 0, 0, 0);
 	if (!error)
-		error = CALL(__NR_umount2, path, MNT_DETACH_, 0, 0, 0);
+		error = CALL(__NR_umount2, path, MNT_DETACH, 0, 0, 0);
 	if (!error)
 		error = keep_open("/proc/self/ns/mnt");
 	if (!error)
-		CALL(__NR_dup3, kept.descriptors[kept_count - 1], VIEW, CLOEXEC, 0, 0);
+		CALL(__NR_dup3, kept.descriptors[kept_count - 1], VIEW, O_CLOEXEC, 0, 0);
 	if (!error)
 		error = CALL(__NR_setns, own, CLONE_NEWNS, 0, 0, 0);
 	CALL(__NR_close, own, 0, 0, 0, 0);
@@ -388,11 +389,11 @@ static word operate(char code, const int *numbers, char *const *texts)
 	case 'w': return write_file(texts[0], texts[1]);
 	case 'h': return hide(texts[0], texts[1]);
 	case 'e': return enter_root(texts[0]);
-	case 'p': return mount("", "/", "", MS_REC_ | MS_PRIVATE_, "");
+	case 'p': return mount("", "/", "", MS_REC | MS_PRIVATE, "");
 	case 'l': return raise_loopback();
 	case 'v': return keep_view(texts[0]);
 	case 'o': return keep_open(texts[0]);
-	case 'n': return keep(CALL(__NR_socket, AF_NETLINK_, SOCK_RAW_ | CLOEXEC, NETLINK_SOCK_DIAG_, 0, 0));
+	case 'n': return keep(CALL(__NR_socket, AF_NETLINK, SOCK_RAW | O_CLOEXEC, NETLINK_SOCK_DIAG, 0, 0));
 	case 'k': return send_kept();
 	case 'g': return give_up((unsigned)numbers[0]);
 	}
@@ -453,7 +454,6 @@ static word write_map(word pid, const char *name, const char *text)
 	return *text ? write_file(path, text) : 0;
 }
 
-
 static word write_maps(word pid, const char *const *texts)
 {
 	word error = write_map(pid, "setgroups", texts[0]);
@@ -466,9 +466,9 @@ static word write_maps(word pid, const char *const *texts)
 /* A new pid 1, in namespaces of its own: forget whose copy it is. */
 static void begin_anew(int control)
 {
-	CALL(__NR_dup3, control, CONTROL, CLOEXEC, 0, 0);
+	CALL(__NR_dup3, control, CONTROL, O_CLOEXEC, 0, 0);
 	CALL(__NR_close_range, SIGNALS + 1, ~0U, 0, 0, 0);
-	CALL(__NR_dup3, CONTROL, VIEW, CLOEXEC, 0, 0); /* so that nothing else gets the number */
+	CALL(__NR_dup3, CONTROL, VIEW, O_CLOEXEC, 0, 0); /* so that nothing else gets the number */
 	done = spoilt = children = 0;
 	main_pid = 3; /* `enter.c`: forker is 2 */
 }
@@ -478,7 +478,7 @@ static word clone_mapped(struct clone_args *args, const char *const *texts)
 {
 	int mapped[2];
 	char byte;
-	word pid, error = CALL(__NR_pipe2, mapped, CLOEXEC, 0, 0, 0);
+	word pid, error = CALL(__NR_pipe2, mapped, O_CLOEXEC, 0, 0, 0);
 
 	if (error)
 		return error;
@@ -513,10 +513,10 @@ static _Noreturn void hold(void)
  */
 static word hold_user_namespace(const char *const *texts)
 {
-	struct clone_args args = {.flags = CLONE_NEWUSER, .exit_signal = SIGCHLD_};
+	struct clone_args args = {.flags = CLONE_NEWUSER, .exit_signal = SIGCHLD};
 	struct { word seconds, nanos; } moment = {0, 100000};
 	char path[64];
-	word pid, error, back, own = CALL(__NR_openat, AT_FDCWD, "/proc/self/ns/mnt", O_RDONLY_CLOEXEC, 0, 0);
+	word pid, error, back, own = CALL(__NR_openat, AT_FDCWD, "/proc/self/ns/mnt", O_CLOEXEC, 0, 0);
 
 	if (own < 0)
 		return own;
@@ -534,8 +534,8 @@ static word hold_user_namespace(const char *const *texts)
 		CALL(__NR_ppoll, NULL, 0, &moment, NULL, 8); /* until it may be dumped */
 	append(append_number(append(path, "/proc/"), pid), "/ns/user");
 	if (!error)
-		error = CALL(__NR_openat, AT_FDCWD, path, O_RDONLY_CLOEXEC, 0, 0);
-	CALL(__NR_kill, pid, SIGKILL_, 0, 0, 0);
+		error = CALL(__NR_openat, AT_FDCWD, path, O_CLOEXEC, 0, 0);
+	CALL(__NR_kill, pid, SIGKILL, 0, 0, 0);
 	CALL(__NR_wait4, pid, NULL, 0, NULL, 0);
 	return error;
 }
@@ -543,7 +543,7 @@ static word hold_user_namespace(const char *const *texts)
 /* As `clone_mapped`, into a user namespace that is there: by a process that enters it and makes our child. */
 static word clone_into(struct clone_args *args, const char *const *texts)
 {
-	struct clone_args plain = {.exit_signal = SIGCHLD_};
+	struct clone_args plain = {.exit_signal = SIGCHLD};
 	word pid, userns = hold_user_namespace(texts);
 	int status = 0;
 
@@ -574,7 +574,7 @@ static word clone_into(struct clone_args *args, const char *const *texts)
 /* FLAGS is followed by three texts: for setgroups (of a user who maps himself), uid_map and gid_map. */
 static void make_child(char *at, int control)
 {
-	struct clone_args args = {.exit_signal = SIGCHLD_};
+	struct clone_args args = {.exit_signal = SIGCHLD};
 	const char *texts[3];
 	word result;
 
@@ -602,7 +602,7 @@ static word reap(int *status, int *ended)
 	word pid;
 	int code;
 
-	while ((pid = CALL(__NR_wait4, -1, &code, WNOHANG_, NULL, 0)) > 0)
+	while ((pid = CALL(__NR_wait4, -1, &code, WNOHANG, NULL, 0)) > 0)
 		if (pid == main_pid)
 			*status = code, *ended = 1;
 	return pid;
@@ -622,7 +622,7 @@ struct entry { uint64_t inode, offset; unsigned short length; unsigned char type
 static void name_leaks(void)
 {
 	static char entries[1 << 15];
-	word got, fd = CALL(__NR_openat, AT_FDCWD, "/proc", O_RDONLY_CLOEXEC, 0, 0);
+	word got, fd = CALL(__NR_openat, AT_FDCWD, "/proc", O_CLOEXEC, 0, 0);
 	int count = 0;
 
 	while (fd >= 0 && (got = CALL(__NR_getdents64, fd, entries, sizeof entries, 0, 0)) > 0)
@@ -648,7 +648,7 @@ static void name_leaks(void)
 
 static _Noreturn void have_last_word(int status)
 {
-	struct { int descriptor; short events, returned; } wait = {SIGNALS, POLLIN_, 0};
+	struct { int descriptor; short events, returned; } wait = {SIGNALS, POLLIN, 0};
 	struct { word seconds, nanos; } grace = {0, GRACE_MS * 1000000L};
 	struct usage usage = {0};
 	char packet[29] = "x";
@@ -662,7 +662,7 @@ static _Noreturn void have_last_word(int status)
 		if (reap(&status, &ended) != -ECHILD)
 			name_leaks();
 	}
-	CALL(__NR_getrusage, RUSAGE_CHILDREN_, &usage, 0, 0, 0);
+	CALL(__NR_getrusage, RUSAGE_CHILDREN, &usage, 0, 0, 0);
 	length = read_file("/proc/net/dev", buffer + 1, sizeof buffer - 1);
 	buffer[0] = 'n';
 	say(buffer, 1 + (size_t)(length < 0 ? 0 : length), NULL, 0);
@@ -682,12 +682,12 @@ static void hear(void)
 	struct vector vector = {buffer, sizeof buffer - 1};
 	struct rights rights;
 	struct message message = {.vectors = &vector, .vector_count = 1, .control = &rights, .control_length = sizeof rights};
-	word length = CALL(__NR_recvmsg, CONTROL, &message, MSG_CMSG_CLOEXEC_, 0, 0);
+	word length = CALL(__NR_recvmsg, CONTROL, &message, MSG_CMSG_CLOEXEC, 0, 0);
 	int signal;
 
 	if (length == -EINTR || length == -EAGAIN)
 		return;
-	if (length <= 0 || message.flags & MSG_TRUNC_)
+	if (length <= 0 || message.flags & MSG_TRUNC)
 		end(1); /* the controller is gone, or says more than anybody would */
 	buffer[length] = 0;
 	switch (buffer[0]) {
@@ -713,8 +713,8 @@ static void hear(void)
 _Noreturn void begin(const word *stack)
 {
 	const char *const *arguments = (const char *const *)(stack + 1);
-	uint64_t child_signal = 1UL << (SIGCHLD_ - 1), all = ~0UL;
-	struct { int descriptor; short events, returned; } wait[2] = {{CONTROL, POLLIN_, 0}, {SIGNALS, POLLIN_, 0}};
+	uint64_t child_signal = 1UL << (SIGCHLD - 1), all = ~0UL;
+	struct { int descriptor; short events, returned; } wait[2] = {{CONTROL, POLLIN, 0}, {SIGNALS, POLLIN, 0}};
 	int status = 0, ended = 0;
 	word signals;
 
@@ -726,9 +726,9 @@ _Noreturn void begin(const word *stack)
 	CALL(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
 	CALL(__NR_rt_sigprocmask, 2, &all, NULL, 8, 0);
 	CALL(__NR_umask, 0, 0, 0, 0, 0);
-	signals = CALL(__NR_signalfd4, -1, &child_signal, 8, CLOEXEC | 04000, 0);
+	signals = CALL(__NR_signalfd4, -1, &child_signal, 8, O_CLOEXEC | O_NONBLOCK, 0);
 	if (signals != SIGNALS) /* a lower number was free: nobody promised us a stdin */
-		CALL(__NR_dup3, signals, SIGNALS, CLOEXEC, 0, 0), CALL(__NR_close, signals, 0, 0, 0, 0);
+		CALL(__NR_dup3, signals, SIGNALS, O_CLOEXEC, 0, 0), CALL(__NR_close, signals, 0, 0, 0, 0);
 	for (;;) {
 		drain_signals();
 		reap(&status, &ended);
