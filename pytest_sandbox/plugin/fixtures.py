@@ -114,8 +114,7 @@ class SandboxFactory:
         input is what it reads from its stdin; nothing where there is none.
         Raises TypeError where `argv` is not a list of at least the program's name, or `input` not bytes.
         """
-        bodies.check_program(argv, input)
-        return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env, input))[0]
+        return self._make(bodies.program(argv, cwd, env, input))[0]
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # the function's own
         """Call a function; its value, if that is plain data. CallError says how the sandbox ended, or what was raised."""

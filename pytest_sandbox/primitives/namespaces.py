@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 import os
 
+from pytest_sandbox._linux.flags import Clone
+
 # An unused range of the host's ids, above what distributions, systemd and containers give out (systemd's UIDS-GIDS.md
 # ends dynamic ranges at 0x77777777); nothing on disk ever carries one of them.
 HOST_BASE = 0x7A6B_0000
@@ -35,12 +37,23 @@ def id_map(identity: Identity, depth: int, inside: int) -> str:
     return f"0 {HOST_BASE if depth == 0 else 0} {MAPPED_IDS}"
 
 
+def maps(identity: Identity, depth: int, uid: int, gid: int) -> dict[str, str]:
+    """What goes into which file of /proc/PID, in this order; "" is nothing."""
+    deny = "deny" if identity is Identity.USER else ""
+    return {"setgroups": deny, "uid_map": id_map(identity, depth, uid), "gid_map": id_map(identity, depth, gid)}
+
+
 def write_maps(pid: int | str, identity: Identity, depth: int, uid: int, gid: int) -> None:
     """Give the user namespace of process `pid` its ids. OSError: EPERM where the caller may not (see the doctor)."""
-    if identity is Identity.USER:
-        _write(f"/proc/{pid}/setgroups", "deny")
-    _write(f"/proc/{pid}/uid_map", id_map(identity, depth, uid))
-    _write(f"/proc/{pid}/gid_map", id_map(identity, depth, gid))
+    for name, text in maps(identity, depth, uid, gid).items():
+        if text:
+            _write(f"/proc/{pid}/{name}", text)
+
+
+def fresh(*, shares_network: bool) -> Clone:
+    """The namespaces that a sandbox is cloned into; a cgroup namespace begins later, where its main process is."""
+    flags = Clone.NEWUSER | Clone.NEWNS | Clone.NEWPID | Clone.NEWIPC | Clone.NEWUTS
+    return flags if shares_network else flags | Clone.NEWNET
 
 
 def _write(path: str, text: str) -> None:

@@ -216,9 +216,8 @@ def fork() -> int:
 def spare_init(pid: int) -> None:
     """Keep the OOM killer off a pid 1 (proc_pid_oom_score_adj(5)), if the caller may, and only if it is one.
 
-    Memory that a fork has not touched is billed to its parent but counts in the choice of the victim: an init forked of a
-    large process was killed in the hog's stead, and all of its namespace with it. To be done when it has forked, since
-    children inherit it.
+    Its end would take all of its namespace along. To be done when it has forked main, since children inherit it: those inits
+    that it clones shall.
     """
     with contextlib.suppress(OSError):
         with open(f"/proc/{pid}/status", "rb") as status:

@@ -52,7 +52,7 @@ def _file_of(content: bytes) -> int:
     return fd
 
 
-def check_program(argv: Sequence[str | os.PathLike[str]], stdin: bytes | None) -> None:
+def _check_program(argv: Sequence[str | os.PathLike[str]], stdin: bytes | None) -> None:
     """Raise TypeError for one string in the place of a list, for an empty list, and for input that is no bytes."""
     if isinstance(argv, (str, bytes)) or not argv:
         raise TypeError(f"{argv!r} is no list of a program and its arguments: write ['program', 'argument']")
@@ -60,17 +60,21 @@ def check_program(argv: Sequence[str | os.PathLike[str]], stdin: bytes | None) -
         raise TypeError(f"input is {type(stdin).__name__} and not bytes: write b'...' or text.encode()")
 
 
-def program(argv: Sequence[str], cwd: str | None, environ: Mapping[str, str] | None, stdin: bytes | None) -> Body:
-    """A body that becomes the program `argv`, found by PATH."""
+def program(
+    argv: Sequence[str | os.PathLike[str]], cwd: str | None, environ: Mapping[str, str] | None, stdin: bytes | None
+) -> Body:
+    """A body that becomes the program `argv`, found by PATH. TypeError for arguments or input that are none."""
+    _check_program(argv, stdin)
+    words = [os.fspath(part) for part in argv]
 
     def body(inside: Inside) -> int:
         take_output(inside, stdin)
         if cwd is not None:
             os.chdir(cwd)
         try:
-            os.execvpe(argv[0], list(argv), dict(os.environ if environ is None else environ))
+            os.execvpe(words[0], words, dict(os.environ if environ is None else environ))
         except OSError as error:
-            os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
+            os.write(2, f"{words[0]}: {error.strerror}\n".encode())
             return 127 if isinstance(error, FileNotFoundError) else 126
 
     return body

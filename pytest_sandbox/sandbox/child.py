@@ -18,7 +18,8 @@ import json
 import os
 import socket
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NoReturn
 
 from pytest_sandbox.model.spec import Keep, Limits, Network, Spec
 from pytest_sandbox.primitives.process import Handler
@@ -58,6 +59,11 @@ class Order:
     count_pids: bool = False
     keep: tuple[int, ...] = ()
     last_capability: int = 0
+
+    @property
+    def has_loopback(self) -> bool:
+        """Whether there is a loopback device of its own to be set up."""
+        return not self.shares_network and self.spec.network is not Network.NONE
 
     def to_frame(self) -> Frame:
         """The fields of a frame."""
@@ -128,10 +134,17 @@ class Control:
         """Hand over what `pid1.Recipe` says."""
         socket.send_fds(self.socket, [b"r"], list(descriptors))
 
-    def fail(self, error: BaseException) -> None:
-        """Say what went wrong."""
-        with contextlib.suppress(OSError):
-            self.socket.send(b"F" + json.dumps(describe(error)).encode())
+    def run(self, body: Callable[[], NoReturn], *, close: Iterable[int]) -> NoReturn:
+        """Close what is not this process's, which was just forked, and run `body` in it; say what goes wrong, and end."""
+        try:
+            for fd in close:
+                os.close(fd)
+            body()
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                self.socket.send(b"F" + json.dumps(describe(error)).encode())
+        finally:
+            os._exit(1)
 
 
 def describe(error: BaseException) -> Frame:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import socket
 import time
 from collections.abc import Iterable
 
@@ -58,10 +56,8 @@ def check(running: Running, now: float) -> None:
     if running.hold or running.abandoned:
         return
     if not running.entered and running.enter_by is not None and now >= running.enter_by:
-        running.problem = running.problem or SetupError("make a sandbox", "it is not ready after two minutes", errno.ETIMEDOUT)
-        running.kill(None)
-        with contextlib.suppress(OSError):
-            running.control.shutdown(socket.SHUT_RDWR)  # the end of one that has no pid yet
+        running.fail(SetupError("make a sandbox", "it is not ready after two minutes", errno.ETIMEDOUT))
+        running.hang_up()
     if running.kill_at is not None and now >= running.kill_at:
         running.kill(running.killed)
     elif running.deadline is not None and now >= running.deadline:

@@ -5,7 +5,6 @@ Imports `pid1` and `running`.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import os
@@ -64,8 +63,7 @@ class Cloning:
                     _send(running.control, packet)
             except OSError as error:  # that init has died, which its pidfd will tell; or it does not read so much
                 running.problem = SetupError("order a sandbox", f"of the init of {parent.name}", error.errno or 0)
-                with contextlib.suppress(OSError):
-                    running.control.shutdown(socket.SHUT_RDWR)
+                running.hang_up()
 
     def _layout(self, depth: int) -> Layout:
         while len(self._layouts) <= depth:
@@ -78,14 +76,7 @@ class Cloning:
         key = (running.depth, order.spec, order.scope, order.shares_network, running.sockets)
         found = self._recipes.pop(key, None)
         if found is None or order.spec.scratch is not None:
-            found = pid1.recipe(
-                self._layout(running.depth),
-                order.spec,
-                order.name,
-                scope=order.scope,
-                shares_network=order.shares_network,
-                sockets=running.sockets,
-            )
+            found = pid1.recipe(self._layout(running.depth), order, running.sockets)
         self._recipes[key] = found
         if len(self._recipes) > _KEPT:
             del self._recipes[next(iter(self._recipes))]

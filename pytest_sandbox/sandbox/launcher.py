@@ -30,14 +30,7 @@ def launch(layout: Layout, order: Order, given: Descriptors, control: Control, b
     process.flush()
     pid = fork()
     if pid == 0:
-        try:
-            for fd in close:
-                os.close(fd)
-            _launch(controller, layout, order, given, control, body)
-        except BaseException as error:
-            control.fail(error)
-        finally:
-            os._exit(1)
+        control.run(lambda: _launch(controller, layout, order, given, control, body), close=close)
     return pid
 
 

@@ -111,9 +111,7 @@ class Loop:
         kind = packet[:1]
         if kind == b"h":
             self._meet(running, pid)
-            if self._admit(running, pid):
-                with contextlib.suppress(OSError):  # it has died, which its pidfd will tell
-                    running.control.send(b"g")
+            self._admit(running, pid)
         elif kind == b"r":
             if running.pidfd is None:
                 self._meet(running, pid)
@@ -125,8 +123,7 @@ class Loop:
             victim = running.below.clones.get(failed) if failed is not None else running
             if victim is None:  # it has ended meanwhile
                 return
-            victim.problem = victim.problem or problem
-            victim.kill(None)
+            victim.fail(problem)
             if victim.pidfd is None:  # nobody can tell its end
                 self._finish(victim)
         elif kind == b"F":
@@ -146,15 +143,15 @@ class Loop:
         if running.abandoned:  # killed before it could be
             running.kill(None)
 
-    def _admit(self, running: Running, pid: int) -> bool:
-        """Put into its cgroups whoever main will be forked from."""
+    def _admit(self, running: Running, pid: int) -> None:
+        """Put the outermost init into its cgroups; it will fork main."""
         try:
             running.cgroup.admit(pid)
         except SetupError as error:
-            running.problem = running.problem or error
-            running.kill(None)
-            return False
-        return True
+            running.fail(error)
+            return
+        with contextlib.suppress(OSError):  # it has died, which its pidfd will tell
+            running.control.send(b"g")
 
     def _ready(self, running: Running, descriptors: list[int]) -> None:
         """Its root is made. Let it be entered by a fork of the main process around it; the outermost has forked its own."""
@@ -172,9 +169,9 @@ class Loop:
             return
         if running.order.scope:
             running.below.netlink = socket.socket(fileno=others.pop(0))
-        process.spare_init(running.pid or 0)
         pending, running.pending = running.pending, None
         if pending is None or running.parent is None:
+            process.spare_init(running.pid or 0)  # and so all that it clones
             self._enter(running)
             return
         frame = running.order.to_frame() | pending.extra | {"namespaces": len(others), "asks": running.cgroup.has_no_tasks}
@@ -217,8 +214,7 @@ class Loop:
                 return
             running.cgroup.verify(pid)
         except SetupError as error:
-            running.problem = running.problem or error
-            running.kill(None)
+            running.fail(error)
             return
         self._enter(running)
 
@@ -248,8 +244,7 @@ class Loop:
             running.below.ordered.discard(name)
             child = self.running.get(name)
             if child is not None:
-                child.problem = child.problem or refusal(frame)
-                child.kill(None)
+                child.fail(refusal(frame))
             return
         if frame["op"] == "joined":
             return
@@ -281,10 +276,9 @@ class Loop:
                 self.clone(child)
 
     def _lies(self, running: Running, error: WireError) -> None:
-        running.problem = running.problem or error
         running.silent = True  # nothing more of what it says is heard
         running.backlog.clear()
-        running.kill(None)
+        running.fail(error)
         with contextlib.suppress(KeyError):
             self._selector.unregister(running.wire)
         if running.pidfd is None and not running.ended:  # whoever was to make it lies in its stead

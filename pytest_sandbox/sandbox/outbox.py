@@ -44,48 +44,38 @@ class Outbox:
 
     def put(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
         """Send a frame, at once if there is room; the caller may close the descriptors. Raises WireError past the bound."""
-        data = encode(frame)
+        data = memoryview(encode(frame))
         if self._size and self._size + len(data) > LONGEST:
             raise WireError(f"it does not read: {self._size} bytes wait for it")
-        if not self._frames and not self._closed and descriptors and self._sent_at_once(data, descriptors):
-            return
-        self._frames.append((memoryview(data), tuple(map(os.dup, descriptors))))
-        self._size += len(data) + _OVERHEAD
-        self.flush()
+        sent = 0 if self._frames or self._closed else self._send(data, descriptors)
+        if sent < len(data):
+            self._frames.append((data[sent:], () if sent else tuple(map(os.dup, descriptors))))
+            self._size += len(data) - sent + _OVERHEAD
 
-    def _sent_at_once(self, data: bytes, descriptors: Sequence[int]) -> bool:
-        """Whether there was room for the whole frame, as there is but for who does not read: no descriptor need be kept."""
+    def _send(self, data: memoryview, descriptors: Sequence[int]) -> int:
+        """How many bytes the socket takes; all where nobody is there any more, whose end tells all. Raises WireError."""
         try:
-            sent = socket.send_fds(self._socket, [data], list(descriptors))
+            return socket.send_fds(self._socket, [data], list(descriptors)) if descriptors else self._socket.send(data)
         except BlockingIOError:
-            return False
+            return 0
         except (BrokenPipeError, ConnectionResetError):
-            return True  # for a sandbox that is gone
+            return len(data)
         except OSError as error:  # ETOOMANYREFS: it keeps the descriptors that were sent to it in its socket
             raise WireError(f"nothing can be sent to it: {error.strerror}") from error
-        if sent < len(data):
-            self._frames.append((memoryview(data)[sent:], ()))
-            self._size += len(data) - sent + _OVERHEAD
-        return True
 
     def flush(self) -> None:
-        """Send what the socket takes; what is for a sandbox that is gone is dropped, since its end tells all."""
-        try:
-            while self._frames and not self._closed:
-                data, descriptors = self._frames[0]
-                sent = socket.send_fds(self._socket, [data], list(descriptors)) if descriptors else self._socket.send(data)
-                self._close(descriptors)
-                self._size -= sent
-                self._frames[0] = data[sent:], ()
-                if sent == len(data):
-                    self._frames.popleft()
-                    self._size -= _OVERHEAD
-        except BlockingIOError:
-            return
-        except (BrokenPipeError, ConnectionResetError):
-            self.close()
-        except OSError as error:
-            raise WireError(f"nothing can be sent to it: {error.strerror}") from error
+        """Send what the socket takes. Raises WireError where it takes nothing that can be sent."""
+        while self._frames and not self._closed:
+            data, descriptors = self._frames[0]
+            sent = self._send(data, descriptors)
+            if not sent:
+                return
+            self._close(descriptors)
+            self._size -= sent
+            self._frames[0] = data[sent:], ()
+            if sent == len(data):
+                self._frames.popleft()
+                self._size -= _OVERHEAD
 
     def close(self) -> None:
         """Forget what waits."""

@@ -13,10 +13,9 @@ from typing import NoReturn
 from pytest_sandbox._linux import native, syscalls
 from pytest_sandbox._linux.flags import MNT_DETACH, Clone
 from pytest_sandbox._linux.sockdiag import open_netlink
-from pytest_sandbox.model.spec import Network
 from pytest_sandbox.primitives import mounts, network, process
 from pytest_sandbox.primitives.cgroups import enter
-from pytest_sandbox.primitives.namespaces import Identity, write_maps
+from pytest_sandbox.primitives.namespaces import Identity, fresh, write_maps
 from pytest_sandbox.sandbox import layout as layouts
 from pytest_sandbox.sandbox.child import Body, Control, Descriptors, Order
 from pytest_sandbox.sandbox.layout import Layout
@@ -45,14 +44,7 @@ def spawn(
     released, release = os.pipe()
     pid = syscalls.clone3(_namespaces(layout, order))
     if pid == 0:
-        try:
-            for fd in (release, *inherited):
-                os.close(fd)
-            _become_init(layout, order, given, control, body, released)
-        except BaseException as error:
-            control.fail(error)
-        finally:
-            os._exit(1)
+        control.run(lambda: _become_init(layout, order, given, control, body, released), close=(release, *inherited))
     os.close(released)
     try:
         write_maps(pid, layout.identity, layout.depth, layout.uid, layout.gid)
@@ -64,9 +56,7 @@ def spawn(
 
 
 def _namespaces(layout: Layout, order: Order) -> Clone:
-    flags = Clone.NEWUSER | Clone.NEWNS | Clone.NEWPID | Clone.NEWIPC | Clone.NEWUTS | Clone.NEWNET
-    if order.shares_network:
-        flags &= ~Clone.NEWNET
+    flags = fresh(shares_network=order.shares_network)
     if layout.identity is not Identity.USER:
         flags &= ~Clone.NEWNS  # after the launcher has id-mapped the trees, which takes the new user namespace
     return flags
@@ -80,7 +70,7 @@ def _become_init(layout: Layout, order: Order, given: Descriptors, control: Cont
     _become(layout)
     process.die_with_launcher()
     ready = _make_root(layout, order)
-    if not order.shares_network and order.spec.network is not Network.NONE:
+    if order.has_loopback:
         network.raise_loopback()
     copy_files(layout)
     process.renew_descriptors({0, 1, 2, control.socket.fileno(), *given.all(), *ready, *layout.keep_descriptors})

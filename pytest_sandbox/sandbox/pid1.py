@@ -10,13 +10,12 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
-from pytest_sandbox._linux.flags import Clone
 from pytest_sandbox._linux.proc import network_bytes, readable
 from pytest_sandbox.model.errors import SetupError
-from pytest_sandbox.model.spec import Network, Spec
 from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, Operation, ReadOnlyOp, WriteOp
-from pytest_sandbox.primitives.namespaces import Identity, id_map
+from pytest_sandbox.primitives.namespaces import fresh, maps
 from pytest_sandbox.sandbox import layout as layouts
+from pytest_sandbox.sandbox.child import Order
 from pytest_sandbox.sandbox.layout import Layout
 
 #: The longest packet that is sent, in bytes: a sixth of what a socket takes by default.
@@ -66,9 +65,10 @@ _NAMES = {
 _NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts")
 
 
-def recipe(layout: Layout, spec: Spec, name: str, *, scope: bool, shares_network: bool, sockets: Sequence[str]) -> Recipe:
+def recipe(layout: Layout, order: Order, sockets: Sequence[str]) -> Recipe:
     """All that makes the root of a sandbox below others. sockets: unix sockets on paths where scopes around it listen."""
-    operations = layouts.root_operations(layout, spec, name, scope=scope, shares_network=shares_network)
+    spec, scope, shares_network = order.spec, order.scope, order.shares_network
+    operations = layouts.root_operations(layout, spec, order.name, scope=scope, shares_network=shares_network)
     namespaces = [kind for kind in _NAMESPACES if not (kind == "net" and shares_network)]
     steps = [Step("p"), *map(_step, operations)]
     steps += [Step("b", (path, layout.root)) for path in sockets]
@@ -76,7 +76,7 @@ def recipe(layout: Layout, spec: Spec, name: str, *, scope: bool, shares_network
     if scope:
         steps += [Step("n")]
     steps += [Step("e", (layout.root,))]
-    if not shares_network and spec.network is not Network.NONE:
+    if order.has_loopback:
         steps += [Step("l")]
     steps += map(_step, layouts.hide_operations(spec))
     for kind in namespaces:
@@ -113,12 +113,9 @@ def _packets(steps: Iterable[Step]) -> Iterator[bytes]:
 
 def clone(layout: Layout, *, shares_network: bool) -> bytes:
     """The packet that makes pid 1 clone another one below it."""
-    flags = Clone.NEWUSER | Clone.NEWNS | Clone.NEWPID | Clone.NEWIPC | Clone.NEWUTS
-    if not shares_network:
-        flags |= Clone.NEWNET
-    deny = "deny" if layout.identity is Identity.USER else ""
-    maps = (deny, id_map(layout.identity, layout.depth, layout.uid), id_map(layout.identity, layout.depth, layout.gid))
-    return b"c" + struct.pack("=Q", int(flags)) + b"".join(text.encode() + b"\0" for text in maps)
+    texts = maps(layout.identity, layout.depth, layout.uid, layout.gid).values()
+    flags = struct.pack("=Q", int(fresh(shares_network=shares_network)))
+    return b"c" + flags + b"".join(text.encode() + b"\0" for text in texts)
 
 
 def signal_main(number: int) -> bytes:

@@ -156,8 +156,17 @@ class Running:
         try:
             self.outbox.put(frame, descriptors)
         except WireError as error:
-            self.problem = self.problem or error
-            self.kill(None)
+            self.fail(error)
+
+    def fail(self, problem: SandboxError) -> None:
+        """Kill it for what it did, or for what could not be done for it; the first problem stands."""
+        self.problem = self.problem or problem
+        self.kill(None)
+
+    def hang_up(self) -> None:
+        """Leave init alone, which then ends: for one that has no pid yet to be killed by."""
+        with contextlib.suppress(OSError):
+            self.control.shutdown(socket.SHUT_RDWR)
 
     def descriptors(self) -> set[int]:
         """Those that the controller has of it."""
@@ -190,10 +199,11 @@ class Running:
 
         Who stops in between finds the rest in the `backlog`.
         """
+        has_read = False
         while True:
             while self.backlog:
                 yield self.backlog.popleft()
-            if self.silent:
+            if self.silent or (has_read and not to_the_end):
                 return
             try:
                 data = self.wire.recv(_CHUNK)
@@ -205,10 +215,7 @@ class Running:
                 self.silent = True
                 return
             self.backlog.extend(self.decoder.feed(data))
-            if not to_the_end:
-                while self.backlog:
-                    yield self.backlog.popleft()
-                return
+            has_read = True
 
     def joiner(self) -> int | None:
         """The pid of who has spoken on the wire, as the kernel vouches for it; None where nobody has. Leaves the words there."""

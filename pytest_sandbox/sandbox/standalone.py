@@ -45,8 +45,7 @@ class Sandbox:
         Raises TypeError where `argv` is not a list of at least the program's name, or `input` not bytes; SetupError where no
         sandbox can be made.
         """
-        bodies.check_program(argv, input)
-        return self._make(bodies.program([os.fspath(part) for part in argv], cwd, env, input))[0]
+        return self._make(bodies.program(argv, cwd, env, input))[0]
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # the function's own
         """Call a function in a fork of this process; its value, if that is plain data. CallError where there is none."""

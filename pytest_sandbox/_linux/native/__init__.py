@@ -18,13 +18,10 @@ from typing import Any, NoReturn
 
 _HERE = os.path.dirname(__file__)
 _MFD_EXEC = 0x10
-_ADD_SEALS, _SEALS = 1033, 0xF  # F_ADD_SEALS; of every kind: nobody may write to the program of a pid 1
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 #: Where `init.c` looks for its descriptors, and a number above those.
 _CONTROL, _VIEW, _ABOVE = 3, 5, 16
-
-#: pid of main in a namespace that it was forked into (`init.c`).
-MAIN = 3
 
 _STEPS = (
     "", "clone of a joiner", "setns", "write to the controller", "read from the controller",
@@ -134,7 +131,7 @@ def become_init(control: int, main: int, view: int | None = None) -> NoReturn:
             raise
         writing = os.memfd_create("sandbox-init", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(writing, content)
-    fcntl.fcntl(writing, _ADD_SEALS, _SEALS)
+    fcntl.fcntl(writing, fcntl.F_ADD_SEALS, _SEALS)  # nobody may write to the program of a pid 1
     reading = os.open(f"/proc/self/fd/{writing}", os.O_RDONLY | os.O_CLOEXEC)
     os.close(writing)  # ETXTBSY while it is open for writing
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE) for fd in (reading, control, *([] if view is None else [view]))]
@@ -151,7 +148,7 @@ def _ints(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int]:
 
 
 def fork(plan: Plan) -> Forked:
-    """As os.fork(), into cgroups and namespaces behind descriptors; the child has pid `MAIN` there, and a session of its own.
+    """As os.fork(), into cgroups and namespaces behind descriptors; the child has pid 3 there, and a session of its own.
 
     It is the child of the namespace's pid 1. Also from a process with threads. OSError names the step that failed.
     """
