@@ -296,6 +296,12 @@ def test_leaks_are_named() -> None:
     assert result.ok
 
 
+def test_a_zombie_among_leaks() -> None:
+    """Has no command line any more, and so its name, as ps(1) writes it."""
+    source = "import os, time\nif not os.fork():\n    os.fork() or os._exit(0)\n    time.sleep(99)\nos._exit(0)"
+    assert [leak.command[:20] for leak in python(source).leaks][1:] == [f"[{os.path.basename(sys.executable)[:15]}]"]
+
+
 def test_what_is_just_ending_is_no_leak() -> None:
     """Processes have a moment to go."""
     assert run("sh", "-c", "sleep 0.01 & exit 0").leaks == ()

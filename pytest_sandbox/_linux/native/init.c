@@ -640,7 +640,10 @@ static void name_leaks(void)
 			length = read_file(path, buffer + 5, LONGEST_LINE);
 			if (length == 0) { /* a zombie, or one that wrote over its own command line */
 				append(append(append(path, "/proc/"), name), "/comm");
-				length = read_file(path, buffer + 5, LONGEST_LINE);
+				length = read_file(path, buffer + 6, LONGEST_LINE);
+				buffer[5] = '[';
+				if (length > 0)
+					buffer[5 + length++] = ']'; /* in the place of the newline */
 			}
 			say(buffer, 5 + (size_t)(length < 0 ? 0 : length), NULL, 0);
 		}
