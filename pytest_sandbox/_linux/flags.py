@@ -60,6 +60,7 @@ class Prctl(enum.IntEnum):
 
     SET_PDEATHSIG = 1
     SET_DUMPABLE = 4
+    SET_SECCOMP = 22
     CAPBSET_READ = 23
     CAPBSET_DROP = 24
     SET_NO_NEW_PRIVS = 38

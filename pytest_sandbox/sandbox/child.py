@@ -49,7 +49,8 @@ class Order:
     """The controller's order to make one sandbox, as it travels.
 
     scope: whether other sandboxes will be made below it. shares_network: with the scope around it. count_pids:
-    RLIMIT_NPROC, where no cgroup counts processes. keep: main's capabilities, of those up to last_capability.
+    RLIMIT_NPROC, where no cgroup counts processes. keep: main's capabilities, of those up to last_capability. may_mount:
+    whether main and what it makes may, in a user namespace of their own.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Order:
     count_pids: bool = False
     keep: tuple[int, ...] = ()
     last_capability: int = 0
+    may_mount: bool = True
 
     @property
     def has_loopback(self) -> bool:

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from pytest_sandbox._linux import native
 from pytest_sandbox.primitives import process
+from pytest_sandbox.primitives.seccomp import forbid_mounts
 from pytest_sandbox.sandbox.child import Body, Descriptors, Inside, Order, describe
 from pytest_sandbox.sandbox.wire import Channel, Frame, encode
 
@@ -77,6 +78,8 @@ def _run(inside: Inside, body: Body) -> NoReturn:
         if order.count_pids and order.spec.limits.pids is not None:
             # Counted per user namespace since Linux 5.14, so this is the sandbox's own processes (init included).
             process.set_limits([(resource.RLIMIT_NPROC, order.spec.limits.pids)])
+        if not order.may_mount:
+            forbid_mounts()
         if order.scope:
             inside.channel.send({"op": "here"})
         code = body(inside)

@@ -129,7 +129,10 @@ class Supervisor:
         if (own := scratch_of(self._layout, name, scope=scope)) is not None:
             os.mkdir(own, 0o755)
         user, last = self._layout.identity is Identity.USER, self._layout.last_capability
-        order = Order(name, spec, scope, shares_network, count_pids, () if user else tuple(process.ROOT_CAPABILITIES), last)
+        keep = () if user else tuple(process.ROOT_CAPABILITIES)
+        # Whoever owns the namespaces of a sandbox could uncover there what its mounts hide, or what only they keep from root.
+        may_mount = not spec.hide and self._layout.identity is not Identity.SAME
+        order = Order(name, spec, scope, shares_network, count_pids, keep, last, may_mount)
         # The files are shared, not copied: what the sandbox wrote is there when it is dead.
         running = Running(
             order,

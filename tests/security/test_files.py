@@ -134,6 +134,48 @@ def test_no_store():
     anywhere.run().passed("test_directly", "test_nested", "test_no_store", "test_next")
 
 
+def test_whoever_owns_a_sandbox_uncovers_nothing_in_it(anywhere: Any) -> None:
+    """A test that takes the namespaces of one below it, and so all capabilities in there, cannot mount: where paths are hidden.
+
+    Nor where root is the machine's root, to whom only mounts deny what is root's.
+    """
+    secret = anywhere.path / "secret"
+    secret.mkdir()
+    (secret / "file").write_text("secret")
+    anywhere.facts["secret"] = str(secret)
+    anywhere.write("""
+import fcntl
+SECRET = FACTS["secret"]
+NS_MNT_GET_NEXT, NS_MNT_GET_PREV = 0x8010B70B, 0x8010B70C
+def take_over(user, mounts):
+    inner.refused(0, user=inner.call("setns", user, 0), mounts=inner.call("setns", mounts, 0))
+    assert inner.effective_capabilities() & 1 << 21, "no CAP_SYS_ADMIN: the attack does not begin"
+    for point in (SECRET, "/proc/sys", "/proc/acpi"):
+        inner.refused(errno.EPERM, **{f"umount {point}": inner.call("umount2", point, inner.MNT_DETACH)})
+    inner.refused(errno.EPERM,
+        remount=inner.call("mount", None, "/proc/sys", None, inner.MS_REMOUNT | inner.MS_BIND, None),
+        proc=inner.call("mount", "proc", "/tmp", "proc", 0, None),
+        open_tree=inner.call("syscall", 428, -100, b"/", 1),
+        setattr=inner.call("syscall", 442, -100, b"/proc/sys", 0, b"", 0),
+        next=inner.code(lambda: fcntl.ioctl(mounts, NS_MNT_GET_NEXT, bytes(16))),
+        prev=inner.code(lambda: fcntl.ioctl(mounts, NS_MNT_GET_PREV, bytes(16))))
+    assert os.listdir(SECRET) == []
+    for name in ("core_pattern", "printk_ratelimit", "modprobe"):
+        path = "/proc/sys/kernel/" + name
+        if os.path.exists(path):
+            assert inner.code(lambda: os.close(os.open(path, os.O_WRONLY))) in (errno.EROFS, errno.EACCES, errno.EPERM), path
+def test_it(sandbox_factory, capfd):
+    inner.assert_inside("/")
+    channel = sandbox_factory._inside.channel
+    channel.send({"op": "make", "limits": {}})
+    frame, descriptors = channel.receive()
+    assert frame["op"] == "spawn"
+    assert inner.link(str(descriptors[5])).startswith("user:") and inner.link(str(descriptors[6])).startswith("mnt:")
+    assert inner.fork(lambda: take_over(*descriptors[5:7])) == 0, capfd.readouterr().err
+""")
+    anywhere.run(f"--sandbox-hide={secret}").passed("test_it", "test_next")
+
+
 def test_there_is_no_way_out_of_the_root(anywhere: Any) -> None:
     """chroot and "..", /proc/*/root, a directory opened before the sandbox was, and file handles lead to the sandbox's files."""
     anywhere.write(
