@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,18 +25,35 @@ while True:
 """
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """A controller that makes one sandbox after the other; in a session of its own, as a shell would start it."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "begun\n"
-    return process
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
+    """Starts a controller that makes one sandbox after the other; in a session of its own, as a shell would start it.
+
+    All processes of it have a mark in common, by which the machine can be searched for them.
+    """
+    monkeypatch.setenv("SANDBOX_TEST_MARK", str(tmp_path))
+    started = []
+
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        assert process.stdout
+        assert process.stdout.readline() == "begun\n"
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def left(pid: int) -> list[str]:
@@ -56,12 +74,6 @@ def left(pid: int) -> list[str]:
     return [one for one in found if one != f"process {os.getpid()}"]
 
 
-@pytest.fixture(autouse=True)
-def mark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What all processes of a controller have in common, so that the machine can be searched for them."""
-    monkeypatch.setenv("SANDBOX_TEST_MARK", str(tmp_path))
-
-
 def end(process: subprocess.Popen[str], number: signal.Signals, *, group: bool = False) -> None:
     """Send the signal, and assert that a second later nothing is left."""
     (os.killpg if group else os.kill)(process.pid, number)
@@ -74,7 +86,7 @@ def end(process: subprocess.Popen[str], number: signal.Signals, *, group: bool =
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_kill_9(seed: int) -> None:
+def test_kill_9(seed: int, start: Start) -> None:
     """At a random moment of a sandbox's life, the controller alone or its whole process group."""
     process = start()
     time.sleep(random.Random(seed).uniform(0, 0.25))
@@ -82,7 +94,7 @@ def test_kill_9(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_kill_9_with_scratch(seed: int, tmp_path: Path) -> None:
+def test_kill_9_with_scratch(seed: int, start: Start, tmp_path: Path) -> None:
     """The run's directory goes too, locked directories and all."""
     process = start(str(tmp_path))
     time.sleep(random.Random(seed).uniform(0, 0.25))
@@ -94,7 +106,7 @@ def test_kill_9_with_scratch(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_ctrl_c(seed: int) -> None:
+def test_ctrl_c(seed: int, start: Start) -> None:
     """KeyboardInterrupt reaches the caller when all is cleaned up."""
     process = start()
     time.sleep(random.Random(seed).uniform(0.05, 0.25))
@@ -102,7 +114,7 @@ def test_ctrl_c(seed: int) -> None:
     assert process.returncode == -signal.SIGINT
 
 
-def test_sigterm() -> None:
+def test_sigterm(start: Start) -> None:
     """Whose default action gives the controller no chance."""
     process = start()
     time.sleep(0.1)
