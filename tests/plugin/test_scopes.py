@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -386,23 +388,43 @@ def test_memory_and_files_are_copied(pytester: pytest.Pytester, compare: Compare
 
 
 def test_costly_session_fixture(pytester: pytest.Pytester, compare: Compare) -> None:
-    """A session fixture of two seconds is waited for once by fifty tests."""
+    """Fifty tests wait once for a fixture of two seconds; each may change what it made; its daemon serves them all, and ends."""
     make(
         pytester,
         """
-        import time
+        import subprocess, sys, time
         @pytest.fixture(scope="session")
-        def costly(log):
-            log("made"); time.sleep(2); return [0]
+        def costly(log, tmp_path_factory):
+            log("made")
+            time.sleep(2)
+            directory = tmp_path_factory.mktemp("served")
+            (directory / "file").write_text("fresh")
+            daemon = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(directory)]
+            process = subprocess.Popen(daemon, stdout=subprocess.PIPE, text=True, start_new_session=True)
+            address = process.stdout.readline().split("(")[1].split(")")[0]
+            yield [0], directory / "file", address + "file"
         """,
         test_a="""
-        import pytest
+        import pytest, urllib.request
         @pytest.mark.parametrize("number", range(50))
         def test_it(costly, number):
-            costly[0] += 1
-            assert costly == [1]
+            numbers, path, address = costly
+            numbers[0] += 1
+            assert numbers == [1]
+            assert path.read_text() == "fresh"
+            path.write_text("spoiled")
+            assert urllib.request.urlopen(address).read() == b"fresh"
         """,
     )
     run = compare.one(LOG)
     run.result.assert_outcomes(passed=50)
     assert run.files["log.txt"] == "made\n"
+    mark = os.environ["PYTEST_DEBUG_TEMPROOT"]  # the directory that it serves is below
+    assert [pid for pid in os.listdir("/proc") if pid.isdigit() and mark in _command_line(pid)] == []
+
+
+def _command_line(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:  # it has ended meanwhile
+        return ""
