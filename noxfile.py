@@ -21,6 +21,12 @@ def tests(session: nox.Session) -> None:
     session.run("python3", "tests/run.py", *session.posargs, external=True)
 
 
+@nox.session(venv_backend="none")
+def vm(session: nox.Session) -> None:
+    """The suite in guests with pure cgroup v2 and with none (User-Mode Linux; see tests/vm/guest.py for what that takes)."""
+    session.run("python3", "tests/vm/suite.py", *(session.posargs or ["--cgroups=v2,none"]), external=True)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Every rule of the linter that pyproject.toml does not name, and the formatter's opinion."""

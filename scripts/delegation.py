@@ -18,6 +18,10 @@ CONTROLLERS = {"memory", "pids", "cpu", "cpuacct", "blkio"}
 FILES = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads", "tasks")
 
 
+#: The environment's name for a cgroup with controllers and no processes, for who is started in another (tests/vm/init.sh).
+GIVEN = "SANDBOX_TESTS_CGROUP"
+
+
 def own_cgroups() -> list[Path]:
     """Where this process is in each hierarchy that matters, as far as the hierarchy is mounted from its root."""
     mounted: dict[str, Path] = {}
@@ -39,11 +43,13 @@ def own_cgroups() -> list[Path]:
 def delegated(uid: int | None) -> Iterator[list[Path]]:
     """New cgroups that belong to `uid`, below those of this process; removed at the end, with what is in them.
 
-    An empty list for nobody (None), and where this machine lets nobody make cgroups here, as in most containers.
+    An empty list for nobody (None), and where this machine lets nobody make cgroups here, as in most containers. Where one is
+    GIVEN even root gets one below that: in version 2, a cgroup with processes in it can give controllers to none below.
     """
+    given = os.environ.get(GIVEN)
     with contextlib.ExitStack() as undo:
         found = []
-        for parent in own_cgroups() if uid is not None else ():
+        for parent in [Path(given)] if given else own_cgroups() if uid is not None else ():
             path = parent / f"sandbox-tests-{os.getpid()}"
             try:
                 path.mkdir()
@@ -59,9 +65,10 @@ def delegated(uid: int | None) -> Iterator[list[Path]]:
 @contextlib.contextmanager
 def inside(cgroups: Sequence[Path]) -> Iterator[None]:
     """Be in these cgroups while a child is started, which then stays there."""
+    homes = {home.stat().st_dev: home for home in (own_cgroups() if cgroups else ())}  # each hierarchy is a device of its own
     with contextlib.ExitStack() as undo:
         for path in cgroups:
-            undo.callback((path.parent / "cgroup.procs").write_text, "0")
+            undo.callback((homes[path.stat().st_dev] / "cgroup.procs").write_text, "0")
             (path / "cgroup.procs").write_text("0")
         yield
 

@@ -151,6 +151,11 @@ def make_venv(python: str, folder: Path, *what: str) -> Path:
     return inside
 
 
+def make_test_venv(everyone: list[Identity], folder: Path) -> Path:
+    """A virtual environment with this checkout and what its tests need, which all of these can use; its interpreter."""
+    return make_venv(choose_interpreter(everyone), folder, str(CHECKOUT), "--group", f"{CHECKOUT / 'pyproject.toml'}:test")
+
+
 def pip_install(python: Path, *what: str) -> None:
     """Install into the virtual environment of `python`; WorkplaceError with pip's own words where pip fails."""
     pip(str(python), "install", "--no-warn-script-location", "--root-user-action=ignore", *what)

@@ -1,12 +1,12 @@
 """The test command: runs the suite as whoever calls it and, called by root, once more as an ordinary user.
 
-    python tests/run.py [--only WHO] [any argument of pytest]
+    python tests/run.py [--only WHO] [--venv DIR] [any argument of pytest]
 
 Needs Python and pip, and leaves nothing behind. The package is built and installed into a virtual environment of its own
 in a public temporary directory, because an ordinary user cannot read root's home, where the interpreter and the
 checkout may be. The ordinary user is an unused number: no account has to be made for it. It runs the suite in cgroups of
-its own, as systemd gives them to a session; `--only bare-user` is a user without, as in a container. Imports only the standard
-library and scripts/.
+its own, as systemd gives them to a session; `--only bare-user` is a user without, as in a container. `--venv` is an environment
+that has it all, for a machine without a network (tests/vm/suite.py). Imports only the standard library and scripts/.
 """
 
 from __future__ import annotations
@@ -104,12 +104,11 @@ def main() -> int:
     """Run the suite as everyone it is to run as; the first exit status that is not 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=WHO, help="run the suite once, as one of these")
+    parser.add_argument("--venv", type=Path, help="a virtual environment to use, in place of a new one")
     options, arguments = parser.parse_known_args()
     everyone = identities(options.only)
-    python = workplace.choose_interpreter(everyone)
     with workplace.temporary() as place:
-        group = f"{CHECKOUT / 'pyproject.toml'}:test"
-        inside = workplace.make_venv(python, place / "venv", str(CHECKOUT), "--group", group)
+        inside = options.venv / "bin" / "python" if options.venv else workplace.make_test_venv(everyone, place / "venv")
         results = []
         for who in everyone:
             delegatee = None if options.only == "bare-user" else who.uid

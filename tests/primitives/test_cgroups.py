@@ -605,13 +605,12 @@ run = CgroupRun.open("killed")
 remove_run(run.paths)
 assert where() == start and children() == [], (where(), children())
 assert open(base + "/cgroup.subtree_control").read().strip() == ""
-helper = os.fork()
-if helper == 0:
-    import time
-    time.sleep(60)
+import subprocess
+other = subprocess.run("sleep 60 >&- 2>&- & echo $!", shell=True, stdout=subprocess.PIPE).stdout  # nobody's child
 reason = capabilities()["memory"].reason
-os.kill(helper, 9)
-os.waitpid(helper, 0)
+os.kill(int(other), 9)
+while children() or int(other) in map(int, open(base + "/cgroup.procs")):
+    pass
 assert "other processes are in the cgroup" in reason, reason
 assert where() == start and children() == []
 print("fine")

@@ -1,0 +1,85 @@
+#!/bin/bash
+# pid 1 of a guest that guest.py boots: the host's tree under a layer in memory, cgroups as asked for, then the command.
+#
+# It is run twice: on the root that the kernel mounted, which is the host's tree and read-only, and again on the overlay over it.
+# From the kernel's command line: job=DIRECTORY (of the host: has `command`, gets `output` and `status`), show=DIRECTORIES of the
+# host (with commas) that are below a directory that the guest has for itself, cgroups=v2|v1|hybrid|none, modules=DIRECTORY.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.UTF-8
+
+read_arguments() {
+	mount -t proc proc /proc
+	eval "$(tr ' ' '\n' </proc/cmdline | grep -E '^(job|show|cgroups|modules)=[-_./,[:alnum:]]*$')"
+}
+
+on_the_host_tree() {
+	grep -qw overlay /proc/filesystems || insmod "$modules/kernel/fs/overlayfs/overlay.ko" || exit
+	mount -t tmpfs -o mode=755 layer /mnt
+	mkdir /mnt/upper /mnt/work /mnt/root
+	mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work root /mnt/root
+	mkdir /mnt/root/.host
+	cd /mnt/root && pivot_root . .host && exec chroot . /bin/bash "$0" again
+	exit 1
+}
+
+mount_file_systems() {
+	mount -t sysfs sysfs /sys
+	mount -t devtmpfs dev /dev
+	mkdir -p /dev/pts /dev/shm /dev/mqueue
+	mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
+	mount -t tmpfs -o mode=1777 shm /dev/shm
+	mount -t mqueue mqueue /dev/mqueue
+	[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
+	# Layers of overlays can lie here, as they can on a disk; on the guest's own overlay they cannot.
+	mount -t tmpfs -o mode=755 run /run
+	mount -t tmpfs -o mode=1777 tmp /tmp
+	mount -t tmpfs -o mode=1777 tmp /var/tmp
+	for directory in ${show//,/ }; do
+		mkdir -p "$directory"
+		mount --bind "/.host$directory" "$directory"
+	done
+	mkdir -p "$job"
+	mount -t hostfs -o "$job" none "$job"
+	mount --make-rprivate /
+	umount -l /.host
+}
+
+# The command runs in `guest/command`, and may do below `guest` as it likes, as in a scope that systemd has delegated.
+mount_cgroups() {
+	local top=/sys/fs/cgroup controller
+	case $cgroups in
+	none) return ;;
+	v2)
+		mount -t cgroup2 -o nsdelegate cgroup2 $top
+		mkdir -p $top/guest/command
+		for controller in $(cat $top/cgroup.controllers); do
+			echo "+$controller" >$top/cgroup.subtree_control
+			echo "+$controller" >$top/guest/cgroup.subtree_control
+		done
+		echo $$ >$top/guest/command/cgroup.procs
+		export SANDBOX_TESTS_CGROUP=$top/guest
+		return
+		;;
+	esac
+	mount -t tmpfs -o mode=755 cgroup $top
+	for controller in memory pids cpu,cpuacct blkio freezer; do
+		mkdir $top/$controller
+		mount -t cgroup -o $controller cgroup $top/$controller || rmdir $top/$controller
+	done
+	if [ "$cgroups" = hybrid ]; then
+		mkdir $top/unified
+		mount -t cgroup2 -o nsdelegate cgroup2 $top/unified
+	fi
+}
+
+read_arguments
+[ "$1" = again ] || on_the_host_tree
+mount_file_systems
+mount_cgroups
+ip link set lo up
+hostname guest
+setsid -w bash "$job/command" >"$job/output" 2>&1 </dev/null
+echo $? >"$job/status"
+sync
+echo 1 >/proc/sys/kernel/sysrq
+echo o >/proc/sysrq-trigger
+sleep 10
