@@ -44,7 +44,8 @@ def delegated(uid: int | None) -> Iterator[list[Path]]:
     """New cgroups that belong to `uid`, below those of this process; removed at the end, with what is in them.
 
     An empty list for nobody (None), and where this machine lets nobody make cgroups here, as in most containers. Where one is
-    GIVEN even root gets one below that: in version 2, a cgroup with processes in it can give controllers to none below.
+    GIVEN, of version 2, even root gets one below that, and in there a leaf to be in: a cgroup with processes can give controllers
+    to none below. The leaf is called as a controller's, so that the pytests that the suite starts make their cgroups beside it.
     """
     given = os.environ.get(GIVEN)
     with contextlib.ExitStack() as undo:
@@ -56,10 +57,21 @@ def delegated(uid: int | None) -> Iterator[list[Path]]:
             except OSError:
                 continue
             undo.callback(remove, path)
+            _give(path, uid or 0)
+            if given:
+                controllers = (path / "cgroup.controllers").read_text().split()
+                (path / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in controllers))
+                path /= "pytest-sandbox-controller-suite"
+                path.mkdir()
+                undo.callback(remove, path)
+                _give(path, uid or 0)
             found.append(path)
-            for owned in (path, *(path / name for name in FILES if (path / name).exists())):
-                os.chown(owned, uid or 0, uid or 0)
         yield found
+
+
+def _give(cgroup: Path, uid: int) -> None:
+    for owned in (cgroup, *(cgroup / name for name in FILES if (cgroup / name).exists())):
+        os.chown(owned, uid, uid)
 
 
 @contextlib.contextmanager
