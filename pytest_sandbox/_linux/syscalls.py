@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pytest_sandbox._linux._abi import ffi
@@ -140,6 +140,21 @@ def clone3(flags: Clone) -> int:
     errno = ctypes.get_errno()
     if pid < 0:
         raise OSError(errno, os.strerror(errno), f"clone3 {flags!r}")
+    return pid
+
+
+def fork(confine: Callable[[], object]) -> int:
+    """As os.fork(), but the child calls `confine` before any handler of os.register_at_fork(), which is foreign code."""
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = int(_python.fork())
+    errno = ctypes.get_errno()
+    if pid == 0:
+        confine()
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(errno, os.strerror(errno), "fork")
     return pid
 
 

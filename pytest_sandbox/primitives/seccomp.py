@@ -21,7 +21,10 @@ _MODE_FILTER, _ALLOW, _ERRNO = 2, 0x7FFF_0000, 0x0005_0000
 _MACHINES = {"x86_64": (0xC000_003E, 16, (165, 166, 155, 304)), "aarch64": (0xC000_00B7, 29, (40, 39, 41, 265))}
 #: open_tree, move_mount, fsopen, fsconfig, fsmount, fspick, mount_setattr, open_tree_attr: the same on every machine.
 _EVERYWHERE = (428, 429, 430, 431, 432, 433, 442, 467)
-#: The newest call that was looked at (file_setattr, Linux 6.17): what came later may mount in a way of its own.
+#: Asked when this is imported: what a fixture makes of `platform` later is no business of ours.
+_MACHINE = platform.machine()
+#: The newest call that was looked at (file_setattr, Linux 6.17): what came later may mount in a way of its own. New flags and
+#: requests of older calls are to be looked at too when this is raised.
 _LAST = 469
 #: NS_MNT_GET_NEXT and NS_MNT_GET_PREV without the size of what they return: the way to other mount namespaces.
 _REQUESTS = (0xB70B, 0xB70C)
@@ -33,7 +36,7 @@ def forbid_mounts() -> None:
     For this thread and all that it makes. It must not be able to gain privileges (PR_SET_NO_NEW_PRIVS). Calls of another
     architecture (a 32-bit program's), and calls newer than this list, are ENOSYS. OSError: the kernel has no filters.
     """
-    program = _program(*_MACHINES[platform.machine()])
+    program = _program(*_MACHINES[_MACHINE])
     code = ffi.from_buffer(program)
     header = ffi.from_buffer(struct.pack("@HP", len(program) // 8, int(ffi.cast("uintptr_t", code))))
     syscalls.prctl(Prctl.SET_SECCOMP, _MODE_FILTER, int(ffi.cast("uintptr_t", header)))

@@ -50,7 +50,7 @@ class Order:
 
     scope: whether other sandboxes will be made below it. shares_network: with the scope around it. count_pids:
     RLIMIT_NPROC, where no cgroup counts processes. keep: main's capabilities, of those up to last_capability. may_mount:
-    whether main and what it makes may, in a user namespace of their own.
+    whether main and what it makes may, in a user namespace of their own; no one may below one that may not.
     """
 
     name: str

@@ -58,6 +58,8 @@ def _begin(inside: Inside, order: Order, body: Body, forked: native.Forked) -> N
     if forked is native.Forked.CHILD_WITH_DIRECTORIES:
         process.renew_directories(())
     inside.channel.adopt()
+    if inside.order.may_mount and not order.may_mount:
+        forbid_mounts()
     _run(Inside(order, inside.channel, inside.descriptors, outermost=False), body)
 
 
@@ -78,8 +80,6 @@ def _run(inside: Inside, body: Body) -> NoReturn:
         if order.count_pids and order.spec.limits.pids is not None:
             # Counted per user namespace since Linux 5.14, so this is the sandbox's own processes (init included).
             process.set_limits([(resource.RLIMIT_NPROC, order.spec.limits.pids)])
-        if not order.may_mount:
-            forbid_mounts()
         if order.scope:
             inside.channel.send({"op": "here"})
         code = body(inside)

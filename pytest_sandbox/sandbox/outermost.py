@@ -6,6 +6,7 @@ Imports `main` and below, and no plugin.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
@@ -16,6 +17,7 @@ from pytest_sandbox._linux.sockdiag import open_netlink
 from pytest_sandbox.primitives import mounts, network, process
 from pytest_sandbox.primitives.cgroups import enter
 from pytest_sandbox.primitives.namespaces import Identity, fresh, write_maps
+from pytest_sandbox.primitives.seccomp import forbid_mounts
 from pytest_sandbox.sandbox import layout as layouts
 from pytest_sandbox.sandbox.child import Body, Control, Descriptors, Order
 from pytest_sandbox.sandbox.layout import Layout
@@ -80,12 +82,12 @@ def _become_init(layout: Layout, order: Order, given: Descriptors, control: Cont
     control.greet()
     with _view_without_store(order) as backstage:
         syscalls.unshare(Clone.NEWCGROUP)
-        main = os.fork()
+        # Before anything else runs in main, a thread that an at-fork handler starts among it: rights are a thread's own.
+        main = syscalls.fork(functools.partial(_confine, order))
         if main == 0:
             for fd in (control.socket.fileno(), *ready, *backstage):
                 os.close(fd)
             process.restore_signals(control.handlers)
-            process.drop_privileges(order.keep, order.last_capability)
             process.set_dumpable(True)
             become_main(order, given, body)
         view = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -95,6 +97,12 @@ def _become_init(layout: Layout, order: Order, given: Descriptors, control: Cont
         native.become_init(control.socket.detach(), _MAIN, view)
     process.drop_privileges((), layout.last_capability)
     native.become_init(control.socket.detach(), _MAIN)
+
+
+def _confine(order: Order) -> None:
+    process.drop_privileges(order.keep, order.last_capability)
+    if not order.may_mount:
+        forbid_mounts()
 
 
 def _become(layout: Layout) -> None:

@@ -131,7 +131,7 @@ class Supervisor:
         user, last = self._layout.identity is Identity.USER, self._layout.last_capability
         keep = () if user else tuple(process.ROOT_CAPABILITIES)
         # Whoever owns the namespaces of a sandbox could uncover there what its mounts hide, or what only they keep from root.
-        may_mount = not spec.hide and self._layout.identity is not Identity.SAME
+        may_mount = not spec.hide and (self._layout.identity is not Identity.SAME if parent is None else parent.order.may_mount)
         order = Order(name, spec, scope, shares_network, count_pids, keep, last, may_mount)
         # The files are shared, not copied: what the sandbox wrote is there when it is dead.
         running = Running(

@@ -354,6 +354,27 @@ def test_xdist_is_refused(pytester: pytest.Pytester, compare: Compare) -> None:
     assert compare.one("-n0").status == 0
 
 
+def test_a_path_to_hide_that_nobody_may_enter(pytester: pytest.Pytester, compare: Compare) -> None:
+    """What is closed to whoever runs the tests needs no cover: root finds it empty, a user not at all."""
+    closed = pytester.mkdir(".closed")
+    (closed / "inner").mkdir()
+    (closed / "inner" / "file").touch()
+    pytester.makeini("[pytest]\nsandbox_hide = .closed/inner\n")
+    pytester.makepyfile("""
+        import os, pytest
+        def test_it():
+            try:
+                assert os.listdir(".closed/inner") == []
+            except PermissionError:
+                assert os.getuid() != 0
+    """)
+    closed.chmod(0)
+    try:
+        compare.one().result.assert_outcomes(passed=1)
+    finally:
+        closed.chmod(0o700)
+
+
 def test_what_there_is_not_to_hide_is_told(pytester: pytest.Pytester, compare: Compare) -> None:
     """A path in the ini file or a marker may be one that other machines have: the run goes on, and says so."""
     pytester.makeini("[pytest]\nsandbox_hide = ini-path\n")

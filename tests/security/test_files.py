@@ -176,6 +176,79 @@ def test_it(sandbox_factory, capfd):
     anywhere.run(f"--sandbox-hide={secret}").passed("test_it", "test_next")
 
 
+def test_nothing_of_the_machinery_lends_its_rights(anywhere: Any) -> None:
+    """A thread that an at-fork handler starts in the outermost main is confined as main is; so is a test after an odd fixture."""
+    secret = anywhere.path / "secret"
+    secret.mkdir()
+    (secret / "file").write_text("secret")
+    anywhere.facts["secret"] = str(secret)
+    anywhere.write(
+        """
+import platform, threading
+work, done = [], []
+def labour():
+    while True:
+        if work:
+            done.append(work.pop()())
+        time.sleep(0.01)
+os.register_at_fork(after_in_child=lambda: threading.Thread(target=labour, daemon=True).start())
+def attempt():
+    return inner.call("umount2", FACTS["secret"], inner.MNT_DETACH), inner.effective_capabilities() & 1 << 21
+@pytest.fixture(scope="session")
+def result():
+    work.append(attempt)
+    inner.wait_until(lambda: done)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(platform, "machine", lambda: "aarch64")
+        yield done[0], os.listdir(FACTS["secret"])
+""",
+        "conftest.py",
+    )
+    anywhere.write("""
+@pytest.mark.sandbox(hide="/srv")
+def test_it(result):
+    inner.assert_inside("/")
+    assert result == ((errno.EPERM, 0), [])
+""")
+    anywhere.run(f"--sandbox-hide={secret}").passed("test_it", "test_next")
+
+
+def test_what_init_lets_others_trace_is_of_no_use(attack: Any) -> None:
+    """To map a user, init makes a process that may be traced, for a moment: whoever catches it finds it unable to do anything."""
+    if os.getuid() == 0:
+        pytest.skip("root's namespaces are mapped without it")
+    attack.write("""
+PTRACE_SEIZE = 0x4206
+def status(pid):
+    with open(f"/proc/{pid}/status") as file:
+        return {line.partition(":")[0]: line.partition(":")[2].strip() for line in file}
+def catch(channel):
+    # Whoever is to be traced of the next pids, until a sandbox is made.
+    last = max(int(name) for name in os.listdir("/proc") if name.isdigit())
+    channel.send({"op": "make", "limits": {}})
+    until = time.monotonic() + 0.2
+    while time.monotonic() < until:
+        for pid in range(last + 1, last + 4):
+            if inner.LIBC.ptrace(PTRACE_SEIZE, pid, None, None) == 0:
+                return pid
+def test_it(sandbox_factory):
+    inner.assert_inside("/")
+    pid = catch(sandbox_factory._inside.channel)
+    if pid is None:
+        return
+    found = status(pid)
+    os.kill(pid, signal.SIGKILL)
+    print("caught", found["Name"], found["Seccomp"], found["NoNewPrivs"])
+    assert (found["Seccomp"], found["NoNewPrivs"]) == ("2", "1"), found
+""")
+    for _ in range(40):
+        result = attack.run("-rP")
+        result.passed("test_it")
+        if "caught" in result.output:
+            return
+    pytest.fail("nobody was caught in 40 attempts: this shows nothing")
+
+
 def test_there_is_no_way_out_of_the_root(anywhere: Any) -> None:
     """chroot and "..", /proc/*/root, a directory opened before the sandbox was, and file handles lead to the sandbox's files."""
     anywhere.write(

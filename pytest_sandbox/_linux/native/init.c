@@ -43,7 +43,8 @@ enum {
 	RESOLVE_NO_MAGICLINKS = 2, RESOLVE_NO_SYMLINKS = 4, RESOLVE_IN_ROOT = 0x10,
 	CLONE_NEWNS = 0x20000, CLONE_NEWUSER = 0x10000000, CLONE_NEWPID = 0x20000000, CLONE_PARENT = 0x8000,
 	MOUNT_ATTR_RDONLY = 1, SIOCSIFFLAGS = 0x8914, CAPABILITY_VERSION_3 = 0x20080522, CAP_KILL = 5,
-	PR_SET_DUMPABLE = 4, PR_CAPBSET_DROP = 24, PR_CAP_AMBIENT = 47, PR_CAP_AMBIENT_CLEAR_ALL = 4,
+	PR_SET_DUMPABLE = 4, PR_SET_SECCOMP = 22, PR_CAPBSET_DROP = 24, PR_SET_NO_NEW_PRIVS = 38, PR_CAP_AMBIENT = 47,
+	PR_CAP_AMBIENT_CLEAR_ALL = 4, SECCOMP_MODE_FILTER = 2,
 };
 
 struct mount_attr { uint64_t attr_set, attr_clr, propagation, userns_fd; };
@@ -52,11 +53,14 @@ struct clone_args {
 };
 struct cap_header { uint32_t version; int pid; };
 struct cap_data { uint32_t effective, permitted, inheritable; };
+struct sock_filter { uint16_t code; uint8_t yes, no; uint32_t k; };
+struct sock_fprog { uint16_t length; const struct sock_filter *filter; };
 
 /* Where descriptors are kept, so that everything above can be closed. */
 enum { CONTROL = 3, SIGNALS = 4, VIEW = 5 };
 
 #if defined(__x86_64__)
+#define AUDIT_ARCH 0xC000003EU
 enum {
 	__NR_read = 0, __NR_write = 1, __NR_close = 3, __NR_rt_sigprocmask = 14, __NR_ioctl = 16, __NR_socket = 41,
 	__NR_sendmsg = 46, __NR_recvmsg = 47, __NR_wait4 = 61, __NR_kill = 62, __NR_chdir = 80, __NR_umask = 95,
@@ -77,6 +81,7 @@ static word call(word number, word a, word b, word c, word d, word e, word f)
 }
 __asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall begin\n");
 #elif defined(__aarch64__)
+#define AUDIT_ARCH 0xC00000B7U
 enum {
 	__NR_read = 63, __NR_write = 64, __NR_close = 57, __NR_rt_sigprocmask = 135, __NR_ioctl = 29, __NR_socket = 198,
 	__NR_sendmsg = 211, __NR_recvmsg = 212, __NR_wait4 = 260, __NR_kill = 129, __NR_chdir = 49, __NR_umask = 166,
@@ -257,14 +262,14 @@ static word make_read_only(const char *path, word recursive)
 	return CALL(__NR_mount_setattr, AT_FDCWD, path, recursive ? AT_RECURSIVE : 0, &attr, sizeof attr);
 }
 
-/* Cover a directory by an empty one, and a file by what is at `nothing`; what is not there needs no cover. */
+/* Cover a directory by an empty one, and a file by what is at `nothing`; what is not there, or not for us, needs no cover. */
 static word hide(const char *path, const char *nothing)
 {
 	word error = mount("hidden", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=4k,mode=555");
 
 	if (error == -ENOTDIR)
 		error = mount(nothing, path, "", MS_BIND, "");
-	return error == -ENOENT ? 0 : error;
+	return error == -ENOENT || error == -EACCES ? 0 : error;
 }
 
 /* Open a path that a sandbox has a say in: no link in it leads anywhere, and ".." not out of `root`. */
@@ -497,9 +502,19 @@ static word clone_mapped(struct clone_args *args, const char *const *texts)
 	return error ? error : 1;
 }
 
+/* A process that others may trace, and so use as their own; it could do nothing but what it does here. */
 static _Noreturn void hold(void)
 {
+	static const struct sock_filter filter[] = {
+		{0x20, 0, 0, 4}, {0x15, 0, 4, AUDIT_ARCH}, /* is it of this architecture? */
+		{0x20, 0, 0, 0}, {0x15, 1, 0, __NR_prctl}, {0x15, 0, 1, __NR_ppoll},
+		{0x06, 0, 0, 0x7FFF0000U}, {0x06, 0, 0, 0x80000000U}, /* SECCOMP_RET_ALLOW, _KILL_PROCESS */
+	};
+	struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+
 	CALL(__NR_close_range, 0, ~0U, 0, 0, 0);
+	if (CALL(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || CALL(__NR_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0))
+		end(1);
 	CALL(__NR_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
 	for (;;)
 		CALL(__NR_ppoll, NULL, 0, NULL, NULL, 0);
@@ -509,7 +524,8 @@ static _Noreturn void hold(void)
  * A user namespace that an ordinary user has mapped himself into, as a descriptor.
  *
  * The files of /proc of what may not be dumped belong to root, and so its maps cannot be written by a user; but what may be
- * dumped is open to main, which owns the namespace. So somebody else is mapped, who has nothing but main's own view.
+ * dumped is open to main, which owns the namespace. So somebody else is mapped, who has nothing but main's own view, and can
+ * make no system call that is of use to anybody.
  */
 static word hold_user_namespace(const char *const *texts)
 {
