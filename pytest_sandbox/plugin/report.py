@@ -50,7 +50,7 @@ class Book:
         self._sharing: list[str] = []
 
     def header(self, known: Mapping[str, host.Capability]) -> list[str]:
-        """One line of what a sandbox is here, and one for each default that this machine cannot enforce."""
+        """One line of what a sandbox is here, and one for each thing that this machine cannot do."""
         spec = self._settings.base.spec
         missing = host.unenforced(spec, known)
         names = {capability.name for capability in missing}
@@ -63,6 +63,9 @@ class Book:
         for capability in missing:
             asked = " (asked for, but --sandbox-degrade)" if capability.name in spec.asked else ""
             lines.append(f"sandbox: NOT ENFORCED: {capability.name}{asked}: {capability.reason}")
+        attributes = known.get("xattr")
+        if attributes is not None and not attributes.available and spec.scratch is None:
+            lines.append(f"sandbox: NOT COMPLETE: {attributes.reason}. Fix: {attributes.fix}")
         return lines
 
     def add_test(self, item: pytest.Item, done: list[pytest.TestReport], outcome: Outcome, *, shares_network: bool) -> None:

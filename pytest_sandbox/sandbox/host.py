@@ -179,14 +179,11 @@ class Capabilities(Mapping[str, Capability]):
         return len(_names())
 
     def _try(self, name: str) -> Capability:
-        if name == "platform":
-            return _platform()
+        alone = {"platform": _platform, "native": _native, "identity": _identity, "xattr": _user_attributes}.get(name)
+        if alone is not None:
+            return alone()
         if name in _NAMESPACES:
             return _namespace(name)
-        if name == "identity":
-            return _identity()
-        if name == "native":
-            return _native()
         if name in _ALWAYS:
             return Capability(name, True, _ALWAYS[name])
         self._known |= _from_cgroups()  # one look at the cgroups answers for them all
@@ -196,7 +193,7 @@ class Capabilities(Mapping[str, Capability]):
 def _names() -> tuple[str, ...]:
     if sys.platform != "linux":
         return ("platform",)
-    return ("platform", "native", *_NAMESPACES, "identity", *_ALWAYS, *cgroups.NAMES)
+    return ("platform", "native", *_NAMESPACES, "identity", "xattr", *_ALWAYS, *cgroups.NAMES)
 
 
 @functools.cache
@@ -235,6 +232,19 @@ _WHO = {
 def _identity() -> Capability:
     identity = find_identity()
     return Capability("identity", True, f"{identity.value}: {_WHO[identity]}")
+
+
+def _user_attributes() -> Capability:
+    """Of a tmpfs, on which layers are; a memfd is on one. An overlay marks with them what a directory made anew replaces."""
+    fd = os.memfd_create("xattr", os.MFD_CLOEXEC)
+    try:
+        os.setxattr(fd, "user.overlay.probe", b"1")
+    except OSError:
+        reason = "no user attributes on a tmpfs before Linux 6.6: what a test deletes, it cannot make again as a directory (EIO)"
+        return Capability("xattr", False, reason, "--sandbox-scratch DIR on ext4, xfs or btrfs, or a newer kernel")
+    finally:
+        os.close(fd)
+    return Capability("xattr", True, "user attributes on a tmpfs")
 
 
 def _from_cgroups() -> dict[str, Capability]:
