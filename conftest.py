@@ -1,9 +1,21 @@
-"""The suite's own plugins. `pytester` can only be asked for here, in the root conftest."""
+"""The suite's own plugins, and the mark of what a test needs. `pytester` can only be asked for here, in the root conftest."""
 
 import signal
+
+import pytest
+
+from pytest_sandbox import capabilities
 
 pytest_plugins = ["pytester"]
 
 # A shell that starts the suite in the background has it ignore SIGINT, and so whatever the tests start, and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test, with the capability's own reason, where this machine does not have what it needs."""
+    names = [name for mark in item.iter_markers("needs") for name in mark.args]
+    lacking = [capabilities()[name] for name in names if not capabilities()[name].available]
+    if lacking:
+        pytest.skip("; ".join(f"{one.name}: {one.reason}. Fix: {one.fix}" for one in lacking))

@@ -38,12 +38,6 @@ from pytest_sandbox.primitives.cgroups import Cgroup, CgroupRun, capabilities, e
 CAPABILITIES = capabilities()
 
 
-def needs(*names: str) -> pytest.MarkDecorator:
-    """Skip, with the capability's own reason, where this machine does not have it."""
-    lacking = [CAPABILITIES[name] for name in names if not CAPABILITIES[name].available]
-    return pytest.mark.skipif(bool(lacking), reason="; ".join(f"{c.name}: {c.reason}. Fix: {c.fix}" for c in lacking))
-
-
 def unique() -> str:
     """A run's name that no other test, nor another checkout's, has."""
     return f"test-{uuid.uuid4().hex[:12]}"
@@ -107,7 +101,7 @@ def child() -> Iterator[type[Child]]:
 # -- the kernel enforces ---------------------------------------------------------------------------------------------
 
 
-@needs("memory", "swap")
+@pytest.mark.needs("memory", "swap")
 @pytest.mark.parametrize("leaf", [False, True])
 def test_memory_hog_is_killed_at_its_limit(run: CgroupRun, child: type[Child], *, leaf: bool) -> None:
     """The kernel kills it, counts one OOM kill, and the peak is the limit."""
@@ -128,7 +122,7 @@ def test_memory_hog_is_killed_at_its_limit(run: CgroupRun, child: type[Child], *
     cgroup.remove()
 
 
-@needs("memory", "swap")
+@pytest.mark.needs("memory", "swap")
 def test_a_sandbox_within_its_limit_has_no_oom_kill(run: CgroupRun, child: type[Child]) -> None:
     """Counters are 0 because they were read, and the peak is what was touched."""
     cgroup = run.create("modest", dataclasses.replace(NO_LIMITS, memory=256 * MIB, swap=0))
@@ -145,7 +139,7 @@ def test_a_sandbox_within_its_limit_has_no_oom_kill(run: CgroupRun, child: type[
     assert cgroup.kill() == ()
 
 
-@needs("pids")
+@pytest.mark.needs("pids")
 @pytest.mark.parametrize("leaf", [False, True])
 def test_forks_beyond_the_pids_limit_are_refused(run: CgroupRun, child: type[Child], *, leaf: bool) -> None:
     """EAGAIN at the limit; the event is counted and the peak is the limit."""
@@ -174,7 +168,7 @@ def test_forks_beyond_the_pids_limit_are_refused(run: CgroupRun, child: type[Chi
     assert cgroup.processes() == ()
 
 
-@needs("cpus", "cpu_time")
+@pytest.mark.needs("cpus", "cpu_time")
 def test_cpu_quota_throttles(run: CgroupRun, child: type[Child]) -> None:
     """A busy loop under a quarter of a CPU gets a quarter of the wall time, and the wait is counted in seconds."""
     cgroup = run.create("quarter", dataclasses.replace(NO_LIMITS, cpus=0.25))
@@ -193,7 +187,7 @@ def test_cpu_quota_throttles(run: CgroupRun, child: type[Child]) -> None:
     assert cgroup.kill() == ()
 
 
-@needs("cpu_time")
+@pytest.mark.needs("cpu_time")
 def test_cpu_time_counts_processes_that_are_gone(run: CgroupRun, child: type[Child]) -> None:
     """What a grandchild burnt is still there when it is dead and reaped."""
     cgroup = run.create("burn", NO_LIMITS)
@@ -245,7 +239,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-@needs("kill")
+@pytest.mark.needs("kill")
 def test_kill_reaches_stopped_and_detached_processes(run: CgroupRun, child: type[Child]) -> None:
     """One call, and all are dead; the cgroup can be removed at once."""
     cgroup = run.create("hard", NO_LIMITS)
@@ -258,7 +252,7 @@ def test_kill_reaches_stopped_and_detached_processes(run: CgroupRun, child: type
     assert [path for path in cgroup.directories if os.path.exists(path)] == []
 
 
-@needs("kill", "memory", "pids")
+@pytest.mark.needs("kill", "memory", "pids")
 def test_kill_without_cgroup_kill(run: CgroupRun, child: type[Child]) -> None:
     """Where there is no cgroup.kill (v1, or before Linux 5.14), the loop over cgroup.procs ends a fork bomb too."""
     cgroup = run.create("bomb", dataclasses.replace(NO_LIMITS, pids=40))
@@ -285,7 +279,7 @@ def test_kill_without_cgroup_kill(run: CgroupRun, child: type[Child]) -> None:
     cgroup.remove()
 
 
-@needs("kill")
+@pytest.mark.needs("kill")
 def test_remove_waits_for_processes_that_are_dying(run: CgroupRun, child: type[Child]) -> None:
     """EBUSY right after SIGKILL is waited out, without a warning."""
     cgroup = run.create("dying", NO_LIMITS)
@@ -296,7 +290,7 @@ def test_remove_waits_for_processes_that_are_dying(run: CgroupRun, child: type[C
     assert [path for path in cgroup.directories if os.path.exists(path)] == []
 
 
-@needs("kill")
+@pytest.mark.needs("kill")
 def test_what_cannot_be_removed_is_named(run: CgroupRun, child: type[Child]) -> None:
     """A TeardownWarning with the directory and the process in it, after a bounded time."""
     cgroup = run.create("kept", NO_LIMITS)
@@ -306,7 +300,7 @@ def test_what_cannot_be_removed_is_named(run: CgroupRun, child: type[Child]) -> 
     assert cgroup.kill() == ()
 
 
-@needs("kill")
+@pytest.mark.needs("kill")
 def test_close_ends_everything(child: type[Child]) -> None:
     """A run closed with processes and cgroups of their own in it leaves neither; closing twice is nothing."""
     run = CgroupRun.open(unique())
@@ -322,7 +316,7 @@ def test_close_ends_everything(child: type[Child]) -> None:
     assert [path for path in paths if os.path.exists(path)] == []
 
 
-@needs("kill")
+@pytest.mark.needs("kill")
 def test_close_in_a_forked_process_is_nothing(run: CgroupRun, child: type[Child]) -> None:
     """A sandbox inherits the object; what it does at its end must not end the run."""
     cgroup = run.create("mine", NO_LIMITS)
@@ -349,7 +343,7 @@ time.sleep(60)
 """
 
 
-@needs("kill")
+@pytest.mark.needs("kill")
 def test_remove_run_after_the_controller_was_killed() -> None:
     """What a janitor does with the paths after kill -9: processes dead, directories gone."""
     with subprocess.Popen(
@@ -374,7 +368,7 @@ def test_remove_run_refuses_what_no_run_made() -> None:
         remove_run(["/sys/fs/cgroup/pytest-sandbox-x", "/sys/fs/cgroup/system.slice"])
 
 
-@needs("kill")
+@pytest.mark.needs("kill")
 def test_capabilities_leave_nothing_behind() -> None:
     """Probing makes cgroups and removes them, and this process is where it was."""
     with open("/proc/self/cgroup", encoding="utf-8") as file:
@@ -390,7 +384,7 @@ def test_capabilities_leave_nothing_behind() -> None:
 # -- membership ------------------------------------------------------------------------------------------------------
 
 
-@needs("kill")
+@pytest.mark.needs("kill")
 def test_attach_to_a_process_that_ended(run: CgroupRun) -> None:
     """SetupError with ESRCH, the step and the pid."""
     ended = subprocess.Popen(["true"])
@@ -400,7 +394,7 @@ def test_attach_to_a_process_that_ended(run: CgroupRun) -> None:
     assert caught.value.errno == errno.ESRCH
 
 
-@needs("memory", "pids")
+@pytest.mark.needs("memory", "pids")
 @pytest.mark.skipif(CAPABILITIES["memory"].hierarchy == "v2", reason="v2 has no file `tasks`; see CLONE_INTO_CGROUP")
 @pytest.mark.parametrize("leaf", [False, True])
 def test_a_child_enters_by_itself(*, leaf: bool) -> None:
@@ -429,7 +423,7 @@ def test_a_child_enters_by_itself(*, leaf: bool) -> None:
         cgroup.remove()
 
 
-@needs("memory", "pids")
+@pytest.mark.needs("memory", "pids")
 @pytest.mark.skipif(CAPABILITIES["memory"].hierarchy == "v2", reason="v2 has no file `tasks`; see CLONE_INTO_CGROUP")
 def test_enter_in_a_forked_child() -> None:
     """The child is in every v1 hierarchy before it goes on, and its descriptors are closed."""
@@ -449,7 +443,7 @@ def test_enter_in_a_forked_child() -> None:
         cgroup.remove()
 
 
-@needs("kill")
+@pytest.mark.needs("kill")
 def test_verify_notices_a_process_that_was_moved(run: CgroupRun, child: type[Child]) -> None:
     """ESTALE, with both places."""
     first, second = run.create("first", NO_LIMITS), run.create("second", NO_LIMITS)
@@ -462,7 +456,7 @@ def test_verify_notices_a_process_that_was_moved(run: CgroupRun, child: type[Chi
     assert second.kill() == ()
 
 
-@needs("kill")
+@pytest.mark.needs("kill")
 def test_a_name_is_used_once(run: CgroupRun) -> None:
     """EEXIST, and the first one stays as it is."""
     first = run.create("same", NO_LIMITS)
@@ -472,7 +466,7 @@ def test_a_name_is_used_once(run: CgroupRun) -> None:
     assert all(map(os.path.exists, first.directories))
 
 
-@needs("pids")
+@pytest.mark.needs("pids")
 def test_a_refused_limit_leaves_nothing(run: CgroupRun) -> None:
     """What the kernel will not take is a SetupError with the file, and the directories are gone again."""
     with pytest.raises(SetupError, match="limit pids to 1099511627776") as caught:
@@ -488,7 +482,7 @@ def test_names_that_are_no_path_component(name: str) -> None:
         CgroupRun.open(name)
 
 
-@needs("kill")
+@pytest.mark.needs("kill")
 def test_a_hundred_at_once(run: CgroupRun) -> None:
     """All made, all independent, all removed, and no descriptor is kept: sandboxes are forked and would inherit it."""
     before = sorted(os.listdir("/proc/self/fd"))
@@ -502,7 +496,7 @@ def test_a_hundred_at_once(run: CgroupRun) -> None:
 # -- what is missing -------------------------------------------------------------------------------------------------
 
 
-@needs("kill")
+@pytest.mark.needs("kill")
 def test_every_figure_is_a_value_or_has_a_reason(run: CgroupRun) -> None:
     """None and `missing` go together, for each field."""
     usage = run.create("figures", Limits()).read()
@@ -617,7 +611,7 @@ print("fine")
 """
 
 
-@needs("memory")
+@pytest.mark.needs("memory")
 @pytest.mark.skipif(CAPABILITIES["memory"].hierarchy != "v2", reason="this machine's memory controller is not on v2")
 def test_delegated_cgroup_is_left_for_a_leaf_and_restored(run: CgroupRun) -> None:
     """The controller moves to a leaf, a worker shares its base, and all is put back; other processes are a reason."""

@@ -93,6 +93,7 @@ def test_kill_9(seed: int, start: Start) -> None:
     end(process, signal.SIGKILL, group=seed % 3 == 0)
 
 
+@pytest.mark.needs("xattr")
 @pytest.mark.parametrize("seed", range(5))
 def test_kill_9_with_scratch(seed: int, start: Start, tmp_path: Path) -> None:
     """The run's directory goes too, locked directories and all."""

@@ -12,16 +12,10 @@ from typing import Any
 
 import pytest
 
-from pytest_sandbox import CallError, Ending, Limits, Result, Sandbox, Spec, capabilities
+from pytest_sandbox import CallError, Ending, Limits, Result, Sandbox, Spec
 from pytest_sandbox.model.spec import MIB
 
 PYTHON = sys.executable
-
-
-def needs(*names: str) -> pytest.MarkDecorator:
-    """Skip, with the capability's own reason, where this machine does not have it."""
-    lacking = [capabilities()[name] for name in names if not capabilities()[name].available]
-    return pytest.mark.skipif(bool(lacking), reason="; ".join(f"{c.name}: {c.reason}. Fix: {c.fix}" for c in lacking))
 
 
 def run(*argv: str, **limits: Any) -> Result:
@@ -114,7 +108,7 @@ def test_crash_of_a_function_has_a_stack() -> None:
 HOG = "held = []\nfor _ in range(1000): held.append(b'x' * (1 << 20))"
 
 
-@needs("memory", "swap")
+@pytest.mark.needs("memory", "swap")
 def test_out_of_memory() -> None:
     """Named with the limit, the peak and, where the kernel's log can be read, the process."""
     result = python(HOG, memory=64 * MIB)
@@ -125,7 +119,7 @@ def test_out_of_memory() -> None:
         assert "the kernel killed python" in result.sentence or "which one" in result.sentence
 
 
-@needs("memory", "swap")
+@pytest.mark.needs("memory", "swap")
 def test_out_of_memory_in_a_grandchild() -> None:
     """Also where the main process survives it, and says that all is well."""
     source = f"import subprocess, sys\nsubprocess.run(['sh', '-c', 'exec \"$0\" -c \"$1\"; true', sys.executable, {HOG!r}])"
@@ -135,7 +129,7 @@ def test_out_of_memory_in_a_grandchild() -> None:
     assert result.status in (0, None)
 
 
-@needs("memory", "swap")
+@pytest.mark.needs("memory", "swap")
 def test_out_of_memory_in_a_function() -> None:
     """The same by `call`."""
     error = ending_of(lambda: len([b"x" * (1 << 20) for _ in range(1000)]), memory=64 * MIB)
@@ -175,7 +169,7 @@ def test_timed_out_although_it_ignores_every_signal() -> None:
     assert python(source, timeout=0.3).ending is Ending.TIMED_OUT
 
 
-@needs("cpu_time")
+@pytest.mark.needs("cpu_time")
 @pytest.mark.parametrize("source", ["while True: pass", "import os\nos.fork()\nos.fork()\nwhile True: pass"])
 def test_cpu_time(source: str) -> None:
     """All processes together; sleeping is free."""
@@ -187,13 +181,13 @@ def test_cpu_time(source: str) -> None:
     assert 0.3 <= result.usage.cpu < 3
 
 
-@needs("cpu_time")
+@pytest.mark.needs("cpu_time")
 def test_sleep_takes_no_cpu_time() -> None:
     """Wall time is not CPU time."""
     assert run("sleep", "0.6", cpu_time=0.5).ok
 
 
-@needs("pids")
+@pytest.mark.needs("pids")
 def test_too_many_processes() -> None:
     """A fork that is refused, and named with the limit."""
 
@@ -208,7 +202,7 @@ def test_too_many_processes() -> None:
     assert "Resource temporarily unavailable" in str(error)
 
 
-@needs("pids")
+@pytest.mark.needs("pids")
 def test_threads_count_as_processes() -> None:
     """The kernel counts tasks."""
 
@@ -276,7 +270,7 @@ def test_too_much_output_of_what_ends_at_once() -> None:
     assert (result.ending, result.ok) == (Ending.TOO_MUCH_OUTPUT, False)
 
 
-@needs("memory")
+@pytest.mark.needs("memory")
 def test_output_beats_memory() -> None:
     """Output lies in memory: where it is both too much for the one and the other, it is the output that is named."""
     result = run("sh", "-c", "yes", output=MIB, memory=32 * MIB)

@@ -11,12 +11,6 @@ import pytest
 from pytest_sandbox import capabilities
 
 
-def needs(*names: str) -> pytest.MarkDecorator:
-    """Skip, with the capability's own reason, where this machine does not have it."""
-    lacking = [capabilities()[name] for name in names if not capabilities()[name].available]
-    return pytest.mark.skipif(bool(lacking), reason="; ".join(f"{c.name}: {c.reason}. Fix: {c.fix}" for c in lacking))
-
-
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the caller gave to his pytest is not for the inner one."""
@@ -40,14 +34,14 @@ HOG = "[b'x' * (1 << 20) for _ in range(1000)]"
 GRANDCHILD = f"""subprocess.run(['sh', '-c', 'exec "$0" -c "$1"', sys.executable, {HOG!r}])"""
 NO_MEMORY = r"out of memory: .*limit 64M, peak 6"
 CASES = [
-    pytest.param("memory='64M'", f"held = {HOG}", NO_MEMORY, id="memory", marks=needs("memory", "swap")),
-    pytest.param("memory='64M'", GRANDCHILD, NO_MEMORY, id="memory of a grandchild", marks=needs("memory", "swap")),
+    pytest.param("memory='64M'", f"held = {HOG}", NO_MEMORY, id="memory", marks=pytest.mark.needs("memory", "swap")),
+    pytest.param("memory='64M'", GRANDCHILD, NO_MEMORY, id="memory of a grandchild", marks=pytest.mark.needs("memory", "swap")),
     pytest.param("timeout='500ms'", "threading.Thread(target=other).start(); time.sleep(60)",
                  "timed out: killed after .*, limit 500ms", id="timeout"),
     pytest.param("cpu_time=0.3", "while True: pass", "cpu time: ended after .* of CPU, limit 300ms", id="cpu_time",
-                 marks=needs("cpu_time")),
+                 marks=pytest.mark.needs("cpu_time")),
     pytest.param("pids=20", "while os.fork(): pass\n    time.sleep(60)", "too many processes: limit 20", id="pids",
-                 marks=needs("pids")),
+                 marks=pytest.mark.needs("pids")),
     pytest.param("disk='1M'", "open('/tmp/big', 'wb').write(bytes(1 << 23))", "disk full: limit 1M", id="disk"),
     pytest.param("inodes=100", "for i in range(1000): open(f'/tmp/{i}', 'w').close()", "disk full: .*and 100 files", id="inodes"),
     pytest.param("output='1M'", "while True: os.write(1, b'x' * 65536)", "too much output: ended at .*, limit 1M", id="output"),
@@ -84,11 +78,11 @@ def test_output_before_the_end(pytester: pytest.Pytester) -> None:
         pytest.param("disk='1M'", "open('/tmp/big', 'wb').write(bytes(1 << 23))", "disk full: OSError: [Errno 28]", id="disk"),
         pytest.param("inodes=20", "for i in range(99): open(f'/tmp/{i}', 'w')", "disk full: OSError: [Errno 28]", id="inodes"),
         pytest.param("pids=5", "for _ in range(9): subprocess.Popen(['sleep', '9'])", "too many processes: Blocking", id="pids",
-                     marks=needs("pids")),
+                     marks=pytest.mark.needs("pids")),
         pytest.param("memory='64M'", f"{GRANDCHILD[:-1]}, check=True)",
-                     "out of memory: subprocess.Called", id="memory", marks=needs("memory", "swap")),
+                     "out of memory: subprocess.Called", id="memory", marks=pytest.mark.needs("memory", "swap")),
         pytest.param("pids=5", "raise BlockingIOError(11, 'a socket')", "- BlockingIOError: [Errno 11] a", id="no limit",
-                     marks=[needs("pids"), counts_refusals]),
+                     marks=[pytest.mark.needs("pids"), counts_refusals]),
     ],
 )  # fmt: skip
 def test_the_short_summary_names_the_limit(
@@ -101,7 +95,7 @@ def test_the_short_summary_names_the_limit(
     assert summary in last, last
 
 
-@needs("cpus")
+@pytest.mark.needs("cpus")
 def test_throttling_is_told(pytester: pytest.Pytester) -> None:
     """How long the test waited for its share of CPU."""
     source = "@pytest.mark.sandbox(cpus=0.2)\ndef test_it():\n    while time.process_time() < 0.2: pass\n    assert 0\n"
@@ -142,6 +136,7 @@ def test_keep(pytester: pytest.Pytester, tmp_path: Path, keep: str, kept: int) -
     assert not os.path.exists("/var/tmp/evidence")
 
 
+@pytest.mark.needs("xattr")
 def test_scratch_leaves_nothing(pytester: pytest.Pytester, tmp_path: Path) -> None:
     """The run's directory below scratch is gone at the end."""
     scratch = tmp_path / "scratch"

@@ -120,6 +120,7 @@ def test_overlay() -> None:
     assert 2 <= usage.overlay_inodes <= 5
 
 
+@pytest.mark.needs("xattr")
 def test_overlay_in_scratch(tmp_path: Any) -> None:
     """The same where the layer is a directory among others of a file system."""
     limits = Limits(disk=None, inodes=None)

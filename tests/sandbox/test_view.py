@@ -43,6 +43,7 @@ def shell(script: str, spec: Spec | None = None, **environ: str) -> str:
 # -- copy on write ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("xattr")
 def test_changes_are_told_and_the_machine_is_untouched(place: Path) -> None:
     """Added, modified, deleted, replaced: each as what it is, and nothing else."""
     (place / "gone").mkdir()
@@ -175,6 +176,7 @@ def test_writable_that_is_not_there(place: Path) -> None:
 # -- scratch ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("xattr")
 def test_scratch_is_removed(place: Path) -> None:
     """Layers lie there while the sandbox runs, and go with it, however deep and locked."""
     script = f"""cd {place}; mkdir d; touch d/f; chmod 0 d; mkfifo p; ln -s / l
