@@ -18,6 +18,7 @@ from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Clone, Mount, Prctl
 from pytest_sandbox.primitives import seccomp
 
+NO_32_BITS = 77  # an exit status
 LIBC = ctypes.CDLL(None, use_errno=True)
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="init is for two machines")
 
@@ -76,10 +77,11 @@ def test_calls_of_a_32_bit_program() -> None:
         return int(ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))())
 
     def attempt() -> None:
-        before = getpid_of_32_bits()
+        if getpid_of_32_bits() != os.getpid():  # under User-Mode Linux int $0x80 is something else
+            os._exit(NO_32_BITS)
         syscalls.prctl(Prctl.SET_NO_NEW_PRIVS, 1)
         seccomp.forbid_mounts()
-        os._exit(0 if (before, getpid_of_32_bits()) == (os.getpid(), -errno.ENOSYS) else 1)
+        os._exit(0 if getpid_of_32_bits() == -errno.ENOSYS else 1)
 
     pid = os.fork()
     if pid == 0:
@@ -88,6 +90,6 @@ def test_calls_of_a_32_bit_program() -> None:
         finally:
             os._exit(2)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status == -signal.SIGSEGV:
+    if status in (-signal.SIGSEGV, NO_32_BITS):
         pytest.skip("this kernel runs no 32-bit programs")
     assert status == 0

@@ -37,6 +37,8 @@ mount_file_systems() {
 		mkdir -p "$directory"
 		mount --bind "/.host$directory" "$directory"
 	done
+	# The kernel loads what it needs by itself (IPv6, sock_diag for UDP), if it finds it.
+	[ -z "$modules" ] || { mkdir -p /lib/modules && ln -sfn "$modules" "/lib/modules/$(uname -r)"; }
 	mkdir -p "$job"
 	mount -t hostfs -o "$job" none "$job"
 	mount --make-rprivate /

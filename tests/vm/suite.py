@@ -26,7 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernel", type=Path, help="a User-Mode Linux; Debian's by default")
     parser.add_argument("--cgroups", default="v2", help=f"of {', '.join(guest.CGROUPS)}; several with commas")
-    parser.add_argument("--memory", default="2G")
+    parser.add_argument("--memory", default="4G", help="of each guest; a test of the wire takes more than 1G")
     parser.add_argument("--seconds", type=float, default=3600, help="for each guest")
     options, arguments = parser.parse_known_args()
     kernel = options.kernel or guest.default_kernel()
