@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +16,9 @@ from pytest_sandbox._linux._abi import ffi
 from pytest_sandbox._linux.flags import AT_FDCWD, PR_CAP_AMBIENT_RAISE, At, Attr, Clone, Mount, Prctl
 
 _libc: Any = ffi.dlopen(None)
+
+#: Asked when this is imported: what a fixture makes of `platform` later is no business of ours.
+MACHINE = platform.machine()
 
 # From clone3 on every architecture gives a call the same number; pivot_root is older than that.
 _OPEN_TREE, _MOVE_MOUNT, _CLONE3, _MOUNT_SETATTR = 428, 429, 435, 442
@@ -28,6 +32,7 @@ _KEYCTL = {
 }  # fmt: skip
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _CAPABILITY_VERSION_3 = 0x2008_0522
+_SECCOMP_MODE_FILTER = 2
 _SIGCHLD = 17
 
 
@@ -76,14 +81,14 @@ def prctl(option: Prctl, a: int = 0, b: int = 0) -> int:
 
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2)."""
-    number = _PIVOT_ROOT[platform.machine()]
+    number = _PIVOT_ROOT[MACHINE]
     new, old = ffi.new("char[]", _text(new_root)), ffi.new("char[]", _text(put_old))
     _check(_libc.syscall(number, new, old), f"pivot_root {new_root}")
 
 
 def join_new_session_keyring() -> None:
     """keyctl(2), KEYCTL_JOIN_SESSION_KEYRING: an empty session keyring in the place of the inherited one."""
-    number = _KEYCTL[platform.machine()]
+    number = _KEYCTL[MACHINE]
     _check(_libc.syscall(number, _int(_KEYCTL_JOIN_SESSION_KEYRING), ffi.NULL), "keyctl KEYCTL_JOIN_SESSION_KEYRING")
 
 
@@ -156,6 +161,13 @@ def fork(confine: Callable[[], object]) -> int:
     if pid < 0:
         raise OSError(errno, os.strerror(errno), "fork")
     return pid
+
+
+def set_filter(program: bytes) -> None:
+    """PR_SET_SECCOMP with SECCOMP_MODE_FILTER, of this thread and all that it makes; `program` is struct sock_filter[]."""
+    code = ffi.from_buffer(program)
+    header = ffi.from_buffer(struct.pack("@HP", len(program) // 8, int(ffi.cast("uintptr_t", code))))
+    prctl(Prctl.SET_SECCOMP, _SECCOMP_MODE_FILTER, int(ffi.cast("uintptr_t", header)))
 
 
 def set_capabilities(capabilities: Iterable[int]) -> None:

@@ -6,23 +6,18 @@ Sources: seccomp(2), ioctl_nsfs(2), Documentation/userspace-api/seccomp_filter.r
 from __future__ import annotations
 
 import errno
-import platform
 import struct
 
 from pytest_sandbox._linux import syscalls
-from pytest_sandbox._linux._abi import ffi
-from pytest_sandbox._linux.flags import Prctl
 
 _LOAD, _AND, _EQUAL, _GREATER, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x06  # BPF_LD|W|ABS, ALU|AND|K, JMP|JEQ|K, JMP|JGT|K, RET|K
 _NUMBER, _ARCH, _REQUEST = 0, 4, 24  # offsets in struct seccomp_data: nr, arch, and the lower half of args[1]
-_MODE_FILTER, _ALLOW, _ERRNO = 2, 0x7FFF_0000, 0x0005_0000
+_ALLOW, _ERRNO = 0x7FFF_0000, 0x0005_0000
 
 #: AUDIT_ARCH_*, ioctl's number, and those of mount, umount2, pivot_root and open_by_handle_at (which opens namespaces too).
 _MACHINES = {"x86_64": (0xC000_003E, 16, (165, 166, 155, 304)), "aarch64": (0xC000_00B7, 29, (40, 39, 41, 265))}
 #: open_tree, move_mount, fsopen, fsconfig, fsmount, fspick, mount_setattr, open_tree_attr: the same on every machine.
 _EVERYWHERE = (428, 429, 430, 431, 432, 433, 442, 467)
-#: Asked when this is imported: what a fixture makes of `platform` later is no business of ours.
-_MACHINE = platform.machine()
 #: The newest call that was looked at (file_setattr, Linux 6.17): what came later may mount in a way of its own. New flags and
 #: requests of older calls are to be looked at too when this is raised.
 _LAST = 469
@@ -36,10 +31,7 @@ def forbid_mounts() -> None:
     For this thread and all that it makes. It must not be able to gain privileges (PR_SET_NO_NEW_PRIVS). Calls of another
     architecture (a 32-bit program's), and calls newer than this list, are ENOSYS. OSError: the kernel has no filters.
     """
-    program = _program(*_MACHINES[_MACHINE])
-    code = ffi.from_buffer(program)
-    header = ffi.from_buffer(struct.pack("@HP", len(program) // 8, int(ffi.cast("uintptr_t", code))))
-    syscalls.prctl(Prctl.SET_SECCOMP, _MODE_FILTER, int(ffi.cast("uintptr_t", header)))
+    syscalls.set_filter(_program(*_MACHINES[syscalls.MACHINE]))
 
 
 def _program(arch: int, ioctl: int, numbers: tuple[int, ...]) -> bytes:
