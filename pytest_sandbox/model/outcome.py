@@ -28,9 +28,12 @@ class Usage:
     Times in seconds, sizes in bytes. A field that could not be measured is None, and `missing` has its
     name with the reason; a field is never 0 because nobody looked.
 
-    memory_peak counts page cache and the files of the overlay's tmpfs; memory_anon and memory_file are its
-    parts as they stood when the main process was done. bytes_read, bytes_written: block I/O. overlay_bytes:
-    left in the upper layers at the end.
+    memory_peak counts page cache and the files of the overlay's tmpfs; memory_anon, memory_file and memory_kernel are its
+    parts as they stood when the main process was done. memory_max_events, memory_high_events: how often it met these limits,
+    also where giving back page cache was enough. faults: of pages, of which major_faults waited for a disk. pids_max_events:
+    forks and threads that the limit refused. bytes_read, bytes_written, reads, writes: block I/O. overlay_bytes: left in the
+    upper layers at the end. throttled: time without a share of cpus. cpu_stalled, memory_stalled, io_stalled: time in which some
+    process of it waited for that, and ..._fully in which all did that had something to do (Documentation/accounting/psi.rst).
     """
 
     wall: float
@@ -38,15 +41,29 @@ class Usage:
     memory_peak: int | None = None
     memory_anon: int | None = None
     memory_file: int | None = None
+    memory_kernel: int | None = None
+    memory_max_events: int | None = None
+    memory_high_events: int | None = None
     oom_kills: int | None = None
+    faults: int | None = None
+    major_faults: int | None = None
     pids_peak: int | None = None
+    pids_max_events: int | None = None
     bytes_read: int | None = None
     bytes_written: int | None = None
+    reads: int | None = None
+    writes: int | None = None
     overlay_bytes: int | None = None
     overlay_inodes: int | None = None
     network_received: int | None = None
     network_sent: int | None = None
     throttled: float | None = None
+    cpu_stalled: float | None = None
+    cpu_stalled_fully: float | None = None
+    memory_stalled: float | None = None
+    memory_stalled_fully: float | None = None
+    io_stalled: float | None = None
+    io_stalled_fully: float | None = None
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 

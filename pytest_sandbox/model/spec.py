@@ -1,14 +1,17 @@
-"""What a sandbox is asked to be: `Spec` and its `Limits`. Imports nothing of the package but `errors`."""
+"""What a sandbox is asked to be: `Spec` and its `Limits`. Imports `errors` and `units`."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import Any
 
 from pytest_sandbox.model.errors import SpecError
+from pytest_sandbox.model.units import cpus_in, format_cpus, parse_cpus
 
 MIB = 1 << 20
 _FRACTIONS = ("cpus", "cpu_time", "timeout")
+_MAY_BE_NONE_AT_ALL = ("swap", "hugetlb")
 
 
 class Network(enum.Enum):
@@ -38,32 +41,61 @@ class Keep(enum.Enum):
 class Limits:
     """Upper bounds of what one sandbox may use; None is no bound.
 
-    memory, swap, disk, output: bytes. pids: processes and threads. cpus: CPUs' worth of time per wall time.
-    cpu_time, timeout: seconds of CPU and of wall time. inodes: files and directories written. files: open
-    descriptors a process.
+    memory, swap, disk, output: bytes. memory_high: bytes above which its processes are slowed down to give some back.
+    hugetlb: bytes in huge pages of each size. pids: processes and threads. cpus: CPUs' worth of time per wall time.
+    cpuset: the CPUs to run on, such as "0-3,8". cpu_time, timeout: seconds of CPU and of wall time. inodes: files and
+    directories written. files: open descriptors a process. io_read, io_write: bytes a second of each disk, and
+    io_read_ops, io_write_ops operations. bandwidth: bytes a second over its own network.
     """
 
     memory: int | None = 2048 * MIB
+    memory_high: int | None = None
     swap: int | None = 0
+    hugetlb: int | None = None
     pids: int | None = 512
     cpus: float | None = None
+    cpuset: str | None = None
     cpu_time: float | None = None
     timeout: float | None = None
     disk: int | None = 1024 * MIB
     inodes: int | None = 200_000
     files: int | None = None
     output: int | None = 64 * MIB
+    io_read: int | None = None
+    io_write: int | None = None
+    io_read_ops: int | None = None
+    io_write_ops: int | None = None
+    bandwidth: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise SpecError for what is no limit: of nothing (but of swap), negative, or no number at all."""
+        """Raise SpecError for what is no limit: of nothing (but of swap and huge pages), negative, or no number at all."""
         for field in dataclasses.fields(self):
             value, whole = getattr(self, field.name), field.name not in _FRACTIONS
             if value is None:
                 continue
+            if field.name == "cpuset":
+                parse_cpus(value)
+                continue
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
                 raise SpecError(f"the limit {field.name}={value!r} is no {'whole ' if whole else ''}number; None is no limit")
-            if not (value >= 0 if field.name == "swap" else 0 < value < float("inf")):
+            if not (value >= 0 if field.name in _MAY_BE_NONE_AT_ALL else 0 < value < float("inf")):
                 raise SpecError(f"the limit {field.name}={value!r} must be above 0; None is no limit")
+
+    def within(self, outer: Limits) -> Limits:
+        """The stricter of each. Raises SpecError where no CPU is in both sets."""
+        pairs = {field.name: (getattr(self, field.name), getattr(outer, field.name)) for field in dataclasses.fields(self)}
+        return Limits(**{name: _stricter(*pair) for name, pair in pairs.items()})
+
+
+def _stricter(one: Any, other: Any) -> Any:  # noqa: ANN401  # a number, or a list of CPUs
+    if one is None or other is None:
+        return other if one is None else one
+    if not isinstance(one, str):
+        return min(one, other)
+    both = cpus_in(one) & cpus_in(other)
+    if not both:
+        raise SpecError(f"no CPU is both in cpuset {one} and in {other}")
+    return format_cpus(both)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from pytest_sandbox.model.errors import SpecError
 
@@ -17,9 +18,11 @@ SIZE_FORMS = f'bytes, or a number with k, M, G or T in powers of 1024: "4096", "
 SECONDS_FORMS = f'seconds, or a number with us, ms, s, m or h: "0.5", "500ms", "2s", "1.5m"; {_LIFT}'
 COUNT_FORMS = f'a whole number: "512"; {_LIFT}'
 FRACTION_FORMS = f'a decimal number: "0.5", "2"; {_LIFT}'
+CPUS_FORMS = f'numbers and ranges of CPUs: "0", "0-3,8"; {_LIFT}'
 
 # What the kernel's interfaces take: loff_t and cgroup counters are signed 64 bit.
 _LARGEST = 2**63 - 1
+_MOST_CPUS = 8192  # of any kernel: CONFIG_NR_CPUS
 # [0-9], as \d also matches the digits of other scripts; at most 30 of them, as int() has a limit of its own (4300).
 _NUMBER = r"([0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})"
 # Not compiled here: that takes 1 ms, and most runs of pytest parse nothing. re keeps what it has compiled.
@@ -101,6 +104,39 @@ def parse_fraction(value: object) -> float | None:
     if match is None:
         raise _no(value, "a number", FRACTION_FORMS)
     return _positive(float(match[1]), value, FRACTION_FORMS)
+
+
+def parse_cpus(value: object) -> str | None:
+    """A list of CPUs such as "0-3,8" or 2, in order and without overlaps; None where the limit is lifted.
+
+    Raises SpecError for anything else. The form is that of cpuset(7).
+    """
+    text = _text(value, "a list of CPUs", CPUS_FORMS)
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,5}(-[0-9]{1,5})?( *, *[0-9]{1,5}(-[0-9]{1,5})?)*", text):
+        raise _no(value, "a list of CPUs", CPUS_FORMS)
+    cpus = cpus_in(text)
+    if not cpus or max(cpus) >= _MOST_CPUS:
+        raise _no(value, "a list of CPUs", CPUS_FORMS)
+    return format_cpus(cpus)
+
+
+def cpus_in(text: str) -> frozenset[int]:
+    """The numbers of the CPUs in a list such as "0-3,8"."""
+    ranges = [part.partition("-") for part in text.split(",") if part.strip()]
+    return frozenset(cpu for first, _, last in ranges for cpu in range(int(first), int(last or first) + 1))
+
+
+def format_cpus(cpus: Iterable[int]) -> str:
+    """A list of CPUs as the kernel writes it: {0, 1, 2, 8} is "0-2,8"."""
+    ranges: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if ranges and ranges[-1][1] == cpu - 1:
+            ranges[-1][1] = cpu
+        else:
+            ranges.append([cpu, cpu])
+    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in ranges)
 
 
 def format_size(size: int) -> str:

@@ -213,6 +213,9 @@ class _Made:
 _MOST_HIDDEN = 1000
 
 
+_LIMIT_NAMES = frozenset(field.name for field in dataclasses.fields(Limits))
+
+
 def _is_plain_path(path: object) -> bool:
     return (
         isinstance(path, str) and os.path.isabs(path) and os.path.normpath(path) == path and "\0" not in path and len(path) < 4096
@@ -224,13 +227,10 @@ def _at_most(own: Spec, frame: Frame) -> Spec:
     asked = frame.get("limits") or {}
     if not isinstance(asked, dict):
         raise SpecError("limits are no names with values")
-    unknown = set(asked) - {field.name for field in dataclasses.fields(Limits)}
+    unknown = set(asked) - _LIMIT_NAMES
     if unknown:
         raise SpecError(f"there is no limit {', '.join(sorted(map(str, unknown)))}")
-    limits: dict[str, Any] = {}
-    for field in dataclasses.fields(Limits):
-        mine, wanted = getattr(own.limits, field.name), asked.get(field.name, getattr(own.limits, field.name))
-        limits[field.name] = wanted if mine is None else mine if wanted is None else min(mine, wanted)
+    limits = Limits(**dict.fromkeys(_LIMIT_NAMES) | asked).within(own.limits)
     network = Network(frame.get("network", own.network.value))
     if network is Network.HOST and own.network is not Network.HOST:
         raise SpecError("network='host': the test's own sandbox has not got the machine's network")
@@ -238,4 +238,4 @@ def _at_most(own: Spec, frame: Frame) -> Spec:
     if not isinstance(hide, (list, tuple)) or len(hide) > _MOST_HIDDEN or not all(map(_is_plain_path, hide)):
         raise SpecError(f"hide is no list of at most {_MOST_HIDDEN} absolute paths")
     names = frozenset(name for name in asked if asked[name] is not None)
-    return dataclasses.replace(own, limits=Limits(**limits), network=network, hide=(*own.hide, *hide), asked=names)
+    return dataclasses.replace(own, limits=limits, network=network, hide=(*own.hide, *hide), asked=names)

@@ -16,12 +16,16 @@ from _pytest.nodes import Node
 from pytest_sandbox.model.outcome import Ending, Outcome, Usage
 from pytest_sandbox.model.units import format_seconds, format_size
 from pytest_sandbox.plugin import resolve, stacks
+from pytest_sandbox.plugin.options import BY_NAME
 from pytest_sandbox.sandbox import host
 
 _ROWS = 20
+_WORTH_TELLING = 0.1
 _PROPERTIES = (
-    "wall", "cpu", "memory_peak", "memory_anon", "memory_file", "oom_kills", "pids_peak", "bytes_read", "bytes_written",
-    "overlay_bytes", "network_received", "network_sent", "throttled",
+    "wall", "cpu", "memory_peak", "memory_anon", "memory_file", "memory_kernel", "memory_max_events", "memory_high_events",
+    "oom_kills", "faults", "major_faults", "pids_peak", "pids_max_events", "bytes_read", "bytes_written", "reads", "writes",
+    "overlay_bytes", "network_received", "network_sent", "throttled", "cpu_stalled", "cpu_stalled_fully", "memory_stalled",
+    "memory_stalled_fully", "io_stalled", "io_stalled_fully",
 )  # fmt: skip
 #: The table's figures: what each is called there, the field of Usage, and how it is written.
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -203,25 +207,30 @@ def _figures(usage: Usage) -> str:
     if usage.cpu is not None:
         parts.append(f"cpu {format_seconds(usage.cpu)}")
     if usage.memory_peak is not None:
-        split = (
-            f" (anon {format_size(usage.memory_anon)}, file {format_size(usage.memory_file)} at the end)"
-            if usage.memory_anon is not None and usage.memory_file is not None
-            else ""
-        )
-        parts.append(f"memory peak {format_size(usage.memory_peak)}{split}")
+        shares = {"anon": usage.memory_anon, "file": usage.memory_file, "kernel": usage.memory_kernel}
+        split = ", ".join(f"{name} {format_size(value)}" for name, value in shares.items() if value is not None)
+        parts.append(f"memory peak {format_size(usage.memory_peak)}{split and f' ({split} at the end)'}")
+    if usage.memory_max_events:
+        parts.append(f"met its memory limit {usage.memory_max_events} times")
+    if usage.memory_high_events:
+        parts.append(f"slowed down over memory_high {usage.memory_high_events} times")
     if usage.pids_peak is not None:
         parts.append(f"processes peak {usage.pids_peak}")
     if usage.throttled:
         parts.append(f"throttled {format_seconds(usage.throttled)}")
+    for name, stalled in (("cpu", usage.cpu_stalled), ("memory", usage.memory_stalled), ("io", usage.io_stalled)):
+        if stalled is not None and stalled >= _WORTH_TELLING:
+            parts.append(f"waited {format_seconds(stalled)} for {name}")
     if usage.overlay_bytes:
         parts.append(f"written and left {format_size(usage.overlay_bytes)}")
     return ", ".join(parts)
 
 
-def _limit(name: str, value: float) -> str:
-    if name in ("memory", "swap", "disk", "output"):
-        return format_size(int(value))
-    return format_seconds(value) if name in ("timeout", "cpu_time") else f"{value:g}"
+def _limit(name: str, value: Any) -> str:  # noqa: ANN401  # a number, or a list of CPUs
+    form = BY_NAME[name].metavar
+    if form == "SIZE":
+        return format_size(value)
+    return format_seconds(value) if form == "SECONDS" else str(value) if isinstance(value, str) else f"{value:g}"
 
 
 def _properties(outcome: Outcome) -> list[tuple[str, object]]:

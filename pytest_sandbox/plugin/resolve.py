@@ -292,6 +292,11 @@ def _refuse_contradictions(spec: Spec) -> None:
                 f"{name} and scratch ({spec.scratch}) exclude each other: the limit is enforced by the tmpfs that scratch "
                 f"replaces. Leave out one of them, or set {name} or scratch to 'none'"
             )
+    if spec.network is Network.HOST and "bandwidth" in spec.asked:
+        raise SpecError(
+            "bandwidth and network=host exclude each other: the limit is that of a network of the sandbox's own. "
+            "Leave out one of them"
+        )
     for path in set(spec.writable) & set(spec.hide):
         raise SpecError(f"{path} cannot be both writable and hidden: leave out one of them")
     for writable, hidden in itertools.product(spec.writable, spec.hide):

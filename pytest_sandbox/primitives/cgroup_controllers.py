@@ -2,17 +2,19 @@
 
 A `Controller` is the small interface that every backend shares; a backend (pure v2, hybrid, pure v1, none) is what
 `choose` makes of the hierarchies found: for every role the v2 controller where it is, else the v1 one, else a
-`Problem`. All of this is pure and can be tested for machines that are not at hand.
+`Problem`. All of this is pure, but for the lists of disks and of huge pages, and can be tested for machines that are not at hand.
 
-Rests on Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/{memory,pids,cpuacct,blkio-controller}.rst.
+Rests on Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/{memory,pids,cpuacct,cpusets,hugetlb,blkio-controller}.rst.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives.cgroup_layout import FIX_CONTROLLER, V1, V2, Hierarchy, Problem
@@ -48,15 +50,17 @@ class Gauge:
 class Controller:
     """A controller in one version of cgroups. name: as in /proc/self/cgroup or cgroup.controllers ("" for v2's core).
 
-    anon, file: keys of memory.stat.
+    lacks: limits that it cannot hold, or not always, and why. inherits: files that a new cgroup has empty, and must have from
+    its parent before a process can be in it. parts: what memory consists of at a moment.
     """
 
     version: int
     name: str
     writes: Callable[[Limits], tuple[Write, ...]]
     gauges: tuple[Gauge, ...]
-    anon: bytes = b""
-    file: bytes = b""
+    lacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    inherits: tuple[str, ...] = ()
+    parts: tuple[Gauge, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,6 +117,8 @@ def _memory_v2(limits: Limits) -> tuple[Write, ...]:
     writes = []
     if limits.memory is not None:
         writes.append(Write("memory", "memory.max", str(limits.memory)))
+    if limits.memory_high is not None:
+        writes.append(Write("memory_high", "memory.high", str(limits.memory_high)))
     if limits.swap is not None:
         writes.append(Write("swap", "memory.swap.max", str(limits.swap), optional=True))
     return tuple(writes)
@@ -149,6 +155,86 @@ def _cpu_v2(limits: Limits) -> tuple[Write, ...]:
     return () if limits.cpus is None else (Write("cpus", "cpu.max", "{} {}".format(*quota(limits.cpus))),)
 
 
+def _cpuset(limits: Limits) -> tuple[Write, ...]:
+    return () if limits.cpuset is None else (Write("cpuset", "cpuset.cpus", limits.cpuset),)
+
+
+#: Of each limit the key in io.max, and the file of v1.
+_THROTTLES = {
+    "io_read": ("rbps", "blkio.throttle.read_bps_device"),
+    "io_write": ("wbps", "blkio.throttle.write_bps_device"),
+    "io_read_ops": ("riops", "blkio.throttle.read_iops_device"),
+    "io_write_ops": ("wiops", "blkio.throttle.write_iops_device"),
+}
+
+
+def disks() -> tuple[str, ...]:
+    """Every disk with something on it, as "8:0": rules are taken for whole disks only; sysfs-block."""
+    found = []
+    for disk in sorted(Path("/sys/block").glob("*")):
+        with contextlib.suppress(OSError, ValueError):
+            if int((disk / "size").read_text(encoding="ascii")):
+                found.append((disk / "dev").read_text(encoding="ascii").strip())
+    return tuple(found)
+
+
+def _throttle_v2(limits: Limits) -> tuple[Write, ...]:
+    given = {limit: getattr(limits, limit) for limit in _THROTTLES if getattr(limits, limit) is not None}
+    return tuple(
+        Write(limit, "io.max", f"{disk} {_THROTTLES[limit][0]}={rate}") for limit, rate in given.items() for disk in disks()
+    )
+
+
+def _throttle_v1(limits: Limits) -> tuple[Write, ...]:
+    given = {limit: getattr(limits, limit) for limit in _THROTTLES if getattr(limits, limit) is not None}
+    return tuple(Write(limit, _THROTTLES[limit][1], f"{disk} {rate}") for limit, rate in given.items() for disk in disks())
+
+
+_NO_DISK = dict.fromkeys(_THROTTLES, "no disk is to be seen in /sys/block")
+
+
+def _huge_pages() -> Iterator[str]:
+    """The sizes of huge pages, as the names of files have them: "2MB"; mm/hugetlb_cgroup.c, mem_fmt."""
+    for directory in sorted(Path("/sys/kernel/mm/hugepages").glob("hugepages-*kB")):
+        size = int(directory.name.removeprefix("hugepages-").removesuffix("kB"))
+        unit = next(index for index in (2, 1, 0) if size >= _STEP**index)
+        yield f"{size // _STEP**unit}{('KB', 'MB', 'GB')[unit]}"
+
+
+_STEP = 1024
+_NO_HUGE_PAGES = {"hugetlb": "this kernel has no huge pages that could be reserved"}
+
+
+def _hugetlb(ending: str) -> Callable[[Limits], tuple[Write, ...]]:
+    """Of pages in use, and of those reserved: a mapping over the limit is then refused, and no touch of it is a SIGBUS."""
+
+    def writes(limits: Limits) -> tuple[Write, ...]:
+        if limits.hugetlb is None:
+            return ()
+        files = [f"hugetlb.{size}.{kind}{ending}" for size in _huge_pages() for kind in ("", "rsvd.")]
+        return tuple(Write("hugetlb", file, str(limits.hugetlb), optional="rsvd" in file) for file in files)
+
+    return writes
+
+
+def _stall(kind: bytes) -> Callable[[bytes], int]:
+    """The total of a line of a pressure file, "some avg10=0.00 ... total=7", in microseconds."""
+
+    def total(content: bytes) -> int:
+        for line in content.splitlines():
+            if line.startswith(kind):
+                return int(line.rpartition(b"total=")[2])
+        raise KeyError(kind.decode())
+
+    return total
+
+
+def _stalls() -> Iterator[Gauge]:
+    for what in ("cpu", "memory", "io"):
+        yield Gauge(f"{what}_stalled", f"{what}.pressure", _stall(b"some"), 1e-6)
+        yield Gauge(f"{what}_stalled_fully", f"{what}.pressure", _stall(b"full"), 1e-6)
+
+
 def _pids_gauges(*, local: bool) -> tuple[Gauge, ...]:
     return Gauge("pids_peak", "pids.peak", int), Gauge("pids_max_events", "pids.events", _key(b"max"), local=local)
 
@@ -161,9 +247,11 @@ MEMORY_V2 = Controller(
         Gauge("memory_peak", "memory.peak", int),
         Gauge("oom_kills", "memory.events", _key(b"oom_kill")),
         Gauge("memory_max_events", "memory.events", _key(b"max")),
+        Gauge("memory_high_events", "memory.events", _key(b"high")),
+        Gauge("faults", "memory.stat", _key(b"pgfault")),
+        Gauge("major_faults", "memory.stat", _key(b"pgmajfault")),
     ),
-    anon=b"anon",
-    file=b"file",
+    parts=tuple(Gauge(name, "memory.stat", _key(name.encode())) for name in ("anon", "file", "kernel")),
 )
 MEMORY_V1 = Controller(
     V1,
@@ -173,9 +261,18 @@ MEMORY_V1 = Controller(
         Gauge("memory_peak", "memory.max_usage_in_bytes", int),
         Gauge("oom_kills", "memory.oom_control", _key(b"oom_kill"), local=True),
         Gauge("memory_max_events", "memory.failcnt", int),
+        Gauge("faults", "memory.stat", _key(b"total_pgfault")),
+        Gauge("major_faults", "memory.stat", _key(b"total_pgmajfault")),
     ),
-    anon=b"total_rss",
-    file=b"total_cache",
+    lacks={
+        "memory_high": "cgroup v1 has no memory.high",
+        "swap": "v1 bounds memory and swap together, and memory has no limit",
+    },
+    parts=(
+        Gauge("anon", "memory.stat", _key(b"total_rss")),
+        Gauge("file", "memory.stat", _key(b"total_cache")),
+        Gauge("kernel", "memory.kmem.usage_in_bytes", int),
+    ),
 )
 PIDS_V2 = Controller(V2, "pids", _pids, _pids_gauges(local=False))
 PIDS_V1 = Controller(V1, "pids", _pids, _pids_gauges(local=True))
@@ -188,16 +285,26 @@ IO_V2 = Controller(
     (
         Gauge("bytes_read", "io.stat", _sum_after(b"rbytes")),
         Gauge("bytes_written", "io.stat", _sum_after(b"wbytes")),
+        Gauge("reads", "io.stat", _sum_after(b"rios")),
+        Gauge("writes", "io.stat", _sum_after(b"wios")),
     ),
 )
-_BLKIO = "blkio.throttle.io_service_bytes_recursive"
-IO_V1 = Controller(
-    V1,
-    "blkio",
-    _nothing,
-    (Gauge("bytes_read", _BLKIO, _sum_after(b"Read")), Gauge("bytes_written", _BLKIO, _sum_after(b"Write"))),
+_BYTES, _OPERATIONS = "blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"
+_IO_V1 = (
+    Gauge("bytes_read", _BYTES, _sum_after(b"Read")),
+    Gauge("bytes_written", _BYTES, _sum_after(b"Write")),
+    Gauge("reads", _OPERATIONS, _sum_after(b"Read")),
+    Gauge("writes", _OPERATIONS, _sum_after(b"Write")),
 )
-CORE_V2 = Controller(V2, "", _nothing, (Gauge("cpu", "cpu.stat", _key(b"usage_usec"), 1e-6),))
+IO_V1 = Controller(V1, "blkio", _nothing, _IO_V1)
+THROTTLE_V2 = Controller(V2, "io", _throttle_v2, (), lacks=_NO_DISK)
+# With a rule it counts, in kernels where IO_V1 does not (see CgroupRun).
+THROTTLE_V1 = Controller(V1, "blkio", _throttle_v1, _IO_V1, lacks=_NO_DISK)
+CPUSET_V2 = Controller(V2, "cpuset", _cpuset, ())
+CPUSET_V1 = Controller(V1, "cpuset", _cpuset, (), inherits=("cpuset.mems", "cpuset.cpus"))
+HUGETLB_V2 = Controller(V2, "hugetlb", _hugetlb("max"), (), lacks=_NO_HUGE_PAGES)
+HUGETLB_V1 = Controller(V1, "hugetlb", _hugetlb("limit_in_bytes"), (), lacks=_NO_HUGE_PAGES)
+CORE_V2 = Controller(V2, "", _nothing, (Gauge("cpu", "cpu.stat", _key(b"usage_usec"), 1e-6), *_stalls()))
 CPUACCT_V1 = Controller(V1, "cpuacct", _nothing, (Gauge("cpu", "cpuacct.usage", int, 1e-9),))
 
 ROLES: Mapping[str, tuple[Controller, Controller]] = {
@@ -206,10 +313,16 @@ ROLES: Mapping[str, tuple[Controller, Controller]] = {
     "pids": (PIDS_V2, PIDS_V1),
     "io": (IO_V2, IO_V1),
     "cpu": (CPU_V2, CPU_V1),
+    "cpuset": (CPUSET_V2, CPUSET_V1),
+    "throttle": (THROTTLE_V2, THROTTLE_V1),
+    "hugetlb": (HUGETLB_V2, HUGETLB_V1),
 }
-LAZY_ROLES = frozenset({"cpu"})
+LAZY_ROLES = frozenset({"cpu", "cpuset", "throttle", "hugetlb"})
 """Roles that a sandbox has only if it asks for them: a cgroup of the cpu controller changes how the scheduler shares."""
-LIMIT_ROLES = {"memory": "memory", "swap": "memory", "pids": "pids", "cpus": "cpu", "cpu_time": "usage", "io": "io"}
+LIMIT_ROLES = {
+    "memory": "memory", "memory_high": "memory", "swap": "memory", "hugetlb": "hugetlb", "pids": "pids", "cpus": "cpu",
+    "cpuset": "cpuset", "cpu_time": "usage", **dict.fromkeys(_THROTTLES, "throttle"),
+}  # fmt: skip
 
 
 def choose(
@@ -251,4 +364,5 @@ def _candidates(
 
 def needed(choices: Mapping[str, Choice], limits: Limits) -> list[Choice]:
     """The choices that a sandbox with these limits takes part in."""
-    return [c for role, c in choices.items() if role not in LAZY_ROLES or c.controller.writes(limits)]
+    asked = {role for limit, role in LIMIT_ROLES.items() if getattr(limits, limit) is not None}
+    return [choice for role, choice in choices.items() if role not in LAZY_ROLES or role in asked]

@@ -18,7 +18,7 @@ import contextlib
 import os
 
 from pytest_sandbox.primitives.cgroup_controllers import Choice
-from pytest_sandbox.primitives.cgroup_files import pids_in, read, remove, write
+from pytest_sandbox.primitives.cgroup_files import make, pids_in, read, remove, write
 from pytest_sandbox.primitives.cgroup_layout import CONTROLLER_PREFIX, RUN_PREFIX, V2, Problem, explain
 
 
@@ -44,7 +44,7 @@ class Delegation:
         directory, base = self.run_directory(choice), choice.hierarchy.directory
         try:
             if directory not in self._made:
-                os.mkdir(directory, 0o755)
+                make(directory, choice.controller.inherits)
                 self._made.append(directory)
             if choice.controller.version == V2 and choice.controller.name:
                 return self._pass_on(choice, base) or self._pass_on(choice, directory)

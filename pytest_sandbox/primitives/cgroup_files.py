@@ -55,6 +55,17 @@ def write(path: str, value: str) -> None:
         os.close(fd)
 
 
+def make(directory: str, inherits: Iterable[str] = ()) -> None:
+    """Make a cgroup, and copy these files of its parent into it; raises OSError, with nothing made then."""
+    os.mkdir(directory, 0o755)
+    try:
+        for file in inherits:
+            write(f"{directory}/{file}", read(f"{os.path.dirname(directory)}/{file}").decode().strip())
+    except OSError:
+        os.rmdir(directory)
+        raise
+
+
 def pids_in(directory: str) -> tuple[int, ...]:
     """Process ids in this cgroup alone, without zombies; () where it does not exist."""
     try:

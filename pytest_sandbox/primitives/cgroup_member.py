@@ -10,21 +10,32 @@ import dataclasses
 import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.spec import Limits
+from pytest_sandbox.model.units import cpus_in, format_cpus
 from pytest_sandbox.primitives import cgroup_files as files
-from pytest_sandbox.primitives.cgroup_controllers import LIMIT_ROLES, ROLES, Choice, Gauge, keyed
+from pytest_sandbox.primitives.cgroup_controllers import LIMIT_ROLES, ROLES, Choice, Gauge
 from pytest_sandbox.primitives.cgroup_layout import V1, V2, Problem
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MemorySnapshot:
-    """Bytes of anonymous memory and of page cache (files, tmpfs, shared memory); None, and why, where unknown."""
+    """Bytes of anonymous memory, of page cache (files, tmpfs, shared memory) and of the kernel's own for it.
 
-    anon: int | None
-    file: int | None
-    missing: str = ""
+    None where unknown; missing: why, by name.
+    """
+
+    anon: int | None = None
+    file: int | None = None
+    kernel: int | None = None
+    missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def none(cls, why: str) -> MemorySnapshot:
+        """Nothing is known, for one reason."""
+        return cls(missing=dict.fromkeys(("anon", "file", "kernel"), why))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,18 +44,30 @@ class CgroupUsage:
 
     A field that could not be measured is None and its reason is in `missing`. memory_peak includes page cache.
     memory_max_events: how often usage met the memory limit (v1 failcnt). pids_max_events: forks refused.
-    bytes_read, bytes_written: block I/O; v1 bills buffered writes to nobody. throttled: time waited for CPU quota.
+    bytes_read, bytes_written, reads, writes: block I/O; v1 bills buffered writes to nobody. throttled: time waited for CPU
+    quota. ..._stalled: PSI.
     """
 
     cpu: float | None = None
     memory_peak: int | None = None
     oom_kills: int | None = None
     memory_max_events: int | None = None
+    memory_high_events: int | None = None
+    faults: int | None = None
+    major_faults: int | None = None
     pids_peak: int | None = None
     pids_max_events: int | None = None
     bytes_read: int | None = None
     bytes_written: int | None = None
+    reads: int | None = None
+    writes: int | None = None
     throttled: float | None = None
+    cpu_stalled: float | None = None
+    cpu_stalled_fully: float | None = None
+    memory_stalled: float | None = None
+    memory_stalled_fully: float | None = None
+    io_stalled: float | None = None
+    io_stalled_fully: float | None = None
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -92,27 +115,33 @@ class Cgroup:
         with contextlib.ExitStack() as undo:
             for directory in self._places:
                 with _refusal("make cgroup", directory):
-                    os.mkdir(directory, 0o755)
+                    files.make(directory, self._inherits(directory))
                 undo.callback(files.remove, [directory])
             self._limit_all(limits)
             for directory in self._places if self._leaf else ():
                 with _refusal("make cgroup", directory + self._leaf):
-                    os.mkdir(directory + self._leaf, 0o755)
+                    files.make(directory + self._leaf, self._inherits(directory))
             undo.pop_all()
+
+    def _inherits(self, directory: str) -> tuple[str, ...]:
+        return tuple(file for c in self._choices if self._directories[c.role] == directory for file in c.controller.inherits)
 
     def _limit_all(self, limits: Limits) -> None:
         written = {limit for choice in self._choices for limit in self._limit(choice, limits)}
+        lacks = {limit: why for choice in self._choices for limit, why in choice.controller.lacks.items()}
         for limit, role in LIMIT_ROLES.items():
-            if getattr(limits, limit, None) is None or limit in written | self.unenforced.keys():
+            if getattr(limits, limit) is None or limit in written | self.unenforced.keys():
                 continue
             if role in self._problems:
                 self.unenforced[limit] = self._problems[role].reason
-            elif limit == "swap":
-                self.unenforced[limit] = "v1 bounds memory and swap together, and memory has no limit"
+            elif limit in lacks:
+                self.unenforced[limit] = lacks[limit]
 
     def _limit(self, choice: Choice, limits: Limits) -> set[str]:
         """Write one controller's limits; returns the names of those that hold now."""
         held = set()
+        if choice.role == "cpuset" and limits.cpuset is not None:
+            self._refuse_cpus(choice, limits.cpuset)
         for one in choice.controller.writes(limits):
             path = f"{self._directories[choice.role]}/{one.file}"
             try:
@@ -125,6 +154,14 @@ class Cgroup:
                     self.unenforced[one.limit] = f"the kernel does not account swap ({one.file}: ENOENT)"
             held.add(one.limit)
         return held
+
+    def _refuse_cpus(self, choice: Choice, wanted: str) -> None:
+        """Refuse CPUs that the run does not have: version 2 takes any, and falls back to the run's where none is there."""
+        file = "cpuset.cpus.effective" if choice.controller.version == V2 else "cpuset.effective_cpus"
+        run = os.path.dirname(self._directories[choice.role])
+        lacking = cpus_in(wanted) - cpus_in(files.read(f"{run}/{file}").decode())
+        if lacking:
+            raise SetupError(f"limit cpuset to {wanted}", f"CPU {format_cpus(lacking)} is not there for us", errno.EINVAL)
 
     def attach(self, pid: int) -> None:
         """Move a process (host pid), with all its threads, into this cgroup, and verify that it is there.
@@ -202,16 +239,16 @@ class Cgroup:
         return files.kill_below(self._places, seconds)
 
     def snapshot(self) -> MemorySnapshot:
-        """What the memory is made of at this moment: one read of memory.stat."""
+        """What the memory is made of at this moment."""
         choice = next((c for c in self._choices if c.role == "memory"), None)
         if choice is None:
-            return MemorySnapshot(None, None, self._why("memory"))
-        try:
-            content = files.read(self._directories["memory"] + "/memory.stat")
-            anon, file = (keyed(content, key) for key in (choice.controller.anon, choice.controller.file))
-        except (OSError, KeyError) as error:
-            return MemorySnapshot(None, None, f"memory.stat: {error}")
-        return MemorySnapshot(anon, file)
+            return MemorySnapshot.none(self._why("memory"))
+        found: dict[str, int] = {}
+        missing: dict[str, str] = {}
+        contents: dict[str, bytes] = {}
+        for gauge in choice.controller.parts:
+            _note(gauge, _measure(gauge, self._directories["memory"], "", contents), found, missing)
+        return MemorySnapshot(**found, missing=missing)
 
     def cpu_seconds(self) -> float | None:
         """CPU time of all processes so far, in seconds; None where no hierarchy counts it."""
@@ -225,38 +262,24 @@ class Cgroup:
 
     def read(self) -> CgroupUsage:
         """Everything that can be measured, now."""
-        whole: dict[str, int] = {}
-        seconds: dict[str, float] = {}
+        found: dict[str, Any] = {}
         missing: dict[str, str] = {}
         for choice in self._choices:
             contents: dict[str, bytes] = {}
             for gauge in choice.controller.gauges:
-                found = _measure(gauge, self._directories[choice.role], self._leaf, contents)
-                if isinstance(found, str):
-                    missing[gauge.field] = found
-                elif gauge.unit is None:
-                    whole[gauge.field] = found
-                else:
-                    seconds[gauge.field] = found * gauge.unit
-        for role, fields in _FIELDS.items():
-            if role not in self._directories:
-                missing.update(dict.fromkeys(fields, self._why(role)))
-        return CgroupUsage(
-            cpu=seconds.get("cpu"),
-            throttled=seconds.get("throttled"),
-            memory_peak=whole.get("memory_peak"),
-            oom_kills=whole.get("oom_kills"),
-            memory_max_events=whole.get("memory_max_events"),
-            pids_peak=whole.get("pids_peak"),
-            pids_max_events=whole.get("pids_max_events"),
-            bytes_read=whole.get("bytes_read"),
-            bytes_written=whole.get("bytes_written"),
-            missing=missing,
-        )
+                _note(gauge, _measure(gauge, self._directories[choice.role], self._leaf, contents), found, missing)
+        missing = {name: why for name, why in missing.items() if name not in found}
+        for name, role in _ROLE_OF.items():
+            if name not in found:
+                missing.setdefault(name, self._why(role))
+        return CgroupUsage(**found, missing=missing)
 
     def _why(self, role: str) -> str:
-        problem = self._problems.get(role)
-        return problem.reason if problem else f"this sandbox has no {role} limit, and so no {role} cgroup"
+        if role in self._problems:
+            return self._problems[role].reason
+        if role in self._directories:
+            return "cgroup v1 does not measure it"
+        return f"this sandbox has no {role} limit, and so no {role} cgroup"
 
     def remove(self) -> None:
         """Remove the directories; what was in them must be dead or dying. Warns TeardownWarning for those that stay."""
@@ -264,7 +287,19 @@ class Cgroup:
         files.remove([*leaves, *self._places])
 
 
-_FIELDS = {role: tuple(dict.fromkeys(g.field for c in pair for g in c.gauges)) for role, pair in ROLES.items()}
+#: The role that is to measure a field: the first that can.
+_ROLE_OF: dict[str, str] = {}
+for _role, _pair in ROLES.items():
+    for _gauge in (*_pair[0].gauges, *_pair[1].gauges):
+        _ROLE_OF.setdefault(_gauge.field, _role)
+
+
+def _note(gauge: Gauge, measured: int | str, found: dict[str, Any], missing: dict[str, str]) -> None:
+    """Put a figure, in seconds if it is a time, into `found`, or the reason why there is none into `missing`."""
+    if isinstance(measured, str):
+        missing[gauge.field] = measured
+    else:
+        found[gauge.field] = measured if gauge.unit is None else measured * gauge.unit
 
 
 def _measure(gauge: Gauge, directory: str, leaf: str, contents: dict[str, bytes]) -> int | str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.spec import MIB, Limits
+from pytest_sandbox.model.units import format_cpus
 from pytest_sandbox.primitives.cgroup_controllers import LIMIT_ROLES
 from pytest_sandbox.primitives.cgroup_layout import Problem
 from pytest_sandbox.primitives.cgroup_member import Cgroup
@@ -17,7 +18,8 @@ from pytest_sandbox.primitives.cgroup_run import CgroupRun
 
 NO_LIMITS = Limits(memory=None, swap=None, pids=None, disk=None, inodes=None, output=None)
 
-_TRIED: Mapping[str, Limits] = {
+#: What most runs ask about, and so is looked at at once.
+_USUAL: Mapping[str, Limits] = {
     "memory": dataclasses.replace(NO_LIMITS, memory=64 * MIB),
     "swap": dataclasses.replace(NO_LIMITS, memory=64 * MIB, swap=0),
     "pids": dataclasses.replace(NO_LIMITS, pids=16),
@@ -25,6 +27,17 @@ _TRIED: Mapping[str, Limits] = {
     "cpu_time": NO_LIMITS,
     "io": NO_LIMITS,
     "kill": NO_LIMITS,
+}
+#: A rule for a disk that is far above what it can do.
+_NO_RULE = 1 << 40
+_RARE: Mapping[str, Limits] = {
+    "memory_high": dataclasses.replace(NO_LIMITS, memory_high=64 * MIB),
+    "hugetlb": dataclasses.replace(NO_LIMITS, hugetlb=0),
+    "cpuset": dataclasses.replace(NO_LIMITS, cpuset=format_cpus(os.sched_getaffinity(0))),
+    "io_read": dataclasses.replace(NO_LIMITS, io_read=_NO_RULE),
+    "io_write": dataclasses.replace(NO_LIMITS, io_write=_NO_RULE),
+    "io_read_ops": dataclasses.replace(NO_LIMITS, io_read_ops=_NO_RULE >> 20),
+    "io_write_ops": dataclasses.replace(NO_LIMITS, io_write_ops=_NO_RULE >> 20),
 }
 
 _count = itertools.count()
@@ -41,19 +54,19 @@ class CgroupCapability:
     fix: str = ""
 
 
-NAMES = tuple(_TRIED)
+USUAL, RARE = tuple(_USUAL), tuple(_RARE)
 
 
 def capabilities(
-    announce: Callable[[Sequence[str]], None] = lambda _: None,
+    announce: Callable[[Sequence[str]], None] = lambda _: None, *, rare: bool = False
 ) -> Mapping[str, CgroupCapability]:
-    """What can be limited (memory, swap, pids, cpus), counted (cpu_time, io) and killed as a whole (kill).
+    """What can be limited (memory, swap, pids, cpus), counted (cpu_time, io) and killed as a whole (kill); rare: all else.
 
     Makes a cgroup for each, sets the limit, and removes it again: about 2 ms. Never raises for what is missing. announce: as for
     `CgroupRun.open`.
     """
     with contextlib.closing(CgroupRun.open(f"probe-{os.getpid()}-{next(_count)}", announce=announce)) as run:
-        return {name: _try(run, name, limits) for name, limits in _TRIED.items()}
+        return {name: _try(run, name, limits) for name, limits in (_RARE if rare else _USUAL).items()}
 
 
 def _try(run: CgroupRun, name: str, limits: Limits) -> CgroupCapability:
@@ -78,6 +91,8 @@ def _lacking(cgroup: Cgroup, name: str) -> Problem | None:
     """What the attempt showed to be missing although a controller was found."""
     if name == "swap" and name in cgroup.unenforced:
         return Problem(cgroup.unenforced[name], "boot with swapaccount=1, or a kernel with CONFIG_SWAP and CONFIG_MEMCG")
+    if name in cgroup.unenforced:
+        return Problem(cgroup.unenforced[name], "use cgroup v2, or a kernel that has it")
     field = {"cpu_time": "cpu", "io": "bytes_read"}.get(name, "")
     missing = cgroup.read().missing
     if field in missing:

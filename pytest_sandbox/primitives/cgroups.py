@@ -27,11 +27,12 @@ from __future__ import annotations
 from pytest_sandbox.primitives.cgroup_layout import Problem
 from pytest_sandbox.primitives.cgroup_member import Cgroup, CgroupUsage, MemorySnapshot, enter
 from pytest_sandbox.primitives.cgroup_oom import oom_victim
-from pytest_sandbox.primitives.cgroup_probe import NAMES, CgroupCapability, capabilities
+from pytest_sandbox.primitives.cgroup_probe import RARE, USUAL, CgroupCapability, capabilities
 from pytest_sandbox.primitives.cgroup_run import CgroupRun, remove_run
 
 __all__ = [
-    "NAMES",
+    "RARE",
+    "USUAL",
     "Cgroup",
     "CgroupCapability",
     "CgroupRun",

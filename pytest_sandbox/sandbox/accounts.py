@@ -5,6 +5,7 @@ Only init's last words are taken from inside, and of them only what no cgroup ha
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 
@@ -97,38 +98,29 @@ def changes_of(running: Running, layout: Layout, below: tuple[int, ...]) -> tupl
 def usage_of(running: Running, counted: CgroupUsage, fill: upper.Fill | None) -> Usage:
     """What it used; of what nobody counted, why."""
     missing = dict(counted.missing)
-    snapshot = running.snapshot or MemorySnapshot(None, None, _NOT_REACHED)
+    snapshot = running.snapshot or MemorySnapshot.none(_NOT_REACHED)
     words = running.last_words
-    cpu, read, written = counted.cpu, counted.bytes_read, counted.bytes_written
-    if cpu is None and words and words.cpu is not None:
-        cpu = words.cpu  # of all that init has reaped: all but what leaked
-        missing.pop("cpu", None)
-    if read is None and words and words.blocks is not None:
-        read, written = (512 * blocks for blocks in words.blocks)
-        missing.pop("bytes_read", None)
-        missing.pop("bytes_written", None)
+    figures = {field.name: getattr(counted, field.name) for field in dataclasses.fields(counted) if field.name != "missing"}
+    for name, value in words.reaped().items() if words else ():
+        if figures[name] is None:
+            figures[name] = value
+            missing.pop(name, None)
     network = words.network if words and not running.order.shares_network else None
     if network is None:
         missing |= dict.fromkeys(("network_received", "network_sent"), _no_network(running))
-    if snapshot.missing:
-        missing |= dict.fromkeys(("memory_anon", "memory_file"), snapshot.missing)
+    missing |= {f"memory_{part}": why for part, why in snapshot.missing.items()}
     if fill is None:
         missing |= dict.fromkeys(("overlay_bytes", "overlay_inodes"), "it ended before its layer was there")
     return Usage(
         wall=time.monotonic() - running.started,
-        cpu=cpu,
-        memory_peak=counted.memory_peak,
+        **figures,
         memory_anon=snapshot.anon,
         memory_file=snapshot.file,
-        oom_kills=counted.oom_kills,
-        pids_peak=counted.pids_peak,
-        bytes_read=read,
-        bytes_written=written,
+        memory_kernel=snapshot.kernel,
         overlay_bytes=fill.bytes if fill else None,
         overlay_inodes=fill.inodes if fill else None,
         network_received=network[0] if network else None,
         network_sent=network[1] if network else None,
-        throttled=counted.throttled,
         missing=missing,
     )
 

@@ -15,7 +15,7 @@ import time
 from pytest_sandbox._linux import proc
 from pytest_sandbox._linux.sockdiag import serves_network
 from pytest_sandbox.model.errors import SetupError
-from pytest_sandbox.model.spec import Network
+from pytest_sandbox.model.spec import Network, Spec
 from pytest_sandbox.sandbox import pid1
 from pytest_sandbox.sandbox.layout import DEEPEST, Layout
 from pytest_sandbox.sandbox.pid1 import Recipe
@@ -53,6 +53,10 @@ class Cloning:
             running.enter_by = time.monotonic() + _PATIENCE
             running.sockets, shares = _listeners(parent, running.order.spec.network)
             running.order = dataclasses.replace(running.order, shares_network=shares)
+            if shares and _is_wider(parent, running.order.spec):
+                text = "bandwidth: it shares the network around it, which has not got that limit. Fix: set it for the whole run "
+                running.problem = SetupError("limit", text + "(--sandbox-bandwidth), or network='loopback'", errno.EOPNOTSUPP)
+                return
             running.recipe = self._recipe(running)
             parent.below.clones[parent.below.cloned] = running
             parent.below.cloned += 1
@@ -81,6 +85,15 @@ class Cloning:
         if len(self._recipes) > _KEPT:
             del self._recipes[next(iter(self._recipes))]
         return found
+
+
+def _is_wider(parent: Running, spec: Spec) -> bool:
+    """Whether the network that a sandbox stays in may carry more than the sandbox is to have."""
+    owner: Running = parent
+    while owner.order.shares_network and owner.parent is not None:
+        owner = owner.parent
+    own, its = spec.limits.bandwidth, owner.order.spec.limits.bandwidth
+    return own is not None and (owner.order.shares_network or its is None or its > own)
 
 
 def _resolved(path: str) -> str:

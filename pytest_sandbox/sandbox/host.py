@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pytest_sandbox._linux import native, proc, syscalls
 from pytest_sandbox._linux.flags import Attr, Clone
 from pytest_sandbox.model.errors import UnavailableError
-from pytest_sandbox.model.spec import Spec
-from pytest_sandbox.primitives import cgroups, mounts, overlay, process
+from pytest_sandbox.model.spec import Limits, Network, Spec
+from pytest_sandbox.primitives import cgroups, mounts, network, overlay, process
 from pytest_sandbox.primitives.namespaces import Identity, write_maps
 from pytest_sandbox.primitives.process import fork
 from pytest_sandbox.sandbox.janitor import Janitor
@@ -179,21 +179,21 @@ class Capabilities(Mapping[str, Capability]):
         return len(_names())
 
     def _try(self, name: str) -> Capability:
-        alone = {"platform": _platform, "native": _native, "identity": _identity, "xattr": _user_attributes}.get(name)
+        alone = _ALONE.get(name)
         if alone is not None:
             return alone()
         if name in _NAMESPACES:
             return _namespace(name)
         if name in _ALWAYS:
             return Capability(name, True, _ALWAYS[name])
-        self._known |= _from_cgroups()  # one look at the cgroups answers for them all
+        self._known |= _from_cgroups(rare=name in cgroups.RARE)  # one look at the cgroups answers for all of a kind
         return self._known[name]
 
 
 def _names() -> tuple[str, ...]:
     if sys.platform != "linux":
         return ("platform",)
-    return ("platform", "native", *_NAMESPACES, "identity", "xattr", *_ALWAYS, *cgroups.NAMES)
+    return ("platform", "native", *_NAMESPACES, "identity", "xattr", *_ALWAYS, "bandwidth", *cgroups.USUAL, *cgroups.RARE)
 
 
 @functools.cache
@@ -247,13 +247,31 @@ def _user_attributes() -> Capability:
     return Capability("xattr", True, "user attributes on a tmpfs")
 
 
-def _from_cgroups() -> dict[str, Capability]:
+def _bandwidth() -> Capability:
+    """By a token bucket filter on a loopback device of one's own."""
+
+    def attempt() -> None:
+        syscalls.unshare(Clone.NEWUSER | Clone.NEWNET)
+        network.route(network.bandwidth(1 << 20))
+
+    error = try_in_child(attempt)
+    if error is None:
+        return Capability("bandwidth", True, "tbf on the sandbox's loopback device")
+    return Capability("bandwidth", False, str(error), "modprobe sch_tbf (a kernel with CONFIG_NET_SCH_TBF)")
+
+
+_ALONE: Mapping[str, Callable[[], Capability]] = {
+    "platform": _platform, "native": _native, "identity": _identity, "xattr": _user_attributes, "bandwidth": _bandwidth,
+}  # fmt: skip
+
+
+def _from_cgroups(*, rare: bool) -> dict[str, Capability]:
     found = {}
     with contextlib.closing(Janitor()) as janitor:
-        for one in cgroups.capabilities(announce=janitor.watch_cgroups).values():
+        for one in cgroups.capabilities(announce=janitor.watch_cgroups, rare=rare).values():
             reason = one.hierarchy if one.available else one.reason
             found[one.name] = Capability(one.name, one.available, reason, one.fix)
-    if not found["pids"].available and os.geteuid() != 0 and _kernel() >= (5, 14):
+    if not rare and not found["pids"].available and os.geteuid() != 0 and _kernel() >= (5, 14):
         found["pids"] = Capability("pids", True, "RLIMIT_NPROC, counted in the sandbox's user namespace")
     return found
 
@@ -263,19 +281,18 @@ def _kernel() -> tuple[int, int]:
     return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
 
 
-_LIMITS = ("memory", "swap", "pids", "cpus", "cpu_time", "timeout", "disk", "inodes", "files", "output")
-
-
 def unenforced(spec: Spec, known: Mapping[str, Capability]) -> list[Capability]:
     """The limits of `spec` that nothing on this machine enforces."""
     missing = []
-    for name in _LIMITS:
-        capability = known.get(name)
-        if getattr(spec.limits, name) is not None and capability is not None and not capability.available:
+    for name in (field.name for field in dataclasses.fields(Limits)):
+        capability = known.get(name) if getattr(spec.limits, name) is not None else None
+        if capability is not None and not capability.available:
             missing.append(capability)
     for name in ("disk", "inodes") if spec.scratch is not None else ():
         if getattr(spec.limits, name) is not None:
             missing.append(Capability(name, False, "scratch replaces the tmpfs whose size is the limit", "leave scratch out"))
+    if spec.network is Network.HOST and spec.limits.bandwidth is not None:
+        missing.append(Capability("bandwidth", False, "network=host is no network of its own", "leave one of them out"))
     return missing
 
 

@@ -74,6 +74,8 @@ def _become_init(layout: Layout, order: Order, given: Descriptors, control: Cont
     ready = _make_root(layout, order)
     if order.has_loopback:
         network.raise_loopback()
+        if order.spec.limits.bandwidth is not None:
+            network.route(network.bandwidth(order.spec.limits.bandwidth))
     copy_files(layout)
     process.renew_descriptors({0, 1, 2, control.socket.fileno(), *given.all(), *ready, *layout.keep_descriptors})
     mounts.apply(layouts.hide_operations(order.spec))

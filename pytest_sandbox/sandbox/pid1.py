@@ -14,6 +14,7 @@ from pytest_sandbox._linux.proc import network_bytes, readable
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, Operation, ReadOnlyOp, WriteOp
 from pytest_sandbox.primitives.namespaces import fresh, maps
+from pytest_sandbox.primitives.network import bandwidth
 from pytest_sandbox.sandbox import layout as layouts
 from pytest_sandbox.sandbox.child import Order
 from pytest_sandbox.sandbox.layout import Layout
@@ -21,7 +22,7 @@ from pytest_sandbox.sandbox.layout import Layout
 #: The longest packet that is sent, in bytes: a sixth of what a socket takes by default.
 _LONGEST = 32 << 10
 _NUMBERS = struct.Struct("=3i")
-_LAST = struct.Struct("=iQQQ")
+_LAST = struct.Struct("=i5Q")
 _FAILED = struct.Struct("=ii")
 
 
@@ -59,8 +60,9 @@ class Recipe:
 
 _NAMES = {
     "m": "mount", "b": "show a socket", "d": "mkdir", "r": "mount_setattr", "w": "write", "h": "hide", "e": "pivot_root",
-    "p": "make mounts private", "l": "set the loopback device up", "v": "unshare a mount namespace", "o": "open",
-    "n": "open a netlink socket", "k": "send", "g": "drop privileges", "?": "make a sandbox",
+    "p": "make mounts private", "l": "set the loopback device up", "q": "limit the loopback device's bandwidth (tbf)",
+    "v": "unshare a mount namespace", "o": "open", "n": "open a netlink socket", "k": "send", "g": "drop privileges",
+    "?": "make a sandbox",
 }  # fmt: skip
 _NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts")
 
@@ -78,6 +80,8 @@ def recipe(layout: Layout, order: Order, sockets: Sequence[str]) -> Recipe:
     steps += [Step("e", (layout.root,))]
     if order.has_loopback:
         steps += [Step("l")]
+        if spec.limits.bandwidth is not None:
+            steps += [Step("q", (bandwidth(spec.limits.bandwidth).hex(),))]
     steps += map(_step, layouts.hide_operations(spec))
     for kind in namespaces:
         steps += [Step("v", (layouts.INNER_STORE,)) if scope and kind == "mnt" else Step("o", (f"/proc/self/ns/{kind}",))]
@@ -139,15 +143,25 @@ def failure(packet: bytes, recipe: Recipe | None) -> tuple[int | None, SetupErro
 class LastWords:
     """How main ended, who is left over, and what was used.
 
-    status: main's, as of wait(2). leaks: pids inside and command lines. cpu: seconds of all that init has reaped.
-    blocks: read and written, of 512 bytes. network: bytes received and sent over every interface that it saw.
+    status: main's, as of wait(2). leaks: pids inside and command lines. network: bytes received and sent over every interface
+    that it saw.
     """
 
     status: int | None = None
     leaks: list[tuple[int, str]] = dataclasses.field(default_factory=list)
-    cpu: float | None = None
-    blocks: tuple[int, int] | None = None
     network: tuple[int, int] | None = None
+    _reaped: tuple[int, ...] = ()
+
+    def reaped(self) -> dict[str, float]:
+        """By fields of Usage, what all that init has reaped has used: all but what was left over; getrusage(2)."""
+        if not self._reaped:
+            return {}
+        cpu, read, written, minor, major = self._reaped
+        # In blocks of 512 bytes, and microseconds.
+        return {
+            "cpu": cpu / 1e6, "bytes_read": 512 * read, "bytes_written": 512 * written, "faults": minor + major,
+            "major_faults": major,
+        }  # fmt: skip
 
     def hear(self, packet: bytes) -> None:
         """Take in one packet of those that pid 1 sends at the end."""
@@ -158,5 +172,5 @@ class LastWords:
             (pid,) = struct.unpack_from("=i", body)
             self.leaks.append((pid, readable(body[4:])))
         elif kind == b"x":
-            self.status, cpu, read, written = _LAST.unpack(body)
-            self.cpu, self.blocks = cpu / 1e6, (read, written)
+            self.status, *reaped = _LAST.unpack(body)
+            self._reaped = tuple(reaped)

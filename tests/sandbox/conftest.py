@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_sandbox import Limits, Result, Sandbox, Spec
+from pytest_sandbox.model.spec import MIB
 from pytest_sandbox.primitives.cgroup_layout import RUN_PREFIX, find_hierarchies
 
 
@@ -39,3 +45,47 @@ def nothing_is_left() -> Iterator[None]:
     assert cgroups() == []
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+#: Read or write so many bytes of a file on a disk, past the page cache, and say how long that took.
+DIRECT = """
+import mmap, os, sys, time
+path, kind, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+fd = os.open(path, os.O_DIRECT | (os.O_RDONLY if kind == "read" else os.O_WRONLY))
+buffer = mmap.mmap(-1, 1 << 16)
+began = time.monotonic()
+for offset in range(0, size, 1 << 16):
+    os.preadv(fd, [buffer], offset) if kind == "read" else os.pwritev(fd, [buffer], offset)
+print(time.monotonic() - began)
+"""
+
+
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """A file of 4 MiB that lies on a disk which the kernel can throttle."""
+    for place in map(Path, (tempfile.gettempdir(), "/var/tmp", os.getcwd())):
+        device = place.stat().st_dev
+        if Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").exists() and os.access(place, os.W_OK):
+            break
+    else:
+        pytest.skip("no directory for a test lies on a disk")
+    path = place / f"on-disk-{uuid.uuid4().hex}"
+    with path.open("wb") as file:
+        file.write(os.urandom(4 * MIB))
+        os.fsync(file.fileno())
+    yield path
+    path.unlink()
+
+
+def run_direct(path: Path, kind: str, size: int, **limits: Any) -> Result:
+    """Run DIRECT on a file that is let through."""
+    spec = Spec(limits=Limits(**limits), writable=(str(path),), asked=frozenset(limits))
+    result = Sandbox(spec).run([sys.executable, "-c", DIRECT, str(path), kind, str(size)])
+    assert result.ok, result.stderr
+    return result
+
+
+@pytest.fixture
+def direct() -> Callable[..., Result]:
+    """`run_direct`, for what cannot import it."""
+    return run_direct

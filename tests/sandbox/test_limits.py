@@ -1,4 +1,4 @@
-"""Limits that hold, limits that are refused, and figures that are true or None with a reason."""
+"""Limits that hold, and limits that are refused."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_sandbox import Limits, Network, Result, Sandbox, Spec, UnavailableError, capabilities
+from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.spec import MIB
-from pytest_sandbox.sandbox import bodies
 from pytest_sandbox.sandbox.host import unenforced
 
 PYTHON = sys.executable
@@ -54,8 +56,69 @@ def test_swap_is_bounded_with_memory() -> None:
     assert run(PYTHON, "-c", "b'x' * (200 << 20)", memory=64 * MIB, swap=0).usage.oom_kills
 
 
-@pytest.mark.parametrize(("name", "value"), [("memory", 64 * MIB), ("swap", 0), ("pids", 10), ("cpus", 0.5), ("cpu_time", 1.0)])
-def test_what_cannot_be_enforced_is_refused(name: str, value: float) -> None:
+@needs("memory_high")
+def test_memory_high_slows_down_and_kills_nobody() -> None:
+    """What is above it goes to swap or is waited for; how often is told."""
+    result = run(PYTHON, "-c", "held = b'x' * (60 << 20)", memory_high=40 * MIB, memory=200 * MIB)
+    assert result.ok
+    assert result.usage.memory_high_events
+
+
+@needs("cpuset")
+def test_cpuset() -> None:
+    """The CPUs are those, and no process can get at others."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    source = "import os\nprint(os.sched_getaffinity(0))\n"
+    source += "\n".join(f"try: os.sched_setaffinity(0, {{{cpu}}})\nexcept OSError as e: print(e.errno)" for cpu in others)
+    result = run(PYTHON, "-c", source, cpuset=str(first))
+    assert result.stdout.decode().splitlines() == [str({first}), *["22"] * len(others)], result.stderr
+
+
+@needs("cpuset")
+def test_cpuset_of_cpus_that_are_not_there() -> None:
+    """Version 2 would take it and mean something else."""
+    with pytest.raises(SetupError, match="CPU 8000 is not there"):
+        run("true", cpuset="0,8000")
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+@needs("io_read", "io_write", "io_read_ops", "io_write_ops")
+def test_io_is_throttled(on_disk: Path, direct: Callable[..., Result], kind: str) -> None:
+    """2 MiB at 1 MiB a second, and 32 operations at 16 a second, take time: by the limit, no matter what else there is to do."""
+    slow = direct(on_disk, kind, 2 * MIB, **{f"io_{kind}": MIB})
+    assert float(slow.stdout) > 1
+    slow = direct(on_disk, kind, 2 * MIB, **{f"io_{kind}_ops": 16})
+    assert float(slow.stdout) > 1
+
+
+@needs("bandwidth")
+def test_bandwidth() -> None:
+    """Of its own loopback device: what is above the rate waits."""
+    source = "import socket, time\na = socket.create_server(('127.0.0.1', 0))\nb = socket.create_connection(a.getsockname())\n"
+    source += "c, _ = a.accept()\nbegan = time.monotonic()\nimport threading\n"
+    source += "threading.Thread(target=lambda: b.sendall(bytes(1 << 19))).start()\nn = 0\n"
+    source += "while n < 1 << 19: n += len(c.recv(65536))\nprint(time.monotonic() - began)"
+    result = run(PYTHON, "-c", source, bandwidth=256 << 10)
+    assert result.ok, result.stderr
+    assert float(result.stdout) > 1  # 2 s, but for a burst of 128 KiB
+
+
+@needs("bandwidth")
+def test_bandwidth_of_a_network_that_is_not_its_own() -> None:
+    """Cannot be limited, and is refused."""
+    with pytest.raises(UnavailableError, match="bandwidth"):
+        run("true", network=Network.HOST, bandwidth=256 << 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("memory", 64 * MIB), ("memory_high", 64 * MIB), ("swap", 0), ("hugetlb", 0), ("pids", 10), ("cpus", 0.5),
+        ("cpuset", "0"), ("cpu_time", 1.0), ("io_read", MIB), ("io_write", MIB), ("io_read_ops", 100), ("io_write_ops", 100),
+        ("bandwidth", MIB),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_enforced_is_refused(name: str, value: float | str) -> None:
     """Before anything runs: what, why and the fix. Where it can be enforced, it is accepted."""
     spec = Spec(limits=dataclasses.replace(Limits(), **{name: value}), asked=frozenset({name}))  # type: ignore[arg-type]
     if capabilities()[name].available:
@@ -81,102 +144,6 @@ def test_scratch_has_no_size(tmp_path: Any) -> None:
         Sandbox(Spec(scratch=str(tmp_path), asked=frozenset({"disk"})))
 
 
-# -- usage -------------------------------------------------------------------------------------------------------------
-
-
-def test_none_has_a_reason_and_a_figure_has_none() -> None:
-    """Never 0 because nobody looked."""
-    usage = run("true").usage
-    for field in dataclasses.fields(usage):
-        if field.name != "missing":
-            assert (getattr(usage, field.name) is None) == (field.name in usage.missing), field.name
-    assert all(usage.missing.values())
-
-
-def test_of_what_was_killed_too() -> None:
-    """Init says nothing any more: what only it knows has a reason."""
-    usage = run("sleep", "60", timeout=0.2).usage
-    for field in dataclasses.fields(usage):
-        if field.name != "missing":
-            assert (getattr(usage, field.name) is None) == (field.name in usage.missing), field.name
-
-
-def test_wall_and_cpu() -> None:
-    """In seconds; also for a user without cgroups, by what init has reaped."""
-    usage = run(PYTHON, "-c", "import time\nwhile time.process_time() < 0.3: pass\ntime.sleep(0.2)").usage
-    assert 0.5 <= usage.wall < 5
-    assert usage.cpu is not None
-    assert 0.3 <= usage.cpu < 1
-
-
-def test_overlay() -> None:
-    """Bytes and files of what was written, and none for what was only read."""
-    usage = run("sh", "-c", "cat /etc/passwd > /dev/null").usage
-    assert (usage.overlay_bytes, usage.overlay_inodes) == (0, 0)
-    usage = run("sh", "-c", "mkdir /tmp/d; head -c 1000000 /dev/zero > /tmp/d/f").usage
-    assert usage.overlay_bytes is not None
-    assert 1_000_000 <= usage.overlay_bytes < 1_100_000
-    assert usage.overlay_inodes is not None
-    assert 2 <= usage.overlay_inodes <= 5
-
-
-@pytest.mark.needs("xattr")
-def test_overlay_in_scratch(tmp_path: Any) -> None:
-    """The same where the layer is a directory among others of a file system."""
-    limits = Limits(disk=None, inodes=None)
-    result = Sandbox(Spec(limits=limits, scratch=str(tmp_path))).run(["sh", "-c", "head -c 1000000 /dev/zero > /tmp/f"])
-    assert result.usage.overlay_bytes is not None
-    assert 1_000_000 <= result.usage.overlay_bytes < 1_100_000
-    assert [change.path for change in result.changes] == ["/tmp/f"]
-
-
-def test_network_bytes() -> None:
-    """What went over the loopback is counted, both ways; a network of its own that was not used is 0 by measurement."""
-    usage = run("true").usage
-    assert (usage.network_received, usage.network_sent) == (0, 0)
-    source = "import socket\na = socket.create_server(('127.0.0.1', 80))\nb = socket.create_connection(('127.0.0.1', 80))\n"
-    source += "c, _ = a.accept()\nb.sendall(bytes(100_000))\nn = 0\nwhile n < 100_000: n += len(c.recv(65536))"
-    source = source if os.geteuid() == 0 else source.replace("80", "8080")
-    result = run(PYTHON, "-c", source)
-    assert result.ok, result.stderr
-    assert result.usage.network_received is not None
-    assert result.usage.network_sent is not None
-    assert 100_000 < result.usage.network_sent == result.usage.network_received < 200_000
-
-
-def test_network_bytes_of_a_network_that_is_not_its_own() -> None:
-    """None, since others use it too."""
-    usage = run("true", network=Network.HOST).usage
-    assert usage.network_sent is None
-    assert usage.missing["network_sent"] == "it had no network of its own, but shared the one around it"
-
-
-@needs("memory")
-def test_memory_parts() -> None:
-    """Anonymous memory and files apart, as they stand when a function is done; the peak is above both."""
-    held: list[bytes] = []
-
-    def use() -> None:
-        held.append(b"x" * (40 << 20))
-        with open("/tmp/file", "wb") as file:
-            file.write(bytes(20 << 20))
-
-    usage = Sandbox()._make(bodies.function(use, (), {}))[0].usage
-    assert usage.memory_anon is not None
-    assert usage.memory_file is not None
-    assert 40 * MIB <= usage.memory_anon < 80 * MIB
-    assert 20 * MIB <= usage.memory_file < 40 * MIB
-    if usage.memory_peak is not None:
-        assert usage.memory_peak >= 60 * MIB
-
-
-@needs("memory")
-def test_memory_parts_of_what_ran_out_of_time() -> None:
-    """They are read before the kill."""
-    usage = run("sleep", "60", timeout=0.2).usage
-    assert usage.memory_anon
-
-
 def test_as_a_user_without_cgroups() -> None:
     """Processes, disk and time are bounded all the same; memory is refused; what is not known has a reason."""
     if os.geteuid() != 0:
@@ -191,7 +158,7 @@ def ending(call, **limits):
     try: Sandbox(Spec(limits=Limits(**limits), asked=frozenset(limits))).call(call)
     except CallError as error: return error.outcome.ending.name
     except UnavailableError as error: return "refused: " + error.capability
-def fill(): open("/tmp/x", "wb").write(bytes(1 << 22))
+def fill(): open("/tmp/pytest-sandbox-filled", "wb").write(bytes(1 << 22))
 print(ending(bomb, pids=20), ending(lambda: time.sleep(9), timeout=0.2), ending(fill, disk=1 << 20))
 print(ending(bomb, memory=1 << 26), "/", ending(bomb, cpu_time=1.0), "/", ending(bomb, cpus=1.0))
 usage = Sandbox().run(["true"]).usage

@@ -1,0 +1,216 @@
+"""Cgroups of machines that are not at hand: the pure tables and parsers, with the texts of their files of /proc."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from pytest_sandbox.model.spec import Limits
+from pytest_sandbox.primitives import cgroup_layout
+from pytest_sandbox.primitives.cgroup_controllers import (
+    CPU_V1,
+    CPU_V2,
+    CPUSET_V1,
+    HUGETLB_V1,
+    HUGETLB_V2,
+    IO_V1,
+    IO_V2,
+    MEMORY_V1,
+    MEMORY_V2,
+    PAGE,
+    ROLES,
+    THROTTLE_V1,
+    THROTTLE_V2,
+    Controller,
+    choose,
+    disks,
+    quota,
+)
+from pytest_sandbox.primitives.cgroup_layout import Hierarchy, Problem, explain, find_hierarchies
+
+HYBRID_CGROUP = "5:cpu,cpuacct:/\n4:memory:/docker/ab\n1:name=systemd:/\n0::/\n"
+HYBRID_MOUNTS = """\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 /docker/ab /sys/fs/cgroup/mem\\040ory rw,relatime - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate
+"""
+V2_MOUNT = "41 31 0:38 {} /sys/fs/cgroup {},relatime - cgroup2 cgroup2 rw,nsdelegate\n"
+
+
+def test_hybrid_layout() -> None:
+    """Each controller's own path, seen through a mount whose root is not /; named hierarchies are left out."""
+    cpu, memory, unified = find_hierarchies(HYBRID_CGROUP, HYBRID_MOUNTS)
+    assert (cpu.key, cpu.directory) == ("cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct")
+    assert (memory.directory, memory.path, memory.name) == ("/sys/fs/cgroup/mem ory", "/docker/ab", "v1 memory")
+    assert (unified.version, unified.directory) == (2, "/sys/fs/cgroup/unified")
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "directory"),
+    [
+        ("/", "/", "/sys/fs/cgroup"),
+        ("/user.slice/x.scope", "/", "/sys/fs/cgroup/user.slice/x.scope"),
+        ("/a/b", "/a", "/sys/fs/cgroup/b"),
+        ("/a/pytest-sandbox-controller-x", "/", "/sys/fs/cgroup/a"),
+        ("/pytest-sandbox-controller-x", "/", "/sys/fs/cgroup"),
+    ],
+)
+def test_v2_base(path: str, root: str, directory: str) -> None:
+    """Where run directories go: this process's cgroup, or the parent of a controller's leaf."""
+    (found,) = find_hierarchies(f"0::{path}\n", V2_MOUNT.format(root, "rw"))
+    assert (found.problem, found.directory) == (None, directory)
+
+
+@pytest.mark.parametrize(
+    ("path", "mounts", "reason"),
+    [
+        ("/../x", V2_MOUNT.format("/", "rw"), "/../x lies outside of its cgroup namespace"),
+        ("/ab", V2_MOUNT.format("/a", "rw"), "/sys/fs/cgroup shows /a of the v2 hierarchy; this process is in /ab"),
+        ("/", V2_MOUNT.format("/..", "rw"), "/sys/fs/cgroup shows /.. of the v2 hierarchy; this process is in /"),
+        ("/", "", "the v2 cgroup hierarchy is not mounted"),
+    ],
+)
+def test_v2_unusable(path: str, mounts: str, reason: str) -> None:
+    """A problem that says what is wrong, and a fix."""
+    (found,) = find_hierarchies(f"0::{path}\n", mounts)
+    assert found.problem
+    assert reason in found.problem.reason
+    assert found.problem.fix
+    assert found.directory == ""
+
+
+def test_a_writable_mount_is_preferred() -> None:
+    """Some containers show a read-only copy beside a writable one."""
+    mounts = V2_MOUNT.format("/", "rw").replace("/sys/fs", "/run") + V2_MOUNT.format("/", "ro")
+    (found,) = find_hierarchies("0::/\n", mounts)
+    assert found.directory == "/run/cgroup"
+
+
+def v2(problem: Problem | None = None) -> Hierarchy:
+    """A unified hierarchy."""
+    return Hierarchy(cgroup_layout.V2, "", frozenset(), "/", "" if problem else "/v2", problem=problem)
+
+
+def v1(*controllers: str) -> Hierarchy:
+    """A v1 hierarchy."""
+    return Hierarchy(cgroup_layout.V1, ",".join(controllers), frozenset(controllers), "/", "/v1")
+
+
+@pytest.mark.parametrize(
+    ("hierarchies", "unified", "chosen"),
+    [
+        pytest.param(
+            (v2(),),
+            "cpu io memory pids",
+            {"usage": "v2", "memory": "v2", "pids": "v2", "io": "v2", "cpu": "v2", "throttle": "v2"},
+            id="v2",
+        ),
+        pytest.param((v2(),), "memory pids", {"usage": "v2", "memory": "v2", "pids": "v2"}, id="delegated by systemd"),
+        pytest.param(
+            (v1("memory"), v1("pids"), v1("cpu", "cpuacct"), v2()),
+            "",
+            # Not v2, whose cpu.stat would do: to enter it costs each sandbox 10 ms (docs/internals/kill-and-cgroups.md).
+            {"usage": "v1 cpu,cpuacct", "memory": "v1 memory", "pids": "v1 pids", "cpu": "v1 cpu,cpuacct"},
+            id="hybrid",
+        ),
+        pytest.param(
+            (v1("memory"), v1("pids"), v2()),
+            "",
+            {"usage": "v2", "memory": "v1 memory", "pids": "v1 pids"},
+            id="hybrid without cpuacct",
+        ),
+        pytest.param(
+            (v1("memory"), v1("cpuacct"), v2()),
+            "pids",
+            {"usage": "v2", "memory": "v1 memory", "pids": "v2"},
+            id="hybrid with a controller on v2",
+        ),
+        pytest.param(
+            (v1("memory"), v1("cpu", "cpuacct"), v2(Problem("unmounted", "mount"))),
+            "",
+            {"usage": "v1 cpu,cpuacct", "memory": "v1 memory", "cpu": "v1 cpu,cpuacct"},
+            id="v1",
+        ),
+        pytest.param((v2(Problem("unmounted", "mount")),), "", {}, id="unusable"),
+        pytest.param((), "", {}, id="none"),
+    ],
+)
+def test_backends(hierarchies: tuple[Hierarchy, ...], unified: str, chosen: dict[str, str]) -> None:
+    """Which hierarchy plays which role; every role that none plays has a problem."""
+    choices, problems = choose(hierarchies, frozenset(unified.split()))
+    assert {role: choice.hierarchy.name for role, choice in choices.items()} == chosen
+    assert choices.keys() | problems.keys() == ROLES.keys()
+    assert not choices.keys() & problems.keys()
+
+
+@pytest.mark.parametrize(
+    ("controller", "limits", "expected"),
+    [
+        (MEMORY_V1, Limits(memory=100, swap=0), ["memory.limit_in_bytes=100", f"memory.memsw.limit_in_bytes={100 + PAGE}"]),
+        (MEMORY_V1, Limits(memory=100, swap=7), ["memory.limit_in_bytes=100", f"memory.memsw.limit_in_bytes={107 + PAGE}"]),
+        (MEMORY_V1, Limits(memory=100, swap=None), ["memory.limit_in_bytes=100"]),
+        (MEMORY_V1, Limits(memory=None, swap=0), ["memory.swappiness=0"]),
+        (MEMORY_V1, Limits(memory=None, swap=5), []),
+        (MEMORY_V2, Limits(memory=100, swap=0), ["memory.max=100", "memory.swap.max=0"]),
+        (MEMORY_V2, Limits(memory=None, swap=5), ["memory.swap.max=5"]),
+        (CPU_V1, Limits(cpus=0.5), ["cpu.cfs_period_us=100000", "cpu.cfs_quota_us=50000"]),
+        (CPU_V2, Limits(cpus=1.5), ["cpu.max=150000 100000"]),
+        (CPU_V2, Limits(), []),
+        (MEMORY_V2, Limits(memory=100, memory_high=50, swap=None), ["memory.max=100", "memory.high=50"]),
+        (MEMORY_V1, Limits(memory=100, memory_high=50, swap=None), ["memory.limit_in_bytes=100"]),
+        (CPUSET_V1, Limits(cpuset="0-1"), ["cpuset.cpus=0-1"]),
+        (HUGETLB_V2, Limits(), []),
+        (HUGETLB_V1, Limits(), []),
+        (
+            THROTTLE_V2,
+            Limits(io_read=7, io_write_ops=8),
+            [f"io.max={disk} {rule}" for rule in ("rbps=7", "wiops=8") for disk in disks()],
+        ),
+        (THROTTLE_V1, Limits(io_write=7), [f"blkio.throttle.write_bps_device={disk} 7" for disk in disks()]),
+    ],
+)
+def test_writes(controller: Controller, limits: Limits, expected: list[str]) -> None:
+    """What is written, in this order."""
+    assert [f"{write.file}={write.value}" for write in controller.writes(limits)] == expected
+
+
+@pytest.mark.parametrize(("cpus", "expected"), [(2, (200_000, 100_000)), (0.005, (5000, 1_000_000)), (1e-6, (1000, 1_000_000))])
+def test_quota_keeps_the_kernels_bounds(cpus: float, expected: tuple[int, int]) -> None:
+    """A quota is never below 1 ms, a period never above 1 s."""
+    assert quota(cpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("controller", "content", "expected"),
+    [
+        (IO_V2, b"254:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n8:0 rbytes=5 wbytes=1\n", [15, 21, 1, 2]),
+        (IO_V2, b"", [0, 0, 0, 0]),
+        (IO_V1, b"8:0 Read 4096\n8:0 Write 1\n8:0 Sync 9\n8:0 Total 4097\n8:16 Read 4\nTotal 4101\n", [4100, 1, 4100, 1]),
+    ],
+)
+def test_io_counts_add_up_over_devices(controller: Controller, content: bytes, expected: list[int]) -> None:
+    """Bytes read and written, and operations."""
+    assert [gauge.extract(content) for gauge in controller.gauges] == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "fix"),
+    [
+        (errno.EROFS, "read-only", "--cgroupns=private"),
+        (errno.EACCES, "not delegated", "Delegate=yes"),
+        (errno.EPERM, "not delegated", "Delegate=yes"),
+        (errno.EBUSY, "other processes", "alone in a cgroup"),
+        (errno.ENOENT, "does not have it", "subtree_control"),
+        (errno.ENOSPC, "No space left", "cgroup-v2.rst"),
+    ],
+)
+def test_reasons_name_the_errno_and_the_rule(code: int, reason: str, fix: str) -> None:
+    """Each errno that making a cgroup can give is a sentence, and something to do."""
+    problem = explain(OSError(code, os.strerror(code), "/v2/x"), v2())
+    assert reason in problem.reason
+    assert errno.errorcode[code] in problem.reason
+    assert fix in problem.fix

@@ -1,0 +1,304 @@
+"""Figures that are true, or None with a reason: programs that consume a known amount, and what is said of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_sandbox import Limits, Network, Result, Sandbox, Spec, Usage
+from pytest_sandbox.model.spec import MIB
+from pytest_sandbox.model.units import parse_size
+from pytest_sandbox.sandbox import bodies
+
+PYTHON = sys.executable
+
+
+def run(*argv: str, network: Network = Network.AUTO, **limits: Any) -> Result:
+    """Run a program in a sandbox with these limits."""
+    return Sandbox(Spec(limits=Limits(**limits), network=network, asked=frozenset(limits))).run(argv)
+
+
+def test_none_has_a_reason_and_a_figure_has_none() -> None:
+    """Never 0 because nobody looked."""
+    usage = run("true").usage
+    for field in dataclasses.fields(usage):
+        if field.name != "missing":
+            assert (getattr(usage, field.name) is None) == (field.name in usage.missing), field.name
+    assert all(usage.missing.values())
+
+
+def test_of_what_was_killed_too() -> None:
+    """Init says nothing any more: what only it knows has a reason."""
+    usage = run("sleep", "60", timeout=0.2).usage
+    for field in dataclasses.fields(usage):
+        if field.name != "missing":
+            assert (getattr(usage, field.name) is None) == (field.name in usage.missing), field.name
+
+
+def test_wall_and_cpu() -> None:
+    """In seconds; also for a user without cgroups, by what init has reaped."""
+    usage = run(PYTHON, "-c", "import time\nwhile time.process_time() < 0.3: pass\ntime.sleep(0.2)").usage
+    assert 0.5 <= usage.wall < 5
+    assert usage.cpu is not None
+    assert 0.3 <= usage.cpu < 1
+
+
+def test_overlay() -> None:
+    """Bytes and files of what was written, and none for what was only read."""
+    usage = run("sh", "-c", "cat /etc/passwd > /dev/null").usage
+    assert (usage.overlay_bytes, usage.overlay_inodes) == (0, 0)
+    usage = run("sh", "-c", "mkdir /tmp/d; head -c 1000000 /dev/zero > /tmp/d/f").usage
+    assert usage.overlay_bytes is not None
+    assert 1_000_000 <= usage.overlay_bytes < 1_100_000
+    assert usage.overlay_inodes is not None
+    assert 2 <= usage.overlay_inodes <= 5
+
+
+@pytest.mark.needs("xattr")
+def test_overlay_in_scratch(tmp_path: Any) -> None:
+    """The same where the layer is a directory among others of a file system."""
+    limits = Limits(disk=None, inodes=None)
+    result = Sandbox(Spec(limits=limits, scratch=str(tmp_path))).run(["sh", "-c", "head -c 1000000 /dev/zero > /tmp/f"])
+    assert result.usage.overlay_bytes is not None
+    assert 1_000_000 <= result.usage.overlay_bytes < 1_100_000
+    assert [change.path for change in result.changes] == ["/tmp/f"]
+
+
+def test_network_bytes() -> None:
+    """What went over the loopback is counted, both ways; a network of its own that was not used is 0 by measurement."""
+    usage = run("true").usage
+    assert (usage.network_received, usage.network_sent) == (0, 0)
+    source = "import socket\na = socket.create_server(('127.0.0.1', 80))\nb = socket.create_connection(('127.0.0.1', 80))\n"
+    source += "c, _ = a.accept()\nb.sendall(bytes(100_000))\nn = 0\nwhile n < 100_000: n += len(c.recv(65536))"
+    source = source if os.geteuid() == 0 else source.replace("80", "8080")
+    result = run(PYTHON, "-c", source)
+    assert result.ok, result.stderr
+    assert result.usage.network_received is not None
+    assert result.usage.network_sent is not None
+    assert 100_000 < result.usage.network_sent == result.usage.network_received < 200_000
+
+
+def test_network_bytes_of_a_network_that_is_not_its_own() -> None:
+    """None, since others use it too."""
+    usage = run("true", network=Network.HOST).usage
+    assert usage.network_sent is None
+    assert usage.missing["network_sent"] == "it had no network of its own, but shared the one around it"
+
+
+@pytest.mark.needs("memory")
+def test_memory_parts() -> None:
+    """Anonymous memory and files apart, as they stand when a function is done; the peak is above both."""
+    held: list[bytes] = []
+
+    def use() -> None:
+        held.append(b"x" * (40 << 20))
+        with open("/tmp/file", "wb") as file:
+            file.write(bytes(20 << 20))
+
+    usage = Sandbox()._make(bodies.function(use, (), {}))[0].usage
+    assert usage.memory_anon is not None
+    assert usage.memory_file is not None
+    assert 40 * MIB <= usage.memory_anon < 80 * MIB
+    assert 20 * MIB <= usage.memory_file < 40 * MIB
+    if usage.memory_peak is not None:
+        assert usage.memory_peak >= 60 * MIB
+
+
+@pytest.mark.needs("memory")
+def test_memory_parts_of_what_ran_out_of_time() -> None:
+    """They are read before the kill."""
+    usage = run("sleep", "60", timeout=0.2).usage
+    assert usage.memory_anon
+
+
+# -- against the truth -------------------------------------------------------------------------------------------------
+
+BEGIN = "import ctypes, mmap, os, sys, threading, time\n"
+
+
+def figures(source: str, *, writable: tuple[str, ...] = (), **limits: Any) -> Usage:
+    """What a program has used that runs this source after BEGIN."""
+    spec = Spec(limits=Limits(**limits), writable=writable, asked=frozenset(limits))
+    result = Sandbox(spec).run([PYTHON, "-I", "-c", BEGIN + source])
+    assert result.ok, result.stderr.decode()
+    return result.usage
+
+
+@functools.cache
+def nothing() -> Usage:
+    """What one has used that does nothing: of the two, the second, which finds everything in the page cache."""
+    figures("pass")
+    return figures("pass")
+
+
+def more(usage: Usage, name: str) -> float:
+    """How much more of something than by doing nothing; skips where it is not counted here, with the reason."""
+    if getattr(usage, name) is None:
+        pytest.skip(f"{name}: {usage.missing[name]}")
+    return float(getattr(usage, name) - getattr(nothing(), name))
+
+
+#: Pages of one's own, one by one: without huge pages, whose faults are few.
+ALLOCATE = """
+size = {size} << 20
+held = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+held.madvise(15)  # MADV_NOHUGEPAGE
+for offset in range(0, size, mmap.PAGESIZE): held[offset] = 1
+"""
+
+
+def test_peak() -> None:
+    """100 MiB that were touched, within 5 %."""
+    assert more(figures(ALLOCATE.format(size=100)), "memory_peak") == pytest.approx(100 * MIB, rel=0.05)
+
+
+def of_function(call: Callable[[], object]) -> Usage:
+    """What a function has used: what it holds is there when memory is looked at, as a program's is not."""
+    return Sandbox()._make(bodies.function(call, (), {}))[0].usage
+
+
+def test_anonymous_memory() -> None:
+    """100 MiB that are held to the end, within 5 %."""
+    held: list[bytes] = []
+    usage, idle = of_function(lambda: held.append(b"x" * (100 * MIB))), of_function(lambda: None)
+    if usage.memory_anon is None or idle.memory_anon is None:
+        pytest.skip(usage.missing["memory_anon"])
+    assert usage.memory_anon - idle.memory_anon == pytest.approx(100 * MIB, rel=0.05)
+
+
+def test_memory_of_files() -> None:
+    """50 MiB written to the layer are 50 MiB of memory and of the layer, both within 5 %."""
+    usage = of_function(lambda: Path("/tmp/pytest-sandbox-written").write_bytes(bytes(50 * MIB)))
+    assert usage.overlay_bytes == pytest.approx(50 * MIB, rel=0.05)
+    if usage.memory_file is None:
+        pytest.skip(usage.missing["memory_file"])
+    assert usage.memory_file == pytest.approx(50 * MIB, rel=0.05)
+
+
+def test_memory_of_the_kernel() -> None:
+    """200 threads have 200 stacks in the kernel, of 16 KiB each at least: it is told apart."""
+
+    def threads() -> None:
+        for _ in range(200):
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+    many, none = of_function(threads), of_function(lambda: None)
+    if many.memory_kernel is None or none.memory_kernel is None:
+        pytest.skip(many.missing["memory_kernel"])
+    assert many.memory_kernel - none.memory_kernel >= 200 * (16 << 10)
+
+
+def test_faults() -> None:
+    """One for each page that was touched, within 5 %."""
+    assert more(figures(ALLOCATE.format(size=100)), "faults") == pytest.approx(100 * MIB / os.sysconf("SC_PAGESIZE"), rel=0.05)
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_cpu(processes: int) -> None:
+    """600 ms, of one process or of four that are gone, within 5 %: by the clock that the kernel bills."""
+    source = f"""
+import resource
+def spin():
+    until = time.process_time() + 0.6 / {processes}
+    while time.process_time() < until: pass
+if {processes} == 1: spin()
+else:
+    for _ in range({processes}):
+        if os.fork() == 0: spin(); os._exit(0)
+    for _ in range({processes}): os.wait()
+"""
+    assert more(figures(source), "cpu") == pytest.approx(0.6, rel=0.05)
+
+
+@pytest.mark.needs("cpus")
+def test_throttled() -> None:
+    """Who wants one CPU and has a quarter waits three quarters of the time."""
+    usage = figures("until = time.process_time() + 0.25\nwhile time.process_time() < until: pass", cpus=0.25)
+    assert usage.throttled is not None
+    assert usage.throttled > 0.25
+
+
+@pytest.mark.needs("pids")
+def test_processes() -> None:
+    """Of 30 at once 30, and of threads too; what a limit refused is counted."""
+    fork = "pids = [os.fork() or time.sleep(60) for _ in range(30)]\nfor pid in pids: os.kill(pid, 9)\nfor _ in pids: os.wait()"
+    assert more(figures(fork), "pids_peak") == 30
+    threads = "end = threading.Event()\nfor _ in range(30): threading.Thread(target=end.wait).start()\nend.set()"
+    assert more(figures(threads), "pids_peak") == 30
+    refuse = "try:\n    while True: threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    usage = figures(refuse + "except RuntimeError: pass", pids=20)
+    if usage.pids_max_events is None:
+        pytest.skip(usage.missing["pids_max_events"])
+    assert usage.pids_max_events == 1
+    if usage.pids_peak is not None:
+        assert usage.pids_peak == 20
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+def test_disk(on_disk: Path, direct: Callable[..., Result], kind: str) -> None:
+    """2 MiB past the page cache, in operations of 64 KiB, within 5 %."""
+    usage, idle = direct(on_disk, kind, 2 * MIB).usage, direct(on_disk, kind, 0).usage
+    name, operations = {"read": ("bytes_read", "reads"), "write": ("bytes_written", "writes")}[kind]
+    done = getattr(usage, name) - getattr(idle, name)
+    assert done == pytest.approx(2 * MIB, rel=0.05)
+    if getattr(usage, operations) is not None:
+        assert getattr(usage, operations) - getattr(idle, operations) == pytest.approx(32, rel=0.05)
+
+
+@pytest.mark.needs("memory")
+def test_events_without_an_end() -> None:
+    """Page cache over the limit is given back: the limit was met, the peak is the limit, and nobody was killed."""
+    source = "for n in range(4): open('/dev/shm/%d' % n, 'wb').write(bytes(8 << 20)); os.unlink('/dev/shm/%d' % n)"
+    usage = figures(source, memory=64 * MIB)
+    assert usage.oom_kills == 0
+    assert not usage.memory_max_events
+    if usage.memory_peak is not None:
+        assert 8 * MIB <= usage.memory_peak <= 64 * MIB
+
+
+@pytest.mark.needs("cpuset")
+def test_stalls() -> None:
+    """Two that want the same CPU: one of them waits at any time, for as long as both are there."""
+    source = """
+for _ in range(2):
+    if os.fork() == 0:
+        until = time.process_time() + 0.5
+        while time.process_time() < until: pass
+        os._exit(0)
+for _ in range(2): os.wait()
+"""
+    usage = figures(source, cpuset=str(min(os.sched_getaffinity(0))))
+    if usage.cpu_stalled is None:
+        pytest.skip(usage.missing["cpu_stalled"])
+    assert usage.cpu_stalled > 0.4
+
+
+@pytest.mark.needs("memory")
+def test_a_scope_is_billed_apart(pytester: pytest.Pytester) -> None:
+    """What a fixture of the session holds is the scope's: a test that only reads it has next to nothing."""
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture(scope="session")
+        def held(): return b"x" * (100 << 20)
+        @pytest.mark.parametrize("n", range(2))
+        def test_reads(held, n): assert held[n << 20] == 120
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-usage", "--junitxml=out.xml")
+    result.assert_outcomes(passed=2)
+    rows = [line.split() for line in result.outlines if line.endswith("[scope] session") or "::test_reads" in line]
+    sizes = {row[-1]: parse_size(row[2]) for row in rows if row[2][-1] in "kMG"}
+    if "session" not in sizes:
+        pytest.skip("no peak is measured here")
+    assert sizes["session"] == pytest.approx(100 * MIB, rel=0.3)  # with pytest's own pages that it wrote to
+    assert all((size or 0) < 30 * MIB for name, size in sizes.items() if name != "session")
+    assert len(sizes) == 3
