@@ -118,4 +118,4 @@ def _listeners(parent: Running, wanted: Network) -> tuple[tuple[str, ...], bool]
         return (), False
     unix = proc.unix_listeners(parent.pid or "self")
     paths = tuple(dict.fromkeys((*parent.sockets, *(_resolved(path) for path in unix if path.startswith("/")))))
-    return paths, wanted is Network.SHARED or serves_network(parent.below.netlink, unix)
+    return paths, wanted is Network.SHARED or serves_network(parent.below.netlink, unix, parent.pid or "self")

@@ -59,7 +59,7 @@ def test_swap_is_bounded_with_memory() -> None:
 @needs("memory_high")
 def test_memory_high_slows_down_and_kills_nobody() -> None:
     """What is above it goes to swap or is waited for; how often is told."""
-    result = run(PYTHON, "-c", "held = b'x' * (60 << 20)", memory_high=40 * MIB, memory=200 * MIB)
+    result = run(PYTHON, "-c", "held = b'x' * (40 << 20)", memory_high=40 * MIB, memory=200 * MIB)
     assert result.ok
     assert result.usage.memory_high_events
 

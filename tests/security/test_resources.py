@@ -77,7 +77,8 @@ def memfd():
     for _ in range(600):
         os.write(fd, b"x" * (8 << 20))
 def mapped():
-    with mmap.mmap(-1, 4800 << 20) as area:
+    # MAP_NORESERVE: a machine with less memory would refuse it at once.
+    with mmap.mmap(-1, 4800 << 20, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x4000) as area:
         for at in range(0, 4800 << 20, 8 << 20):
             area[at : at + (8 << 20)] = b"x" * (8 << 20)
 def child():
