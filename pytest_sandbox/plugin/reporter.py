@@ -17,6 +17,7 @@ from _pytest.runner import CallInfo
 
 from pytest_sandbox.plugin import junit, reports
 from pytest_sandbox.plugin.settling import INSIDE
+from pytest_sandbox.sandbox.bodies import errno_of
 from pytest_sandbox.sandbox.wire import Channel
 
 _HOOKS = ("pytest_runtest_logstart", "pytest_runtest_logreport", "pytest_runtest_logfinish", "pytest_warning_recorded")
@@ -44,7 +45,7 @@ class Reporter:
             _end_fork(call)
         reports.merge_sections(item)
         if call.excinfo is not None:
-            number = _errno_of(call.excinfo.value)
+            number = errno_of(call.excinfo.value)
             if number:
                 self._channel.send({"op": "errno", "errno": number})
 
@@ -83,17 +84,6 @@ def _end_fork(call: CallInfo[None]) -> NoReturn:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(0 if call.excinfo is None else 1)
-
-
-def _errno_of(error: BaseException | None, deepest: int = 10) -> int:
-    """The number of the OSError that it is, or that stands behind it; 0 for none."""
-    for _ in range(deepest):
-        if error is None:
-            break
-        if isinstance(error, OSError) and error.errno:
-            return error.errno
-        error = error.__cause__ or error.__context__
-    return 0
 
 
 def silence_foreign_hooks(reporter: Reporter, config: pytest.Config) -> None:

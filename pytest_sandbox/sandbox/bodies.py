@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import faulthandler
 import os
 import sys
@@ -108,8 +109,7 @@ def _call(inside: Inside, call: Callable[..., Any], args: Sequence[Any], kwargs:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException as error:
         text = "".join(traceback.format_exception_only(error)).strip()
-        number = (error.errno or 0) if isinstance(error, OSError) else 0
-        inside.channel.send({"op": "raised", "text": text, "traceback": traceback.format_exc(), "errno": number})
+        inside.channel.send({"op": "raised", "text": text, "traceback": traceback.format_exc(), "errno": errno_of(error)})
         return 1
     return 0
 
@@ -128,6 +128,19 @@ def value_of(frame: Mapping[str, Any] | None, outcome: Outcome) -> Any:  # noqa:
         return values.unpack(frame.get("value"))
     except ValueError as error:
         raise CallError(str(error), outcome) from error
+
+
+def errno_of(error: BaseException | None, deepest: int = 10) -> int:
+    """The number of the OSError that it is, or that stands behind it; 0 for none."""
+    for _ in range(deepest):
+        if error is None:
+            break
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        if isinstance(error, RuntimeError) and str(error) == "can't start new thread":  # how threading puts it
+            return errno.EAGAIN
+        error = error.__cause__ or error.__context__
+    return 0
 
 
 def outcome_to_frame(outcome: Outcome) -> dict[str, Any]:
