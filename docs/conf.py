@@ -68,7 +68,10 @@ def options_table() -> str:
 
 def units_list() -> str:
     """The forms that each kind of value takes, in the words of the error messages."""
-    forms = {"SIZE": units.SIZE_FORMS, "SECONDS": units.SECONDS_FORMS, "COUNT": units.COUNT_FORMS, "CPUS": units.FRACTION_FORMS}
+    forms = {
+        "SIZE": units.SIZE_FORMS, "SECONDS": units.SECONDS_FORMS, "COUNT": units.COUNT_FORMS, "CPUS": units.FRACTION_FORMS,
+        "LIST": units.CPUS_FORMS,
+    }  # fmt: skip
     return "\n\n".join(f"{metavar}\n: {text}" for metavar, text in forms.items()) + "\n"
 
 

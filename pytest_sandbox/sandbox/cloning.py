@@ -14,7 +14,7 @@ import time
 
 from pytest_sandbox._linux import proc
 from pytest_sandbox._linux.sockdiag import serves_network
-from pytest_sandbox.model.errors import SetupError
+from pytest_sandbox.model.errors import SetupError, UnavailableError
 from pytest_sandbox.model.spec import Network, Spec
 from pytest_sandbox.sandbox import pid1
 from pytest_sandbox.sandbox.layout import DEEPEST, Layout
@@ -54,8 +54,9 @@ class Cloning:
             running.sockets, shares = _listeners(parent, running.order.spec.network)
             running.order = dataclasses.replace(running.order, shares_network=shares)
             if shares and _is_wider(parent, running.order.spec):
-                text = "bandwidth: it shares the network around it, which has not got that limit. Fix: set it for the whole run "
-                running.problem = SetupError("limit", text + "(--sandbox-bandwidth), or network='loopback'", errno.EOPNOTSUPP)
+                why = "the test shares the network of the scope around it, which has not got that limit"
+                fix = "--sandbox-bandwidth for the whole run, or network='loopback' for the test"
+                running.problem = UnavailableError("the limit bandwidth", why, fix)
                 return
             running.recipe = self._recipe(running)
             parent.below.clones[parent.below.cloned] = running

@@ -11,6 +11,7 @@ from pytest_sandbox.model.units import (
     format_seconds,
     format_size,
     parse_count,
+    parse_cpus,
     parse_fraction,
     parse_seconds,
     parse_size,
@@ -161,3 +162,18 @@ def test_what_is_shown_can_be_typed() -> None:
         assert parse_seconds(format_seconds(number)) == pytest.approx(number, rel=0.006)
         if number >= 1:
             assert parse_size(format_size(int(number))) == pytest.approx(int(number), rel=0.006)
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"), [("0", "0"), (3, "3"), ("0-3,8", "0-3,8"), ("8, 2,1,0-1", "0-2,8"), ("none", None), (None, None)]
+)
+def test_cpus(text: object, parsed: str | None) -> None:
+    """In order, and without overlaps."""
+    assert parse_cpus(text) == parsed
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "3-1", "0,,1", "99999", "8192", "1.5", True, 1.5, [0]])
+def test_no_cpus(text: object) -> None:
+    """What is no list of CPUs."""
+    with pytest.raises(SpecError, match="is not a list of CPUs"):
+        parse_cpus(text)

@@ -163,3 +163,25 @@ def test_network_of_a_run(pytester: pytest.Pytester, network: str) -> None:
     os.environ |= {"NETWORK": network, "HOST": str(os.listdir("/sys/class/net"))}
     result = pytester.runpytest_subprocess("--sandbox", f"--sandbox-network={network}")
     result.assert_outcomes(passed=1)
+
+
+@pytest.mark.needs("bandwidth")
+def test_bandwidth_of_a_scope(pytester: pytest.Pytester) -> None:
+    """A test that shares its scope's network has the scope's limit; one of its own, which is smaller, cannot be had there."""
+    pytester.makepyfile(
+        """
+        import pytest, socket
+        @pytest.fixture(scope="session")
+        def server():
+            with socket.create_server(("127.0.0.1", 0)) as listening: yield listening
+        @pytest.mark.sandbox(bandwidth="64k")
+        def test_own(server): pass
+        @pytest.mark.sandbox(bandwidth="1M")
+        def test_wider(server): pass
+        @pytest.mark.sandbox(bandwidth="64k", network="loopback")
+        def test_alone(server): pass
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-bandwidth=256k")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*the limit bandwidth is not available here: the test shares the network of the scope*Fix: *"])
