@@ -16,7 +16,8 @@ from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.model.units import cpus_in, format_cpus
 from pytest_sandbox.primitives import cgroup_files as files
-from pytest_sandbox.primitives.cgroup_controllers import LIMIT_ROLES, ROLES, Choice, Gauge
+from pytest_sandbox.primitives.cgroup_controllers import LIMIT_ROLES, ROLES, Choice
+from pytest_sandbox.primitives.cgroup_gauges import Gauge
 from pytest_sandbox.primitives.cgroup_layout import V1, V2, Problem
 
 

@@ -13,7 +13,9 @@ Directories are flat, and the same in every hierarchy that the sandbox needs:
     <own cgroup>/pytest-sandbox-<run>/<sandbox>/
 
 cgroup_layout       where this process is: /proc parsed; reasons and fixes        (pure)
-cgroup_controllers  what each controller is told and asked; who plays which role  (pure)
+cgroup_limits       what controllers are told: files and values of each limit
+cgroup_gauges       what they are asked: files, and how to find a figure there    (pure)
+cgroup_controllers  the controllers of both versions; who plays which role        (pure)
 cgroup_files        read, write, kill, remove by path
 cgroup_delegation   run directories; subtree_control on v2
 cgroup_member       one sandbox's cgroup

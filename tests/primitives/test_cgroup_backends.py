@@ -19,16 +19,14 @@ from pytest_sandbox.primitives.cgroup_controllers import (
     IO_V2,
     MEMORY_V1,
     MEMORY_V2,
-    PAGE,
     ROLES,
     THROTTLE_V1,
     THROTTLE_V2,
     Controller,
     choose,
-    disks,
-    quota,
 )
 from pytest_sandbox.primitives.cgroup_layout import Hierarchy, Problem, explain, find_hierarchies
+from pytest_sandbox.primitives.cgroup_limits import PAGE, disks, quota
 
 HYBRID_CGROUP = "5:cpu,cpuacct:/\n4:memory:/docker/ab\n1:name=systemd:/\n0::/\n"
 HYBRID_MOUNTS = """\
