@@ -24,7 +24,7 @@ def register(config: pytest.Config, settings: resolve.Settings) -> None:
         )
     known = host.capabilities()
     try:
-        host.refuse_missing(sorted(settings.require), known)
+        host.refuse_missing(("platform", *sorted(settings.require)), known)
         if not settings.degrade:
             host.refuse(settings.base.spec, known)
     except UnavailableError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import os
 import sys
@@ -202,10 +203,22 @@ def capabilities() -> Capabilities:
     return Capabilities()
 
 
+_PLATFORM_FIX = (
+    "Linux 5.12 or newer, such as of Debian 12, Ubuntu 22.04 or RHEL 9; in a container with such a kernel: docker run "
+    "--security-opt seccomp=unconfined"
+)
+
+
 def _platform() -> Capability:
-    if sys.platform == "linux":
-        return Capability("platform", True, f"Linux {os.uname().release}")
-    return Capability("platform", False, f"{sys.platform} has no namespaces", "run the tests on Linux, or with --no-sandbox")
+    if sys.platform != "linux":
+        return Capability("platform", False, f"{sys.platform} has no namespaces", "run the tests on Linux, or with --no-sandbox")
+    release = f"Linux {os.uname().release}"
+    try:
+        syscalls.mount_setattr(-1, Attr.RDONLY)  # the newest call without which there is no sandbox
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return Capability("platform", False, f"{release} has no mount_setattr(2), for read-only views", _PLATFORM_FIX)
+    return Capability("platform", True, release)
 
 
 def _native() -> Capability:

@@ -45,7 +45,7 @@ class Supervisor:
         self._name = name
         self._count = 0
         self._launchers: list[int] = []
-        host.refuse_missing(("native",), host.capabilities())
+        host.refuse_missing(("platform", "native"), host.capabilities())
         with contextlib.ExitStack() as undo:
             for fd in _fill_standard_descriptors():
                 undo.callback(os.close, fd)
