@@ -104,7 +104,8 @@ class Spec:
 
     writable: absolute paths whose changes go through to the machine. hide: absolute paths that are empty
     inside. scratch: an existing directory for what is written, instead of a tmpfs. asked: names of limits
-    that a user set on purpose: where one of these cannot be enforced, making the sandbox is refused.
+    that a user set on purpose: where one of these cannot be enforced, making the sandbox is refused; "scratch"
+    where it was said, be it that there is none.
     """
 
     limits: Limits = Limits()

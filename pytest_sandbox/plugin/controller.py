@@ -24,7 +24,7 @@ def register(config: pytest.Config, settings: resolve.Settings) -> None:
         )
     known = host.capabilities()
     try:
-        host.refuse_missing(sorted(settings.require), known)
+        host.refuse_missing(("platform", *sorted(settings.require)), known)
         if not settings.degrade:
             host.refuse(settings.base.spec, known)
     except UnavailableError as error:
@@ -37,9 +37,10 @@ class Controller:
 
     def __init__(self, config: pytest.Config, settings: resolve.Settings, known: Mapping[str, host.Capability]) -> None:
         self.config = config
-        self.settings = settings
+        self._given = settings
+        self.settings = dataclasses.replace(settings, base=self._settled(settings.base, known))
         self.known = known
-        self.book = Book(config, settings)
+        self.book = Book(config, self.settings)
         self.ledger = Ledger()
         config.pluginmanager.register(self.ledger, "sandbox-ledger")
 
@@ -54,7 +55,10 @@ class Controller:
             return None  # pytest's own says so
         if not session.items:
             return True
-        plans = [self.settings.base, *resolve.plans(session.items, self.settings)]
+        plans = [self._given.base, *resolve.plans(session.items, self._given)]
+        # Items without a marker go on to have one plan.
+        changed = {plan: self._settled(plan, self.known) for plan in set(plans)}
+        plans = [changed[plan] for plan in plans]
         base, *self.plans = let_through(self.config, session.items, plans)
         self.settings = dataclasses.replace(self.settings, base=base)
         self._refuse(session.items)
@@ -62,6 +66,10 @@ class Controller:
         with Walk(session, self.plans, self.settings, self.book, self.ledger) as walk:
             walk.all()
         return True
+
+    @staticmethod
+    def _settled(plan: resolve.Plan, known: Mapping[str, host.Capability]) -> resolve.Plan:
+        return dataclasses.replace(plan, spec=host.settled(plan.spec, known))
 
     def _refuse(self, items: Sequence[pytest.Item]) -> None:
         for plan, item in dict(zip(self.plans, items, strict=True)).items():

@@ -238,4 +238,5 @@ def _at_most(own: Spec, frame: Frame) -> Spec:
     if not isinstance(hide, (list, tuple)) or len(hide) > _MOST_HIDDEN or not all(map(_is_plain_path, hide)):
         raise SpecError(f"hide is no list of at most {_MOST_HIDDEN} absolute paths")
     names = frozenset(name for name in asked if asked[name] is not None)
-    return dataclasses.replace(own, limits=limits, network=network, hide=(*own.hide, *hide), asked=names)
+    scratch = None if names & {"disk", "inodes"} else own.scratch  # only a tmpfs has such a limit
+    return dataclasses.replace(own, limits=limits, network=network, hide=(*own.hide, *hide), scratch=scratch, asked=names)

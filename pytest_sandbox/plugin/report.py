@@ -14,6 +14,7 @@ from _pytest.fixtures import FixtureDef
 from _pytest.nodes import Node
 
 from pytest_sandbox.model.outcome import Ending, Outcome, Usage
+from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.model.units import format_seconds, format_size
 from pytest_sandbox.plugin import resolve, stacks
 from pytest_sandbox.plugin.options import BY_NAME
@@ -43,6 +44,14 @@ class _Row:
     kind: str
 
 
+def _where_layers_are(spec: Spec, attributes: host.Capability) -> str:
+    """The header's line on a kernel whose tmpfs has no user attributes."""
+    if spec.scratch is None:
+        return f"sandbox: NOT COMPLETE: {attributes.reason}. Fix: {attributes.fix}"
+    line = f"sandbox: NOT COMPLETE: tests write to {spec.scratch}, wider fixtures to a tmpfs: {attributes.reason}"
+    return line if "scratch" in spec.asked else f"{line}. --sandbox-scratch=none keeps tests on the tmpfs, with limits of disk"
+
+
 class Book:
     """Everything that is said about the run's sandboxes."""
 
@@ -68,8 +77,8 @@ class Book:
             asked = " (asked for, but --sandbox-degrade)" if capability.name in spec.asked else ""
             lines.append(f"sandbox: NOT ENFORCED: {capability.name}{asked}: {capability.reason}")
         attributes = known.get("xattr")
-        if attributes is not None and not attributes.available and spec.scratch is None:
-            lines.append(f"sandbox: NOT COMPLETE: {attributes.reason}. Fix: {attributes.fix}")
+        if attributes is not None and not attributes.available:
+            lines.append(_where_layers_are(spec, attributes))
         return lines
 
     def add_test(self, item: pytest.Item, done: list[pytest.TestReport], outcome: Outcome, *, shares_network: bool) -> None:

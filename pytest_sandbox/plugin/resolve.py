@@ -53,11 +53,6 @@ class Settings:
     doctor: bool
     base: Plan
 
-    @property
-    def scratch(self) -> str | None:
-        """The run's directory for what tests write, absolute; None for a tmpfs. A marker may say otherwise."""
-        return self.base.spec.scratch
-
 
 _LIMITS: Final = frozenset(field.name for field in dataclasses.fields(Limits))
 # The limits that the tmpfs of the uppers enforces, by its size= and nr_inodes= (tmpfs(5)).
@@ -272,7 +267,8 @@ def _over(base: Plan, given: Mapping[str, Any]) -> Plan:
         base.spec,
         limits=dataclasses.replace(base.spec.limits, **limits),
         # A limit that was lifted needs nothing of the machine.
-        asked=base.spec.asked.difference(limits).union(name for name, value in limits.items() if value is not None),
+        asked=base.spec.asked.difference(limits).union(name for name, value in limits.items() if value is not None)
+        | ({"scratch"} & given.keys()),
         writable=_joined(base.spec.writable, given.get("writable", ())),
         hide=_joined(base.spec.hide, given.get("hide", ())),
         **{name: given[name] for name in ("network", "scratch", "keep") if name in given},

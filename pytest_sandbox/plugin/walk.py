@@ -49,7 +49,7 @@ class Walk:
             config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # or each child makes its own
         keeps = settling.keeps_terminal(config)
         world = inside.World(session, self._units, ledger, keeps_terminal=keeps)
-        self._supervisor = _supervisor(settings, self._units, settling.kept_descriptors(config, keeps=keeps))
+        self._supervisor = _supervisor(self._units, settling.kept_descriptors(config, keeps=keeps))
         self._tree = Tree(world, self._supervisor, settings, book, self._units)
         self._line: deque[Telling] = deque()
         self._ahead: deque[Telling] = deque()
@@ -223,12 +223,10 @@ def _leading_units(order: Sequence[Unit | int]) -> list[Unit]:
     return [entry for entry in order[:end] if isinstance(entry, Unit)]
 
 
-def _supervisor(settings: resolve.Settings, units: Sequence[Unit], keep: tuple[int, ...]) -> Supervisor:
-    writable = dict.fromkeys(path for unit in units for path in unit.spec.writable)
+def _supervisor(units: Sequence[Unit], keep: tuple[int, ...]) -> Supervisor:
     name = f"{os.getpid()}-{secrets.token_hex(4)}"
-    scratch = settings.scratch and os.path.join(settings.scratch, f"pytest-sandbox-{name}")
     try:
-        layout = host.make_layout(host.find_identity(), writable, scratch)
+        layout = host.make_layout(host.find_identity(), name, [unit.spec for unit in units])
         return Supervisor(name, dataclasses.replace(layout, keep_descriptors=keep))
     except (OSError, SandboxError) as error:
         raise pytest.UsageError(f"--sandbox: {error}") from error

@@ -79,7 +79,7 @@ def fill_of(running: Running, layout: Layout) -> upper.Fill | None:
     """How much it wrote; None before it has a layer."""
     if running.layer is None:
         return None
-    if scratch_of(layout, running.name, scope=running.order.scope) is not None:
+    if scratch_of(layout, running.order.spec, running.name, scope=running.order.scope) is not None:
         return upper.fill_by_walking(running.layer, layout.plan.trees)
     return upper.fill(running.layer, running.own_inodes)
 
@@ -88,7 +88,7 @@ def changes_of(running: Running, layout: Layout, below: tuple[int, ...]) -> tupl
     """What it wrote, and whether that is cut."""
     if running.layer is None:
         return (), False
-    scratch = scratch_of(layout, running.name, scope=running.order.scope)
+    scratch = scratch_of(layout, running.order.spec, running.name, scope=running.order.scope)
     fill = upper.fill(running.layer, running.own_inodes) if scratch is None else None
     if fill is not None and fill.inodes == 0:
         return (), False

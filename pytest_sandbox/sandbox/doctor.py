@@ -23,9 +23,9 @@ def try_sandbox() -> Capability:
 
     listener = _Nobody()
     try:
-        layout = make_layout(find_identity())
-        with Supervisor(f"doctor-{os.getpid()}-{secrets.token_hex(4)}", layout) as supervisor:
-            running = supervisor.start_root(Spec(limits=Limits(timeout=20.0)), lambda _: 0, listener)
+        spec, name = Spec(limits=Limits(timeout=20.0)), f"doctor-{os.getpid()}-{secrets.token_hex(4)}"
+        with Supervisor(name, make_layout(find_identity(), name, [spec])) as supervisor:
+            running = supervisor.start_root(spec, lambda _: 0, listener)
             supervisor.run_while(lambda: not running.ended)
     except OSError as error:
         return Capability("sandbox", False, str(error), "see the lines above")

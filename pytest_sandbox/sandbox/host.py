@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import os
 import sys
@@ -89,8 +90,10 @@ def _id_map_root() -> None:
         os.waitpid(holder, 0)
 
 
-def make_layout(identity: Identity, writable: Iterable[str] = (), scratch: str | None = None) -> Layout:
-    """The layout of a run; `scratch` is the run's own directory, not made yet."""
+def make_layout(identity: Identity, name: str = "", specs: Iterable[Spec] = ()) -> Layout:
+    """The layout of the run `name`, whose sandboxes are to be as `specs` say. No directory is made yet."""
+    specs = tuple(specs)
+    scratches = dict.fromkeys(spec.scratch for spec in specs if spec.scratch is not None)
     entries = proc.visible(proc.mounts())
     plan = overlay.plan_for_user(entries, _places()) if identity is Identity.USER else overlay.plan_for_root(entries)
     return Layout(
@@ -101,11 +104,11 @@ def make_layout(identity: Identity, writable: Iterable[str] = (), scratch: str |
         plan=plan,
         masked=mounts.existing(mounts.MASKED),
         read_only=mounts.existing(mounts.READ_ONLY),
-        writable=tuple(dict.fromkeys(writable)),
+        writable=tuple(dict.fromkeys(path for spec in specs for path in spec.writable)),
         place=_place() + ("" if identity is Identity.USER else "/in"),
         last_capability=process.last_capability(),
         cwd=_cwd(),
-        scratch_path=scratch,
+        scratches=tuple((path, os.path.join(os.path.realpath(path), f"pytest-sandbox-{name}")) for path in scratches),
         files=tuple((path, _content(path)) for path in plan.files),
     )
 
@@ -202,10 +205,22 @@ def capabilities() -> Capabilities:
     return Capabilities()
 
 
+_PLATFORM_FIX = (
+    "Linux 5.12 or newer, such as of Debian 12, Ubuntu 22.04 or RHEL 9; in a container with such a kernel: docker run "
+    "--security-opt seccomp=unconfined"
+)
+
+
 def _platform() -> Capability:
-    if sys.platform == "linux":
-        return Capability("platform", True, f"Linux {os.uname().release}")
-    return Capability("platform", False, f"{sys.platform} has no namespaces", "run the tests on Linux, or with --no-sandbox")
+    if sys.platform != "linux":
+        return Capability("platform", False, f"{sys.platform} has no namespaces", "run the tests on Linux, or with --no-sandbox")
+    release = f"Linux {os.uname().release}"
+    try:
+        syscalls.mount_setattr(-1, Attr.RDONLY)  # the newest call without which there is no sandbox
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return Capability("platform", False, f"{release} has no mount_setattr(2), for read-only views", _PLATFORM_FIX)
+    return Capability("platform", True, release)
 
 
 def _native() -> Capability:
@@ -265,6 +280,36 @@ _ALONE: Mapping[str, Callable[[], Capability]] = {
 }  # fmt: skip
 
 
+#: File systems that take user attributes and the upper layer of an overlay, and are no memory.
+_DISKS = ("ext4", "xfs", "btrfs")
+#: Limits that only a tmpfs enforces.
+_OF_TMPFS = frozenset(("disk", "inodes"))
+
+
+@functools.cache
+def find_scratch() -> str | None:
+    """Among temporary files, a directory for layers that is no tmpfs; None where there is none."""
+    entries = proc.visible(proc.mounts())
+    for path in dict.fromkeys(map(os.path.realpath, (tempfile.gettempdir(), "/var/tmp"))):
+        around = [entry for entry in entries if f"{path}/".startswith(f"{entry.point.rstrip('/')}/")]
+        if max(around, key=lambda entry: len(entry.point)).fstype not in _DISKS:
+            continue
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=path) as file:
+            os.setxattr(file.fileno(), "user.overlay.probe", b"1")
+            return path
+    return None
+
+
+def settled(spec: Spec, known: Mapping[str, Capability]) -> Spec:
+    """`spec` as it is to be on this machine: where a tmpfs has no user attributes, layers lie on a disk.
+
+    Not so where a scratch, or none, was asked for, nor where a limit was that only a tmpfs enforces.
+    """
+    if spec.scratch is not None or spec.asked & (_OF_TMPFS | {"scratch"}) or known["xattr"].available:
+        return spec
+    return dataclasses.replace(spec, scratch=find_scratch())
+
+
 def _from_cgroups(*, rare: bool) -> dict[str, Capability]:
     found = {}
     with contextlib.closing(Janitor()) as janitor:
@@ -288,7 +333,7 @@ def unenforced(spec: Spec, known: Mapping[str, Capability]) -> list[Capability]:
         capability = known.get(name) if getattr(spec.limits, name) is not None else None
         if capability is not None and not capability.available:
             missing.append(capability)
-    for name in ("disk", "inodes") if spec.scratch is not None else ():
+    for name in sorted(_OF_TMPFS) if spec.scratch is not None else ():
         if getattr(spec.limits, name) is not None:
             missing.append(Capability(name, False, "scratch replaces the tmpfs whose size is the limit", "leave scratch out"))
     if spec.network is Network.HOST and spec.limits.bandwidth is not None:
@@ -315,3 +360,4 @@ def refuse_missing(required: Sequence[str], known: Mapping[str, Capability]) -> 
 
 os.register_at_fork(after_in_child=capabilities.cache_clear)
 os.register_at_fork(after_in_child=find_identity.cache_clear)
+os.register_at_fork(after_in_child=find_scratch.cache_clear)

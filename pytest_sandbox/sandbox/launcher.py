@@ -61,8 +61,7 @@ def _clone_trees(layout: Layout) -> dict[str, int]:
     mounts.make_private()
     clones = {f"base/{index}": syscalls.open_tree(tree.path) for index, tree in enumerate(layout.plan.trees)}
     clones |= {f"rw/{index}": syscalls.open_tree(path) for index, path in enumerate(layout.writable)}
-    if layout.scratch_path:
-        clones["scratch"] = syscalls.open_tree(layout.scratch_path)
+    clones |= {f"scratch/{index}": syscalls.open_tree(path) for index, (_, path) in enumerate(layout.scratches)}
     place = layout.place.removesuffix("/in")
     mounts.tmpfs(place).apply()
     for name in ("in", "base", "rw", "scratch"):

@@ -4,6 +4,7 @@
       store/base/<tree>     read-only clones of the machine's trees
       store/L<depth>/       one layer a sandbox of the chain: u/<tree> and w/<tree> (upper and work directories)
       store/rw/<n>          the paths that tests may really change
+      store/scratch/<n>     directories on disks, where layers lie that are no tmpfs
       store/dev             a /dev that is bound into every sandbox, read-only
       store/hidden/         an unmasked proc and sysfs, covered: without them the kernel lets no child mount its own
       root/                 where the next root is mounted before it is entered
@@ -37,9 +38,9 @@ class Layout:
     """All that must be known to make the sandboxes of one depth.
 
     depth: of the sandboxes to be made. place: where whoever makes them finds the store (docstring of the module).
-    writable: the paths behind store/rw, by index. cwd: where every sandbox starts. scratch_path: this run's directory
-    below the spec's `scratch`. files: what is mounted file by file, with its content. keep_descriptors: of the
-    controller's, those that go inside as they are.
+    writable: the paths behind store/rw, by index. cwd: where every sandbox starts. scratches: what specs call `scratch`,
+    and this run's own directory below that, behind store/scratch, by index. files: what is mounted file by file, with
+    its content. keep_descriptors: of the controller's, those that go inside as they are.
     """
 
     identity: Identity
@@ -54,7 +55,7 @@ class Layout:
     last_capability: int
     cwd: str
     depth: int = 0
-    scratch_path: str | None = None
+    scratches: tuple[tuple[str, str], ...] = ()
     files: tuple[tuple[str, bytes], ...] = ()
     keep_descriptors: tuple[int, ...] = ()
 
@@ -129,19 +130,20 @@ def _target(operation: Operation) -> str:
     return operation.path if isinstance(operation, (MkdirOp, HideOp, WriteOp)) else operation.target
 
 
-def scratch_of(layout: Layout, name: str, *, scope: bool) -> str | None:
-    """The directory below `scratch` that is a sandbox's layer, as the machine calls it; None where a tmpfs is.
+def scratch_of(layout: Layout, spec: Spec, name: str, *, scope: bool) -> str | None:
+    """The directory below `spec.scratch` that is a sandbox's layer, as the machine calls it; None where a tmpfs is.
 
     A scope's never is: a layer below others may not lie within another one (ELOOP, ovl_check_overlapping_layers), and the
     tree of the file system that scratch is on is such another one.
     """
-    return None if layout.scratch_path is None or scope else f"{layout.scratch_path}/{name}"
+    return None if spec.scratch is None or scope else f"{dict(layout.scratches)[spec.scratch]}/{name}"
 
 
 def layer_mount(layout: Layout, spec: Spec, name: str, *, scope: bool) -> Operation:
     """Where this sandbox's writes go: a tmpfs of the disk limit's size, or its own directory below `scratch`."""
-    if scratch_of(layout, name, scope=scope) is not None:
-        return bind(f"{layout.store}/scratch/{name}", layout.layer)
+    if spec.scratch is not None and not scope:
+        index = [asked for asked, _ in layout.scratches].index(spec.scratch)
+        return bind(f"{layout.store}/scratch/{index}/{name}", layout.layer)
     inodes = spec.limits.inodes
     if inodes is not None:
         inodes += own_inodes(layout.plan.trees)
@@ -166,6 +168,7 @@ def root_operations(layout: Layout, spec: Spec, name: str, *, scope: bool, share
         # capabilities over a cgroup namespace: none may be made but this sandbox's own.
         operations.append(WriteOp(f"{root}/proc/sys/user/max_cgroup_namespaces", "1"))
     operations += mounts.masks(root, layout.masked, layout.read_only)
+    operations += [mounts.hide(root, own, is_dir=True) for _, own in layout.scratches]  # other sandboxes' layers
     operations += _let_through(layout, spec, root)
     if scope:
         operations += _store_for_children(layout, root)

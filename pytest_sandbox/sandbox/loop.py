@@ -323,7 +323,8 @@ class Loop:
                 self._finish(child)  # it was never made, and nobody is left to make it
 
     def _remove_scratch(self, running: Running) -> None:
-        if (own := scratch_of(self._layout, running.name, scope=running.order.scope)) is not None:
+        order = running.order
+        if (own := scratch_of(self._layout, order.spec, order.name, scope=order.scope)) is not None:
             remove_or_warn(own)
 
     def layers_below(self, running: Running) -> tuple[int, ...]:

@@ -21,11 +21,13 @@ _OVERHEAD = 256
 class Outbox:
     """Frames for a non-blocking socket, in order, each with its descriptors on its first byte.
 
-    closed: nothing is sent until `open`, since nobody is there yet who would know what to make of it.
+    closed: nothing is sent until `open`, since nobody is there yet who would know what to make of it. most: how many bytes may
+    wait, but for a single frame that is longer.
     """
 
-    def __init__(self, sock: socket.socket, *, closed: bool = False) -> None:
+    def __init__(self, sock: socket.socket, *, closed: bool = False, most: int = LONGEST) -> None:
         self._closed = closed
+        self._most = most
         self._socket = sock
         self._frames: deque[tuple[memoryview, tuple[int, ...]]] = deque()
         self._size = 0
@@ -45,7 +47,7 @@ class Outbox:
     def put(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
         """Send a frame, at once if there is room; the caller may close the descriptors. Raises WireError past the bound."""
         data = memoryview(encode(frame))
-        if self._size and self._size + len(data) > LONGEST:
+        if self._size and self._size + len(data) > self._most:
             raise WireError(f"it does not read: {self._size} bytes wait for it")
         sent = 0 if self._frames or self._closed else self._send(data, descriptors)
         if sent < len(data):

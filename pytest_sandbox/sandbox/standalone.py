@@ -28,7 +28,7 @@ class Sandbox:
     """
 
     def __init__(self, spec: Spec | None = None) -> None:
-        self.spec = spec or Spec()
+        self.spec = host.settled(spec or Spec(), host.capabilities())
         host.refuse(self.spec, host.capabilities())
 
     def run(
@@ -55,8 +55,7 @@ class Sandbox:
     def _make(self, body: Body) -> tuple[Result, Frame | None]:
         listener = _Listener()
         name = f"{os.getpid()}-{secrets.token_hex(4)}"
-        scratch = self.spec.scratch and os.path.join(self.spec.scratch, f"pytest-sandbox-{name}")
-        layout = host.make_layout(host.find_identity(), self.spec.writable, scratch)
+        layout = host.make_layout(host.find_identity(), name, [self.spec])
         with Supervisor(name, layout) as supervisor:
             running = supervisor.start_root(self.spec, body, listener, scope=False)
             supervisor.run_while(lambda: not running.ended)

@@ -52,8 +52,8 @@ def _clone_for_user(layout: Layout) -> dict[str, int]:
             syscalls.mount_setattr(clones[f"/base/{index}"], Attr.RDONLY, recursive=True)
     for index, path in enumerate(layout.writable):
         clones[f"/rw/{index}"] = syscalls.open_tree(path, recursive=True)
-    if layout.scratch_path:
-        clones["/scratch"] = syscalls.open_tree(layout.scratch_path, recursive=True)
+    for index, (_, path) in enumerate(layout.scratches):
+        clones[f"/scratch/{index}"] = syscalls.open_tree(path, recursive=True)
     return clones
 
 

@@ -45,7 +45,7 @@ class Supervisor:
         self._name = name
         self._count = 0
         self._launchers: list[int] = []
-        host.refuse_missing(("native",), host.capabilities())
+        host.refuse_missing(("platform", "native"), host.capabilities())
         with contextlib.ExitStack() as undo:
             for fd in _fill_standard_descriptors():
                 undo.callback(os.close, fd)
@@ -53,10 +53,10 @@ class Supervisor:
             undo.callback(self._loop.close)
             self._janitor = Janitor()
             undo.callback(self._janitor.close)
-            if layout.scratch_path:
-                self._janitor.watch("directory", layout.scratch_path)
-                _make_scratch(layout.scratch_path)
-                undo.callback(remove_or_warn, layout.scratch_path)
+            for _, path in layout.scratches:
+                self._janitor.watch("directory", path)
+                _make_scratch(path)
+                undo.callback(remove_or_warn, path)
             self._cgroups = CgroupRun.open(name, announce=self._janitor.watch_cgroups)
             undo.callback(self._cgroups.close)
             self._undo = undo.pop_all()
@@ -126,7 +126,7 @@ class Supervisor:
         cgroup = self._cgroups.create(name, spec.limits, leaf=self._layout.identity is not Identity.MAPPED)
         count_pids = "pids" in cgroup.unenforced and self._layout.identity is Identity.USER
         given, inner, control, talk = make_descriptors(self._owner)
-        if (own := scratch_of(self._layout, name, scope=scope)) is not None:
+        if (own := scratch_of(self._layout, spec, name, scope=scope)) is not None:
             os.mkdir(own, 0o755)
         user, last = self._layout.identity is Identity.USER, self._layout.last_capability
         keep = () if user else tuple(process.ROOT_CAPABILITIES)

@@ -1,11 +1,12 @@
-"""Runs a command as root of a User-Mode Linux guest, on a kernel and with cgroups that the machine itself does not have.
+"""Runs a command as root of a guest, on a kernel and with cgroups that the machine itself does not have.
 
-    python tests/vm/guest.py [--kernel FILE] [--cgroups v2|v1|hybrid|none] [--show DIR ...] [--memory 2G] [--seconds 600] COMMAND
+    python tests/vm/guest.py [--kernel FILE | --qemu VERSION] [--cgroups v2|v1|hybrid|none] [--show DIR ...] [--disk SIZE] COMMAND
 
 Needs no KVM and no image: the guest sees the tree of the host below a layer in its memory, and what it writes is gone when it
 ends. It has /tmp, /var/tmp, /run, /dev and /dev/shm for itself; `--show` lets a directory of the host's be seen there. The
 command's output and exit status are this program's; 125 is a guest's that did not get so far, and 124 one's whose time ran out.
-Debian: apt-get install user-mode-linux kmod iproute2. Imports only the standard library.
+Which kernels there are, and what each takes: uml.py, qemu.py. Debian: apt-get install iproute2, and e2fsprogs for `--disk`.
+Imports only the standard library and what lies beside it.
 """
 
 from __future__ import annotations
@@ -13,90 +14,73 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import random
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import kernels
+from machine import INIT, GuestError, Machine
+from qemu import Qemu
+from uml import UserModeLinux
 
 CGROUPS = ("v2", "v1", "hybrid", "none")
 NO_GUEST, NO_TIME = 125, 124
-_INIT = Path(__file__).resolve().with_name("init.sh")
 #: How often the guest's output is looked at, in seconds.
 _INTERVAL = 0.1
-
-
-class GuestError(Exception):
-    """No guest can be booted; the text says why, and what to change."""
-
-
-def default_kernel() -> Path:
-    """What Debian calls the kernel."""
-    found = shutil.which("linux.uml") or shutil.which("linux")
-    if found is None:
-        raise GuestError("there is no User-Mode Linux here. Fix: apt-get install user-mode-linux kmod, or --kernel FILE")
-    return Path(found)
 
 
 def run(
     command: Sequence[str],
     *,
-    kernel: Path,
+    machine: Machine,
     cgroups: str = "v2",
     show: Sequence[Path] = (),
     memory: str = "2G",
+    disk: str | None = None,
     seconds: float = 600,
     tell: Callable[[str], object] = sys.stdout.write,
 ) -> int:
-    """Boot, run, power off; the command's exit status, NO_GUEST or NO_TIME. tell: called with its output, as it comes."""
+    """Boot, run, power off; the command's exit status, NO_GUEST or NO_TIME.
+
+    disk: the size of an ext4 that is mounted at /var/tmp. tell: called with the command's output, as it comes.
+    """
     with tempfile.TemporaryDirectory(prefix="guest-") as directory:
         job = Path(directory)
         (job / "command").write_text(f"cd {shlex.quote(os.getcwd())}\n{shlex.join(command)}\n", encoding="utf-8")
         (job / "output").touch()
-        argv = [*_one_processor(), *_arguments(kernel, job, cgroups, show, memory)]
+        image = job / "disk" if disk else None
+        if disk and image:
+            _make_disk(image, disk)
+        shown = ",".join(map(os.fspath, [*show, *machine.show]))
+        words = [f"init={INIT}", "quiet", "panic=-1", f"job={job}", f"cgroups={cgroups}", *([f"show={shown}"] if shown else [])]
+        argv = machine.argv(words, memory=memory, job=job, disk=image)
         with (job / "console").open("wb") as console, (job / "output").open(encoding="utf-8", errors="replace") as output:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True)
             try:
                 in_time = _follow(process, output.read, tell, time.monotonic() + seconds)
             finally:
                 _end(process)
-        if not in_time:
-            tell(f"guest.py: ended after {seconds:.0f} s\n")
-            return NO_TIME
-        try:
-            return int((job / "status").read_text(encoding="ascii"))
-        except (OSError, ValueError):
-            tell("guest.py: the guest did not get so far. Its console:\n")
-            tell((job / "console").read_text(encoding="utf-8", errors="replace")[-4000:])
-            return NO_GUEST
+        if in_time:
+            with contextlib.suppress(OSError, ValueError):
+                return int((job / "status").read_text(encoding="ascii"))
+        tell(f"guest.py: {'the guest did not get so far' if in_time else f'ended after {seconds:.0f} s'}. Its console:\n")
+        tell((job / "console").read_text(encoding="utf-8", errors="replace")[-4000:])
+        return NO_GUEST if in_time else NO_TIME
 
 
-def _arguments(kernel: Path, job: Path, cgroups: str, show: Sequence[Path], memory: str) -> list[str]:
-    version = subprocess.run([kernel, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    options = subprocess.run([kernel, "--help"], capture_output=True, text=True, check=False).stdout
-    modules = Path("/usr/lib/uml/modules", version)
-    return [
-        os.fspath(kernel),
-        f"mem={memory}",
-        *("rootfstype=hostfs", "rootflags=/", "ro", f"init={_INIT}", "quiet", "panic=-1", "con=null", "con0=null,fd:1"),
-        f"job={job}",
-        f"cgroups={cgroups}",
-        *([f"show={','.join(map(os.fspath, show))}"] if show else []),
-        *([f"modules={modules}"] if modules.is_dir() else []),
-        # Newer kernels: faster than ptrace, and needed for more than one processor.
-        *(["seccomp=on"] if "\nseccomp=" in options else []),
-    ]
-
-
-def _one_processor() -> list[str]:
-    """A guest of one processor is two to four times slower where the host moves it about."""
-    if shutil.which("taskset") is None:
-        return []
-    return ["taskset", "-c", str(random.choice(sorted(os.sched_getaffinity(0))))]
+def _make_disk(image: Path, size: str) -> None:
+    """A file with an empty ext4, which takes room only as it is filled."""
+    make = shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if make is None:
+        raise GuestError("there is no mkfs.ext4 here. Fix: apt-get install e2fsprogs")
+    made = subprocess.run([make, "-q", image, size], capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise GuestError(f"a disk of size {size}: {made.stderr.strip()}")
 
 
 def _follow(process: subprocess.Popen[bytes], read: Callable[[], str], tell: Callable[[str], object], until: float) -> bool:
@@ -117,28 +101,49 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say which kernel; `machines` reads them."""
+    parser.add_argument("--kernel", type=Path, help="a User-Mode Linux; Debian's by default")
+    parser.add_argument("--qemu", metavar="VERSION", help="a kernel of Debian's under QEMU in its place, such as 6.12")
+    parser.add_argument("--kernels", type=Path, metavar="DIR", help="where those are kept; a temporary one by default")
+
+
+@contextlib.contextmanager
+def machines(options: argparse.Namespace) -> Iterator[list[Machine]]:
+    """The kinds of guest that the options name; of `--qemu` several, with commas. Kernels are there as long as the context."""
+    with contextlib.ExitStack() as stack:
+        if options.qemu is None:
+            yield [UserModeLinux(options.kernel)]
+            return
+        cache = options.kernels or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernels-")))
+        yield [Qemu(kernels.fetch(version, cache.resolve())) for version in options.qemu.split(",")]
+
+
 def main() -> int:
     """Run a command in a guest; its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernel", type=Path, help="a User-Mode Linux; Debian's by default")
+    add_machine_options(parser)
     parser.add_argument("--cgroups", choices=CGROUPS, default="v2")
     parser.add_argument("--show", type=Path, action="append", default=[], metavar="DIR")
     parser.add_argument("--memory", default="2G")
+    parser.add_argument("--disk", metavar="SIZE", help="an ext4 of this size at /var/tmp, such as 512M")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     command = options.command[options.command[:1] == ["--"] :]
     if not command:
         parser.error("which command?")
-    return run(
-        command,
-        kernel=options.kernel or default_kernel(),
-        cgroups=options.cgroups,
-        show=options.show,
-        memory=options.memory,
-        seconds=options.seconds,
-        tell=lambda text: print(text, end="", flush=True),
-    )
+    with machines(options) as (machine, *_):
+        return run(
+            command,
+            machine=machine,
+            cgroups=options.cgroups,
+            show=options.show,
+            memory=options.memory,
+            disk=options.disk,
+            seconds=options.seconds,
+            tell=lambda text: print(text, end="", flush=True),
+        )
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 #
 # It is run twice: on the root that the kernel mounted, which is the host's tree and read-only, and again on the overlay over it.
 # From the kernel's command line: job=DIRECTORY (of the host: has `command`, gets `output` and `status`), show=DIRECTORIES of the
-# host (with commas) that are below a directory that the guest has for itself, cgroups=v2|v1|hybrid|none, modules=DIRECTORY.
+# host (with commas) that are below a directory that the guest has for itself, cgroups=v2|v1|hybrid|none, modules=DIRECTORY,
+# disk=DEVICE (an ext4).
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.UTF-8
 
 read_arguments() {
 	mount -t proc proc /proc
-	eval "$(tr ' ' '\n' </proc/cmdline | grep -E '^(job|show|cgroups|modules)=[-_./,[:alnum:]]*$')"
+	eval "$(tr ' ' '\n' </proc/cmdline | grep -E '^(job|show|cgroups|modules|disk)=[-_./,[:alnum:]]*$')"
 }
 
 on_the_host_tree() {
@@ -39,8 +40,13 @@ mount_file_systems() {
 	done
 	# The kernel loads what it needs by itself (IPv6, sock_diag for UDP), if it finds it.
 	[ -z "$modules" ] || { mkdir -p /lib/modules && ln -sfn "$modules" "/lib/modules/$(uname -r)"; }
+	[ -z "$disk" ] || { mount -t ext4 "$disk" /var/tmp && chmod 1777 /var/tmp; }
 	mkdir -p "$job"
-	mount -t hostfs -o "$job" none "$job"
+	if grep -qw hostfs /proc/filesystems; then # User-Mode Linux
+		mount -t hostfs -o "$job" none "$job"
+	else # QEMU
+		mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 job "$job"
+	fi
 	mount --make-rprivate /
 	umount -l /.host
 }

@@ -1,6 +1,7 @@
 """Runs the suite in guests whose kernel and cgroups this machine does not have.
 
-    python tests/vm/suite.py [--kernel FILE] [--cgroups v2,v1,hybrid,none] [--seconds 3600] [arguments of tests/run.py]
+    python tests/vm/suite.py [--kernel FILE | --qemu VERSION,...] [--cgroups v2,v1,hybrid,none] [--disk SIZE] [--seconds 3600]
+        [arguments of tests/run.py]
 
 Installs the package into one virtual environment, which every guest sees, and runs tests/run.py in one guest after the other.
 What a guest is, and what it takes, is in guest.py. Imports only the standard library, scripts/ and what lies beside it.
@@ -9,6 +10,7 @@ What a guest is, and what it takes, is in guest.py. Imports only the standard li
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import sys
 import time
@@ -18,46 +20,49 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import guest
 import workplace
+from machine import GuestError
 from workplace import CHECKOUT, Identity
 
 
 def main() -> int:
     """Run the suite in each kind of guest; the first exit status that is not 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernel", type=Path, help="a User-Mode Linux; Debian's by default")
+    guest.add_machine_options(parser)
     parser.add_argument("--cgroups", default="v2", help=f"of {', '.join(guest.CGROUPS)}; several with commas")
     parser.add_argument("--memory", default="4G", help="of each guest; a test of the wire takes more than 1G")
+    parser.add_argument("--disk", metavar="SIZE", help="an ext4 of this size at /var/tmp of each guest")
     parser.add_argument("--seconds", type=float, default=3600, help="for each guest")
     options, arguments = parser.parse_known_args()
-    kernel = options.kernel or guest.default_kernel()
     results = []
-    with workplace.temporary() as place:
+    with workplace.temporary() as place, guest.machines(options) as machines:
         everyone = [Identity("the caller"), workplace.ordinary_user()]
         inside = workplace.make_test_venv(everyone, place / "venv")
-        for cgroups in options.cgroups.split(","):
-            print(f"\n==== a guest with cgroups: {cgroups}", flush=True)
+        command = [str(inside), str(CHECKOUT / "tests" / "run.py"), f"--venv={place / 'venv'}", *arguments]
+        for machine, cgroups in itertools.product(machines, options.cgroups.split(",")):
+            name = f"{machine.name}, cgroups {cgroups}"
+            print(f"\n==== a guest: {name}", flush=True)
             began = time.monotonic()
-            command = [str(inside), str(CHECKOUT / "tests" / "run.py"), f"--venv={place / 'venv'}", *arguments]
             status = guest.run(
                 command,
-                kernel=kernel,
+                machine=machine,
                 cgroups=cgroups,
                 show=[place, *([CHECKOUT] if CHECKOUT.is_relative_to("/tmp") else [])],
                 memory=options.memory,
+                disk=options.disk,
                 seconds=options.seconds,
                 tell=lambda text: print(text, end="", flush=True),
             )
-            results.append((cgroups, status, time.monotonic() - began))
+            results.append((name, status, time.monotonic() - began))
     print()
-    for cgroups, status, took in results:
-        print(f"guest with cgroups {cgroups}: exit status {status}, {took:.0f} s", flush=True)
+    for name, status, took in results:
+        print(f"{name}: exit status {status}, {took:.0f} s", flush=True)
     return next((status for _, status, _ in results if status), 0)
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (workplace.WorkplaceError, guest.GuestError) as problem:
+    except (workplace.WorkplaceError, GuestError) as problem:
         sys.exit(f"suite.py: {problem}")
     except subprocess.CalledProcessError as error:
         sys.exit(f"suite.py: {error}")
