@@ -26,6 +26,7 @@ from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.telling import Telling
 from pytest_sandbox.plugin.tree import Tree
 from pytest_sandbox.sandbox import host
+from pytest_sandbox.sandbox.scratch import path_of
 from pytest_sandbox.sandbox.supervisor import Supervisor
 
 #: How many sandboxes are made ready while one runs: to make one takes longer than a short test.
@@ -226,7 +227,7 @@ def _leading_units(order: Sequence[Unit | int]) -> list[Unit]:
 def _supervisor(settings: resolve.Settings, units: Sequence[Unit], keep: tuple[int, ...]) -> Supervisor:
     writable = dict.fromkeys(path for unit in units for path in unit.spec.writable)
     name = f"{os.getpid()}-{secrets.token_hex(4)}"
-    scratch = settings.scratch and os.path.join(settings.scratch, f"pytest-sandbox-{name}")
+    scratch = settings.scratch and path_of(settings.scratch, name)
     try:
         layout = host.make_layout(host.find_identity(), writable, scratch)
         return Supervisor(name, dataclasses.replace(layout, keep_descriptors=keep))

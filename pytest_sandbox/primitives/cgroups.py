@@ -10,14 +10,14 @@
 
 Directories are flat, and the same in every hierarchy that the sandbox needs:
 
-    <own cgroup>/pytest-sandbox-<run>/<sandbox>/
+    <own cgroup>/pytest-sandbox-run-<run>/<sandbox>/
 
 cgroup_layout       where this process is: /proc parsed; reasons and fixes        (pure)
 cgroup_controllers  what each controller is told and asked; who plays which role  (pure)
 cgroup_files        read, write, kill, remove by path
 cgroup_delegation   run directories; subtree_control on v2
 cgroup_member       one sandbox's cgroup
-cgroup_run          the run; the janitor's `remove_run`
+cgroup_run          the run; the janitor's `remove_run`; what killed runs have left
 cgroup_probe        what can be enforced here, by trying
 cgroup_oom          whom the OOM killer chose, by the kernel's log
 """

@@ -14,6 +14,7 @@ from pytest_sandbox.sandbox import bodies, host
 from pytest_sandbox.sandbox.bodies import Result
 from pytest_sandbox.sandbox.child import Body
 from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.scratch import path_of
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
 
@@ -55,7 +56,7 @@ class Sandbox:
     def _make(self, body: Body) -> tuple[Result, Frame | None]:
         listener = _Listener()
         name = f"{os.getpid()}-{secrets.token_hex(4)}"
-        scratch = self.spec.scratch and os.path.join(self.spec.scratch, f"pytest-sandbox-{name}")
+        scratch = self.spec.scratch and path_of(self.spec.scratch, name)
         layout = host.make_layout(host.find_identity(), self.spec.writable, scratch)
         with Supervisor(name, layout) as supervisor:
             running = supervisor.start_root(self.spec, body, listener, scope=False)
