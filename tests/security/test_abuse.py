@@ -1,6 +1,7 @@
 """Sandboxes misused in every way, many of them in one run: each verdict is right, and the machine is as before.
 
-With `--abuse 100` each way a hundred times; `--abuse-seed` for the very order, or moments, that a failed test names. As root and as a user, and in guests:
+With `--abuse 100` each way a hundred times; `--abuse-seed` for the very order, or moments, that a failed test names. As root
+and as a user, and in guests:
 
     python tests/run.py tests/security/test_abuse.py --abuse 100
     python tests/vm/suite.py --cgroups v2,none tests/security/test_abuse.py --abuse 10
