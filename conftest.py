@@ -1,5 +1,6 @@
 """The suite's own plugins, and the mark of what a test needs. `pytester` can only be asked for here, in the root conftest."""
 
+import os
 import signal
 
 import pytest
@@ -11,6 +12,13 @@ pytest_plugins = ["pytester"]
 # A shell that starts the suite in the background has it ignore SIGINT, and so whatever the tests start, and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long to abuse sandboxes: a suite that is run often does so briefly."""
+    parser.addoption("--abuse", type=int, default=1, metavar="N", help="repeat each of tests/security/test_abuse.py N times")
+    seed = int.from_bytes(os.urandom(4), "big")
+    parser.addoption("--abuse-seed", type=int, default=seed, metavar="SEED", help="what that draws lots by")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -5,11 +5,12 @@ Documentation/admin-guide/cgroup-v2.rst):
 
     base/                              base/                                    subtree_control: memory pids
       cgroup.procs: pytest      ->       pytest-sandbox-controller-NAME/          cgroup.procs: pytest
-                                         pytest-sandbox-NAME/                     subtree_control: memory pids
+                                         pytest-sandbox-run-NAME/                 subtree_control: memory pids
                                            one directory a sandbox
 
 A process that finds itself in such a leaf already (an xdist worker) uses the leaf's parent as its base. At close all is
-put back. The real root's subtree_control is never written: it belongs to the whole machine.
+put back. The real root's subtree_control is never written: it belongs to the whole machine. Whatever is made here is locked
+for as long as this process lives, so that a later run knows what may be removed (`locks`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import contextlib
 import os
 
 from pytest_sandbox.primitives.cgroup_controllers import Choice
-from pytest_sandbox.primitives.cgroup_files import make, pids_in, read, remove, write
+from pytest_sandbox.primitives.cgroup_files import inherit, pids_in, read, remove, write
 from pytest_sandbox.primitives.cgroup_layout import CONTROLLER_PREFIX, RUN_PREFIX, V2, Problem, explain
+from pytest_sandbox.primitives.locks import Locks
 
 
 class Delegation:
@@ -27,6 +29,7 @@ class Delegation:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._locks = Locks()
         self._made: list[str] = []
         self._leaf: str | None = None
         self._before: frozenset[str] = frozenset()
@@ -44,8 +47,9 @@ class Delegation:
         directory, base = self.run_directory(choice), choice.hierarchy.directory
         try:
             if directory not in self._made:
-                make(directory, choice.controller.inherits)
+                self._locks.make(directory)
                 self._made.append(directory)
+                inherit(directory, choice.controller.inherits)
             if choice.controller.version == V2 and choice.controller.name:
                 return self._pass_on(choice, base) or self._pass_on(choice, directory)
         except OSError as error:
@@ -71,7 +75,7 @@ class Delegation:
         if self._leaf is None and os.getpid() in pids_in(base):
             self._before = _passed_on(base)
             leaf = self.leaf_directory(base)
-            os.mkdir(leaf, 0o755)
+            self._locks.make(leaf)
             self._leaf = leaf
             own = [pid for pid in pids_in(base) if pid == os.getpid() or _parent(pid) == os.getpid()]
             for pid in own:
@@ -90,6 +94,7 @@ class Delegation:
         finally:
             self._made = []
             self._return()
+            self._locks.release()
 
 
 def _parent(pid: int) -> int | None:

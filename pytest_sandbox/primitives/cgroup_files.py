@@ -55,15 +55,10 @@ def write(path: str, value: str) -> None:
         os.close(fd)
 
 
-def make(directory: str, inherits: Iterable[str] = ()) -> None:
-    """Make a cgroup, and copy these files of its parent into it; raises OSError, with nothing made then."""
-    os.mkdir(directory, 0o755)
-    try:
-        for file in inherits:
-            write(f"{directory}/{file}", read(f"{os.path.dirname(directory)}/{file}").decode().strip())
-    except OSError:
-        os.rmdir(directory)
-        raise
+def inherit(directory: str, names: Iterable[str]) -> None:
+    """Copy these files of a cgroup's parent into it; raises OSError."""
+    for name in names:
+        write(f"{directory}/{name}", read(f"{os.path.dirname(directory)}/{name}").decode().strip())
 
 
 def pids_in(directory: str) -> tuple[int, ...]:

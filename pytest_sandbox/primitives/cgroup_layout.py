@@ -13,7 +13,7 @@ import os
 import re
 
 V1, V2 = 1, 2
-RUN_PREFIX = "pytest-sandbox-"
+RUN_PREFIX = "pytest-sandbox-run-"
 CONTROLLER_PREFIX = "pytest-sandbox-controller-"
 """Of the leaf that a controller moves itself to on pure v2, where a cgroup with children may hold no process."""
 

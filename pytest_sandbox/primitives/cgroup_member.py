@@ -116,12 +116,14 @@ class Cgroup:
         with contextlib.ExitStack() as undo:
             for directory in self._places:
                 with _refusal("make cgroup", directory):
-                    files.make(directory, self._inherits(directory))
-                undo.callback(files.remove, [directory])
+                    os.mkdir(directory, 0o755)
+                    undo.callback(files.remove, [directory])
+                    files.inherit(directory, self._inherits(directory))
             self._limit_all(limits)
             for directory in self._places if self._leaf else ():
                 with _refusal("make cgroup", directory + self._leaf):
-                    files.make(directory + self._leaf, self._inherits(directory))
+                    os.mkdir(directory + self._leaf, 0o755)
+                    files.inherit(directory + self._leaf, self._inherits(directory))
             undo.pop_all()
 
     def _inherits(self, directory: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from pytest_sandbox.model.spec import Limits
@@ -26,6 +26,7 @@ from pytest_sandbox.primitives.cgroup_layout import (
     find_hierarchies,
 )
 from pytest_sandbox.primitives.cgroup_member import Cgroup
+from pytest_sandbox.primitives.locks import left
 
 
 class CgroupRun:
@@ -58,6 +59,7 @@ class CgroupRun:
             hierarchies = tuple(each for each in hierarchies if each.version == V1)
         run = cls(name, *choose(hierarchies, _unified_controllers(hierarchies)))
         announce(run.paths)
+        _remove_left({choice.hierarchy.directory for choice in run._choices.values()})
         with contextlib.ExitStack() as undo:
             undo.callback(run.close)
             run._refuse_idle_blkio()
@@ -156,7 +158,7 @@ def remove_run(paths: Sequence[str]) -> None:
     done, for a path that no run made; warns TeardownWarning for what stays.
     """
     for path in paths:
-        if not os.path.basename(path).startswith(RUN_PREFIX):
+        if not os.path.basename(path).startswith((RUN_PREFIX, CONTROLLER_PREFIX)):
             raise ValueError(f"not a directory of a run: {path}")
     leaves = [path for path in paths if os.path.basename(path).startswith(CONTROLLER_PREFIX)]
     runs = [path for path in paths if path not in leaves]
@@ -168,10 +170,28 @@ def remove_run(paths: Sequence[str]) -> None:
             leave_leaf(leaf)
 
 
+def _remove_left(bases: Iterable[str]) -> None:
+    """Remove what runs have left below these directories that were killed together with their janitors.
+
+    A leaf that has processes stays: whoever is in there, such as a server that a killed pytest has started, is not ours.
+    """
+    with contextlib.ExitStack() as stack:
+        found = [f"{base}/{name}" for base in bases for name in _names(base) if name.startswith((RUN_PREFIX, CONTROLLER_PREFIX))]
+        dead = [path for path in found if stack.enter_context(left(path))]
+        remove_run([path for path in dead if os.path.basename(path).startswith(RUN_PREFIX) or not files.pids_in(path)])
+
+
 def _check_name(name: str) -> None:
-    """A name is one path component that cannot be taken for a controller's leaf."""
-    if not name or "/" in name or "\n" in name or name.startswith((".", "controller-", "cgroup.")):
+    """A name is one path component that cannot be taken for a cgroup's file."""
+    if not name or "/" in name or "\n" in name or name.startswith((".", "cgroup.")):
         raise ValueError(f"not fit for the name of a cgroup: {name!r}")
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
 
 
 def _text(path: str) -> str:

@@ -10,7 +10,7 @@
 
 Directories are flat, and the same in every hierarchy that the sandbox needs:
 
-    <own cgroup>/pytest-sandbox-<run>/<sandbox>/
+    <own cgroup>/pytest-sandbox-run-<run>/<sandbox>/
 
 cgroup_layout       where this process is: /proc parsed; reasons and fixes        (pure)
 cgroup_limits       what controllers are told: files and values of each limit
@@ -19,7 +19,7 @@ cgroup_controllers  the controllers of both versions; who plays which role      
 cgroup_files        read, write, kill, remove by path
 cgroup_delegation   run directories; subtree_control on v2
 cgroup_member       one sandbox's cgroup
-cgroup_run          the run; the janitor's `remove_run`
+cgroup_run          the run; the janitor's `remove_run`; what killed runs have left
 cgroup_probe        what can be enforced here, by trying
 cgroup_oom          whom the OOM killer chose, by the kernel's log
 """

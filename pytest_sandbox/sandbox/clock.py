@@ -61,9 +61,19 @@ def check(running: Running, now: float) -> None:
     if running.kill_at is not None and now >= running.kill_at:
         running.kill(running.killed)
     elif running.deadline is not None and now >= running.deadline:
-        _out_of_time(running, Ending.TIMED_OUT, now)
+        _out_of_time(running, _which_time(running, now), now)
     if running.next_look is not None and now >= running.next_look:
         _look(running, now)
+
+
+def _which_time(running: Running, now: float) -> Ending:
+    """What ran out at the deadline: CPU time, where that is over too and was first, by the pace at which it was used."""
+    limit, deadline = running.order.spec.limits.cpu_time, running.deadline or now
+    used = None if limit is None else running.cgroup.cpu_seconds()
+    if limit is None or used is None or used < limit:
+        return Ending.TIMED_OUT
+    over = running.started + (now - running.started) * limit / used
+    return Ending.CPU_TIME if over < deadline else Ending.TIMED_OUT
 
 
 def _out_of_time(running: Running, why: Ending, now: float) -> None:

@@ -23,6 +23,7 @@ from pytest_sandbox.primitives.namespaces import Identity, write_maps
 from pytest_sandbox.primitives.process import fork
 from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.layout import Layout
+from pytest_sandbox.sandbox.scratch import path_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def make_layout(identity: Identity, name: str = "", specs: Iterable[Spec] = ()) 
         place=_place() + ("" if identity is Identity.USER else "/in"),
         last_capability=process.last_capability(),
         cwd=_cwd(),
-        scratches=tuple((path, os.path.join(os.path.realpath(path), f"pytest-sandbox-{name}")) for path in scratches),
+        scratches=tuple((path, path_of(os.path.realpath(path), name)) for path in scratches),
         files=tuple((path, _content(path)) for path in plan.files),
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.cgroups import remove_run
+from pytest_sandbox.primitives.locks import left
 from pytest_sandbox.primitives.process import fork
 from pytest_sandbox.sandbox.removal import remove_tree
 
@@ -76,4 +77,6 @@ def _clean(cgroups: Sequence[str], directories: Sequence[str]) -> None:
     with contextlib.suppress(Exception):
         remove_run(cgroups)
     for directory in directories:
-        remove_tree(directory)
+        with left(directory, wait=True) as alone:  # a later run may be at it already
+            if alone:
+                remove_tree(directory)

@@ -13,17 +13,16 @@ import os
 import selectors
 import socket
 import time
-import warnings
 
-from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
+from pytest_sandbox.model.errors import SandboxError, SetupError, WireError
 from pytest_sandbox.primitives import process
 from pytest_sandbox.sandbox import clock, pid1, upper
 from pytest_sandbox.sandbox.accounts import outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.main import GO
-from pytest_sandbox.sandbox.removal import remove_tree
 from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.scratch import remove_or_warn
 from pytest_sandbox.sandbox.wire import Frame
 from pytest_sandbox.sandbox.words import refusal
 
@@ -341,10 +340,3 @@ def _answered(parent: Running, child: Running) -> None:
     """Nothing more can be heard of a clone by its number."""
     for number in [number for number, clone in parent.below.clones.items() if clone is child]:
         del parent.below.clones[number]
-
-
-def remove_or_warn(path: str) -> None:
-    """Remove a directory below `scratch`, or say that it stays."""
-    problem = remove_tree(path)
-    if problem:
-        warnings.warn(TeardownWarning(f"could not remove {problem}; remove it by hand"), stacklevel=2)

@@ -15,21 +15,21 @@ import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from pytest_sandbox.model.errors import TeardownWarning, UnavailableError
+from pytest_sandbox.model.errors import TeardownWarning
 from pytest_sandbox.model.outcome import Change, Usage
 from pytest_sandbox.model.spec import Network, Spec
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.cgroups import CgroupRun
+from pytest_sandbox.primitives.locks import Locks
 from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity
-from pytest_sandbox.sandbox import host, upper
+from pytest_sandbox.sandbox import host, scratch, upper
 from pytest_sandbox.sandbox.accounts import changes_of, fill_of, usage_of
 from pytest_sandbox.sandbox.child import Body, Control, Descriptors, Order
 from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.launcher import launch
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
-from pytest_sandbox.sandbox.loop import Loop, remove_or_warn
+from pytest_sandbox.sandbox.loop import Loop
 from pytest_sandbox.sandbox.outbox import Outbox
-from pytest_sandbox.sandbox.removal import remove_tree
 from pytest_sandbox.sandbox.running import Listener, Pending, Running, make_descriptors
 from pytest_sandbox.sandbox.wire import Frame
 
@@ -53,10 +53,13 @@ class Supervisor:
             undo.callback(self._loop.close)
             self._janitor = Janitor()
             undo.callback(self._janitor.close)
+            locks = Locks()
+            undo.callback(locks.release)
             for _, path in layout.scratches:
+                scratch.remove_left(os.path.dirname(path))
                 self._janitor.watch("directory", path)
-                _make_scratch(path)
-                undo.callback(remove_or_warn, path)
+                scratch.make(path, locks)
+                undo.callback(scratch.remove_or_warn, path)
             self._cgroups = CgroupRun.open(name, announce=self._janitor.watch_cgroups)
             undo.callback(self._cgroups.close)
             self._undo = undo.pop_all()
@@ -232,18 +235,3 @@ def _fill_standard_descriptors() -> list[int]:
         filled.append(fd)
     os.close(fd)
     return filled
-
-
-def _make_scratch(path: str) -> None:
-    """Make the run's own directory below `scratch`, and try whether layers can lie there."""
-    fix = "name a directory that you may write, on a file system with room and user attributes (ext4, xfs, btrfs)"
-    try:
-        os.mkdir(path, 0o700)
-        probe = os.path.join(path, "probe")
-        with open(probe, "xb") as file:
-            file.write(bytes(1 << 16))
-        os.setxattr(probe, "user.overlay.probe", b"1")
-        os.unlink(probe)
-    except OSError as error:
-        remove_tree(path)
-        raise UnavailableError("scratch", f"{os.path.dirname(path)}: {error.strerror}", fix) from error

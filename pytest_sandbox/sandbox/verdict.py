@@ -15,6 +15,8 @@ from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.model.units import format_seconds, format_size
 
 _FULL = 0.99  # of the layer's tmpfs: a page or an inode may be left that no write could use
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_INODE = 512  # bytes of kernel memory that a file of a tmpfs takes at least, its directory entry included
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class Facts:
     processes_refused: forks that the pids limit refused; None where nobody counts them. layer_full: share of the disk or
     inode limit in use at the end. errno: what the sandbox says its failure was about (0: nothing). output: bytes written to
     stdout and stderr. ran: seconds since the clock of its timeout last started. victim: whom the kernel killed for memory.
-    failed: whether it counts as failed by itself. reported: whether its main process said all that it had to.
+    failed: whether it counts as failed by itself. reported: whether its main process said all that it had to. memory_met: how
+    often its own memory limit was met; None where nobody counts.
     """
 
     limits: Limits
@@ -40,6 +43,7 @@ class Facts:
     victim: str | None = None
     failed: bool = False
     reported: bool = True
+    memory_met: int | None = None
 
 
 def judge(facts: Facts) -> tuple[Ending, str]:
@@ -57,27 +61,38 @@ def judge(facts: Facts) -> tuple[Ending, str]:
 
 def _by_controller(facts: Facts) -> tuple[Ending, str] | None:
     limits, usage = facts.limits, facts.usage
+    # Often the reason why it did not come to its end.
+    before = f"; before that the kernel killed {_victim(facts)} for memory" if usage.oom_kills else ""
     if facts.killed is Ending.TIMED_OUT:
-        return facts.killed, f"timed out: killed after {format_seconds(facts.ran)}, limit {_seconds(limits.timeout)}"
+        return facts.killed, f"timed out: killed after {format_seconds(facts.ran)}, limit {_seconds(limits.timeout)}{before}"
     if facts.killed is Ending.CPU_TIME:
-        return facts.killed, f"cpu time: ended after {_seconds(usage.cpu)} of CPU, limit {_seconds(limits.cpu_time)}"
+        return facts.killed, f"cpu time: ended after {_seconds(usage.cpu)} of CPU, limit {_seconds(limits.cpu_time)}{before}"
     if facts.killed is Ending.TOO_MUCH_OUTPUT:
-        return facts.killed, f"too much output: ended at {format_size(facts.output)}, limit {_size(limits.output)}"
+        return facts.killed, f"too much output: ended at {format_size(facts.output)}, limit {_size(limits.output)}{before}"
     return None
+
+
+def _victim(facts: Facts) -> str:
+    return facts.victim or "a process (which one, the kernel's log does not tell us)"
 
 
 def _by_kernel(facts: Facts) -> tuple[Ending, str] | None:
     if not facts.usage.oom_kills:
         return None
-    who = facts.victim or "a process (which one, the kernel's log does not tell us)"
-    peak = _size(facts.usage.memory_peak)
-    return Ending.OUT_OF_MEMORY, f"out of memory: the kernel killed {who}, limit {_size(facts.limits.memory)}, peak {peak}"
+    who, limit, peak = _victim(facts), facts.limits.memory, _size(facts.usage.memory_peak)
+    if limit is None or facts.memory_met == 0:
+        own = "without a limit" if limit is None else f"below its limit of {_size(limit)}"
+        around = "the machine's memory, or that of a cgroup around pytest, was used up"
+        return Ending.OUT_OF_MEMORY, f"out of memory: the kernel killed {who} {own}, peak {peak}: {around}"
+    return Ending.OUT_OF_MEMORY, f"out of memory: the kernel killed {who}, limit {_size(limit)}, peak {peak}"
 
 
 def _by_status(facts: Facts) -> tuple[Ending, str] | None:
     if facts.status is None or facts.status >= 0:
         return None
     number = -facts.status
+    if number == signal.SIGBUS and facts.layer_full >= _FULL:
+        return _disk_full(facts, "; its main process died of SIGBUS, writing to a file by mmap")
     try:
         name = signal.Signals(number).name
     except ValueError:
@@ -93,14 +108,32 @@ def _by_refusal(facts: Facts) -> tuple[Ending, str] | None:
     limits = facts.limits
     # EAGAIN is also what a socket says: it is a sign only where refusals are not counted.
     suspected = facts.processes_refused is None and facts.errno == errno.EAGAIN and limits.pids is not None
-    if facts.processes_refused or suspected:
+    processes, disk = bool(facts.processes_refused) or suspected, _was_full(facts)
+    if disk and (facts.errno in _NO_ROOM or not processes):  # of two limits that were met, the one that it failed of
+        return _disk_full(facts)
+    if processes:
         peak = f", peak {facts.usage.pids_peak}" if facts.usage.pids_peak else ""
         times = f" ({facts.processes_refused} refused)" if facts.processes_refused else ""
         return Ending.TOO_MANY_PROCESSES, f"too many processes: limit {limits.pids}{peak}{times}"
-    if facts.layer_full >= _FULL or facts.errno in (errno.ENOSPC, errno.EDQUOT):
-        used = f"{_size(facts.usage.overlay_bytes)} in {facts.usage.overlay_inodes} files left at the end"
-        return Ending.DISK_FULL, f"disk full: limit {_size(limits.disk)} and {limits.inodes} files, {used}"
     return None
+
+
+def _was_full(facts: Facts) -> bool:
+    """Whether there was no room on the disk, at the end or before it was cleaned up: that, only ENOSPC tells.
+
+    Watches, namespaces and semaphores are refused by ENOSPC too. A full tmpfs has taken memory.
+    """
+    if facts.layer_full >= _FULL:
+        return True
+    limits, peak = facts.limits, facts.usage.memory_peak
+    least = [most for most in (limits.disk, limits.inodes and limits.inodes * _INODE) if most is not None]
+    return facts.errno in _NO_ROOM and (peak is None or not least or peak >= min(least))
+
+
+def _disk_full(facts: Facts, more: str = "") -> tuple[Ending, str]:
+    limits, usage = facts.limits, facts.usage
+    used = f"{_size(usage.overlay_bytes)} in {usage.overlay_inodes} files left at the end"
+    return Ending.DISK_FULL, f"disk full: limit {_size(limits.disk)} and {limits.inodes} files, {used}{more}"
 
 
 def _size(value: int | None) -> str:

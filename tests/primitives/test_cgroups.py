@@ -354,7 +354,7 @@ def test_remove_run_after_the_controller_was_killed() -> None:
 def test_remove_run_refuses_what_no_run_made() -> None:
     """A path of something else is an error before anything is killed."""
     with pytest.raises(ValueError, match=r"not a directory of a run: /sys/fs/cgroup/system\.slice"):
-        remove_run(["/sys/fs/cgroup/pytest-sandbox-x", "/sys/fs/cgroup/system.slice"])
+        remove_run(["/sys/fs/cgroup/pytest-sandbox-run-x", "/sys/fs/cgroup/system.slice"])
 
 
 @pytest.mark.needs("kill")
@@ -464,7 +464,7 @@ def test_a_refused_limit_leaves_nothing(run: CgroupRun) -> None:
     assert [path for path in run.paths if os.path.exists(f"{path}/bad")] == []
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "controller-x", "a\nb"])
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "cgroup.x", "a\nb"])
 def test_names_that_are_no_path_component(name: str) -> None:
     """Refused before anything is made."""
     with pytest.raises(ValueError, match="not fit"):
@@ -566,11 +566,11 @@ assert all(capabilities()[name].available for name in ("memory", "pids", "kill")
 assert where() == start and children() == []
 run = CgroupRun.open("outer")
 assert where() == start + "/pytest-sandbox-controller-outer", where()
-assert children() == ["pytest-sandbox-controller-outer", "pytest-sandbox-outer"]
+assert children() == ["pytest-sandbox-controller-outer", "pytest-sandbox-run-outer"]
 cgroup = run.create("one", Limits())
 assert cgroup.unenforced == {}, cgroup.unenforced
 worker = CgroupRun.open("worker")
-assert children() == ["pytest-sandbox-controller-outer", "pytest-sandbox-outer", "pytest-sandbox-worker"]
+assert children() == ["pytest-sandbox-controller-outer", "pytest-sandbox-run-outer", "pytest-sandbox-run-worker"]
 worker.create("one", Limits(cpus=0.5)).remove()
 pid = os.fork()
 if pid == 0:

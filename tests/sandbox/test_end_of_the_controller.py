@@ -1,4 +1,7 @@
-"""However the controller ends, nothing is left a second later: kill -9 at any moment, Ctrl-C, an exception."""
+"""However the controller ends, nothing is left a second later: kill -9 at any moment, Ctrl-C, an exception.
+
+Where the janitor was killed with it, a later run removes what is left, and never what is a live one's.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_sandbox import Limits, Sandbox, Spec
 from pytest_sandbox.primitives.cgroup_layout import find_hierarchies
 
 SCRIPT = """
@@ -56,12 +60,23 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
         process.wait()
 
 
-def left(pid: int) -> list[str]:
-    """Cgroups that carry the controller's pid, and its processes: all have its environment's mark."""
+def cgroups(pid: int) -> list[str]:
+    """Cgroups that carry the controller's pid."""
     hierarchies = find_hierarchies(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
     found = []
     for directory in {each.directory for each in hierarchies if each.directory}:
         found += [f"{directory}/{name}" for name in os.listdir(directory) if f"-{pid}-" in name and "sandbox" in name]
+    return found
+
+
+def left(pid: int) -> list[str]:
+    """Cgroups that carry the controller's pid, and its processes: all have its environment's mark."""
+    return cgroups(pid) + processes()
+
+
+def processes() -> list[str]:
+    """Those with the environment's mark, but for this one."""
+    found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
@@ -120,3 +135,69 @@ def test_sigterm(start: Start) -> None:
     process = start()
     time.sleep(0.1)
     end(process, signal.SIGTERM)
+
+
+def kill_with_janitor(process: subprocess.Popen[str]) -> None:
+    """SIGKILL the controller and all that it has forked itself: its janitor, and whoever starts a sandbox."""
+    os.kill(process.pid, signal.SIGSTOP)  # lest it forks meanwhile
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in (process.pid, *map(int, children)):
+        os.kill(pid, signal.SIGKILL)
+    process.wait(30)
+    process.communicate()
+
+
+def assert_dead() -> None:
+    """Within a second nothing runs any more."""
+    limit = time.monotonic() + 1.0
+    while (found := processes()) and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert found == []
+
+
+@pytest.mark.needs("kill")
+@pytest.mark.parametrize("seed", range(10))
+def test_what_a_killed_janitor_has_left(seed: int, start: Start) -> None:
+    """Its processes die all the same, and the next run removes its cgroups."""
+    process = start()
+    limit = time.monotonic() + 30
+    while not cgroups(process.pid):
+        assert time.monotonic() < limit
+        time.sleep(0.001)
+    time.sleep(random.Random(seed).uniform(0, 0.1))
+    kill_with_janitor(process)
+    assert_dead()
+    Sandbox().run(["true"])
+    assert cgroups(process.pid) == []
+
+
+@pytest.mark.needs("xattr")
+def test_what_a_killed_janitor_has_left_below_scratch(start: Start, tmp_path: Path) -> None:
+    """The next run with the same scratch removes that too, locked directories and all; and nothing that only looks like it."""
+    others = tmp_path / "pytest-sandbox-1-0badcafe", tmp_path / "pytest-sandbox-checkout"
+    for directory in others:
+        directory.mkdir()
+        (directory / "mine").touch()
+    process = start(str(tmp_path))
+    while not list(tmp_path.glob(f"pytest-sandbox-{process.pid}-*/s1/*")):  # what a layer is made of
+        assert process.poll() is None
+    kill_with_janitor(process)
+    assert_dead()
+    assert any(f"-{process.pid}-" in name for name in os.listdir(tmp_path))
+    Sandbox(Spec(scratch=str(tmp_path), limits=Limits(disk=None, inodes=None))).run(["true"])
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+@pytest.mark.needs("kill", "xattr")
+def test_a_live_run_is_left_alone(start: Start, tmp_path: Path) -> None:
+    """Whatever other runs remove meanwhile: its cgroups, its scratch and its processes stay."""
+    live = Sandbox(Spec(scratch=str(tmp_path), limits=Limits(disk=None, inodes=None)))
+    script = "for i in 1 2 3 4 5 6 7 8 9 10; do mkdir /tmp/$i; touch /tmp/$i/x; sleep 0.1; done; ls /tmp/10/x"
+    others = [start(str(tmp_path)), start(str(tmp_path))]
+    result = live.run(["sh", "-c", script])
+    assert (result.status, result.stdout) == (0, b"/tmp/10/x\n")
+    assert [process.poll() for process in others] == [None, None]
+    for process in others:
+        process.terminate()
+        process.communicate()
+    assert_dead()

@@ -158,7 +158,7 @@ def ending(call, **limits):
     try: Sandbox(Spec(limits=Limits(**limits), asked=frozenset(limits))).call(call)
     except CallError as error: return error.outcome.ending.name
     except UnavailableError as error: return "refused: " + error.capability
-def fill(): open("/tmp/pytest-sandbox-filled", "wb").write(bytes(1 << 22))
+def fill(): open(f"/tmp/fill-{os.getpid()}-of-sandbox", "wb").write(bytes(1 << 22))
 print(ending(bomb, pids=20), ending(lambda: time.sleep(9), timeout=0.2), ending(fill, disk=1 << 20))
 print(ending(bomb, memory=1 << 26), "/", ending(bomb, cpu_time=1.0), "/", ending(bomb, cpus=1.0))
 usage = Sandbox().run(["true"]).usage

@@ -510,3 +510,37 @@ def test_close_with_a_launcher_that_is_stuck(monkeypatch: pytest.MonkeyPatch) ->
     assert time.monotonic() - started < 5
     assert heard.outcome is not None
     assert heard.outcome.ending is Ending.NO_REPORT
+
+
+def spin(_: Inside) -> int:
+    """Use CPU time until killed."""
+    while True:
+        pass
+
+
+@pytest.mark.needs("cpu_time")
+@pytest.mark.parametrize(("cpu_time", "timeout", "first"), [(0.1, 1.0, Ending.CPU_TIME), (1.0, 0.1, Ending.TIMED_OUT)])
+def test_which_of_two_times_ran_out_first(supervisor: Supervisor, cpu_time: float, timeout: float, first: Ending) -> None:
+    """Also where the controller had no time to look before both were over."""
+    running, heard = root(supervisor, spin, limits=Limits(cpu_time=cpu_time, timeout=timeout))
+    supervisor.run_while(lambda: running.deadline is None)
+    while (running.cgroup.cpu_seconds() or 0) < max(cpu_time, timeout):
+        time.sleep(0.05)
+    assert wait(supervisor, heard)[0].ending is first
+
+
+@pytest.mark.needs("memory")
+def test_out_of_memory_that_is_not_its_own(supervisor: Supervisor) -> None:
+    """Where a cgroup around it has no memory left, its own limit is not named as what was met."""
+
+    def hoard(_: Inside) -> int:
+        return len([b"x" * (1 << 20) for _ in range(1000)])
+
+    running, heard = root(supervisor, hoard, limits=Limits(memory=1 << 30))
+    directory = os.path.dirname(running.cgroup._directories["memory"])
+    v2 = os.path.join(directory, "memory.max")
+    with open(v2 if os.path.exists(v2) else os.path.join(directory, "memory.limit_in_bytes"), "w", encoding="ascii") as file:
+        file.write(str(64 << 20))
+    [outcome] = wait(supervisor, heard)
+    assert outcome.ending is Ending.OUT_OF_MEMORY
+    assert "below its limit of 1G" in outcome.sentence

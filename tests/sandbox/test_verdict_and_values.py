@@ -13,6 +13,7 @@ from pytest_sandbox.sandbox import host, values
 from pytest_sandbox.sandbox.verdict import Facts, judge
 
 FACTS = Facts(Limits(memory=1 << 26, timeout=2.0, cpu_time=1.0, pids=5), Usage(1.0, cpu=1.5, memory_peak=1 << 26), 0)
+FULL, KILLED = Usage(1.0, memory_peak=1 << 30), Usage(1.0, memory_peak=1 << 26, oom_kills=1)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,16 @@ FACTS = Facts(Limits(memory=1 << 26, timeout=2.0, cpu_time=1.0, pids=5), Usage(1
         ({"errno": errno.EAGAIN, "failed": True}, Ending.EXITED, "exited with status 0"),
         ({"processes_refused": 2}, Ending.EXITED, "exited with status 0"),
         ({"layer_full": 1.0, "failed": True}, Ending.DISK_FULL, "disk full: limit 1G and 200000 files"),
-        ({"errno": errno.ENOSPC, "failed": True}, Ending.DISK_FULL, "disk full"),
+        ({"errno": errno.ENOSPC, "failed": True, "usage": Usage(1.0)}, Ending.DISK_FULL, "disk full"),
+        ({"errno": errno.ENOSPC, "failed": True, "usage": FULL}, Ending.DISK_FULL, "disk full"),
+        ({"errno": errno.ENOSPC, "failed": True}, Ending.EXITED, "exited with status 0"),
+        ({"errno": errno.ENOSPC, "failed": True, "usage": FULL, "processes_refused": 2}, Ending.DISK_FULL, "disk full"),
+        ({"errno": errno.EAGAIN, "failed": True, "layer_full": 1.0, "processes_refused": 2}, Ending.TOO_MANY_PROCESSES, "(2 re"),
+        ({"status": -7, "layer_full": 1.0}, Ending.DISK_FULL, "died of SIGBUS"),
+        ({"status": -7}, Ending.SIGNALLED, "killed by SIGBUS"),
+        ({"killed": Ending.TIMED_OUT, "usage": KILLED}, Ending.TIMED_OUT, "; before that the kernel killed a process"),
+        ({"usage": KILLED, "memory_met": 3}, Ending.OUT_OF_MEMORY, "limit 64M, peak 64M"),
+        ({"usage": KILLED, "memory_met": 0}, Ending.OUT_OF_MEMORY, "below its limit of 64M, peak 64M: the machine's memory"),
         ({"layer_full": 1.0}, Ending.EXITED, "exited with status 0"),
     ],
 )

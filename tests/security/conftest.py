@@ -143,8 +143,11 @@ class Attack:
         self.wait_until(lambda: self._result.exists() and "\n" in self._result.read_text())
         return int(json.loads(self._result.read_text().splitlines()[0])["pid"])
 
-    def finish(self, process: subprocess.Popen[str], seconds: float = 90.0) -> Result:
-        """Wait for the end, and assert that nothing is left of the run: no process, cgroup, mount or temporary directory."""
+    def finish(self, process: subprocess.Popen[str], seconds: float = 90.0, *, cleans_up: bool = True) -> Result:
+        """Wait for the end, and assert that nothing is left of the run: no process, cgroup, mount or temporary directory.
+
+        cleans_up: whether somebody is left who can remove its cgroups.
+        """
         process.wait(seconds)
         lines = [json.loads(line) for line in self._result.read_text().splitlines()]
         output = (self.path / "output").read_text(errors="replace")
@@ -153,7 +156,7 @@ class Attack:
         assert not lines[1]["late"], f"the inner run did not end in time\n{output}"
         assert not lines[1]["left"], f"still there {lines[1]['left']}\n{output}"
         assert result.lingered < SOON * _crowd(), f"processes lived for {result.lingered:.1f} s after pytest\n{output}"
-        assert cgroups_of(result.pid) == [], output
+        assert not cleans_up or cgroups_of(result.pid) == [], output
         assert self._temporary() <= {f"pytest-of-{name}" for name in (_user(), "unknown")}, output
         assert "INTERNALERROR" not in output, output
         return result
@@ -197,6 +200,10 @@ class Attack:
     def processes(self, word: str) -> list[int]:
         """See `processes`."""
         return processes(word)
+
+    def cgroups_of(self, pid: int) -> list[str]:
+        """See `cgroups_of`."""
+        return cgroups_of(pid)
 
     def manifest(self, *paths: str | Path) -> dict[str, tuple[object, ...]]:
         """See `manifest`."""

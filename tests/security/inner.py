@@ -178,3 +178,16 @@ def send(frame: object) -> None:
 def stop_signals() -> None:
     """Block and ignore whatever can be."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def bury(top: str, levels: int) -> None:
+    """Make directories in directories, of mode 000 and with a newline in their names."""
+    made = []
+    os.chdir(top)
+    for _ in range(levels):
+        os.mkdir("a\nb")
+        made.append(os.open("a\nb", os.O_RDONLY))
+        os.chdir("a\nb")
+    for fd in reversed(made[:-1]):
+        os.chmod("a\nb", 0, dir_fd=fd)
+        os.close(fd)

@@ -30,7 +30,7 @@ def main(directory: str, *command: str) -> None:
     call("unshare", CLONE_NEWNS)
     call("mount", None, "/", None, MS_REC | MS_PRIVATE, None)
     os.chdir(directory)
-    os.mkdir("container")
+    os.makedirs("container", exist_ok=True)
     call("mount", "x", "container", "tmpfs", 0, None)
     for name in ("upper", "work", "root"):
         os.mkdir(f"container/{name}")

@@ -1,0 +1,67 @@
+"""A run's own directory below the spec's `scratch`: made, locked, removed, if need be by a later run. Imports `removal`.
+
+What else is below `scratch` is the user's. Removed is what has a run's name and mark, the caller for its owner, and no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import warnings
+
+from pytest_sandbox.model.errors import TeardownWarning, UnavailableError
+from pytest_sandbox.primitives.locks import Locks, left
+from pytest_sandbox.sandbox.removal import remove_tree
+
+_NAME = re.compile(r"pytest-sandbox-\d+-[0-9a-f]{8}")
+_MARK = "user.pytest-sandbox"
+_FIX = "name a directory that you may write, on a file system with room and user attributes (ext4, xfs, btrfs)"
+
+
+def path_of(scratch: str, run: str) -> str:
+    """Where a run of this name, PID-HEX, has its own."""
+    return os.path.join(scratch, f"pytest-sandbox-{run}")
+
+
+def make(path: str, locks: Locks) -> None:
+    """Make it, and try whether layers can lie there; UnavailableError where they cannot."""
+    try:
+        locks.make(path)
+        os.setxattr(path, _MARK, b"1")
+        probe = os.path.join(path, "probe")
+        with open(probe, "xb") as file:
+            file.write(bytes(1 << 16))
+        os.setxattr(probe, "user.overlay.probe", b"1")
+        os.unlink(probe)
+    except OSError as error:
+        remove_tree(path)
+        raise UnavailableError("scratch", f"{os.path.dirname(path)}: {error.strerror}", _FIX) from error
+
+
+def remove_left(scratch: str) -> None:
+    """Remove what the caller's runs have left below `scratch` that were killed together with their janitors."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(scratch):
+            if _NAME.fullmatch(name):
+                _remove_if_left(os.path.join(scratch, name))
+
+
+def _remove_if_left(path: str) -> None:
+    with left(path) as alone:
+        if not alone or os.lstat(path).st_uid != os.geteuid():
+            return
+        try:
+            os.getxattr(path, _MARK, follow_symlinks=False)
+        except OSError:
+            with contextlib.suppress(OSError):  # killed before it was marked, or not a run's: then there is something in it
+                os.rmdir(path)
+            return
+        remove_or_warn(path)
+
+
+def remove_or_warn(path: str) -> None:
+    """Remove a directory below `scratch`, or say that it stays."""
+    problem = remove_tree(path)
+    if problem:
+        warnings.warn(TeardownWarning(f"could not remove {problem}; remove it by hand"), stacklevel=2)
