@@ -1,11 +1,16 @@
 """Runs a command as root of a User-Mode Linux guest, on a kernel and with cgroups that the machine itself does not have.
 
-    python tests/vm/guest.py [--kernel FILE] [--cgroups v2|v1|hybrid|none] [--show DIR ...] [--memory 2G] [--seconds 600] COMMAND
+    python tests/vm/guest.py [--kernel FILE] [--cgroups KIND] [--show DIR ...] [--memory 2G] [--seconds 600] COMMAND
 
 Needs no KVM and no image: the guest sees the tree of the host below a layer in its memory, and what it writes is gone when it
 ends. It has /tmp, /var/tmp, /run, /dev and /dev/shm for itself; `--show` lets a directory of the host's be seen there. The
 command's output and exit status are this program's; 125 is a guest's that did not get so far, and 124 one's whose time ran out.
-Debian: apt-get install user-mode-linux kmod iproute2. Imports only the standard library.
+
+Cgroups are v2, v1, hybrid, none, or systemd: of version 2 with systemd as pid 1, and an ordinary user `tester` who has a manager
+of his own, and gets a session by `su - tester`.
+
+Debian: apt-get install user-mode-linux kmod iproute2, and for systemd: systemd dbus-user-session. Imports only the standard
+library.
 """
 
 from __future__ import annotations
@@ -23,8 +28,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-CGROUPS = ("v2", "v1", "hybrid", "none")
+CGROUPS = ("v2", "v1", "hybrid", "none", "systemd")
 NO_GUEST, NO_TIME = 125, 124
+#: The ordinary user of a guest with systemd (init.sh).
+USER = "tester"
+#: What a manager of a user's own takes, and the packages of Debian's that have it.
+_SYSTEMD = ("/lib/systemd/systemd", "/usr/lib/systemd/user/dbus.socket")
 _INIT = Path(__file__).resolve().with_name("init.sh")
 #: How often the guest's output is looked at, in seconds.
 _INTERVAL = 0.1
@@ -53,6 +62,8 @@ def run(
     tell: Callable[[str], object] = sys.stdout.write,
 ) -> int:
     """Boot, run, power off; the command's exit status, NO_GUEST or NO_TIME. tell: called with its output, as it comes."""
+    if cgroups == "systemd" and not all(map(os.path.exists, _SYSTEMD)):
+        raise GuestError(f"without {', '.join(_SYSTEMD)} no systemd runs. Fix: apt-get install systemd dbus-user-session")
     with tempfile.TemporaryDirectory(prefix="guest-") as directory:
         job = Path(directory)
         (job / "command").write_text(f"cd {shlex.quote(os.getcwd())}\n{shlex.join(command)}\n", encoding="utf-8")

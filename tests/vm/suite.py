@@ -1,6 +1,6 @@
 """Runs the suite in guests whose kernel and cgroups this machine does not have.
 
-    python tests/vm/suite.py [--kernel FILE] [--cgroups v2,v1,hybrid,none] [--seconds 3600] [arguments of tests/run.py]
+    python tests/vm/suite.py [--kernel FILE] [--cgroups v2,v1,hybrid,none,systemd] [--seconds 3600] [arguments of tests/run.py]
 
 Installs the package into one virtual environment, which every guest sees, and runs tests/run.py in one guest after the other.
 What a guest is, and what it takes, is in guest.py. Imports only the standard library, scripts/ and what lies beside it.
@@ -38,6 +38,8 @@ def main() -> int:
             print(f"\n==== a guest with cgroups: {cgroups}", flush=True)
             began = time.monotonic()
             command = [str(inside), str(CHECKOUT / "tests" / "run.py"), f"--venv={place / 'venv'}", *arguments]
+            if cgroups == "systemd":
+                command.insert(2, f"--systemd={guest.USER}")
             status = guest.run(
                 command,
                 kernel=kernel,
