@@ -35,7 +35,7 @@ WHO = ("caller", "user", "bare-user")
 
 
 def identities(only: str | None, account: str | None) -> list[Identity]:
-    """Who the suite is to run as; `only` is one of WHO, or None for the caller and, where that is root, a user (of an `account`)."""
+    """Who the suite is to run as; `only` is one of WHO, or None for the caller and, where that is root, a user: `account`."""
     caller = Identity(f"the caller (uid {os.getuid()})")
     if os.getuid() != 0:
         print("run.py: not root, so the suite runs as this user alone", flush=True)

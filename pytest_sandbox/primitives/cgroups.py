@@ -1,5 +1,6 @@
 """The cgroups of a run and of each sandbox, for the host-side controller only. Imports `model` and cgroup_*.py.
 
+    settle()                                         # before children are forked; may ask systemd for a scope
     with closing(CgroupRun.open("a1b2")) as run:     # always answers; run.problems says what this machine lacks
         cgroup = run.create("test-7", limits)        # cgroup.unenforced: limits that nothing here enforces
         cgroup.attach(pid)                           # or, without a 10 ms lock: open_tasks, enter in the child, verify
@@ -16,6 +17,7 @@ cgroup_layout       where this process is: /proc parsed; reasons and fixes      
 cgroup_controllers  what each controller is told and asked; who plays which role  (pure)
 cgroup_files        read, write, kill, remove by path
 cgroup_delegation   run directories; subtree_control on v2
+cgroup_systemd      a scope of systemd's, where v2 lets nothing be divided
 cgroup_member       one sandbox's cgroup
 cgroup_run          the run; the janitor's `remove_run`
 cgroup_probe        what can be enforced here, by trying
@@ -28,7 +30,7 @@ from pytest_sandbox.primitives.cgroup_layout import Problem
 from pytest_sandbox.primitives.cgroup_member import Cgroup, CgroupUsage, MemorySnapshot, enter
 from pytest_sandbox.primitives.cgroup_oom import oom_victim
 from pytest_sandbox.primitives.cgroup_probe import NAMES, CgroupCapability, capabilities
-from pytest_sandbox.primitives.cgroup_run import CgroupRun, remove_run
+from pytest_sandbox.primitives.cgroup_run import CgroupRun, remove_run, settle
 
 __all__ = [
     "NAMES",
@@ -42,4 +44,5 @@ __all__ = [
     "enter",
     "oom_victim",
     "remove_run",
+    "settle",
 ]

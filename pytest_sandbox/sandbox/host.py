@@ -249,6 +249,7 @@ def _user_attributes() -> Capability:
 
 def _from_cgroups() -> dict[str, Capability]:
     found = {}
+    cgroups.settle()  # the janitor belongs where this process will be
     with contextlib.closing(Janitor()) as janitor:
         for one in cgroups.capabilities(announce=janitor.watch_cgroups).values():
             reason = one.hierarchy if one.available else one.reason
