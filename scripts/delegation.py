@@ -74,6 +74,26 @@ def _give(cgroup: Path, uid: int) -> None:
         os.chown(owned, uid, uid)
 
 
+_INTO_A_LEAF = """
+set -e
+scope=/sys/fs/cgroup$(cut -d: -f3- /proc/self/cgroup)
+mkdir "$scope/pytest-sandbox-controller-suite"
+echo $$ >"$scope/pytest-sandbox-controller-suite/cgroup.procs"
+for name in $(cat "$scope/cgroup.controllers"); do echo "+$name" >"$scope/cgroup.subtree_control"; done
+exec "$@"
+"""
+
+
+def scope(uid: int | None) -> list[str]:
+    """What to put before a command for systemd to run it in a delegated scope: the user's manager, or for None the system's.
+
+    There it is in a leaf, for the reason that `delegated` has. Version 2 only.
+    """
+    manager = [] if uid is None else ["--user"]
+    bus = [] if uid is None else ["env", f"XDG_RUNTIME_DIR=/run/user/{uid}"]
+    return [*bus, "systemd-run", *manager, "--scope", "--quiet", "--property=Delegate=yes", "sh", "-c", _INTO_A_LEAF, "sh"]
+
+
 @contextlib.contextmanager
 def inside(cgroups: Sequence[Path]) -> Iterator[None]:
     """Be in these cgroups while a child is started, which then stays there."""

@@ -1,12 +1,13 @@
 """The test command: runs the suite as whoever calls it and, called by root, once more as an ordinary user.
 
-    python tests/run.py [--only WHO] [--venv DIR] [any argument of pytest]
+    python tests/run.py [--only WHO] [--systemd USER] [--venv DIR] [any argument of pytest]
 
 Needs Python and pip, and leaves nothing behind. The package is built and installed into a virtual environment of its own
 in a public temporary directory, because an ordinary user cannot read root's home, where the interpreter and the
 checkout may be. The ordinary user is an unused number: no account has to be made for it. It runs the suite in cgroups of
-its own, as systemd gives them to a session; `--only bare-user` is a user without, as in a container. `--venv` is an environment
-that has it all, for a machine without a network (tests/vm/suite.py). Imports only the standard library and scripts/.
+its own, as systemd gives them to a session; `--only bare-user` is a user without, as in a container. With `--systemd` it is
+systemd that gives them, to root and to USER, whose manager must run. `--venv` is an environment that has it all, for a machine
+without a network (tests/vm/suite.py). Imports only the standard library and scripts/.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import pwd
 import shutil
 import stat
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
@@ -32,13 +34,13 @@ from workplace import CHECKOUT, Identity
 WHO = ("caller", "user", "bare-user")
 
 
-def identities(only: str | None) -> list[Identity]:
-    """Who the suite is to run as; `only` is one of WHO, or None for the caller and, where that is root, a user."""
+def identities(only: str | None, account: str | None) -> list[Identity]:
+    """Who the suite is to run as; `only` is one of WHO, or None for the caller and, where that is root, a user: `account`."""
     caller = Identity(f"the caller (uid {os.getuid()})")
     if os.getuid() != 0:
         print("run.py: not root, so the suite runs as this user alone", flush=True)
         return [caller]
-    user = workplace.ordinary_user()
+    user = Identity(f"the user {account}", pwd.getpwnam(account).pw_uid) if account else workplace.ordinary_user()
     return {"caller": [caller], "user": [user], "bare-user": [user], None: [caller, user]}[only]
 
 
@@ -65,16 +67,18 @@ def counts(report: Path) -> str:
     return f"{total['tests'] - bad - total['skipped']} passed, {bad} failed, {total['skipped']} skipped"
 
 
-def run_suite(who: Identity, home: Path, python: Path, arguments: list[str], cgroups: list[Path]) -> tuple[int, str]:
-    """Run pytest as `who`, in a home of their own; its exit status, and one line about it."""
+def run_suite(
+    who: Identity, home: Path, python: Path, arguments: list[str], *, cgroups: Sequence[Path] = (), starter: Sequence[str] = ()
+) -> tuple[int, str]:
+    """Run pytest as `who`, in a home of their own, in these cgroups, by `starter`; its exit status, and one line about it."""
     (home / "tmp").mkdir()
     (home / "checkout").mkdir()
     copy_checkout(home / "checkout")
     who.own(home)
-    print(f"\n== pytest as {who.name}, with {len(cgroups)} cgroups delegated", flush=True)
+    print(f"\n== pytest as {who.name}, with {'a scope' if starter else f'{len(cgroups)} cgroups'} delegated", flush=True)
     started = time.monotonic()
     report = home / "junit.xml"
-    argv = [str(python), "-m", "pytest", f"--junitxml={report}", *arguments]
+    argv = [*starter, str(python), "-m", "pytest", f"--junitxml={report}", *arguments]
     status = who.run(argv, home / "checkout", workplace.environment(who, home, python), cgroups=cgroups)
     took = time.monotonic() - started
     return status, f"as {who.name}: {counts(report)}, exit status {status}, {took:.1f} s"
@@ -104,20 +108,22 @@ def main() -> int:
     """Run the suite as everyone it is to run as; the first exit status that is not 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=WHO, help="run the suite once, as one of these")
+    parser.add_argument("--systemd", metavar="USER", help="have systemd delegate a scope, to root and to this user")
     parser.add_argument("--venv", type=Path, help="a virtual environment to use, in place of a new one")
     options, arguments = parser.parse_known_args()
-    everyone = identities(options.only)
+    everyone = identities(options.only, options.systemd)
     with workplace.temporary() as place:
         inside = options.venv / "bin" / "python" if options.venv else workplace.make_test_venv(everyone, place / "venv")
         results = []
         for who in everyone:
-            delegatee = None if options.only == "bare-user" else who.uid
+            bare = options.only == "bare-user"
+            starter = delegation.scope(who.uid) if options.systemd and not bare else []
             with (
                 output_through_a_pipe(),
                 workplace.temporary(who) as home,
-                delegation.delegated(delegatee) as cgroups,
+                delegation.delegated(None if bare or starter else who.uid) as cgroups,
             ):
-                results.append(run_suite(who, home, inside, arguments, cgroups))
+                results.append(run_suite(who, home, inside, arguments, cgroups=cgroups, starter=starter))
     print()
     for _, line in results:
         print(line, flush=True)

@@ -77,8 +77,7 @@ class Delegation:
             leaf = self.leaf_directory(base)
             self._locks.make(leaf)
             self._leaf = leaf
-            own = [pid for pid in pids_in(base) if pid == os.getpid() or _parent(pid) == os.getpid()]
-            for pid in own:
+            for pid in filter(_is_own, pids_in(base)):
                 write(leaf + "/cgroup.procs", str(pid))
 
     def _return(self) -> None:
@@ -95,6 +94,17 @@ class Delegation:
             self._made = []
             self._return()
             self._locks.release()
+
+
+def can_divide(base: str) -> bool:
+    """Whether `Delegation` will find this v2 cgroup writable, and without processes but those that it moves."""
+    files = (base, f"{base}/cgroup.procs", f"{base}/cgroup.subtree_control")
+    return all(os.access(path, os.W_OK) for path in files) and all(map(_is_own, pids_in(base)))
+
+
+def _is_own(pid: int) -> bool:
+    """Whether it is this process or one that it has forked itself (a janitor)."""
+    return os.getpid() in (pid, _parent(pid))
 
 
 def _parent(pid: int) -> int | None:

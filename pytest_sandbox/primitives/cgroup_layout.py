@@ -141,7 +141,7 @@ def explain(error: OSError, hierarchy: Hierarchy) -> Problem:
     if code in (errno.EACCES, errno.EPERM):
         return Problem(
             f"this cgroup is not delegated to user {os.geteuid()} ({said})",
-            "systemd-run --user --scope -p Delegate=yes pytest ..."
+            scope_command()
             if hierarchy.version == V2
             else f"run as root, or let root hand one over: cd {hierarchy.directory}; mkdir tests; "
             f"chown -R {os.geteuid()} tests; echo SHELL_PID > tests/cgroup.procs",
@@ -149,12 +149,17 @@ def explain(error: OSError, hierarchy: Hierarchy) -> Problem:
     if code == errno.EBUSY:
         return Problem(
             f"other processes are in the cgroup of pytest, and controllers cannot be enabled below it ({said})",
-            "start pytest alone in a cgroup: systemd-run --scope -p Delegate=yes pytest ...; in a container first move "
-            "every process of the root cgroup to a child of it",
+            f"start pytest alone in a cgroup: {scope_command()}; in a container first move every process of the root cgroup to a "
+            "child of it",
         )
     if code == errno.ENOENT:
         return Problem(f"the kernel does not have it, or its parent does not pass it on ({said})", FIX_CONTROLLER)
     return Problem(f"{os.strerror(code)} ({said})", "see the kernel's Documentation/admin-guide/cgroup-v2.rst")
+
+
+def scope_command() -> str:
+    """What a user, or root, starts pytest with for systemd to delegate a cgroup to it."""
+    return f"systemd-run {'--user ' if os.geteuid() else ''}--scope -p Delegate=yes pytest ..."
 
 
 FIX_CONTROLLER = (

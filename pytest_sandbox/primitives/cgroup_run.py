@@ -13,8 +13,9 @@ from types import MappingProxyType
 
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives import cgroup_files as files
+from pytest_sandbox.primitives import cgroup_systemd
 from pytest_sandbox.primitives.cgroup_controllers import IO_V1, Choice, choose, needed
-from pytest_sandbox.primitives.cgroup_delegation import Delegation, leave_leaf
+from pytest_sandbox.primitives.cgroup_delegation import Delegation, can_divide, leave_leaf
 from pytest_sandbox.primitives.cgroup_layout import (
     CONTROLLER_PREFIX,
     RUN_PREFIX,
@@ -41,6 +42,7 @@ class CgroupRun:
         self._choices = dict(choices)
         self._active: dict[str, str] = {}
         self._problems = dict(problems)
+        self._refused: Problem | None = None
         self._generation = _forks.generation
         self.name = name
 
@@ -53,11 +55,12 @@ class CgroupRun:
         `paths` before the first of them is made, so that a janitor knows them whenever this process dies.
         """
         _check_name(name)
-        hierarchies = find_hierarchies(_text("/proc/self/cgroup"), _text("/proc/self/mountinfo"))
-        hierarchies = tuple(map(_checked, hierarchies))
+        refused = settle()
+        hierarchies = _find()
         if not unified and any("memory" in each.controllers and not each.problem for each in hierarchies):
             hierarchies = tuple(each for each in hierarchies if each.version == V1)
         run = cls(name, *choose(hierarchies, _unified_controllers(hierarchies)))
+        run._refused = refused
         announce(run.paths)
         _remove_left({choice.hierarchy.directory for choice in run._choices.values()})
         with contextlib.ExitStack() as undo:
@@ -118,6 +121,8 @@ class CgroupRun:
     def _activate(self, choice: Choice) -> bool:
         problem = self._delegation.activate(choice)
         if problem:
+            if self._refused and choice.controller.version == V2:
+                problem = Problem(f"{problem.reason}; {self._refused.reason}", self._refused.fix)
             self._problems[choice.role] = problem
             del self._choices[choice.role]
             return False
@@ -135,6 +140,19 @@ class CgroupRun:
         files.kill_below(dict.fromkeys(self._active.values()))
         self._active = {}
         self._delegation.close()
+
+
+def settle() -> Problem | None:
+    """Have systemd make a scope for this process, where that is what it takes to divide its cgroup; why it does not.
+
+    None where there is nothing to ask for. The process stays in the scope for the rest of its life; its children do not come
+    along, so it is called before the first of them that belongs to a run.
+    """
+    hierarchies = _find()
+    unified = next((each for each in hierarchies if each.version == V2 and not each.problem), None)
+    if unified is None or not cgroup_systemd.booted() or any("memory" in each.controllers for each in hierarchies):
+        return None
+    return None if can_divide(unified.directory) else cgroup_systemd.ask(unified)
 
 
 class _Forks:
@@ -200,6 +218,11 @@ def _text(path: str) -> str:
     except OSError:
         # No /proc/self/cgroup: a kernel without cgroups; none will be found.
         return ""
+
+
+def _find() -> tuple[Hierarchy, ...]:
+    """Where this process is."""
+    return tuple(map(_checked, find_hierarchies(_text("/proc/self/cgroup"), _text("/proc/self/mountinfo"))))
 
 
 def _checked(hierarchy: Hierarchy) -> Hierarchy:

@@ -1,5 +1,6 @@
 """The cgroups of a run and of each sandbox, for the host-side controller only. Imports `model` and cgroup_*.py.
 
+    settle()                                         # before children are forked; may ask systemd for a scope
     with closing(CgroupRun.open("a1b2")) as run:     # always answers; run.problems says what this machine lacks
         cgroup = run.create("test-7", limits)        # cgroup.unenforced: limits that nothing here enforces
         cgroup.attach(pid)                           # or, without a 10 ms lock: open_tasks, enter in the child, verify
@@ -18,6 +19,7 @@ cgroup_gauges       what they are asked: files, and how to find a figure there  
 cgroup_controllers  the controllers of both versions; who plays which role        (pure)
 cgroup_files        read, write, kill, remove by path
 cgroup_delegation   run directories; subtree_control on v2
+cgroup_systemd      a scope of systemd's, where v2 lets nothing be divided
 cgroup_member       one sandbox's cgroup
 cgroup_run          the run; the janitor's `remove_run`; what killed runs have left
 cgroup_probe        what can be enforced here, by trying
@@ -30,7 +32,7 @@ from pytest_sandbox.primitives.cgroup_layout import Problem
 from pytest_sandbox.primitives.cgroup_member import Cgroup, CgroupUsage, MemorySnapshot, enter
 from pytest_sandbox.primitives.cgroup_oom import oom_victim
 from pytest_sandbox.primitives.cgroup_probe import RARE, USUAL, CgroupCapability, capabilities
-from pytest_sandbox.primitives.cgroup_run import CgroupRun, remove_run
+from pytest_sandbox.primitives.cgroup_run import CgroupRun, remove_run, settle
 
 __all__ = [
     "RARE",
@@ -45,4 +47,5 @@ __all__ = [
     "enter",
     "oom_victim",
     "remove_run",
+    "settle",
 ]

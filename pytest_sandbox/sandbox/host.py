@@ -276,7 +276,7 @@ def _bandwidth() -> Capability:
     return Capability("bandwidth", False, str(error), "modprobe sch_tbf (a kernel with CONFIG_NET_SCH_TBF)")
 
 
-_ALONE: Mapping[str, Callable[[], Capability]] = {
+_ALONE: dict[str, Callable[[], Capability]] = {
     "platform": _platform, "native": _native, "identity": _identity, "xattr": _user_attributes, "bandwidth": _bandwidth,
 }  # fmt: skip
 
@@ -313,6 +313,7 @@ def settled(spec: Spec, known: Mapping[str, Capability]) -> Spec:
 
 def _from_cgroups(*, rare: bool) -> dict[str, Capability]:
     found = {}
+    cgroups.settle()  # the janitor belongs where this process will be
     with contextlib.closing(Janitor()) as janitor:
         for one in cgroups.capabilities(announce=janitor.watch_cgroups, rare=rare).values():
             reason = one.hierarchy if one.available else one.reason

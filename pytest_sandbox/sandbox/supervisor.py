@@ -19,7 +19,7 @@ from pytest_sandbox.model.errors import TeardownWarning
 from pytest_sandbox.model.outcome import Change, Usage
 from pytest_sandbox.model.spec import Network, Spec
 from pytest_sandbox.primitives import process
-from pytest_sandbox.primitives.cgroups import CgroupRun
+from pytest_sandbox.primitives.cgroups import CgroupRun, settle
 from pytest_sandbox.primitives.locks import Locks
 from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity
 from pytest_sandbox.sandbox import host, scratch, upper
@@ -51,6 +51,7 @@ class Supervisor:
                 undo.callback(os.close, fd)
             self._loop = Loop(layout)
             undo.callback(self._loop.close)
+            settle()  # the janitor belongs where this process will be
             self._janitor = Janitor()
             undo.callback(self._janitor.close)
             locks = Locks()

@@ -15,7 +15,7 @@ from pytest_sandbox.sandbox import host
 # A kernel before 6.6, as far as the plugin can tell.
 OLD = """
 from pytest_sandbox.sandbox import host
-host._user_attributes = lambda: host.Capability("xattr", False, "no user attributes on a tmpfs", "a newer kernel")
+host._ALONE["xattr"] = lambda: host.Capability("xattr", False, "no user attributes on a tmpfs", "a newer kernel")
 """
 
 

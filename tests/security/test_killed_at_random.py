@@ -1,7 +1,7 @@
 """pytest is killed at random points of a run: alone, with its process group, and with the process that cleans up after it.
 
 Half of the points are drawn from the length of a run, half from the controller's own steps: the calls that it makes. Nothing is
-left, where need be after a later run. With `--abuse 17` at a hundred points, with `--abuse-seed` at those that a failed test names:
+left, where need be after a later run. With `--abuse 17` at a hundred points; `--abuse-seed` takes what a failed test names:
 
     python tests/run.py tests/security/test_killed_at_random.py --abuse 17
 """
@@ -131,6 +131,6 @@ def test_killed_at_random(attack: Any, request: pytest.FixtureRequest) -> None:
             for point in ({"step": draw.randint(1, killing.steps)}, {"after": draw.uniform(0, killing.seconds)}):
                 try:
                     killing.kill(how, **point)
-                except AssertionError as error:
+                except AssertionError as error:  # noqa: PERF203  # which of them failed
                     raise AssertionError(f"killed: {how} at {point}, seed {seed}") from error
     assert Path("/proc/self/mountinfo").read_text() == before

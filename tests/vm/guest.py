@@ -1,12 +1,16 @@
 """Runs a command as root of a guest, on a kernel and with cgroups that the machine itself does not have.
 
-    python tests/vm/guest.py [--kernel FILE | --qemu VERSION] [--cgroups v2|v1|hybrid|none] [--show DIR ...] [--disk SIZE] COMMAND
+    python tests/vm/guest.py [--kernel FILE | --qemu VERSION] [--cgroups KIND] [--show DIR ...] [--disk SIZE] COMMAND
 
 Needs no KVM and no image: the guest sees the tree of the host below a layer in its memory, and what it writes is gone when it
 ends. It has /tmp, /var/tmp, /run, /dev and /dev/shm for itself; `--show` lets a directory of the host's be seen there. The
 command's output and exit status are this program's; 125 is a guest's that did not get so far, and 124 one's whose time ran out.
-Which kernels there are, and what each takes: uml.py, qemu.py. Debian: apt-get install iproute2, and e2fsprogs for `--disk`.
-Imports only the standard library and what lies beside it.
+
+Cgroups are v2, v1, hybrid, none, or systemd: of version 2 with systemd as pid 1, and an ordinary user `tester` who has a manager
+of his own, and gets a session by `su - tester`.
+
+Which kernels there are, and what each takes: uml.py, qemu.py. Debian: apt-get install iproute2, e2fsprogs for `--disk`, and for
+systemd: systemd dbus-user-session. Imports only the standard library and what lies beside it.
 """
 
 from __future__ import annotations
@@ -28,8 +32,12 @@ from machine import INIT, GuestError, Machine
 from qemu import Qemu
 from uml import UserModeLinux
 
-CGROUPS = ("v2", "v1", "hybrid", "none")
+CGROUPS = ("v2", "v1", "hybrid", "none", "systemd")
 NO_GUEST, NO_TIME = 125, 124
+#: The ordinary user of a guest with systemd (init.sh).
+USER = "tester"
+#: What a manager of a user's own takes, and the packages of Debian's that have it.
+_SYSTEMD = ("/lib/systemd/systemd", "/usr/lib/systemd/user/dbus.socket")
 #: How often the guest's output is looked at, in seconds.
 _INTERVAL = 0.1
 
@@ -49,6 +57,8 @@ def run(
 
     disk: the size of an ext4 that is mounted at /var/tmp. tell: called with the command's output, as it comes.
     """
+    if cgroups == "systemd" and not all(map(os.path.exists, _SYSTEMD)):
+        raise GuestError(f"without {', '.join(_SYSTEMD)} no systemd runs. Fix: apt-get install systemd dbus-user-session")
     with tempfile.TemporaryDirectory(prefix="guest-") as directory:
         job = Path(directory)
         (job / "command").write_text(f"cd {shlex.quote(os.getcwd())}\n{shlex.join(command)}\n", encoding="utf-8")

@@ -1,10 +1,11 @@
 #!/bin/bash
 # pid 1 of a guest that guest.py boots: the host's tree under a layer in memory, cgroups as asked for, then the command.
 #
-# It is run twice: on the root that the kernel mounted, which is the host's tree and read-only, and again on the overlay over it.
+# It is run twice: on the root that the kernel mounted, which is the host's tree and read-only, and again on the overlay over it;
+# with cgroups=systemd it leaves pid 1 to systemd then, whose service runs it a third time.
 # From the kernel's command line: job=DIRECTORY (of the host: has `command`, gets `output` and `status`), show=DIRECTORIES of the
-# host (with commas) that are below a directory that the guest has for itself, cgroups=v2|v1|hybrid|none, modules=DIRECTORY,
-# disk=DEVICE (an ext4).
+# host (with commas) that are below a directory that the guest has for itself, cgroups=v2|v1|hybrid|none|systemd,
+# modules=DIRECTORY, disk=DEVICE (an ext4).
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.UTF-8
 
 read_arguments() {
@@ -56,6 +57,10 @@ mount_cgroups() {
 	local top=/sys/fs/cgroup controller
 	case $cgroups in
 	none) return ;;
+	systemd)
+		mount -t cgroup2 -o nsdelegate cgroup2 $top
+		return
+		;;
 	v2)
 		mount -t cgroup2 -o nsdelegate cgroup2 $top
 		mkdir -p $top/guest/command
@@ -79,15 +84,52 @@ mount_cgroups() {
 	fi
 }
 
+# Of the host's units none is run but what a user's manager takes, so nothing of the host's has to be known and masked. There is an
+# ordinary user, `tester`, who has such a manager all the time, and sessions by `su - tester`.
+become_systemd() {
+	local own=/lib/systemd/system units=/run/guest-units user
+	useradd --create-home --shell /bin/bash tester
+	user=user@$(id -u tester).service
+	mkdir -p /var/lib/systemd/linger $units
+	touch /var/lib/systemd/linger/tester
+	cp -r $own/*.target $own/*.slice $own/user-.slice.d $own/user@* $own/user-runtime-dir@.service $units
+	cp $own/dbus.s* $own/systemd-logind.service $units
+	ln -s systemd-logind.service $units/dbus-org.freedesktop.login1.service
+	cat >$units/guest.service <<-END
+		[Unit]
+		DefaultDependencies=no
+		AllowIsolate=yes
+		Wants=dbus.socket systemd-logind.service $user
+		After=dbus.socket systemd-logind.service $user
+		[Service]
+		Type=oneshot
+		ExecStart=/bin/bash $0 command
+	END
+	exec env -i PATH=$PATH SYSTEMD_UNIT_PATH=$units /lib/systemd/systemd --unit=guest.service --show-status=no
+}
+
+run_command() {
+	setsid -w bash "$job/command" >"$job/output" 2>&1 </dev/null
+	echo $? >"$job/status"
+	off
+}
+
+off() {
+	sync
+	echo 1 >/proc/sys/kernel/sysrq
+	echo o >/proc/sysrq-trigger
+	sleep 10
+}
+
 read_arguments
-[ "$1" = again ] || on_the_host_tree
+case $1 in
+again) ;;
+command) run_command ;;
+*) on_the_host_tree ;;
+esac
 mount_file_systems
 mount_cgroups
 ip link set lo up
 hostname guest
-setsid -w bash "$job/command" >"$job/output" 2>&1 </dev/null
-echo $? >"$job/status"
-sync
-echo 1 >/proc/sys/kernel/sysrq
-echo o >/proc/sysrq-trigger
-sleep 10
+[ "$cgroups" != systemd ] || become_systemd
+run_command

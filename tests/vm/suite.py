@@ -1,7 +1,7 @@
 """Runs the suite in guests whose kernel and cgroups this machine does not have.
 
-    python tests/vm/suite.py [--kernel FILE | --qemu VERSION,...] [--cgroups v2,v1,hybrid,none] [--disk SIZE] [--seconds 3600]
-        [arguments of tests/run.py]
+    python tests/vm/suite.py [--kernel FILE | --qemu VERSION,...] [--cgroups v2,v1,hybrid,none,systemd] [--disk SIZE]
+        [--seconds 3600] [arguments of tests/run.py]
 
 Installs the package into one virtual environment, which every guest sees, and runs tests/run.py in one guest after the other.
 What a guest is, and what it takes, is in guest.py. Imports only the standard library, scripts/ and what lies beside it.
@@ -43,7 +43,7 @@ def main() -> int:
             print(f"\n==== a guest: {name}", flush=True)
             began = time.monotonic()
             status = guest.run(
-                command,
+                [*command[:2], f"--systemd={guest.USER}", *command[2:]] if cgroups == "systemd" else command,
                 machine=machine,
                 cgroups=cgroups,
                 show=[place, *([CHECKOUT] if CHECKOUT.is_relative_to("/tmp") else [])],
