@@ -1,7 +1,8 @@
 """What is enforced and measured on this machine, found by running: each limit is met by a program in a sandbox of its own.
 
-    python scripts/enforcement.py [--name NAME] [--out FILE.json]       one machine, or one user of it
-    python scripts/enforcement.py --join FILE.json ... > docs/enforcement.md
+    python scripts/enforcement.py [--who WHO]                    what this machine does for root, or for a user, to be read
+    python scripts/enforcement.py --json "hybrid, root" > FILE   the same, as a column of that name
+    python scripts/enforcement.py --join FILE ... > docs/enforced.md
 
 What a limit did is told, not what was asked for: "yes" is written only where the program was stopped, slowed down or refused, and
 the name of what does it stands beside it. Where nothing holds a limit, it must be refused; that is tried too. Needs the package
@@ -14,14 +15,18 @@ import argparse
 import dataclasses
 import json
 import os
+import pwd
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import delegation
+import workplace
+from workplace import Identity
 
 from pytest_sandbox import CallError, Ending, Limits, Result, Sandbox, SandboxError, Spec, UnavailableError, Usage, capabilities
 
@@ -57,6 +62,15 @@ except RuntimeError:
     raise
 """
 PIN = "import errno\ntry: os.sched_setaffinity(0, {})\nexcept OSError: sys.exit(0)\nsys.exit(len(os.sched_getaffinity(0)) > 1)\n"
+
+
+HEAD = """\
+# What is enforced and measured where
+
+Written by `scripts/enforcement.py`, which meets each limit with a program in a sandbox of its own; a column is a machine, by its
+cgroups and user, with its kernel. What stands in a cell held the limit when this was run, or has measured the figure. `refused`:
+a run that asks for the limit does not begin, for the reason of that number; where it is a default, the header line names it.
+`pytest --sandbox-doctor` says the same of a machine without meeting the limits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +184,8 @@ def _short(text: str) -> str:
 
 def join(columns: list[dict[str, dict[str, str]]]) -> Iterator[str]:
     """Two tables, in Markdown."""
-    names = [str(column["about"]["name"]) for column in columns]
+    names = [f"{column['about']['name']} ({column['about']['kernel'].partition('-')[0]})" for column in columns]
+    yield HEAD
     for title, key in (("Limits", "limits"), ("Figures", "figures")):
         notes: dict[str, int] = {}
         yield f"\n## {title}\n"
@@ -190,28 +205,46 @@ def join(columns: list[dict[str, dict[str, str]]]) -> Iterator[str]:
         yield from (f"{number}. {why}" for why, number in notes.items())
 
 
+def again(options: argparse.Namespace) -> int:
+    """Run this program as somebody, in cgroups of their own."""
+    who = Identity("the caller")
+    if options.who != "caller":
+        who = Identity(options.systemd, pwd.getpwnam(options.systemd).pw_uid) if options.systemd else workplace.ordinary_user()
+    bare = options.who == "bare-user"
+    starter = delegation.scope(who.uid) if options.systemd and not bare else []
+    argv = [*starter, sys.executable, __file__, *(["--json", options.json] if options.json else [])]
+    with workplace.temporary(who) as home, delegation.delegated(None if bare or starter else who.uid) as cgroups:
+        (home / "tmp").mkdir()
+        who.own(home)
+        env = workplace.environment(who, home, Path(sys.executable)) | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        return who.run(argv, home, env, cgroups=cgroups)
+
+
 def main() -> int:
     """Print a machine's column, or a table of several; 1 where something is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", default=f"uid {os.getuid()}")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", metavar="NAME")
+    parser.add_argument("--who", choices=("caller", "user", "bare-user"), help="in cgroups of their own, as of tests/run.py")
+    parser.add_argument("--systemd", metavar="USER", help="systemd gives them their cgroups; as of tests/run.py")
     parser.add_argument("--join", type=Path, nargs="+", metavar="FILE")
     options = parser.parse_args()
     if options.join:
         print("\n".join(join([json.loads(path.read_text(encoding="utf-8")) for path in options.join])))
         return 0
+    if options.who:
+        return again(options)
     limits: dict[str, str] = {}
     with on_disk() as disk:
         for limit, case in cases().items():
-            began = time.monotonic()
             limits[limit] = verdict(limit, case, disk)
-            print(f"{limit:<14}{limits[limit]}  ({time.monotonic() - began:.1f} s)", flush=True)
+            if not options.json:
+                print(f"{limit:<22}{limits[limit]}", flush=True)
     figures = measured()
-    for name, what in figures.items():
-        print(f"{name:<22}{what}")
-    if options.out:
-        about = {"name": options.name, "kernel": os.uname().release}
-        options.out.write_text(json.dumps({"about": about, "limits": limits, "figures": figures}, indent=1), encoding="utf-8")
+    if options.json:
+        about = {"name": options.json, "kernel": os.uname().release}
+        print(json.dumps({"about": about, "limits": limits, "figures": figures}, indent=1))
+    else:
+        print("\n".join(f"{name:<22}{what}" for name, what in figures.items()))
     return int(any(word.startswith(("BROKEN", "NO SANDBOX")) for word in limits.values()))
 
 

@@ -24,7 +24,8 @@ class Controller:
     """A controller in one version of cgroups. name: as in /proc/self/cgroup or cgroup.controllers ("" for v2's core).
 
     lacks: limits that it cannot hold, or not always, and why. inherits: files that a new cgroup has empty, and must have from
-    its parent before a process can be in it. parts: what memory consists of at a moment.
+    its parent before a process can be in it. parts: what memory consists of at a moment. flat: what it is told
+    does not hold for cgroups below.
     """
 
     version: int
@@ -34,6 +35,7 @@ class Controller:
     lacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
     inherits: tuple[str, ...] = ()
     parts: tuple[Gauge, ...] = ()
+    flat: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ _IO_V1 = (
 IO_V1 = Controller(V1, "blkio", told.nothing, _IO_V1)
 THROTTLE_V2 = Controller(V2, "io", told.throttle_v2, (), lacks=NO_DISK)
 # With a rule it counts, in kernels where IO_V1 does not (see CgroupRun).
-THROTTLE_V1 = Controller(V1, "blkio", told.throttle_v1, _IO_V1, lacks=NO_DISK)
+THROTTLE_V1 = Controller(V1, "blkio", told.throttle_v1, _IO_V1, lacks=NO_DISK, flat=True)
 CPUSET_V2 = Controller(V2, "cpuset", told.cpuset, ())
 CPUSET_V1 = Controller(V1, "cpuset", told.cpuset, (), inherits=("cpuset.mems", "cpuset.cpus"))
 HUGETLB_V2 = Controller(V2, "hugetlb", told.hugetlb("max"), (), lacks=NO_HUGE_PAGES)

@@ -119,18 +119,23 @@ class Cgroup:
                     os.mkdir(directory, 0o755)
                     undo.callback(files.remove, [directory])
                     files.inherit(directory, self._inherits(directory))
-            self._limit_all(limits)
+            held = self._limit_all(limits, flat=False)
             for directory in self._places if self._leaf else ():
                 with _refusal("make cgroup", directory + self._leaf):
                     os.mkdir(directory + self._leaf, 0o755)
                     files.inherit(directory + self._leaf, self._inherits(directory))
+            held |= self._limit_all(limits, flat=True)
+            self._note_unenforced(limits, held)
             undo.pop_all()
 
     def _inherits(self, directory: str) -> tuple[str, ...]:
         return tuple(file for c in self._choices if self._directories[c.role] == directory for file in c.controller.inherits)
 
-    def _limit_all(self, limits: Limits) -> None:
-        written = {limit for choice in self._choices for limit in self._limit(choice, limits)}
+    def _limit_all(self, limits: Limits, *, flat: bool) -> set[str]:
+        choices = [choice for choice in self._choices if choice.controller.flat is flat]
+        return {limit for choice in choices for limit in self._limit(choice, limits)}
+
+    def _note_unenforced(self, limits: Limits, written: set[str]) -> None:
         lacks = {limit: why for choice in self._choices for limit, why in choice.controller.lacks.items()}
         for limit, role in LIMIT_ROLES.items():
             if getattr(limits, limit) is None or limit in written | self.unenforced.keys():
@@ -146,7 +151,7 @@ class Cgroup:
         if choice.role == "cpuset" and limits.cpuset is not None:
             self._refuse_cpus(choice, limits.cpuset)
         for one in choice.controller.writes(limits):
-            path = f"{self._directories[choice.role]}/{one.file}"
+            path = f"{self._directories[choice.role]}{self._leaf if choice.controller.flat else ''}/{one.file}"
             try:
                 files.write(path, one.value)
             except OSError as error:

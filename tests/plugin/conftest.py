@@ -22,6 +22,7 @@ HELPERS = Path(__file__).resolve().parent / "helpers"
 _NOISE = (
     (re.compile(r"0x[0-9a-f]{6,}"), "0x..."),
     (re.compile(r"\d+\.\d+[mu]?s( \(\d+:\d\d:\d\d\))?"), "N.NNs"),
+    (re.compile(r"cache from \d+:\d\d:\d\d ago"), "cache from 0:00:00 ago"),
     (re.compile(r'(time|timestamp)="[^"]*"'), r'\1="..."'),
     (re.compile(r"\n=+ sandbox files kept =+(\n/\S+  \S+)*"), ""),
     (re.compile(r"\n(sandbox: |\.{3} )[^\n]*"), ""),
