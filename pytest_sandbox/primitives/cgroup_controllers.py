@@ -146,11 +146,16 @@ def choose(
         elif found and found[0].hierarchy.problem:
             problems[role] = found[0].hierarchy.problem
         else:
-            problems[role] = Problem(f"no cgroup hierarchy here has the controller {candidates[1].name}", FIX_CONTROLLER)
+            problems[role] = Problem(f"no cgroup hierarchy here has the controller {_name(candidates)}", FIX_CONTROLLER)
         if role == "usage" and len(usable) > 1 and not unified_controllers & {"memory", "pids", "cpu", "io"}:
             # Hybrid: to count CPU time alone, v2 costs each sandbox the lock of all forks (see Cgroup.open_tasks).
             choices[role] = usable[1]
     return choices, problems
+
+
+def _name(controllers: tuple[Controller, Controller]) -> str:
+    """What version 2 calls it, if it is a controller there."""
+    return controllers[0].name or controllers[1].name
 
 
 def _candidates(
