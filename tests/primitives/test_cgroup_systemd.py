@@ -158,17 +158,24 @@ if sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def systemd() -> None:
-    """Skip where there is no systemd to ask."""
+def systemd() -> Iterator[None]:
+    """Skip where there is no systemd to ask. A scope stays open: a slice that its last unit leaves refuses others."""
     found = find_hierarchies(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
     if not cgroup_systemd.booted():
         pytest.skip("systemd is not pid 1 here; tests/vm/suite.py --cgroups systemd has it")
     if any(each.version == V1 and "memory" in each.controllers for each in found):
         pytest.skip("the memory controller is not of version 2 here")
     pytest.importorskip("jeepney", reason="the extra is not installed")
-    done = subprocess.run([*STARTER, "--scope", "true"], check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"systemd makes no scope for this user: {done.stderr}")
+    argv = [*STARTER, "--scope", "sh", "-c", "echo begun; exec sleep 1000"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as scope:
+        try:
+            assert scope.stdout
+            assert scope.stderr
+            if scope.stdout.readline() != "begun\n":
+                pytest.skip(f"systemd makes no scope for this user: {scope.stderr.read()}")
+            yield
+        finally:
+            scope.kill()
 
 
 Start = Callable[..., "subprocess.Popen[str]"]
