@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.outcome import Ending
@@ -35,7 +35,7 @@ def restart(running: Running) -> None:
         running.deadline = time.monotonic() + limit
 
 
-def next_due(everyone: Iterable[Running]) -> float | None:
+def next_due(everyone: Collection[Running]) -> float | None:
     """When `check` is to be called next."""
     due = [
         moment
@@ -48,6 +48,7 @@ def next_due(everyone: Iterable[Running]) -> float | None:
         )
         if moment is not None
     ]
+    due += [running.gone_by for running in everyone if running.gone_by is not None]
     return min(due, default=None)
 
 

@@ -13,8 +13,9 @@ import os
 import selectors
 import socket
 import time
+import warnings
 
-from pytest_sandbox.model.errors import SandboxError, SetupError, WireError
+from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
 from pytest_sandbox.primitives import process
 from pytest_sandbox.sandbox import clock, pid1, upper
 from pytest_sandbox.sandbox.accounts import outcome_of
@@ -81,6 +82,8 @@ class Loop:
         now = time.monotonic()
         for running in tuple(self.running.values()):
             clock.check(running, now)
+            if running.gone_by is not None and now >= running.gone_by and not running.ended:
+                self._give_up(running)
 
     def _listen_for_room(self) -> None:
         """Be woken too when a sandbox for which frames wait can take more of them."""
@@ -129,6 +132,8 @@ class Loop:
             running.problem = refusal(json.loads(packet[1:]))
         else:
             running.words.hear(packet)
+            if running.last_words is not None:
+                running.ends()
 
     def _meet(self, running: Running, pid: int) -> None:
         """Know init from now on."""
@@ -320,6 +325,13 @@ class Loop:
             running.close()
             for child in [child for child in self.running.values() if child.parent is running and child.pid is None]:
                 self._finish(child)  # it was never made, and nobody is left to make it
+
+    def _give_up(self, running: Running) -> None:
+        """Go on without one that does not die: the kernel holds a process of it, for a disk say, or somebody has frozen it."""
+        pids = ", ".join(map(str, running.cgroup.processes()[:10])) or str(running.pid)
+        why = "processes that wait in the kernel, or that a freezer (cgroup v1) has stopped, do not die before they go on"
+        warnings.warn(TeardownWarning(f"{running.name} cannot be killed, with pids {pids}: {why}"), stacklevel=2)
+        self._finish(running)
 
     def _remove_scratch(self, running: Running) -> None:
         order = running.order

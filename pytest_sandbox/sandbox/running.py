@@ -23,6 +23,8 @@ from pytest_sandbox.sandbox.outbox import Outbox
 from pytest_sandbox.sandbox.pid1 import LastWords, Recipe, signal_main
 from pytest_sandbox.sandbox.wire import Decoder, Frame
 
+#: How long a sandbox that is ending may take to be gone, in seconds; then the run goes on without it. (2,000 processes: 2 s.)
+GONE_TIME = 60.0
 _MOST_OUTPUT = 64 << 20
 _CHUNK = 1 << 16
 _UCRED = struct.Struct("3i")
@@ -95,6 +97,7 @@ class Running:
     did that it must not. own_inodes: of its layer, before it wrote. launcher: pid of the process that it was forked from,
     if that is one of its own. depth: how many are around it. sockets: unix sockets on paths where those listen.
     crowded: the loop waits for room in its socket. silent: main, and whoever has inherited from it, has closed that.
+    gone_by: when nothing of it may be left.
     """
 
     order: Order
@@ -126,6 +129,7 @@ class Running:
     deadline: float | None = None
     next_look: float | None = None
     kill_at: float | None = None
+    gone_by: float | None = None
     hold: bool = False
     held: bool = False
     killed: Ending | None = None
@@ -189,6 +193,12 @@ class Running:
             self.snapshot = self.snapshot or self.cgroup.snapshot()
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            self.ends()
+
+    def ends(self) -> None:
+        """Its init is dying, which takes all others of its namespace along."""
+        if self.gone_by is None:
+            self.gone_by = time.monotonic() + GONE_TIME
 
     def output(self) -> int:
         """Bytes that its own stdout and stderr hold now."""

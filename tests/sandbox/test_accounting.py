@@ -7,7 +7,6 @@ import functools
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,17 +202,10 @@ def test_faults() -> None:
     assert more(figures(ALLOCATE.format(size=100)), "faults") == pytest.approx(100 * MIB / os.sysconf("SC_PAGESIZE"), rel=0.05)
 
 
-def grain() -> float:
-    """The least step of the clock of CPU time, in seconds: a microsecond, or a tick where the kernel counts those."""
-    first = time.process_time()
-    while (now := time.process_time()) == first:
-        pass
-    return now - first
-
-
+@pytest.mark.usefixtures("true_cpu_clock")
 @pytest.mark.parametrize("processes", [1, 4])
 def test_cpu(processes: int) -> None:
-    """600 ms, of one process or of four, all gone, within 5 %: by the clock that the kernel bills, and but for its ticks."""
+    """600 ms, of one process or of four, all gone, within 5 %: by the clock that the kernel bills."""
     source = f"""
 def spin(seconds):
     until = time.process_time() + seconds
@@ -226,8 +218,7 @@ def take(seconds):
     used, idle = figures(source + "take(0.6)").cpu, figures(source + "take(0)").cpu
     assert used is not None
     assert idle is not None
-    ticks = 2 * processes * grain()  # at its begin and its end
-    assert used - idle == pytest.approx(0.6, abs=0.05 * 0.6 + ticks)
+    assert used - idle == pytest.approx(0.6, rel=0.05)
 
 
 @pytest.mark.needs("cpus")

@@ -32,6 +32,7 @@ def run(*argv: str, network: Network = Network.AUTO, **limits: Any) -> Result:
 
 
 @needs("cpus")
+@pytest.mark.usefixtures("true_cpu_clock")
 def test_cpus_are_throttled() -> None:
     """A quarter of a CPU is a quarter of its time, and the time lost is told."""
     result = run("timeout", "1", "sh", "-c", "while :; do :; done", cpus=0.25)

@@ -13,11 +13,14 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_sandbox import Change, ChangeKind, Ending, Limits, Network, Outcome, Spec, WireError
+from pytest_sandbox.model.errors import TeardownWarning
+from pytest_sandbox.primitives.cgroup_layout import V1, V2, find_hierarchies
 from pytest_sandbox.sandbox import host
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.main import fork_into
@@ -544,3 +547,82 @@ def test_out_of_memory_that_is_not_its_own(supervisor: Supervisor) -> None:
     [outcome] = wait(supervisor, heard)
     assert outcome.ending is Ending.OUT_OF_MEMORY
     assert "below its limit of 1G" in outcome.sentence
+
+
+class Freezer:
+    """A cgroup below this process's own, into which the test moves what it then freezes from outside."""
+
+    def __init__(self, version: int) -> None:
+        hierarchies = find_hierarchies(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+        found = [one for one in hierarchies if one.version == version and (version == V2 or "freezer" in one.controllers)]
+        if not found or found[0].problem or not os.access(found[0].directory, os.W_OK):
+            pytest.skip(f"no freezer of cgroup v{version} that this user may use")
+        self._path = Path(found[0].directory, f"frozen-{os.getpid()}-{secrets.token_hex(4)}")
+        self._path.mkdir()
+        self._v1 = version == V1
+
+    def freeze(self, pids: tuple[int, ...]) -> None:
+        """Move them in, and stop them."""
+        for pid in pids:
+            (self._path / "cgroup.procs").write_text(str(pid))
+        self._set("FROZEN", "1")
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self._set("THAWED", "0")
+
+    def _set(self, v1: str, v2: str) -> None:
+        (self._path / ("freezer.state" if self._v1 else "cgroup.freeze")).write_text(v1 if self._v1 else v2)
+
+    def remove(self) -> None:
+        """Of what is still in there nobody survives."""
+        self.thaw()
+        limit = time.monotonic() + 30
+        while (self._path / "cgroup.procs").read_text():
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        self._path.rmdir()
+
+
+@pytest.fixture(params=[V1, V2], ids=["v1", "v2"])
+def freezer(request: pytest.FixtureRequest) -> Iterator[Freezer]:
+    """See `Freezer`."""
+    one = Freezer(request.param)
+    yield one
+    one.remove()
+
+
+def frozen(supervisor: Supervisor, freezer: Freezer, timeout: float) -> Heard:
+    """A sandbox that sleeps, and is frozen from outside."""
+    running, heard = root(supervisor, sleep(600), limits=Limits(timeout=timeout))
+    supervisor.run_while(lambda: running.deadline is None)
+    freezer.freeze(running.cgroup.processes())
+    return heard
+
+
+@pytest.mark.needs("kill")
+def test_frozen_from_outside(supervisor: Supervisor, freezer: Freezer) -> None:
+    """It is killed when its time is over; version 1's freezer, which keeps it from dying, is waited for."""
+    heard = frozen(supervisor, freezer, 0.5)
+    thaw = threading.Timer(2.0, freezer.thaw)
+    thaw.start()
+    assert wait(supervisor, heard)[0].ending is Ending.TIMED_OUT
+    thaw.join()
+
+
+@pytest.mark.needs("kill")
+@pytest.mark.parametrize("freezer", [V1], indirect=True)
+def test_what_does_not_die_does_not_hold_the_run(
+    supervisor: Supervisor, freezer: Freezer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while the run goes on without it, and says so; the verdict is known all the same."""
+    monkeypatch.setattr("pytest_sandbox.sandbox.running.GONE_TIME", 0.5)
+    heard = frozen(supervisor, freezer, 0.5)
+    with (
+        pytest.warns(TeardownWarning, match=r"s1 cannot be killed, with pids \d+"),
+        pytest.warns(TeardownWarning, match="could not be removed: Device or resource busy"),
+    ):
+        assert wait(supervisor, heard)[0].ending is Ending.TIMED_OUT
+    _, other = root(supervisor, lambda _: 0)
+    assert wait(supervisor, other)[0].ok
+    freezer.thaw()

@@ -191,3 +191,27 @@ def bury(top: str, levels: int) -> None:
     for fd in reversed(made[:-1]):
         os.chmod("a\nb", 0, dir_fd=fd)
         os.close(fd)
+
+
+def pids() -> list[int]:
+    """Of all processes that can be seen."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def nest(levels: int, width: int) -> None:
+    """Leave so many deaf processes here, and in each of so many pid and user namespaces in each other, if these may be made."""
+    for _ in range(width):
+        if os.fork() == 0:
+            stop_signals()
+            time.sleep(600)
+    if levels == 0:
+        return
+    uid, gid = os.getuid(), os.getgid()
+    if call("unshare", CLONE_NEWUSER | CLONE_NEWPID) == 0:
+        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+            with contextlib.suppress(OSError), open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+                file.write(text)
+    if os.fork() == 0:
+        nest(levels - 1, width)
+        stop_signals()
+        time.sleep(600)

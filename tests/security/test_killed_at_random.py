@@ -1,7 +1,8 @@
 """pytest is killed at random points of a run: alone, with its process group, and with the process that cleans up after it.
 
-Half of the points are drawn from the length of a run, half from the controller's own steps: the calls that it makes. Nothing is
-left, where need be after a later run. With `--abuse 17` at a hundred points; `--abuse-seed` takes what a failed test names:
+Half of the points are drawn from the length of a run, half from the controller's own steps: the calls that it makes. Nothing
+is left, where need be after a later run. With `--abuse 17` at a hundred points, with `--abuse-seed` at those that a failed test
+names:
 
     python tests/run.py tests/security/test_killed_at_random.py --abuse 17
 """
@@ -13,6 +14,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,14 @@ def _kill(pid: int, how: str) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def _told(where: str) -> Iterator[None]:
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(where) from error
+
+
 def test_killed_at_random(attack: Any, request: pytest.FixtureRequest) -> None:
     """Wherever it is: no process, cgroup, mount or file is left."""
     seed = request.config.getoption("--abuse-seed")
@@ -129,8 +139,6 @@ def test_killed_at_random(attack: Any, request: pytest.FixtureRequest) -> None:
     for _ in range(request.config.getoption("--abuse")):
         for how in HOW:
             for point in ({"step": draw.randint(1, killing.steps)}, {"after": draw.uniform(0, killing.seconds)}):
-                try:
+                with _told(f"killed: {how} at {point}, seed {seed}"):
                     killing.kill(how, **point)
-                except AssertionError as error:  # noqa: PERF203  # which of them failed
-                    raise AssertionError(f"killed: {how} at {point}, seed {seed}") from error
     assert Path("/proc/self/mountinfo").read_text() == before

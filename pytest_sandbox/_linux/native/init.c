@@ -28,7 +28,7 @@ typedef long word;
 enum {
 	AT_FDCWD = -100, AT_RECURSIVE = 0x8000,
 	O_WRONLY = 1, O_NONBLOCK = 04000, O_CLOEXEC = 02000000,
-	ENOENT = 2, EINTR = 4, ECHILD = 10, EAGAIN = 11, EACCES = 13, ENOTDIR = 20, EINVAL = 22, EMFILE = 24,
+	ENOENT = 2, EINTR = 4, ECHILD = 10, EAGAIN = 11, ENOMEM = 12, EACCES = 13, ENOTDIR = 20, EINVAL = 22, EMFILE = 24,
 	SIGCHLD = 17, SIGKILL = 9,
 	AF_INET = 2, AF_NETLINK = 16, SOCK_DGRAM = 2, SOCK_RAW = 3, NETLINK_ROUTE = 0, NETLINK_SOCK_DIAG = 4, NLMSG_ERROR = 2,
 	SOL_SOCKET = 1, SCM_RIGHTS = 1, MSG_CMSG_CLOEXEC = 0x40000000, MSG_NOSIGNAL = 0x4000, MSG_TRUNC = 0x20,
@@ -573,8 +573,12 @@ static word hold_user_namespace(const char *const *texts)
 		end(1);
 	if (pid < 0)
 		return pid;
-	for (int tries = 0; (error = write_maps(pid, texts)) == -EACCES && tries < 10000; tries++)
-		CALL(__NR_ppoll, NULL, 0, &moment, NULL, 8); /* until it may be dumped */
+	/* Until it may be dumped: on a machine that is busy with somebody's bomb it may take seconds to get its turn. */
+	for (int tries = 0; (error = write_maps(pid, texts)) == -EACCES && tries < 600000; tries++) {
+		if (CALL(__NR_wait4, pid, NULL, WNOHANG, NULL, 0) == pid) /* never, but for want of memory */
+			return -ENOMEM;
+		CALL(__NR_ppoll, NULL, 0, &moment, NULL, 8);
+	}
 	append(append_number(append(path, "/proc/"), pid), "/ns/user");
 	if (!error)
 		error = CALL(__NR_openat, AT_FDCWD, path, O_CLOEXEC, 0, 0);
