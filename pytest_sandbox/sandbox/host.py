@@ -60,13 +60,13 @@ def find_identity() -> Identity:
     """Who a test can be here: see `Identity`."""
     if os.geteuid() != 0:
         return Identity.USER
-    return Identity.MAPPED if try_in_child(_id_map_root) is None else Identity.SAME
+    return Identity.MAPPED if try_in_child(lambda: id_map("/")) is None else Identity.SAME
 
 
-def _id_map_root() -> None:
-    """Clone / and id-map the clone, which says EINVAL where its file system cannot (overlay: Docker)."""
+def id_map(path: str) -> None:
+    """Clone the mount at `path` and id-map the clone, which says EINVAL where its file system cannot (overlay: Docker)."""
     syscalls.unshare(Clone.NEWNS)
-    tree = syscalls.open_tree("/")
+    tree = syscalls.open_tree(path)
     ready, tell = os.pipe()
     end, hold = os.pipe()
     holder = os.fork()
