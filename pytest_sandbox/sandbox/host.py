@@ -256,7 +256,8 @@ def _user_attributes() -> Capability:
         os.setxattr(fd, "user.overlay.probe", b"1")
     except OSError:
         reason = "no user attributes on a tmpfs before Linux 6.6: what a test deletes, it cannot make again as a directory (EIO)"
-        return Capability("xattr", False, reason, "--sandbox-scratch DIR on ext4, xfs or btrfs, or a newer kernel")
+        where = f"TMPDIR or --sandbox-scratch on ext4, xfs or btrfs (found: {find_scratch()})"
+        return Capability("xattr", False, reason, f"{where}, or a newer kernel")
     finally:
         os.close(fd)
     return Capability("xattr", True, "user attributes on a tmpfs")
