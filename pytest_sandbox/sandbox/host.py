@@ -61,13 +61,13 @@ def find_identity() -> Identity:
     """Who a test can be here: see `Identity`."""
     if os.geteuid() != 0:
         return Identity.USER
-    return Identity.MAPPED if try_in_child(_id_map_root) is None else Identity.SAME
+    return Identity.MAPPED if try_in_child(lambda: id_map("/")) is None else Identity.SAME
 
 
-def _id_map_root() -> None:
-    """Clone / and id-map the clone, which says EINVAL where its file system cannot (overlay: Docker)."""
+def id_map(path: str) -> None:
+    """Clone the mount at `path` and id-map the clone, which says EINVAL where its file system cannot (overlay: Docker)."""
     syscalls.unshare(Clone.NEWNS)
-    tree = syscalls.open_tree("/")
+    tree = syscalls.open_tree(path)
     ready, tell = os.pipe()
     end, hold = os.pipe()
     holder = os.fork()
@@ -257,7 +257,8 @@ def _user_attributes() -> Capability:
         os.setxattr(fd, "user.overlay.probe", b"1")
     except OSError:
         reason = "no user attributes on a tmpfs before Linux 6.6: what a test deletes, it cannot make again as a directory (EIO)"
-        return Capability("xattr", False, reason, "--sandbox-scratch DIR on ext4, xfs or btrfs, or a newer kernel")
+        where = f"TMPDIR or --sandbox-scratch on ext4, xfs or btrfs (found: {find_scratch()})"
+        return Capability("xattr", False, reason, f"{where}, or a newer kernel")
     finally:
         os.close(fd)
     return Capability("xattr", True, "user attributes on a tmpfs")

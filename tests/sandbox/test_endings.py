@@ -285,7 +285,8 @@ def test_output_survives_sigkill() -> None:
 
 def test_leaks_are_named() -> None:
     """What main left behind: by command line, also where it hid from its parent."""
-    result = run("sh", "-c", "setsid sleep 4711 >/dev/null 2>&1 & exit 0")
+    begun = "until [ $(cat /proc/$!/comm) = sleep ]; do :; done"
+    result = run("sh", "-c", f"setsid sleep 4711 >/dev/null 2>&1 & {begun}")
     assert [leak.command for leak in result.leaks] == ["sleep 4711"]
     assert result.ok
 

@@ -1,6 +1,7 @@
 """User-Mode Linux: a kernel that is a program of the host's, with the host's tree as it is (hostfs).
 
-Debian: apt-get install user-mode-linux kmod. Imports only the standard library and `machine`.
+A program is killed when it touches more than some 256 MB: each of its pages is a mapping of the host's (vm.max_map_count), and
+the guest's dmesg says so. Debian: apt-get install user-mode-linux kmod. Imports only the standard library and `machine`.
 """
 
 from __future__ import annotations
