@@ -11,7 +11,7 @@ from pytest_sandbox.model.spec import Limits, Spec
 from pytest_sandbox.sandbox.host import Capability, capabilities, find_identity, make_layout
 
 #: Without these there is no sandbox at all.
-NEEDED = ("platform", "user", "mount", "pid", "net", "ipc", "uts", "sandbox")
+NEEDED = ("platform", "user", "mount", "pid", "net", "ipc", "uts", "proc", "sysfs", "sandbox")
 
 
 def try_sandbox() -> Capability:

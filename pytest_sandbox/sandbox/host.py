@@ -15,12 +15,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pytest_sandbox._linux import native, proc, syscalls
-from pytest_sandbox._linux.flags import Attr, Clone
+from pytest_sandbox._linux.flags import Attr, Clone, Mount
 from pytest_sandbox.model.errors import UnavailableError
 from pytest_sandbox.model.spec import Limits, Network, Spec
 from pytest_sandbox.primitives import cgroups, mounts, network, overlay, process
 from pytest_sandbox.primitives.namespaces import Identity, write_maps
 from pytest_sandbox.primitives.process import fork
+from pytest_sandbox.sandbox import fixes
 from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.layout import Layout
 from pytest_sandbox.sandbox.scratch import path_of
@@ -139,12 +140,6 @@ def _content(path: str) -> bytes:
         return b""
 
 
-_USERNS_FIX = (
-    "allow unprivileged user namespaces: sysctl kernel.unprivileged_userns_clone=1 (Debian), "
-    "user.max_user_namespaces above 0, kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile with "
-    "'userns,' (Ubuntu 24.04); in a container: docker run --security-opt seccomp=unconfined --security-opt "
-    "apparmor=unconfined --security-opt systempaths=unconfined"
-)
 _NAMESPACES = {
     "user": Clone.NEWUSER, "mount": Clone.NEWNS, "pid": Clone.NEWPID, "net": Clone.NEWNET, "ipc": Clone.NEWIPC,
     "uts": Clone.NEWUTS, "cgroup": Clone.NEWCGROUP,
@@ -197,7 +192,19 @@ class Capabilities(Mapping[str, Capability]):
 def _names() -> tuple[str, ...]:
     if sys.platform != "linux":
         return ("platform",)
-    return ("platform", "native", *_NAMESPACES, "identity", "xattr", *_ALWAYS, "bandwidth", *cgroups.USUAL, *cgroups.RARE)
+    return (
+        "platform",
+        "native",
+        *_NAMESPACES,
+        "proc",
+        "sysfs",
+        "identity",
+        "xattr",
+        *_ALWAYS,
+        "bandwidth",
+        *cgroups.USUAL,
+        *cgroups.RARE,
+    )
 
 
 @functools.cache
@@ -233,9 +240,37 @@ def _native() -> Capability:
 
 
 def _namespace(name: str) -> Capability:
-    flags = _NAMESPACES[name] | (Clone.NEWUSER if os.geteuid() else Clone(0))
+    """As a sandbox makes it: in a user namespace of its own, but for root's first of mounts, in which the trees are cloned."""
+    outside = name == "mount" and os.geteuid() == 0
+    flags = _NAMESPACES[name] | (Clone(0) if outside else Clone.NEWUSER)
     error = try_in_child(lambda: syscalls.unshare(flags))
-    return Capability(name, True, "unshare(2)") if error is None else Capability(name, False, str(error), _USERNS_FIX)
+    if error is None:
+        return Capability(name, True, "unshare(2)")
+    return Capability(name, False, str(error), fixes.for_namespace(error, outside=outside))
+
+
+def _file_system(name: str) -> Capability:
+    """A proc or sysfs of one's own, which takes a pid and a network namespace, and that the outer ones show all of theirs."""
+
+    def attempt() -> None:
+        syscalls.unshare(Clone.NEWUSER | Clone.NEWNS | Clone.NEWPID | Clone.NEWNET)
+        mounts.make_private()
+        pid = os.fork()  # into the pid namespace
+        if pid == 0:
+            try:
+                syscalls.mount(name, target, name, Mount.NOSUID | Mount.NODEV | Mount.NOEXEC | Mount.RDONLY)
+            except OSError as error:
+                os._exit(error.errno or 1)
+            os._exit(0)
+        number = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if number:
+            raise OSError(number, os.strerror(number), f"mount {name}")
+
+    target = {"proc": "/proc", "sysfs": "/sys"}[name]
+    error = try_in_child(attempt)
+    if error is None:
+        return Capability(name, True, f"a new one on {target}")
+    return Capability(name, False, str(error), fixes.for_file_system())
 
 
 _WHO = {
@@ -279,6 +314,7 @@ def _bandwidth() -> Capability:
 
 _ALONE: dict[str, Callable[[], Capability]] = {
     "platform": _platform, "native": _native, "identity": _identity, "xattr": _user_attributes, "bandwidth": _bandwidth,
+    "proc": functools.partial(_file_system, "proc"), "sysfs": functools.partial(_file_system, "sysfs"),
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Prctl
+from pytest_sandbox.sandbox import fixes
 
 _MOUNT_SETATTR = 442
 
@@ -55,3 +56,45 @@ def test_the_doctor_is_right(pytester: pytest.Pytester) -> None:
     assert status == expected[diagnosis], said + text
     assert diagnosis == 0 or "Fix: " in text
     assert "Traceback" not in said + text
+
+
+def test_a_masked_proc(pytester: pytest.Pytester) -> None:
+    """As container engines mask it: a new one is refused by the kernel, and the fix is to unmask."""
+    pytester.makepyfile("def test(): raise SystemError('it ran')")
+    mask = "mount -t tmpfs mask /proc/fs && exec"
+    command = ["unshare", "-Urm", "sh", "-c", f'{mask} "$@"', "sh", sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, "--sandbox-doctor"], capture_output=True, text=True, check=False)
+    if "mount:" in done.stderr:
+        pytest.skip(f"nothing can be mounted here: {done.stderr}")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert (
+        "NO  proc       [Errno 1] Operation not permitted: 'mount proc'\n    fix: show the container all of /proc" in done.stdout
+    )
+    assert "cannot run here: no proc" in done.stdout
+
+
+STATUS = "Name:\tpytest\nSeccomp:\t2\n"
+MASKED = "23 31 0:21 / /proc rw - proc proc rw\n50 23 0:40 / /proc/kcore rw - tmpfs tmpfs rw\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "evidence", "fix"),
+    [
+        (errno.ENOSPC, {"/proc/sys/user/max_net_namespaces": "0\n"}, "sysctl user.max_net_namespaces="),
+        (errno.EPERM, {"/proc/sys/kernel/unprivileged_userns_clone": "0\n"}, "sysctl kernel.unprivileged_userns_clone=1"),
+        (errno.EACCES, {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n"}, "sysctl kernel.apparmor_restrict"),
+        (errno.EPERM, {"/proc/self/status": STATUS}, "let the container make namespaces"),
+        (errno.EPERM, {}, "one of: "),
+    ],
+)
+def test_the_fix_is_that_of_the_cause(number: int, evidence: dict[str, str], fix: str) -> None:
+    """By what machines say that are not at hand."""
+    assert fixes.for_namespace(OSError(number, ""), read=lambda path: evidence.get(path, "")).startswith(fix)
+
+
+def test_the_fix_for_file_systems() -> None:
+    """Masks are known by what is mounted; without any it is a rule for user namespaces."""
+    assert fixes.for_file_system({"/proc/self/mountinfo": MASKED}.get) == fixes.UNMASK  # type: ignore[arg-type]
+    ubuntu = {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n"}
+    assert "AppArmor" in fixes.for_file_system(lambda path: ubuntu.get(path, ""))
+    assert fixes.for_namespace(OSError(errno.EPERM, ""), outside=True) == fixes.ADMIN
