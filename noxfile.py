@@ -30,7 +30,7 @@ def vm(session: nox.Session) -> None:
 #: What differs by kernel.
 BY_KERNEL = [
     *("tests/primitives", "tests/_linux", "tests/sandbox/test_limits_and_usage.py", "tests/sandbox/test_wire.py"),
-    *("tests/plugin/test_scratch.py", "tests/plugin/test_old_kernels.py"),
+    *("tests/plugin/test_scratch.py", "tests/plugin/test_doctor.py"),
 ]
 
 
@@ -39,7 +39,7 @@ def vm_qemu(session: nox.Session) -> None:
     """What differs by kernel, on Debian's 6.12 and 6.1, and that 5.10 is refused; tests/vm/qemu.py says what it takes."""
     suite = ("python3", "tests/vm/suite.py", "--disk=512M", "--only=caller")
     session.run(*suite, "--qemu=6.12,6.1", *(session.posargs or BY_KERNEL), external=True)
-    session.run(*suite, "--qemu=5.10", "tests/plugin/test_old_kernels.py", external=True)
+    session.run(*suite, "--qemu=5.10", "tests/plugin/test_doctor.py", external=True)
 
 
 @nox.session
