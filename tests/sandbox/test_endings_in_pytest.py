@@ -152,15 +152,15 @@ def test_network_of_a_run(pytester: pytest.Pytester, network: str) -> None:
     """Every value works for a whole run."""
     pytester.makepyfile(
         """
-        import os, socket
+        import os
         def test_it(pytestconfig):
             inside = os.listdir("/sys/class/net")
             up = open("/proc/net/dev").read()
             assert "lo" in inside and "lo:" in up
-            assert (inside == ["lo"]) == (os.environ["NETWORK"] != "host" or os.environ["HOST"] == "['lo']")
+            assert (os.readlink("/proc/self/ns/net") == os.environ["HOST"]) == (os.environ["NETWORK"] == "host")
         """
     )
-    os.environ |= {"NETWORK": network, "HOST": str(os.listdir("/sys/class/net"))}
+    os.environ |= {"NETWORK": network, "HOST": os.readlink("/proc/self/ns/net")}
     result = pytester.runpytest_subprocess("--sandbox", f"--sandbox-network={network}")
     result.assert_outcomes(passed=1)
 
