@@ -102,8 +102,9 @@ def plan(namespaces: list[int]) -> tuple[native.Plan, list[socket.socket]]:
 def test_a_fork_that_fails(*, thread: bool) -> None:
     """Names the step, and leaves the caller as it was: its descriptors, its signal mask, no child."""
     end = threading.Event()
+    other = threading.Thread(target=end.wait)
     if thread:
-        threading.Thread(target=end.wait, daemon=True).start()
+        other.start()
     null = os.open(os.devnull, os.O_RDONLY)
     try:
         before, mask = sorted(os.listdir("/proc/self/fd")), signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -120,6 +121,8 @@ def test_a_fork_that_fails(*, thread: bool) -> None:
     finally:
         os.close(null)
         end.set()
+        if thread:
+            other.join()
 
 
 def test_a_controller_that_goes_away_while_it_forks() -> None:

@@ -48,8 +48,9 @@ def test_clone3_is_a_fork() -> None:
         os._exit(7)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        assert pipe.read() == "1 1 [0, 1, 4, 9]"
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        said = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert (said, status) == ("1 1 [0, 1, 4, 9]", 7)
 
 
 def test_clone3_that_fails() -> None:
