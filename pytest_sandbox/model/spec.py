@@ -98,6 +98,11 @@ def _stricter(one: Any, other: Any) -> Any:  # noqa: ANN401  # a number, or a li
     return format_cpus(both)
 
 
+LIMIT_NAMES = tuple(field.name for field in dataclasses.fields(Limits))
+#: Those that the tmpfs of a layer enforces, by its size= and nr_inodes= (tmpfs(5)), and nothing else.
+OF_TMPFS = ("disk", "inodes")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Spec:
     """Everything that the layers below `plugin/` need to know to make one sandbox.

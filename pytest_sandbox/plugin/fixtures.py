@@ -15,7 +15,7 @@ import pytest
 
 from pytest_sandbox.model.errors import SandboxError, SpecError, WireError
 from pytest_sandbox.model.outcome import Change, ChangeKind, Outcome, Usage
-from pytest_sandbox.model.spec import Limits, Network, Spec
+from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Limits, Network, Spec
 from pytest_sandbox.plugin import paths
 from pytest_sandbox.plugin.options import BY_NAME, closest
 from pytest_sandbox.plugin.settling import INSIDE
@@ -213,9 +213,6 @@ class _Made:
 _MOST_HIDDEN = 1000
 
 
-_LIMIT_NAMES = frozenset(field.name for field in dataclasses.fields(Limits))
-
-
 def _is_plain_path(path: object) -> bool:
     return (
         isinstance(path, str) and os.path.isabs(path) and os.path.normpath(path) == path and "\0" not in path and len(path) < 4096
@@ -227,10 +224,10 @@ def _at_most(own: Spec, frame: Frame) -> Spec:
     asked = frame.get("limits") or {}
     if not isinstance(asked, dict):
         raise SpecError("limits are no names with values")
-    unknown = set(asked) - _LIMIT_NAMES
+    unknown = set(asked) - set(LIMIT_NAMES)
     if unknown:
         raise SpecError(f"there is no limit {', '.join(sorted(map(str, unknown)))}")
-    limits = Limits(**dict.fromkeys(_LIMIT_NAMES) | asked).within(own.limits)
+    limits = Limits(**dict.fromkeys(LIMIT_NAMES) | asked).within(own.limits)
     network = Network(frame.get("network", own.network.value))
     if network is Network.HOST and own.network is not Network.HOST:
         raise SpecError("network='host': the test's own sandbox has not got the machine's network")
@@ -238,5 +235,5 @@ def _at_most(own: Spec, frame: Frame) -> Spec:
     if not isinstance(hide, (list, tuple)) or len(hide) > _MOST_HIDDEN or not all(map(_is_plain_path, hide)):
         raise SpecError(f"hide is no list of at most {_MOST_HIDDEN} absolute paths")
     names = frozenset(name for name in asked if asked[name] is not None)
-    scratch = None if names & {"disk", "inodes"} else own.scratch  # only a tmpfs has such a limit
+    scratch = None if names.intersection(OF_TMPFS) else own.scratch  # only a tmpfs has such a limit
     return dataclasses.replace(own, limits=limits, network=network, hide=(*own.hide, *hide), scratch=scratch, asked=names)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import pytest
 
 from pytest_sandbox.model.errors import SpecError
-from pytest_sandbox.model.spec import Limits, Network, Spec
+from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Network, Spec
 
 from . import paths
 from .marks import closest_first
@@ -54,9 +54,6 @@ class Settings:
     base: Plan
 
 
-_LIMITS: Final = frozenset(field.name for field in dataclasses.fields(Limits))
-# The limits that the tmpfs of the uppers enforces, by its size= and nr_inodes= (tmpfs(5)).
-_OF_TMPFS: Final = ("disk", "inodes")
 _PATHS: Final = {"writable": paths.writable, "hide": paths.hidden}
 _SETTINGS: Final = pytest.StashKey[Settings]()
 # The marks are kept beside the plan that they make, as their id() is the key.
@@ -262,7 +259,7 @@ def _argument(name: str, value: object, directory: Path) -> object:
 
 def _over(base: Plan, given: Mapping[str, Any]) -> Plan:
     """The plan with everything given put in the place of what `base` has; lists are joined."""
-    limits = {name: value for name, value in given.items() if name in _LIMITS}
+    limits = {name: value for name, value in given.items() if name in LIMIT_NAMES}
     spec = dataclasses.replace(
         base.spec,
         limits=dataclasses.replace(base.spec.limits, **limits),
@@ -282,7 +279,7 @@ def _over(base: Plan, given: Mapping[str, Any]) -> Plan:
 
 def _refuse_contradictions(spec: Spec) -> None:
     """Raise SpecError for two wishes of which only one can be had, wherever they were made."""
-    for name in _OF_TMPFS:
+    for name in OF_TMPFS:
         if spec.scratch is not None and name in spec.asked:
             raise SpecError(
                 f"{name} and scratch ({spec.scratch}) exclude each other: the limit is enforced by the tmpfs that scratch "

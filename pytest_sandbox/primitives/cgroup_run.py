@@ -148,9 +148,11 @@ def settle() -> Problem | None:
     None where there is nothing to ask for. The process stays in the scope for the rest of its life; its children do not come
     along, so it is called before the first of them that belongs to a run.
     """
+    if not cgroup_systemd.booted():
+        return None
     hierarchies = _find()
     unified = next((each for each in hierarchies if each.version == V2 and not each.problem), None)
-    if unified is None or not cgroup_systemd.booted() or any("memory" in each.controllers for each in hierarchies):
+    if unified is None or any("memory" in each.controllers for each in hierarchies):
         return None
     return None if can_divide(unified.directory) else cgroup_systemd.ask(unified)
 

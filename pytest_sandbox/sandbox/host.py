@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pytest_sandbox._linux import native, proc, syscalls
 from pytest_sandbox._linux.flags import Attr, Clone, Mount
 from pytest_sandbox.model.errors import UnavailableError
-from pytest_sandbox.model.spec import Limits, Network, Spec
+from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Network, Spec
 from pytest_sandbox.primitives import cgroups, mounts, network, overlay, process
 from pytest_sandbox.primitives.namespaces import Identity, write_maps
 from pytest_sandbox.primitives.process import fork
@@ -320,8 +320,6 @@ _ALONE: dict[str, Callable[[], Capability]] = {
 
 #: File systems that take user attributes and the upper layer of an overlay, and are no memory.
 _DISKS = ("ext4", "xfs", "btrfs")
-#: Limits that only a tmpfs enforces.
-_OF_TMPFS = frozenset(("disk", "inodes"))
 
 
 @functools.cache
@@ -343,7 +341,7 @@ def settled(spec: Spec, known: Mapping[str, Capability]) -> Spec:
 
     Not so where a scratch, or none, was asked for, nor where a limit was that only a tmpfs enforces.
     """
-    if spec.scratch is not None or spec.asked & (_OF_TMPFS | {"scratch"}) or known["xattr"].available:
+    if spec.scratch is not None or spec.asked.intersection((*OF_TMPFS, "scratch")) or known["xattr"].available:
         return spec
     return dataclasses.replace(spec, scratch=find_scratch())
 
@@ -368,11 +366,11 @@ def _kernel() -> tuple[int, int]:
 def unenforced(spec: Spec, known: Mapping[str, Capability]) -> list[Capability]:
     """The limits of `spec` that nothing on this machine enforces."""
     missing = []
-    for name in (field.name for field in dataclasses.fields(Limits)):
+    for name in LIMIT_NAMES:
         capability = known.get(name) if getattr(spec.limits, name) is not None else None
         if capability is not None and not capability.available:
             missing.append(capability)
-    for name in sorted(_OF_TMPFS) if spec.scratch is not None else ():
+    for name in OF_TMPFS if spec.scratch is not None else ():
         if getattr(spec.limits, name) is not None:
             missing.append(Capability(name, False, "scratch replaces the tmpfs whose size is the limit", "leave scratch out"))
     if spec.network is Network.HOST and spec.limits.bandwidth is not None:
