@@ -39,7 +39,6 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         victim=oom_victim(running.cgroup.log_name, running.started) if usage.oom_kills else None,
         failed=running.failed or bool(status),
         reported=running.reported,
-        memory_met=counted.memory_max_events,
     )
     ending, sentence = judge(facts)
     stdout, stderr, stacks = running.read_output()

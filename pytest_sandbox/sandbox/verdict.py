@@ -27,8 +27,7 @@ class Facts:
     processes_refused: forks that the pids limit refused; None where nobody counts them. layer_full: share of the disk or
     inode limit in use at the end. errno: what the sandbox says its failure was about (0: nothing). output: bytes written to
     stdout and stderr. ran: seconds since the clock of its timeout last started. victim: whom the kernel killed for memory.
-    failed: whether it counts as failed by itself. reported: whether its main process said all that it had to. memory_met: how
-    often its own memory limit was met; None where nobody counts.
+    failed: whether it counts as failed by itself. reported: whether its main process said all that it had to.
     """
 
     limits: Limits
@@ -43,7 +42,6 @@ class Facts:
     victim: str | None = None
     failed: bool = False
     reported: bool = True
-    memory_met: int | None = None
 
 
 def judge(facts: Facts) -> tuple[Ending, str]:
@@ -80,7 +78,7 @@ def _by_kernel(facts: Facts) -> tuple[Ending, str] | None:
     if not facts.usage.oom_kills:
         return None
     who, limit, peak = _victim(facts), facts.limits.memory, _size(facts.usage.memory_peak)
-    if limit is None or facts.memory_met == 0:
+    if limit is None or facts.usage.memory_max_events == 0:
         own = "without a limit" if limit is None else f"below its limit of {_size(limit)}"
         around = "the machine's memory, or that of a cgroup around pytest, was used up"
         return Ending.OUT_OF_MEMORY, f"out of memory: the kernel killed {who} {own}, peak {peak}: {around}"

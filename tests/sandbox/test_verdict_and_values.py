@@ -14,6 +14,7 @@ from pytest_sandbox.sandbox.verdict import Facts, judge
 
 FACTS = Facts(Limits(memory=1 << 26, timeout=2.0, cpu_time=1.0, pids=5), Usage(1.0, cpu=1.5, memory_peak=1 << 26), 0)
 FULL, KILLED = Usage(1.0, memory_peak=1 << 30), Usage(1.0, memory_peak=1 << 26, oom_kills=1)
+MET, NOT_MET = (dataclasses.replace(KILLED, memory_max_events=times) for times in (3, 0))
 
 
 @pytest.mark.parametrize(
@@ -41,8 +42,12 @@ FULL, KILLED = Usage(1.0, memory_peak=1 << 30), Usage(1.0, memory_peak=1 << 26, 
         ({"status": -7, "layer_full": 1.0}, Ending.DISK_FULL, "died of SIGBUS"),
         ({"status": -7}, Ending.SIGNALLED, "killed by SIGBUS"),
         ({"killed": Ending.TIMED_OUT, "usage": KILLED}, Ending.TIMED_OUT, "; before that the kernel killed a process"),
-        ({"usage": KILLED, "memory_met": 3}, Ending.OUT_OF_MEMORY, "limit 64M, peak 64M"),
-        ({"usage": KILLED, "memory_met": 0}, Ending.OUT_OF_MEMORY, "below its limit of 64M, peak 64M: the machine's memory"),
+        ({"usage": MET}, Ending.OUT_OF_MEMORY, "limit 64M, peak 64M"),
+        (
+            {"usage": NOT_MET},
+            Ending.OUT_OF_MEMORY,
+            "below its limit of 64M, peak 64M: the machine's memory",
+        ),
         ({"layer_full": 1.0}, Ending.EXITED, "exited with status 0"),
     ],
 )
