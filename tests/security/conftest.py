@@ -99,13 +99,22 @@ class Attack:
         head = "import errno, os, signal, socket, subprocess, sys, time\nimport pytest\nimport inner\nfrom inner import FACTS\n"
         (self.project / name).write_text(head + source)
 
-    def start(self, *arguments: str, seconds: float = 60.0) -> subprocess.Popen[str]:
-        """Start the inner pytest under the witness."""
+    def start(self, *arguments: str, seconds: float = 60.0, program: Sequence[str] = ()) -> subprocess.Popen[str]:
+        """Start the inner pytest, or a Python program in its place, under the witness."""
         self._result.unlink(missing_ok=True)
-        pytest_command = [sys.executable, "-m", "pytest", "--sandbox", f"--junitxml={self.path / 'junit.xml'}", *arguments]
+        inner = program or ["-m", "pytest", "--sandbox", f"--junitxml={self.path / 'junit.xml'}"]
         with (self.path / "output").open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, str(HERE / "witness.py"), str(self._result), str(seconds), *self._root(), *pytest_command],
+                [
+                    sys.executable,
+                    str(HERE / "witness.py"),
+                    str(self._result),
+                    str(seconds),
+                    *self._root(),
+                    sys.executable,
+                    *inner,
+                    *arguments,
+                ],
                 cwd=self.project,
                 env=self.environ(),
                 stdin=subprocess.DEVNULL,
@@ -161,10 +170,10 @@ class Attack:
         assert "INTERNALERROR" not in output, output
         return result
 
-    def run(self, *arguments: str, seconds: float = 60.0) -> Result:
+    def run(self, *arguments: str, seconds: float = 60.0, program: Sequence[str] = ()) -> Result:
         """Start, and wait for the end; the mounts of the machine are the same afterwards."""
         before = Path("/proc/self/mountinfo").read_text()
-        result = self.finish(self.start(*arguments, seconds=seconds), seconds + 30)
+        result = self.finish(self.start(*arguments, seconds=seconds, program=program), seconds + 30)
         assert Path("/proc/self/mountinfo").read_text() == before
         return result
 

@@ -9,11 +9,14 @@ and as a user, and in guests:
 
 from __future__ import annotations
 
+import ast
 import collections
 import dataclasses
+import itertools
 import json
 import random
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -192,3 +195,47 @@ def test_every_verdict_is_right(anywhere: Any, request: pytest.FixtureRequest) -
     before, after = (collections.Counter[str](names) for names in record["descriptors"])
     assert not after - before
     result.passed("test_next")
+
+
+#: How many sandboxes there are at once, and the case whose right verdict takes a machine that has time for it.
+AT_ONCE, WANTS_TIME = 100, "hoards_then_sleeps"
+
+
+def arguments_of(case: Case) -> dict[str, object]:
+    """The arguments of its marker."""
+    call = ast.parse(f"f({case.arguments})", mode="eval").body
+    assert isinstance(call, ast.Call)
+    return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+
+
+def of_the_core(case: Case) -> str:
+    """How its sandbox ends where nobody waits for a report."""
+    return "exited" if case.ending == "no report" else case.ending
+
+
+def says(case: Case) -> str:
+    """What its outcome has then."""
+    return "" if case.ending == "no report" else case.says
+
+
+def test_a_hundred_at_once(anywhere: Any, request: pytest.FixtureRequest) -> None:
+    """Each misbehaves in its way at the same time as all others: each verdict is right, the next one is as ever."""
+    seed = request.config.getoption("--abuse-seed")
+    cases = [case for case in usable() if case.name != WANTS_TIME]
+    random.Random(seed).shuffle(cases)
+    crowd = {f"{number}_{case.name}": case for number, case in zip(range(AT_ONCE), itertools.cycle(cases), strict=False)}
+    given, record = anywhere.path / "cases", anywhere.path / "record"
+    sources = [[name, arguments_of(case), f"{HELPERS}\n{case.body.replace('; ', chr(10))}"] for name, case in crowd.items()]
+    given.write_text(json.dumps(sources))
+    result = anywhere.run(seconds=660, program=[str(Path(__file__).with_name("crowd.py")), str(given), str(record)])
+    assert record.exists(), result.output
+    told = json.loads(record.read_text())
+    assert told["ready"] == AT_ONCE
+    wrong = []
+    for name, case in crowd.items():
+        ending, said = told["found"][name]
+        passed = ending == "exited" and said.endswith("passed")
+        if (ending, passed) != (of_the_core(case), case.outcome == "passed") or says(case) not in said:
+            wrong.append(f"{name}: {ending}, {said[-2000:]}; must be {case.ending}: {case.says}")
+    assert not wrong, f"seed {seed}: {len(wrong)} of {len(crowd)}\n" + "\n".join(wrong)
+    assert told["found"]["next"][1].endswith("passed")
