@@ -182,6 +182,7 @@ def test_cpu_time(source: str) -> None:
 
 
 @pytest.mark.needs("cpu_time")
+@pytest.mark.usefixtures("true_cpu_clock")
 def test_sleep_takes_no_cpu_time() -> None:
     """Wall time is not CPU time."""
     assert run("sleep", "0.6", cpu_time=0.5).ok
@@ -293,13 +294,18 @@ def test_leaks_are_named() -> None:
 
 def test_a_zombie_among_leaks() -> None:
     """Has no command line any more, and so its name, as ps(1) writes it."""
-    source = "import os, time\nif not os.fork():\n    os.fork() or os._exit(0)\n    time.sleep(99)\nos._exit(0)"
+    parent = "zombie = os.fork() or os._exit(0)\n    os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)\n    os.close(there)"
+    source = f"import os, time\nhere, there = os.pipe()\nif not os.fork():\n    {parent}\n    time.sleep(99)\n"
+    source += "os.close(there)\nos.read(here, 1)\nos._exit(0)"
     assert [leak.command[:20] for leak in python(source).leaks][1:] == [f"[{os.path.basename(sys.executable)[:15]}]"]
 
 
-def test_what_is_just_ending_is_no_leak() -> None:
-    """Processes have a moment to go."""
-    assert run("sh", "-c", "sleep 0.01 & exit 0").leaks == ()
+@pytest.mark.parametrize("count", [1, 20])
+def test_what_is_just_ending_is_no_leak(count: int) -> None:
+    """Processes have a moment to go: these go because main has gone, the last one for the last but one, and so on."""
+    wait = "os.close(there)\n        os.read(here, 1)\n        os._exit(0)"
+    source = f"import os\nfor _ in range({count}):\n    here, there = os.pipe()\n    if not os.fork():\n        {wait}"
+    assert python(source).leaks == ()
 
 
 def test_outer_processes_are_untouched() -> None:

@@ -706,11 +706,15 @@ static _Noreturn void have_last_word(int status)
 	word length;
 	int ended;
 
-	if (reap(&status, &ended) != -ECHILD) {
-		drain_signals();
-		CALL(__NR_ppoll, &wait, 1, &grace, NULL, 8); /* what is just ending may do so */
-		if (reap(&status, &ended) != -ECHILD)
+	while (reap(&status, &ended) != -ECHILD) {
+		if (!grace.nanos) {
 			name_leaks();
+			break;
+		}
+		/* What is just ending may do so, however many they are: ppoll(2) leaves in `grace` what there is left of it. */
+		drain_signals();
+		if (CALL(__NR_ppoll, &wait, 1, &grace, NULL, 8) <= 0)
+			grace.nanos = 0;
 	}
 	CALL(__NR_getrusage, RUSAGE_CHILDREN, &usage, 0, 0, 0);
 	length = read_file("/proc/net/dev", buffer + 1, sizeof buffer - 1);
