@@ -90,7 +90,7 @@ def test_not_mounted():
         assert not [line for line in file if " cgroup" in line.partition(" - ")[2]]
     assert not os.path.exists("/sys/fs/cgroup") or os.listdir("/sys/fs/cgroup") == []
     with open("/proc/self/cgroup") as file:
-        assert {line.rstrip().split(":", 2)[2] for line in file} == {"/"}
+        assert {line.rstrip().split(":", 2)[2] for line in file} <= {"/"}  # none where there are no cgroups
 def test_directly():
     look("/tmp/cgroup")
 def test_nested(capfd):
