@@ -17,8 +17,11 @@ import functools
 import itertools
 import os
 import secrets
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from pytest_sandbox.primitives.cgroup_files import read
 from pytest_sandbox.primitives.cgroup_layout import RUN_PREFIX, Hierarchy, Problem, scope_command
@@ -163,13 +166,12 @@ def start_scope(name: str, place: Place, *, tasks: int) -> None:
     refuses. org.freedesktop.systemd1(5): StartTransientUnit, JobRemoved.
     """
     from jeepney import DBusAddress, MatchRule, MessageType, message_bus, new_method_call
-    from jeepney.io.blocking import open_dbus_connection
 
     deadline = time.monotonic() + SECONDS
     properties = _properties(place, tasks)
     manager = DBusAddress("/org/freedesktop/systemd1", bus_name=_MANAGER, interface=f"{_MANAGER}.Manager")
     removed = MatchRule(type="signal", interface=manager.interface, member="JobRemoved", path=manager.object_path)
-    with contextlib.closing(open_dbus_connection(bus_address(), auth_timeout=SECONDS)) as connection:
+    with contextlib.closing(_connect(deadline)) as connection:
 
         def call(message: object) -> tuple[object, ...]:
             reply = connection.send_and_get_reply(message, timeout=deadline - time.monotonic())
@@ -186,6 +188,24 @@ def start_scope(name: str, place: Place, *, tasks: int) -> None:
                 result = said if path == job else None
     if result != "done":
         raise RuntimeError(f"{name}: {result}")
+
+
+def _connect(deadline: float) -> Any:  # noqa: ANN401  # jeepney has no types
+    """A connection to the bus. jeepney bounds the authentication, but not the greeting after it: for that the line is cut."""
+    from jeepney.bus import get_bus
+    from jeepney.io.blocking import DBusConnection, prep_socket
+
+    sock = prep_socket(get_bus(bus_address()), timeout=SECONDS)
+    cut = threading.Timer(deadline - time.monotonic(), sock.shutdown, [socket.SHUT_RDWR])
+    cut.start()
+    try:
+        return DBusConnection(sock)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        cut.cancel()
+        cut.join()
 
 
 def _properties(place: Place, tasks: int) -> list[tuple[str, tuple[str, object]]]:

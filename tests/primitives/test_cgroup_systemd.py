@@ -11,8 +11,10 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -110,6 +112,36 @@ def test_without_a_bus(session: tuple[str, Path], monkeypatch: pytest.MonkeyPatc
     assert reason.startswith(
         "systemd gave no scope: ConnectionRefusedError" if there else "systemd gave no scope: FileNotFoundError"
     )
+    assert "systemd-run" in fix
+
+
+@pytest.mark.parametrize("answers", [0, 1], ids=["at once", "after it has let us in"])
+def test_a_bus_that_hangs(session: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, answers: int) -> None:
+    """Wherever it does, pytest goes on."""
+    pytest.importorskip("jeepney", reason="the extra is not installed")
+    monkeypatch.setattr(cgroup_systemd, "SECONDS", 0.3)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(session[1]))
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={session[1]}/bus")
+
+    def serve() -> None:
+        connection = bus.accept()[0]
+        with connection:
+            for _ in range(answers):
+                assert b"AUTH" in connection.recv(1000)
+                connection.send(b"OK 0123456789abcdef0123456789abcdef\r\n")
+            while connection.recv(1000):
+                pass
+
+    with socket.socket(socket.AF_UNIX) as bus:
+        bus.bind(f"{session[1]}/bus")
+        bus.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            reason, fix = asked(*session)
+        finally:
+            thread.join()
+    assert reason.startswith("systemd gave no scope: ")
     assert "systemd-run" in fix
 
 
