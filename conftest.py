@@ -16,7 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long to abuse sandboxes: a suite that is run often does so briefly."""
-    parser.addoption("--abuse", type=int, default=1, metavar="N", help="repeat each of tests/security/test_abuse.py N times")
+    parser.addoption("--abuse", type=int, default=1, metavar="N", help="how often tests/security/test_abuse.py has each ending")
     seed = int.from_bytes(os.urandom(4), "big")
     parser.addoption("--abuse-seed", type=int, default=seed, metavar="SEED", help="what that draws lots by")
 

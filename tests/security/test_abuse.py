@@ -1,10 +1,10 @@
 """Sandboxes misused in every way, many of them in one run: each verdict is right, and the machine is as before.
 
-With `--abuse 100` each way a hundred times; `--abuse-seed` for the very order, or moments, that a failed test names. As root
-and as a user, and in guests:
+With `--abuse 110` each ending so often, in a thousand sandboxes; `--abuse-seed` for the very order, or moments, that a failed
+test names. As root and as a user, and in guests:
 
-    python tests/run.py tests/security/test_abuse.py --abuse 100
-    python tests/vm/suite.py --cgroups v2,none tests/security/test_abuse.py --abuse 10
+    python tests/run.py tests/security/test_abuse.py --abuse 110
+    python tests/vm/suite.py --cgroups v2,none tests/security/test_abuse.py --abuse 110
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import collections
 import dataclasses
 import itertools
 import json
+import math
 import random
 import textwrap
 from pathlib import Path
@@ -139,6 +140,12 @@ def usable() -> list[Case]:
     ]  # fmt: skip
 
 
+def repeated(cases: list[Case], times: int) -> list[Case]:
+    """Each of them, and as often as it takes for every ending to come so many times."""
+    kinds = collections.Counter(case.ending for case in cases)
+    return [case for case in cases for _ in range(math.ceil(times / kinds[case.ending]))]
+
+
 def source(cases: list[Case]) -> str:
     """A module with a test for each."""
     parts = [HELPERS]
@@ -177,7 +184,7 @@ def pytest_unconfigure(config):
 def test_every_verdict_is_right(anywhere: Any, request: pytest.FixtureRequest) -> None:
     """Of every ending, however the cases are mixed, and where two limits are near; nothing is left, no descriptor either."""
     seed = request.config.getoption("--abuse-seed")
-    cases = usable() * request.config.getoption("--abuse")
+    cases = repeated(usable(), request.config.getoption("--abuse"))
     random.Random(seed).shuffle(cases)
     anywhere.environment["RECORD"] = str(anywhere.path / "record")
     anywhere.write(RECORD, "conftest.py")
