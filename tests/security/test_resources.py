@@ -214,8 +214,9 @@ def test_many_that_misbehave_one_after_the_other(attack: Any) -> None:
     """A hundred sandboxes, each ended in another way than the one before it: every verdict is right."""
     attack.write("""
 KINDS = ["passes", "fails", "exits", "killed", "leaks", "times-out", "fills"]
-@pytest.mark.sandbox(timeout=1, disk="1M")
-@pytest.mark.parametrize("n", range(100))
+LATE = pytest.mark.sandbox(timeout=1)
+@pytest.mark.sandbox(disk="1M")
+@pytest.mark.parametrize("n", [pytest.param(n, marks=LATE if KINDS[n % 7] == "times-out" else ()) for n in range(100)])
 def test_one(n):
     inner.assert_inside()
     kind = KINDS[n % 7]
