@@ -39,6 +39,7 @@ class Cause(enum.Enum):
     NO_ADMIN = enum.auto()
     """Root lacks CAP_SYS_ADMIN."""
     MASKED = enum.auto()
+    CHROOT = enum.auto()
     REFUSED = enum.auto()
     """Nothing tells who refused."""
     LOCKED = enum.auto()

@@ -144,8 +144,9 @@ def choose(
         usable = [choice for choice in found if choice.hierarchy.problem is None]
         if usable:
             choices[role] = usable[0]
-        elif found and found[0].hierarchy.problem:
-            problems[role] = found[0].hierarchy.problem
+        elif found and found[-1].hierarchy.problem:
+            # Of version 1, where a hierarchy has the controller: then version 2, of which it is not known, has not.
+            problems[role] = found[-1].hierarchy.problem
         else:
             problems[role] = Problem(f"no cgroup hierarchy here has the controller {_name(candidates)}", Cause.NO_CONTROLLER)
         if role == "usage" and len(usable) > 1 and not unified_controllers & {"memory", "pids", "cpu", "io"}:

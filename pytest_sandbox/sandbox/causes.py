@@ -39,12 +39,15 @@ def of_namespace(error: OSError, *, outside: bool = False, read: Reader = read_f
         return Refusal(Cause.COUNT, f"{name} is {'0' if none else 'reached'}", name)
     if outside and not _is_admin(read):
         return Refusal(Cause.NO_ADMIN, "a mount namespace takes CAP_SYS_ADMIN, which this root does not have")
-    return _of_user(error, read) or Refusal(Cause.REFUSED, "user namespaces are forbidden here, and nothing says by whom")
+    if error.errno == errno.EPERM and _is_chroot(read):
+        return Refusal(Cause.CHROOT, "no user namespace is made in a chroot (user_namespaces(7))")
+    rule = "user namespaces are forbidden here, and nothing says by whom; one that does not is chroot(2)"
+    return _of_user(error, read) or Refusal(Cause.REFUSED, rule)
 
 
 def of_file_system(error: OSError, name: str, read: Reader = read_file) -> Refusal:
     """Where a new proc or sysfs (its name) was refused."""
-    if error.errno == errno.ENOSPC:
+    if error.errno == errno.ENOSPC or str(error.filename).startswith("unshare"):
         return of_namespace(error, read=read)
     rule = f"the kernel mounts a new {name} only where another is seen whole (mount_too_revealing)"
     covered = next(filter(_hides, _points(read, {"proc": "/proc/", "sysfs": "/sys/"}[name])), None)
@@ -67,6 +70,12 @@ def _hides(point: str) -> bool:
 def _points(read: Reader, below: str) -> list[str]:
     points = [line.split(" ")[4] for line in (read("/proc/self/mountinfo") or "").splitlines()]
     return [point for point in points if point.startswith(below)]
+
+
+def _is_chroot(read: Reader) -> bool:
+    """Whether nothing is mounted on the root directory, as far as it can be told: a chroot into a mount looks like any root."""
+    points = _points(read, "/")
+    return bool(points) and "/" not in points
 
 
 def _of_user(error: OSError, read: Reader) -> Refusal | None:

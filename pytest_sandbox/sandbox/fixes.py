@@ -264,6 +264,7 @@ _FIXES: dict[Cause, str | Callable[[HostKind, str], str]] = {
     Cause.SECCOMP: _seccomp,
     Cause.NO_ADMIN: _admin,
     Cause.MASKED: _masked,
+    Cause.CHROOT: "start pytest outside of the chroot, or in a container of its directory: podman run --rootfs DIRECTORY",
     Cause.REFUSED: _refused,
     Cause.LOCKED: "start pytest outside of this user namespace, or with the user mapped to himself: unshare -Um -c",
     Cause.STACKED: _stacked,

@@ -111,6 +111,24 @@ def test_no_network_namespaces() -> None:
     assert "sysctl -w user.max_net_namespaces=10000\n" in said
 
 
+@pytest.mark.skipif(not ROOT, reason="only root can leave a root directory")
+def test_a_chroot() -> None:
+    """No rule of the machine's, and no mask: user namespaces are not made there."""
+    script = """
+    mount -t tmpfs root /mnt
+    mkdir /mnt/root
+    for each in /*; do
+        [ -d "$each" ] && [ ! -L "$each" ] && [ "$each" != /mnt ] || continue
+        mkdir "/mnt/root$each"; mount --rbind "$each" "/mnt/root$each"
+    done
+    for each in /*; do [ ! -L "$each" ] || cp -P "$each" /mnt/root; done
+    set -- chroot /mnt/root "$@"
+    """
+    said = diagnose(script, apart=("-m",))
+    names = "user, pid, net, ipc, uts, cgroup, proc, sysfs, bandwidth"
+    assert f"\nNO  {names} EPERM of unshare(2): no user namespace is made in a chroot" in said
+
+
 def test_root_of_a_user_namespace() -> None:
     """Each part can be had, but not the whole: the mounts are somebody else's."""
     said = diagnose("true")
@@ -204,7 +222,10 @@ def astray() -> Iterator[Callable[[], None]]:
 
     def leave() -> None:
         enter(inner)
+        uid, gid = os.geteuid(), os.getegid()
         syscalls.unshare(Clone.NEWCGROUP if ROOT else Clone.NEWUSER | Clone.NEWCGROUP)
+        for name, line in {} if ROOT else {"setgroups": "deny", "uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}.items():
+            Path(f"/proc/self/{name}").write_text(line, encoding="ascii")
         enter(directory)
 
     yield leave
@@ -218,7 +239,7 @@ def test_a_cgroup_outside_of_its_namespace(astray: Callable[[], None]) -> None:
         _, said = run(["--sandbox-doctor"], astray)
     except subprocess.SubprocessError as error:
         pytest.skip(f"no process can be led astray here: {error}")
-    assert "memory" in limits_refused(said, f"this process's {name} cgroup /.. lies outside of its cgroup namespace")
+    assert "memory" in limits_refused(said, f"this process's {name} cgroup /.. lies outside of its cgroup namespace"), said
 
 
 def test_what_is_alike_is_told_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 
@@ -218,3 +219,11 @@ def test_reasons_name_the_errno_and_the_rule(code: int, reason: str, cause: Caus
     assert reason in problem.reason
     assert errno.errorcode[code] in problem.reason
     assert problem.cause is cause
+
+
+def test_the_reason_is_of_the_hierarchy_that_has_the_controller() -> None:
+    """Where neither can be used: version 2 cannot have what a hierarchy of version 1 has."""
+    problems = {version: Problem(f"of version {version}", Cause.OUTSIDE) for version in (1, 2)}
+    memory = dataclasses.replace(v1("memory"), problem=problems[1], directory="")
+    _, found = choose((memory, v2(problems[2])), frozenset())
+    assert (found["memory"], found["pids"]) == (problems[1], problems[2])

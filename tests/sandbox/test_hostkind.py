@@ -136,6 +136,7 @@ def test_the_fix_is_for_this_kind_of_host(cause: Cause, kind: HostKind, fix: str
 
 
 SECCOMP = {"/proc/self/status": "Name:\tpytest\nSeccomp:\t2\n"}
+MOUNTS = "23 31 0:21 / /proc rw - proc proc rw\n50 23 0:40 / {} rw - tmpfs tmpfs rw\n"
 APPARMOR = {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n"}
 
 
@@ -158,6 +159,12 @@ APPARMOR = {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n"}
         (errno.EACCES, APPARMOR, Cause.APPARMOR, "EACCES of unshare(2): AppArmor's restriction"),
         (errno.EACCES, {**APPARMOR, **SECCOMP}, Cause.APPARMOR, "AppArmor's restriction of unprivileged user namespaces"),
         (errno.EPERM, {**APPARMOR, **SECCOMP}, Cause.SECCOMP, "EPERM of unshare(2): forbidden by a seccomp filter"),
+        (
+            errno.EPERM,
+            {"/proc/self/mountinfo": MOUNTS.format("/usr")},
+            Cause.CHROOT,
+            "EPERM of unshare(2): no user namespace is made",
+        ),
         (errno.EPERM, {}, Cause.REFUSED, "nothing says by whom"),
     ],
 )
@@ -170,12 +177,11 @@ def test_the_rule_behind_a_namespace(number: int, evidence: dict[str, str], caus
     assert causes.of_namespace(error, outside=True, read=evidence.get).cause in (Cause.NO_ADMIN, Cause.COUNT)
 
 
-MOUNTS = "23 31 0:21 / /proc rw - proc proc rw\n50 23 0:40 / {} rw - tmpfs tmpfs rw\n"
-
-
 def test_the_rule_behind_a_file_system() -> None:
     """What is covered is named. What every machine has mounted below /sys hides nothing; then it is a rule for users."""
     error = OSError(errno.EPERM, "", "mount proc")
+    refused = OSError(errno.EPERM, "", "unshare <Clone.NEWUSER: 1>")
+    assert causes.of_file_system(refused, "proc", SECCOMP.get).cause is Cause.SECCOMP
     masked = causes.of_file_system(error, "proc", {"/proc/self/mountinfo": MOUNTS.format("/proc/kcore")}.get)
     assert masked.cause is Cause.MASKED
     assert masked.reason(error).startswith("EPERM of mount(2): the kernel mounts a new proc only where another is seen whole")
