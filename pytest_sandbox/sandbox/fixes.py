@@ -41,8 +41,9 @@ _HAND_OVER = (
     "--sandbox from that shell"
 )
 _ALONE = (
-    "as root: (cd /sys/fs/cgroup && mkdir -p others tests && xargs -n1 < cgroup.procs > others/cgroup.procs; sed 's/[a-z]*/+&/g' "
-    "cgroup.controllers > cgroup.subtree_control); sh -c 'echo $$ > /sys/fs/cgroup/tests/cgroup.procs && exec pytest --sandbox'"
+    "as root: (cd /sys/fs/cgroup && mkdir -p others tests && xargs -n1 < cgroup.procs > others/cgroup.procs; sed "
+    "'s/[a-z][a-z]*/+&/g' cgroup.controllers > cgroup.subtree_control); "
+    "sh -c 'echo $$ > /sys/fs/cgroup/tests/cgroup.procs && exec pytest --sandbox'"
 )
 _FOR_ALL_USERS = (
     "in /etc/systemd/system/user@.service.d/delegate.conf: [Service] Delegate=cpu cpuset io memory pids; then sudo systemctl "
@@ -112,7 +113,9 @@ def _outside(kind: HostKind, _: str) -> str:
     )
     if program:
         return f"start pytest with the container, or in it by {program}, not by nsenter: in its cgroup namespace"
-    return "as root: unshare --cgroup --mount sh -c 'mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec pytest --sandbox'"
+    # Not over the old mount: a file system is not mounted twice on one directory (EBUSY).
+    mount = "umount -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+    return f"as root: unshare --cgroup --mount sh -c '{mount} && exec pytest --sandbox'"
 
 
 # -- namespaces ---------------------------------------------------------------------------------------------------------
