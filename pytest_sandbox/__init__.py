@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_sandbox.model.capability import Capability
     from pytest_sandbox.model.errors import (
         SandboxError,
         SetupError,
@@ -21,17 +22,18 @@ if TYPE_CHECKING:
     from pytest_sandbox.model.outcome import Change, ChangeKind, Ending, Leak, Outcome, Usage
     from pytest_sandbox.model.spec import Keep, Limits, Network, Spec
     from pytest_sandbox.sandbox.bodies import CallError, Result
-    from pytest_sandbox.sandbox.host import Capability, capabilities
+    from pytest_sandbox.sandbox.host import capabilities
     from pytest_sandbox.sandbox.standalone import Sandbox
 
 _HOMES = {
+    "pytest_sandbox.model.capability": ("Capability",),
     "pytest_sandbox.model.errors": (
         "SandboxError", "SetupError", "SpecError", "TeardownWarning", "UnavailableError", "WireError",
     ),
     "pytest_sandbox.model.outcome": ("Change", "ChangeKind", "Ending", "Leak", "Outcome", "Usage"),
     "pytest_sandbox.model.spec": ("Keep", "Limits", "Network", "Spec"),
     "pytest_sandbox.sandbox.bodies": ("CallError", "Result"),
-    "pytest_sandbox.sandbox.host": ("Capability", "capabilities"),
+    "pytest_sandbox.sandbox.host": ("capabilities",),
     "pytest_sandbox.sandbox.standalone": ("Sandbox",),
 }  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

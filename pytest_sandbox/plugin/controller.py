@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import UnavailableError
 from pytest_sandbox.plugin import paths, resolve
 from pytest_sandbox.plugin.ledger import Ledger
@@ -35,7 +36,7 @@ def register(config: pytest.Config, settings: resolve.Settings) -> None:
 class Controller:
     """The plugin object of a sandboxed run."""
 
-    def __init__(self, config: pytest.Config, settings: resolve.Settings, known: Mapping[str, host.Capability]) -> None:
+    def __init__(self, config: pytest.Config, settings: resolve.Settings, known: Mapping[str, Capability]) -> None:
         self.config = config
         self._given = settings
         self.settings = dataclasses.replace(settings, base=self._settled(settings.base, known))
@@ -68,7 +69,7 @@ class Controller:
         return True
 
     @staticmethod
-    def _settled(plan: resolve.Plan, known: Mapping[str, host.Capability]) -> resolve.Plan:
+    def _settled(plan: resolve.Plan, known: Mapping[str, Capability]) -> resolve.Plan:
         return dataclasses.replace(plan, spec=host.settled(plan.spec, known))
 
     def _refuse(self, items: Sequence[pytest.Item]) -> None:

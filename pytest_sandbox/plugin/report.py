@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from _pytest.fixtures import FixtureDef
 from _pytest.nodes import Node
 
+from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.outcome import Ending, Outcome, Usage
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.model.units import format_seconds, format_size
@@ -44,7 +45,18 @@ class _Row:
     kind: str
 
 
-def _where_layers_are(spec: Spec, attributes: host.Capability) -> str:
+def _not_enforced(missing: Sequence[Capability], asked: Collection[str]) -> Iterator[str]:
+    """Each reason once, with its limits; what stands in parentheses, such as which cgroup it is, the doctor says."""
+    limits: dict[str, list[str]] = {}
+    for one in missing:
+        reason, _, _ = one.reason.partition(" (")
+        words = " (asked for, but --sandbox-degrade)" if one.name in asked else ""
+        limits.setdefault(reason, []).append(f"{one.name}{words}")
+    for reason, names in limits.items():
+        yield f"sandbox: NOT ENFORCED: {', '.join(names)}: {reason}"
+
+
+def _where_layers_are(spec: Spec, attributes: Capability) -> str:
     """The header's line on a kernel whose tmpfs has no user attributes."""
     if spec.scratch is None:
         return f"sandbox: NOT COMPLETE: {attributes.reason}. Fix: {attributes.fix}"
@@ -62,7 +74,7 @@ class Book:
         self._kept: list[tuple[str, Path]] = []
         self._sharing: list[str] = []
 
-    def header(self, known: Mapping[str, host.Capability]) -> list[str]:
+    def header(self, known: Mapping[str, Capability]) -> list[str]:
         """One line of what a sandbox is here, and one for each thing that this machine cannot do."""
         spec = self._settings.base.spec
         missing = host.unenforced(spec, known)
@@ -73,9 +85,7 @@ class Book:
             if value is not None and name not in names
         ]
         lines = [f"sandbox: network {spec.network.value}, {', '.join(limits)}"]
-        for capability in missing:
-            asked = " (asked for, but --sandbox-degrade)" if capability.name in spec.asked else ""
-            lines.append(f"sandbox: NOT ENFORCED: {capability.name}{asked}: {capability.reason}")
+        lines.extend(_not_enforced(missing, spec.asked))
         attributes = known.get("xattr")
         if attributes is not None and not attributes.available:
             lines.append(_where_layers_are(spec, attributes))

@@ -25,7 +25,7 @@ from pytest_sandbox.plugin.scope import Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.telling import Telling
 from pytest_sandbox.plugin.tree import Tree
-from pytest_sandbox.sandbox import host
+from pytest_sandbox.sandbox import host, probes
 from pytest_sandbox.sandbox.supervisor import Supervisor
 
 #: How many sandboxes are made ready while one runs: to make one takes longer than a short test.
@@ -226,7 +226,7 @@ def _leading_units(order: Sequence[Unit | int]) -> list[Unit]:
 def _supervisor(units: Sequence[Unit], keep: tuple[int, ...]) -> Supervisor:
     name = f"{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        layout = host.make_layout(host.find_identity(), name, [unit.spec for unit in units])
+        layout = host.make_layout(probes.find_identity(), name, [unit.spec for unit in units])
         return Supervisor(name, dataclasses.replace(layout, keep_descriptors=keep))
     except (OSError, SandboxError) as error:
         raise pytest.UsageError(f"--sandbox: {error}") from error

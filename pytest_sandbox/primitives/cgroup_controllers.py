@@ -12,10 +12,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 
+from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives import cgroup_limits as told
 from pytest_sandbox.primitives.cgroup_gauges import Gauge, key, pids_gauges, stalls, sum_after
-from pytest_sandbox.primitives.cgroup_layout import FIX_CONTROLLER, V1, V2, Hierarchy, Problem
+from pytest_sandbox.primitives.cgroup_layout import V1, V2, Hierarchy, Problem
 from pytest_sandbox.primitives.cgroup_limits import NO_DISK, NO_HUGE_PAGES, THROTTLES, Write
 
 
@@ -143,10 +144,11 @@ def choose(
         usable = [choice for choice in found if choice.hierarchy.problem is None]
         if usable:
             choices[role] = usable[0]
-        elif found and found[0].hierarchy.problem:
-            problems[role] = found[0].hierarchy.problem
+        elif found and found[-1].hierarchy.problem:
+            # Of version 1, where a hierarchy has the controller: then version 2, of which it is not known, has not.
+            problems[role] = found[-1].hierarchy.problem
         else:
-            problems[role] = Problem(f"no cgroup hierarchy here has the controller {_name(candidates)}", FIX_CONTROLLER)
+            problems[role] = Problem(f"no cgroup hierarchy here has the controller {_name(candidates)}", Cause.NO_CONTROLLER)
         if role == "usage" and len(usable) > 1 and not unified_controllers & {"memory", "pids", "cpu", "io"}:
             # Hybrid: to count CPU time alone, v2 costs each sandbox the lock of all forks (see Cgroup.open_tasks).
             choices[role] = usable[1]

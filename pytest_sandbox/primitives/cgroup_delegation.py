@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.primitives.cgroup_controllers import Choice
 from pytest_sandbox.primitives.cgroup_files import inherit, pids_in, read, remove, write
 from pytest_sandbox.primitives.cgroup_layout import CONTROLLER_PREFIX, RUN_PREFIX, V2, Problem, explain
@@ -65,7 +66,7 @@ class Delegation:
             # Only the real root has no cgroup.events (kernel/cgroup/cgroup.c, CFTYPE_NOT_ON_ROOT).
             if not os.path.exists(directory + "/cgroup.events"):
                 path = f"{directory}/cgroup.subtree_control"
-                return Problem(f"the root cgroup does not pass on the controller {name}", f"echo +{name} > {path}")
+                return Problem(f"the root cgroup does not pass on the controller {name}", Cause.REAL_ROOT, f"+{name} > {path}")
             self._leave(directory)
         write(directory + "/cgroup.subtree_control", "+" + name)
         return None

@@ -1,4 +1,4 @@
-"""Where this process stands in each cgroup hierarchy, found from two files of /proc. Pure; imports nothing.
+"""Where this process stands in each cgroup hierarchy, found from two files of /proc. Pure; imports `model` only.
 
 /proc/self/cgroup says in which cgroup this process is, /proc/self/mountinfo where that hierarchy can be seen.
 Neither suffices: a mount may show a hierarchy from below its root ("mount root"), and in a cgroup namespace both
@@ -12,6 +12,8 @@ import errno
 import os
 import re
 
+from pytest_sandbox.model.capability import Cause
+
 V1, V2 = 1, 2
 RUN_PREFIX = "pytest-sandbox-run-"
 CONTROLLER_PREFIX = "pytest-sandbox-controller-"
@@ -20,10 +22,11 @@ CONTROLLER_PREFIX = "pytest-sandbox-controller-"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Problem:
-    """Why something cannot be done here, with the errno or rule, and what the user can change."""
+    """Why something cannot be done here, with the errno or rule; the cause decides what to do about it (`sandbox.fixes`)."""
 
     reason: str
-    fix: str
+    cause: Cause
+    detail: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,18 +79,15 @@ def _place(hierarchy: Hierarchy, mounts: list[_Mount]) -> Hierarchy:
     path = hierarchy.path
     if path == "/.." or path.startswith("/../"):
         reason = f"this process's {hierarchy.name} cgroup {path} lies outside of its cgroup namespace"
-        fix = "start pytest in a new cgroup namespace (unshare --cgroup), or in the container's own cgroup"
-        return dataclasses.replace(hierarchy, problem=Problem(reason, fix))
+        return dataclasses.replace(hierarchy, problem=Problem(reason, Cause.OUTSIDE))
     mine = [m for m in mounts if m.version == hierarchy.version and m.controllers == hierarchy.controllers]
     if not mine:
         reason = f"the {hierarchy.name} cgroup hierarchy is not mounted"
-        fix = "mount it below /sys/fs/cgroup; a container engine does so unless its configuration masks /sys/fs/cgroup"
-        return dataclasses.replace(hierarchy, problem=Problem(reason, fix))
+        return dataclasses.replace(hierarchy, problem=Problem(reason, Cause.UNMOUNTED))
     showing = [m for m in mine if _below(path, m.root) is not None]
     if not showing:
         reason = f"{mine[-1].point} shows {mine[-1].root} of the {hierarchy.name} hierarchy; this process is in {path}"
-        fix = "mount the cgroup file system anew inside of this cgroup namespace"
-        return dataclasses.replace(hierarchy, problem=Problem(reason, fix))
+        return dataclasses.replace(hierarchy, problem=Problem(reason, Cause.OUTSIDE))
     # The last mount covers those before it on the same point; a read-only one serves only to name the reason.
     mount = max(enumerate(showing), key=lambda pair: (pair[1].writable, pair[0]))[1]
     inner = _below(path, mount.root) or ""
@@ -129,40 +129,28 @@ def _plain(field: str) -> str:
 
 
 def explain(error: OSError, hierarchy: Hierarchy) -> Problem:
-    """Translate what the kernel said about making or writing a cgroup into a reason and a fix."""
+    """Translate what the kernel said about making or writing a cgroup into a reason and its cause."""
     code = error.errno or 0
-    what = f"{os.path.basename(str(error.filename or ''))}: " if error.filename else ""
-    said = f"{what}{errno.errorcode.get(code, code)} in the {hierarchy.name} cgroup {hierarchy.path}"
+    said = f"{_what(str(error.filename or ''))}{errno.errorcode.get(code, code)} in the {hierarchy.name} cgroup {hierarchy.path}"
     if code == errno.EROFS:
-        return Problem(
-            f"the cgroup file system is mounted read-only ({said})",
-            "start the container with --cgroupns=private and a writable cgroup mount (docker, podman: --privileged)",
-        )
+        return Problem(f"the cgroup file system is mounted read-only ({said})", Cause.READ_ONLY)
     if code in (errno.EACCES, errno.EPERM):
-        return Problem(
-            f"this cgroup is not delegated to user {os.geteuid()} ({said})",
-            scope_command()
-            if hierarchy.version == V2
-            else f"run as root, or let root hand one over: cd {hierarchy.directory}; mkdir tests; "
-            f"chown -R {os.geteuid()} tests; echo SHELL_PID > tests/cgroup.procs",
-        )
+        reason = f"this cgroup is not delegated to user {os.geteuid()} ({said})"
+        if hierarchy.version == V2:
+            return Problem(reason, Cause.NOT_DELEGATED)
+        return Problem(reason, Cause.NOT_DELEGATED_V1, hierarchy.directory)
     if code == errno.EBUSY:
         return Problem(
-            f"other processes are in the cgroup of pytest, and controllers cannot be enabled below it ({said})",
-            f"start pytest alone in a cgroup: {scope_command()}; in a container first move every process of the root cgroup to a "
-            "child of it",
+            f"other processes are in the cgroup of pytest, and controllers cannot be enabled below it ({said})", Cause.SHARED
         )
     if code == errno.ENOENT:
-        return Problem(f"the kernel does not have it, or its parent does not pass it on ({said})", FIX_CONTROLLER)
-    return Problem(f"{os.strerror(code)} ({said})", "see the kernel's Documentation/admin-guide/cgroup-v2.rst")
+        return Problem(f"the kernel does not have it, or its parent does not pass it on ({said})", Cause.NO_CONTROLLER)
+    return Problem(f"{os.strerror(code)} ({said})", Cause.CGROUP)
 
 
-def scope_command() -> str:
-    """What a user, or root, starts pytest with for systemd to delegate a cgroup to it."""
-    return f"systemd-run {'--user ' if os.geteuid() else ''}--scope -p Delegate=yes pytest ..."
-
-
-FIX_CONTROLLER = (
-    "enable the controller in the parent's cgroup.subtree_control (systemd: -p Delegate=yes), "
-    "and on the kernel's command line, where cgroup_disable= may have switched it off"
-)
+def _what(path: str) -> str:
+    """The file, or mkdir: a run's directories have another name in each run, and reasons are to be the same."""
+    name = os.path.basename(path)
+    if name.startswith((RUN_PREFIX, CONTROLLER_PREFIX)):
+        return "mkdir: "
+    return f"{name}: " if name else ""

@@ -8,6 +8,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.spec import MIB, Limits
 from pytest_sandbox.model.units import format_cpus
@@ -45,13 +46,17 @@ _count = itertools.count()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CgroupCapability:
-    """Whether something can be done here: which hierarchy does it ("v1 memory", "v2"), or the reason and a fix."""
+    """Whether something can be done here: which hierarchy does it ("v1 memory", "v2"), or why not."""
 
     name: str
     available: bool
     hierarchy: str = ""
-    reason: str = ""
-    fix: str = ""
+    problem: Problem | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why not; "" where it can be done."""
+        return self.problem.reason if self.problem else ""
 
 
 USUAL, RARE = tuple(_USUAL), tuple(_RARE)
@@ -74,7 +79,7 @@ def _try(run: CgroupRun, name: str, limits: Limits) -> CgroupCapability:
     try:
         cgroup = run.create(name, limits)
     except SetupError as error:
-        return CgroupCapability(name, available=False, reason=str(error), fix="see the kernel's cgroup documentation")
+        return CgroupCapability(name, available=False, problem=Problem(str(error), Cause.CGROUP))
     try:
         problem = run.problems.get(role) or _lacking(cgroup, name)
     finally:
@@ -82,7 +87,7 @@ def _try(run: CgroupRun, name: str, limits: Limits) -> CgroupCapability:
     if name == "kill" and cgroup.directories:
         return CgroupCapability(name, available=True, hierarchy="v2" if cgroup.unified_directory else "v1")
     if problem:
-        return CgroupCapability(name, available=False, reason=problem.reason, fix=problem.fix)
+        return CgroupCapability(name, available=False, problem=problem)
     hierarchy = run.hierarchy(role) or ""
     return CgroupCapability(name, available=True, hierarchy=hierarchy)
 
@@ -90,11 +95,11 @@ def _try(run: CgroupRun, name: str, limits: Limits) -> CgroupCapability:
 def _lacking(cgroup: Cgroup, name: str) -> Problem | None:
     """What the attempt showed to be missing although a controller was found."""
     if name == "swap" and name in cgroup.unenforced:
-        return Problem(cgroup.unenforced[name], "boot with swapaccount=1, or a kernel with CONFIG_SWAP and CONFIG_MEMCG")
+        return Problem(cgroup.unenforced[name], Cause.NO_SWAP)
     if name in cgroup.unenforced:
-        return Problem(cgroup.unenforced[name], "use cgroup v2, or a kernel that has it")
+        return Problem(cgroup.unenforced[name], Cause.VERSION_1)
     field = {"cpu_time": "cpu", "io": "bytes_read"}.get(name, "")
     missing = cgroup.read().missing
     if field in missing:
-        return Problem(missing[field], "use cgroup v2, or a kernel that has it")
+        return Problem(missing[field], Cause.VERSION_1)
     return None

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives import cgroup_files as files
 from pytest_sandbox.primitives import cgroup_systemd
@@ -115,14 +116,14 @@ class CgroupRun:
             path = f"{choice.hierarchy.directory}/{IO_V1.gauges[0].file}"
             if "Read" not in _text(path).split():
                 reason = f"{os.path.basename(path)} counts nothing: this kernel starts it with the first throttle rule"
-                self._problems["io"] = Problem(reason, "use cgroup v2 (systemd.unified_cgroup_hierarchy=1)")
+                self._problems["io"] = Problem(reason, Cause.VERSION_1)
                 del self._choices["io"]
 
     def _activate(self, choice: Choice) -> bool:
         problem = self._delegation.activate(choice)
         if problem:
             if self._refused and choice.controller.version == V2:
-                problem = Problem(f"{problem.reason}; {self._refused.reason}", self._refused.fix)
+                problem = Problem(f"{problem.reason}; {self._refused.reason}", self._refused.cause)
             self._problems[choice.role] = problem
             del self._choices[choice.role]
             return False
@@ -235,7 +236,7 @@ def _checked(hierarchy: Hierarchy) -> Hierarchy:
     try:
         if os.getpid() in files.pids_in(own):
             return hierarchy
-        problem = Problem(f"{own} does not list this process: something else is there", "see /proc/self/mountinfo")
+        problem = Problem(f"{own} does not list this process: something else is there", Cause.OUTSIDE)
     except OSError as error:
         problem = explain(error, hierarchy)
     return dataclasses.replace(hierarchy, problem=problem)

@@ -1,4 +1,4 @@
-"""A scope of systemd's for this process, where its own cgroup cannot be divided. Imports cgroup_layout and cgroup_files only.
+"""A scope of systemd's for this process, where its cgroup cannot be divided. Imports `model`, cgroup_layout, cgroup_files.
 
 Version 2 forbids it where other processes share the cgroup (a shell, make, nox), or where it is root's (a login session). A scope
 with Delegate=yes is what systemd offers then (its CGROUP_DELEGATION.md); this process stays in it until it ends, as a user cannot
@@ -23,8 +23,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.primitives.cgroup_files import read
-from pytest_sandbox.primitives.cgroup_layout import RUN_PREFIX, Hierarchy, Problem, scope_command
+from pytest_sandbox.primitives.cgroup_layout import RUN_PREFIX, Hierarchy, Problem
 
 SECONDS = 10.0
 """How long systemd, and the bus before it, may take to answer: 17 to 60 ms in a guest under User-Mode Linux (measured)."""
@@ -85,36 +86,23 @@ def booted() -> bool:
 
 @functools.cache
 def _ask(path: str, directory: str) -> Problem | None:
-    command = _command()
     place = find_place(path, os.geteuid())
     if place is None:
-        return Problem(f"systemd is not asked for a scope: {path} is no session or unit of this user's", command)
+        return Problem(f"systemd is not asked for a scope: {path} is no session or unit of this user's", Cause.NO_SCOPE)
     left = list(itertools.islice(_upwards(directory), place.depth))
     bound = next(_bounds(left), None)
     if bound is not None:
-        return Problem(
-            f"systemd is not asked for a scope: pytest would escape {bound}", f"{command}, with the limit as another -p"
-        )
+        return Problem(f"systemd is not asked for a scope: pytest would escape {bound}", Cause.BOUNDED)
     name = f"{RUN_PREFIX}{os.getpid()}-{secrets.token_hex(4)}.scope"
     try:
         start_scope(name, place, tasks=_tasks(left))
     except ImportError:
-        return Problem(
-            "systemd cannot be asked for a scope without jeepney", f"pip install 'pytest-sandbox[systemd]', or {command}"
-        )
+        return Problem("systemd cannot be asked for a scope without jeepney", Cause.NO_JEEPNEY)
     except Exception as error:  # noqa: BLE001  whatever a bus, and the library, may raise is a reason
-        return Problem(f"systemd gave no scope: {type(error).__name__} {error}".rstrip(), command)
+        return Problem(f"systemd gave no scope: {type(error).__name__} {error}".rstrip(), Cause.NO_SCOPE)
     if not _own_path().endswith(f"/{name}"):
-        return Problem(f"systemd made {name}, but this process is not in it", command)
+        return Problem(f"systemd made {name}, but this process is not in it", Cause.NO_SCOPE)
     return None
-
-
-def _command() -> str:
-    """What to start pytest with instead; of the system's manager where the user has none (User= of a scope: systemd 252)."""
-    uid = os.geteuid()
-    if uid == 0 or os.path.exists(f"/run/user/{uid}/bus"):
-        return scope_command()
-    return f"sudo systemd-run --scope -p Delegate=yes -p User={uid} --uid={uid} pytest ..."
 
 
 def _upwards(directory: str) -> Iterator[str]:

@@ -191,8 +191,7 @@ def plan_for_user(entries: Sequence[MountEntry], places: Sequence[str] = ()) -> 
     directory of the user's own below one of root's needs a tree of its own. places: where tests will surely write.
     """
     planner = _UserPlanner(entries)
-    root = next(entry for entry in entries if entry.point == "/")
-    planner.visit("/", root.fstype)
+    planner.visit("/", next((entry.fstype for entry in entries if entry.point == "/"), ""))  # a chroot need not be a mount
     if "/dev/shm" in planner.points or os.path.isdir("/dev/shm"):
         planner.trees.append(planner.user_tree("/dev/shm", planner.points.get("/dev/shm", "tmpfs")))
     for place in dict.fromkeys(os.path.realpath(place) for place in (*COMMON_PLACES, *places)):

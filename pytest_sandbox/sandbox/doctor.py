@@ -1,4 +1,4 @@
-"""`--sandbox-doctor`: what this machine can do, why not, and the fix. Imports `host`.
+"""`--sandbox-doctor`: what this machine can do, why not, and the fix. Imports `host` and below.
 
 Exit status 1 where `pytest --sandbox` could not run.
 """
@@ -6,9 +6,14 @@ Exit status 1 where `pytest --sandbox` could not run.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 
+from pytest_sandbox.model.capability import Capability
+from pytest_sandbox.model.errors import SandboxError
 from pytest_sandbox.model.spec import Limits, Spec
-from pytest_sandbox.sandbox.host import Capability, capabilities, find_identity, make_layout
+from pytest_sandbox.sandbox import hostkind
+from pytest_sandbox.sandbox.host import capabilities, make_layout
+from pytest_sandbox.sandbox.probes import find_identity
 
 #: Without these there is no sandbox at all.
 NEEDED = ("platform", "user", "mount", "pid", "net", "ipc", "uts", "proc", "sysfs", "sandbox")
@@ -20,18 +25,19 @@ def try_sandbox() -> Capability:
     import secrets
 
     from pytest_sandbox.sandbox.supervisor import Supervisor
+    from pytest_sandbox.sandbox.unmade import explain
 
-    listener = _Nobody()
+    listener, spec = _Nobody(), Spec(limits=Limits(timeout=20.0))
+    name = f"doctor-{os.getpid()}-{secrets.token_hex(4)}"
+    layout = make_layout(find_identity(), name, [spec])
     try:
-        spec, name = Spec(limits=Limits(timeout=20.0)), f"doctor-{os.getpid()}-{secrets.token_hex(4)}"
-        with Supervisor(name, make_layout(find_identity(), name, [spec])) as supervisor:
+        with Supervisor(name, layout) as supervisor:
             running = supervisor.start_root(spec, lambda _: 0, listener)
             supervisor.run_while(lambda: not running.ended)
     except OSError as error:
-        return Capability("sandbox", False, str(error), "see the lines above")
+        return explain(error, layout)
     if running.problem is not None or running.last_words is None:
-        why = str(running.problem or "it ended at once")
-        return Capability("sandbox", False, why, "see the lines above, and docs/host-setup")
+        return explain(running.problem or SandboxError("it ended at once"), layout)
     return Capability("sandbox", True, "made one, with an overlay on every tree")
 
 
@@ -51,13 +57,29 @@ def report() -> list[Capability]:
     return found
 
 
+def lines(found: Iterable[Capability]) -> Iterator[str]:
+    """As they are printed: what has one reason, and one fix, stands in one line.
+
+    yes names  how
+    NO  names  why not
+        fix: what would change it
+    """
+    alike: dict[tuple[bool, str, str], list[str]] = {}
+    for one in found:
+        alike.setdefault((one.available, one.reason, one.fix), []).append(one.name)
+    for (available, reason, fix), names in alike.items():
+        yield f"{'yes' if available else 'NO ':<4}{', '.join(names):<10} {reason}"
+        if not available and fix:
+            yield f"    fix: {fix}"
+
+
 def main() -> int:
-    """Print the list; the exit status."""
+    """Print the kind of host and the list; the exit status."""
+    kind = hostkind.here() if sys.platform == "linux" else sys.platform
+    sys.stdout.write(f"host: {kind}\n")
     found = report()
-    for capability in found:
-        sys.stdout.write(f"{'yes' if capability.available else 'NO ':<4}{capability.name:<10} {capability.reason}\n")
-        if not capability.available and capability.fix:
-            sys.stdout.write(f"    fix: {capability.fix}\n")
+    for line in lines(found):
+        sys.stdout.write(f"{line}\n")
     lacking = [capability.name for capability in found if not capability.available and capability.name in NEEDED]
     sys.stdout.write(f"\npytest --sandbox {'cannot run here: no ' + ', '.join(lacking) if lacking else 'can run here'}\n")
     return int(bool(lacking))

@@ -1,60 +1,293 @@
-"""What would let a sandbox be made here, from what the kernel refused and what the machine says of itself. Imports nothing.
+"""What would change it: one fix for a cause on a kind of host. Pure; imports `model` and `hostkind`.
 
-One fix for the cause that there is evidence of; all of them only where nothing tells. Pure but for `read`.
+A fix is what to type, or the lines of a configuration, for this kind of host and no other; several stand side by side only where
+there is no evidence. All of them are in docs/host-setup.md, word for word, which tests/sandbox/test_hostkind.py checks.
 """
 
 from __future__ import annotations
 
-import errno
+import dataclasses
 from collections.abc import Callable
 
-UNMASK = (
-    "show the container all of /proc and /sys: docker run --security-opt systempaths=unconfined; podman run --security-opt "
-    "unmask=ALL; in Kubernetes procMount: Unmasked"
+from pytest_sandbox.model.capability import Cause
+from pytest_sandbox.sandbox.hostkind import Engine, HostKind, Service
+
+_SECURITY = "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
+_UNMASK = "--security-opt unmask=ALL"
+_ADMIN = "--cap-add SYS_ADMIN "
+_POD = (
+    "in the pod's spec: hostUsers: false; in its container's securityContext: procMount: Unmasked, seccompProfile: {type: "
+    "Unconfined}, appArmorProfile: {type: Unconfined}"
 )
-ADMIN = (
-    "give the container's root CAP_SYS_ADMIN: docker run or podman run --cap-add SYS_ADMIN; in Kubernetes capabilities: "
-    "{add: [SYS_ADMIN]}. Or run as another user: --user UID"
+_POD_ADMIN = ", capabilities: {add: [SYS_ADMIN]}"
+_POD_PRIVILEGED = "in the container's securityContext: privileged: true"
+_ANY = (
+    f"in a container: docker run {_ADMIN}{_SECURITY} IMAGE, podman run {_ADMIN}{_UNMASK} IMAGE, or the "
+    "securityContext of docs/host-setup"
 )
-_DEBIAN = "sysctl kernel.unprivileged_userns_clone=1"
-_UBUNTU = "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for this Python with the line 'userns,'"
-_SECCOMP = (
-    "let the container make namespaces: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined; podman "
-    "run --cap-add SYS_ADMIN; in Kubernetes seccompProfile: {type: Unconfined}"
+_ANY_PRIVILEGED = (
+    "in a container: docker run --privileged --cgroupns=private IMAGE, podman run --cgroupns=private "
+    f"{_ADMIN}{_UNMASK} IMAGE, or in Kubernetes privileged: true"
 )
-_COUNTS = tuple(f"user.max_{kind}_namespaces" for kind in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"))
+
+_SCOPE = "systemd-run --scope -p Delegate=yes pytest --sandbox"
+_USER_SCOPE = "systemd-run --user --scope -p Delegate=yes pytest --sandbox"
+_SUDO_SCOPE = (
+    'with systemd 252 or newer: sudo -E env PATH="$PATH" systemd-run --scope -p Delegate=yes -p User=$(id -u) --uid=$(id -u) '
+    "pytest --sandbox"
+)
+_HAND_OVER = (
+    "as root: cd {directory} && mkdir tests && chown -R {uid} tests && echo SHELL_PID > tests/cgroup.procs; then pytest "
+    "--sandbox from that shell"
+)
+_ALONE = (
+    "as root: (cd /sys/fs/cgroup && mkdir -p others tests && xargs -n1 < cgroup.procs > others/cgroup.procs; sed "
+    "'s/[a-z][a-z]*/+&/g' cgroup.controllers > cgroup.subtree_control); "
+    "sh -c 'echo $$ > /sys/fs/cgroup/tests/cgroup.procs && exec pytest --sandbox'"
+)
+_FOR_ALL_USERS = (
+    "in /etc/systemd/system/user@.service.d/delegate.conf: [Service] Delegate=cpu cpuset io memory pids; then sudo systemctl "
+    "daemon-reload, and log in anew"
+)
 
 
-def read_file(path: str) -> str:
-    """A small file's text; "" where there is none."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
+def fix(cause: Cause, kind: HostKind, detail: str = "") -> str:
+    """What to do about `cause` on a host of this kind; detail: what `Cause` says that comes with it."""
+    found = _FIXES[cause]
+    return found if isinstance(found, str) else found(kind, detail)
 
 
-def for_namespace(error: OSError, *, outside: bool = False, read: Callable[[str], str] = read_file) -> str:
-    """Where unshare(2) was refused. outside: it was for a mount namespace of root's, without a user namespace."""
-    if error.errno == errno.ENOSPC:
-        none = [name for name in _COUNTS if read(f"/proc/sys/{name.replace('.', '/')}").strip() == "0"]
-        return f"sysctl {none[0] if none else 'user.max_user_namespaces'}=10000"
-    if outside:
-        return ADMIN
-    return _for_user(read) or f"one of: {_DEBIAN} (Debian); {_UBUNTU} (Ubuntu 24.04); {_SECCOMP}"
+# -- containers ---------------------------------------------------------------------------------------------------------
 
 
-def for_file_system(read: Callable[[str], str] = read_file) -> str:
-    """Where a new proc or sysfs was refused: the kernel allows one only where another is to be seen whole."""
-    masked = any(line.split(" ")[4].startswith(("/proc/", "/sys/")) for line in read("/proc/self/mountinfo").splitlines())
-    return UNMASK if masked else _for_user(read) or UNMASK
+def _unconfine(kind: HostKind, _: str = "") -> str:
+    """All that it takes to make namespaces, and a proc of their own, in a container: whoever lacks one lacks the next."""
+    root = kind.uid == 0
+    if kind.engine is Engine.KUBERNETES:
+        return _privileged(kind) if kind.service is Service.GITLAB else _POD + (_POD_ADMIN if root else "")
+    if kind.engine is Engine.PODMAN:
+        return _carried(kind, "podman", (_ADMIN if root else "") + _UNMASK)
+    if kind.engine is Engine.DOCKER:
+        return _carried(kind, "docker", (_ADMIN if root else "") + _SECURITY)
+    return _ANY if kind.engine is Engine.OTHER else _privileged(kind)
 
 
-def _for_user(read: Callable[[str], str]) -> str:
-    if read("/proc/sys/kernel/unprivileged_userns_clone").strip() == "0":
-        return _DEBIAN
-    if read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == "1":
-        return _UBUNTU
-    if "\nSeccomp:\t2" in read("/proc/self/status"):
-        return _SECCOMP
-    return ""
+def _privileged(kind: HostKind, _: str = "") -> str:  # noqa: PLR0911  a table, of patterns
+    """Cgroups that may be written, for which most engines have no smaller word."""
+    match kind.engine:
+        case Engine.KUBERNETES if kind.service is Service.GITLAB:
+            return "in the runner's config.toml, [runners.kubernetes]: privileged = true"
+        case Engine.KUBERNETES:
+            return _POD_PRIVILEGED
+        case Engine.PODMAN if kind.rootless:
+            return f"systemd-run --user --scope -p Delegate=yes podman run --cgroupns=private {_ADMIN}{_UNMASK} IMAGE"
+        case Engine.PODMAN:
+            return _carried(kind, "podman", f"--cgroupns=private {_ADMIN}{_UNMASK}")
+        case Engine.DOCKER:
+            return _carried(kind, "docker", "--privileged --cgroupns=private")
+        case Engine.LXC:
+            return "on the container's host: lxc config set NAME security.nesting true && lxc restart NAME"
+        case Engine.NSPAWN:
+            return "on the container's host: SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes systemd-nspawn -D DIRECTORY"
+        case _:
+            return _ANY_PRIVILEGED
+
+
+def _carried(kind: HostKind, program: str, flags: str) -> str:
+    """Where these flags of docker run or podman run belong."""
+    match kind.service:
+        case Service.GITHUB:
+            return f"in the workflow, at the job's container: options: {flags}"
+        case Service.GITLAB:  # systempaths is a word of the client's, which the runner is not: docker/cli, parseSystemPaths
+            return "in the runner's config.toml, [runners.docker]: privileged = true"
+        case Service.JENKINS:
+            return f"in the Jenkinsfile, agent {{ docker {{ image 'IMAGE'; args '{flags}' }} }}"
+        case _:
+            return f"{program} run {flags} IMAGE"
+
+
+def _outside(kind: HostKind, _: str) -> str:
+    """A process in a container that has come there in another way than its others."""
+    program = {Engine.DOCKER: "docker exec", Engine.PODMAN: "podman exec", Engine.KUBERNETES: "kubectl exec"}.get(
+        kind.engine or Engine.OTHER
+    )
+    if program:
+        return f"start pytest with the container, or in it by {program}, not by nsenter: in its cgroup namespace"
+    # Not over the old mount: a file system is not mounted twice on one directory (EBUSY).
+    mount = "umount -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+    return f"as root: unshare --cgroup --mount sh -c '{mount} && exec pytest --sandbox'"
+
+
+# -- namespaces ---------------------------------------------------------------------------------------------------------
+
+
+def _on_host(kind: HostKind) -> str:
+    """What an engine's container shares with its host."""
+    return "on the container's host: " if kind.engine else ""
+
+
+def _sysctl(kind: HostKind, setting: str) -> str:
+    return f"{_on_host(kind)}{'sudo ' if kind.engine or kind.uid else ''}sysctl -w {setting}"
+
+
+def _apparmor(kind: HostKind, _: str) -> str:
+    if kind.engine is None and kind.service is Service.GITHUB:
+        return "a step before pytest: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    return _sysctl(kind, "kernel.apparmor_restrict_unprivileged_userns=0")
+
+
+def _userns_clone(kind: HostKind, _: str) -> str:
+    return _sysctl(kind, "kernel.unprivileged_userns_clone=1")
+
+
+def _count(kind: HostKind, name: str) -> str:
+    return _sysctl(kind, f"{name}=10000")
+
+
+def _admin(kind: HostKind, _: str) -> str:
+    if kind.engine:
+        return _unconfine(kind)
+    return "start pytest as an ordinary user, or as a root that has CAP_SYS_ADMIN"
+
+
+def _masked(kind: HostKind, _: str) -> str:
+    if kind.engine:
+        return _unconfine(kind)
+    return f"umount what hides parts of /proc and /sys (findmnt -R /proc; findmnt -R /sys); {_ANY}"
+
+
+def _refused(kind: HostKind, _: str) -> str:
+    """Where nothing tells who it was."""
+    if kind.engine:
+        return _unconfine(kind)
+    return (
+        "one of: sysctl -w kernel.unprivileged_userns_clone=1 (Debian); sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 "
+        f"(Ubuntu 23.10 and newer); {_ANY}"
+    )
+
+
+def _seccomp(kind: HostKind, _: str) -> str:
+    if kind.engine:
+        return _unconfine(kind)
+    return (
+        f"start pytest without its seccomp filter: in a systemd unit RestrictNamespaces=no and SystemCallFilter= (empty); {_ANY}"
+    )
+
+
+def _stacked(kind: HostKind, path: str) -> str:
+    if path == "/":
+        return "keep the storage of the engine that made this container on a volume of the container around it: " + {
+            Engine.PODMAN: "podman run -v storage:/var/lib/containers IMAGE",
+            Engine.KUBERNETES: "an emptyDir mounted at /var/lib/containerd",
+        }.get(kind.engine or Engine.OTHER, "docker run -v storage:/var/lib/docker IMAGE")
+    return f"put {path} on a volume or a tmpfs; for temporary files, TMPDIR=/dev/shm pytest --sandbox"
+
+
+# -- cgroups ------------------------------------------------------------------------------------------------------------
+
+
+def _scope(kind: HostKind, _: str = "") -> str:
+    """A cgroup of its own for pytest, by whoever can give one."""
+    if kind.uid == 0:
+        return _SCOPE
+    return _USER_SCOPE if kind.user_manager else _SUDO_SCOPE
+
+
+def _delegate(kind: HostKind, detail: str = "") -> str:
+    """A cgroup that belongs to somebody else."""
+    if kind.systemd:
+        return _scope(kind)
+    if kind.engine:
+        if kind.uid == 0:
+            return _privileged(kind)
+        return "as the container's root (user 0): " + _privileged(_as_root(kind))
+    return _HAND_OVER.format(directory=detail or "/sys/fs/cgroup", uid=kind.uid)
+
+
+def _as_root(kind: HostKind) -> HostKind:
+    return dataclasses.replace(kind, uid=0)
+
+
+def _delegate_v1(kind: HostKind, directory: str) -> str:
+    """systemd hands over nothing of version 1."""
+    return _delegate(kind) if kind.engine else _HAND_OVER.format(directory=directory, uid=kind.uid)
+
+
+def _alone(kind: HostKind, _: str = "") -> str:
+    """A cgroup without other processes."""
+    return _scope(kind) if kind.systemd else _ALONE
+
+
+def _bounded(kind: HostKind, _: str) -> str:
+    return f"{_scope(kind)}, with the limit as another -p"
+
+
+def _jeepney(kind: HostKind, _: str) -> str:
+    return f"pip install 'pytest-sandbox[systemd]', or {_scope(kind)}"
+
+
+def _read_only(kind: HostKind, _: str) -> str:
+    return _privileged(kind) if kind.engine else f"as root: mount -o remount,rw /sys/fs/cgroup; {_ANY_PRIVILEGED}"
+
+
+def _unmounted(kind: HostKind, _: str) -> str:
+    return _privileged(kind) if kind.engine else f"as root: mount -t cgroup2 cgroup2 /sys/fs/cgroup; {_ANY_PRIVILEGED}"
+
+
+def _controller(kind: HostKind, _: str) -> str:
+    if kind.rootless:
+        return "on the container's host, " + _FOR_ALL_USERS
+    if kind.engine and not kind.systemd:
+        return "on the container's host, pass the controller on in the cgroup.subtree_control of the container's parents"
+    if kind.systemd and kind.user_manager:
+        return _FOR_ALL_USERS
+    return (
+        "enable the controller in the parent's cgroup.subtree_control (systemd: -p Delegate=yes), and on the kernel's command "
+        "line, where cgroup_disable= may have switched it off"
+    )
+
+
+def _version(kind: HostKind, _: str) -> str:
+    if "rhel" in kind.distribution and not kind.engine:
+        return "sudo grubby --update-kernel=ALL --args=systemd.unified_cgroup_hierarchy=1, then boot; or a kernel that has it"
+    setting = "systemd.unified_cgroup_hierarchy=1 on the kernel's command line"
+    return f"{_on_host(kind)}cgroup version 2 ({setting}), or a kernel that has it"
+
+
+_FIXES: dict[Cause, str | Callable[[HostKind, str], str]] = {
+    Cause.NOT_LINUX: "run the tests on Linux, or with --no-sandbox",
+    Cause.OLD_KERNEL: "Linux 5.12 or newer, such as of Debian 12, Ubuntu 22.04 or RHEL 9",
+    Cause.NOT_BUILT: (
+        "install pytest-sandbox anew on this machine (pip install --force-reinstall --no-binary pytest-sandbox pytest-sandbox)"
+    ),
+    Cause.SEE_ABOVE: "see the lines above, and docs/host-setup",
+    Cause.COUNT: _count,
+    Cause.USERNS_CLONE: _userns_clone,
+    Cause.APPARMOR: _apparmor,
+    Cause.SECCOMP: _seccomp,
+    Cause.NO_ADMIN: _admin,
+    Cause.MASKED: _masked,
+    Cause.CHROOT: "start pytest outside of the chroot, or in a container of its directory: podman run --rootfs DIRECTORY",
+    Cause.REFUSED: _refused,
+    Cause.LOCKED: "start pytest outside of this user namespace, or with the user mapped to himself: unshare -Um -c",
+    Cause.STACKED: _stacked,
+    Cause.NOT_MAPPED: "umount the file system that cannot be id-mapped, or start pytest as an ordinary user",
+    Cause.NO_ATTRIBUTES: lambda _, found: (
+        f"TMPDIR or --sandbox-scratch on ext4, xfs or btrfs (found: {found}), or a newer kernel"
+    ),
+    Cause.NO_FILTER: lambda kind, _: f"{_on_host(kind)}sudo modprobe sch_tbf (a kernel with CONFIG_NET_SCH_TBF)",
+    Cause.READ_ONLY: _read_only,
+    Cause.NOT_DELEGATED: _delegate,
+    Cause.NOT_DELEGATED_V1: _delegate_v1,
+    Cause.SHARED: _alone,
+    Cause.REAL_ROOT: lambda _, what: f"as root: echo {what}",
+    Cause.OUTSIDE: _outside,
+    Cause.UNMOUNTED: _unmounted,
+    Cause.NO_CONTROLLER: _controller,
+    Cause.VERSION_1: _version,
+    Cause.NO_SWAP: "boot with swapaccount=1, or a kernel with CONFIG_SWAP and CONFIG_MEMCG",
+    Cause.NO_SCOPE: _scope,
+    Cause.BOUNDED: _bounded,
+    Cause.NO_JEEPNEY: _jeepney,
+    Cause.CGROUP: "see the kernel's Documentation/admin-guide/cgroup-v2.rst",
+}

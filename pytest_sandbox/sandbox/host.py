@@ -1,95 +1,26 @@
-"""What this machine can do: `Capability`s, found by trying in a throw-away child, and the `Layout` that follows from them.
+"""What this machine can do: `Capability`s, each tried when it is first asked for (`probes`), and the `Layout` that follows.
 
-The one home of reasons and fixes: header, doctor, refusals and the skips of the test-suite read this list.
+The one list of them: header, doctor, refusals and the skips of the test-suite read it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import functools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pytest_sandbox._linux import native, proc, syscalls
-from pytest_sandbox._linux.flags import Attr, Clone, Mount
+from pytest_sandbox._linux import proc
+from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import UnavailableError
 from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Network, Spec
-from pytest_sandbox.primitives import cgroups, mounts, network, overlay, process
-from pytest_sandbox.primitives.namespaces import Identity, write_maps
-from pytest_sandbox.primitives.process import fork
-from pytest_sandbox.sandbox import fixes
-from pytest_sandbox.sandbox.janitor import Janitor
+from pytest_sandbox.primitives import cgroups, mounts, overlay, process
+from pytest_sandbox.primitives.namespaces import Identity
+from pytest_sandbox.sandbox import probes
 from pytest_sandbox.sandbox.layout import Layout
 from pytest_sandbox.sandbox.scratch import path_of
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Capability:
-    """Something a sandbox needs of the machine: whether it is there, how or why not, and what would change that."""
-
-    name: str
-    available: bool
-    reason: str = ""
-    fix: str = ""
-
-
-def try_in_child(attempt: Callable[[], None]) -> OSError | None:
-    """Run `attempt` in a forked child; the OSError that it raised there."""
-    reading, writing = os.pipe()
-    pid = fork()
-    if pid == 0:
-        try:
-            attempt()
-            os.write(writing, b"0")
-        except OSError as error:
-            os.write(writing, f"{error.errno} {error.filename or error.strerror}".encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read().decode()
-    os.waitpid(pid, 0)
-    number, _, what = answer.partition(" ")
-    return OSError(int(number or 0), os.strerror(int(number or 0)), what) if number != "0" else None
-
-
-@functools.cache
-def find_identity() -> Identity:
-    """Who a test can be here: see `Identity`."""
-    if os.geteuid() != 0:
-        return Identity.USER
-    return Identity.MAPPED if try_in_child(lambda: id_map("/")) is None else Identity.SAME
-
-
-def id_map(path: str) -> None:
-    """Clone the mount at `path` and id-map the clone, which says EINVAL where its file system cannot (overlay: Docker)."""
-    syscalls.unshare(Clone.NEWNS)
-    tree = syscalls.open_tree(path)
-    ready, tell = os.pipe()
-    end, hold = os.pipe()
-    holder = os.fork()
-    if holder == 0:
-        try:
-            os.close(hold)
-            syscalls.unshare(Clone.NEWUSER)
-            os.write(tell, b"x")
-            os.read(end, 1)
-        finally:
-            os._exit(0)
-    os.close(tell)
-    try:
-        if not os.read(ready, 1):
-            raise OSError(1, os.strerror(1), "unshare CLONE_NEWUSER")
-        write_maps(holder, Identity.MAPPED, 0, 0, 0)
-        userns = os.open(f"/proc/{holder}/ns/user", os.O_RDONLY)
-        syscalls.mount_setattr(tree, Attr.IDMAP, userns)
-    finally:
-        os.close(hold)
-        os.waitpid(holder, 0)
 
 
 def make_layout(identity: Identity, name: str = "", specs: Iterable[Spec] = ()) -> Layout:
@@ -140,17 +71,6 @@ def _content(path: str) -> bytes:
         return b""
 
 
-_NAMESPACES = {
-    "user": Clone.NEWUSER, "mount": Clone.NEWNS, "pid": Clone.NEWPID, "net": Clone.NEWNET, "ipc": Clone.NEWIPC,
-    "uts": Clone.NEWUTS, "cgroup": Clone.NEWCGROUP,
-}  # fmt: skip
-#: Limits that need nothing but the namespaces and a clock.
-_ALWAYS = {
-    "timeout": "the controller's clock", "output": "the controller looks at the output's size",
-    "files": "RLIMIT_NOFILE", "disk": "size of the layer's tmpfs", "inodes": "nr_inodes of the layer's tmpfs",
-}  # fmt: skip
-
-
 class Capabilities(Mapping[str, Capability]):
     """Everything that `require` may name, by name; each is tried when it is first asked for, and then known.
 
@@ -178,14 +98,14 @@ class Capabilities(Mapping[str, Capability]):
         return len(_names())
 
     def _try(self, name: str) -> Capability:
-        alone = _ALONE.get(name)
+        alone = probes.ALONE.get(name)
         if alone is not None:
             return alone()
-        if name in _NAMESPACES:
-            return _namespace(name)
-        if name in _ALWAYS:
-            return Capability(name, True, _ALWAYS[name])
-        self._known |= _from_cgroups(rare=name in cgroups.RARE)  # one look at the cgroups answers for all of a kind
+        if name in probes.NAMESPACES:
+            return probes.of_namespace(name)
+        if name in probes.ALWAYS:
+            return Capability(name, True, probes.ALWAYS[name])
+        self._known |= probes.from_cgroups(rare=name in cgroups.RARE)
         return self._known[name]
 
 
@@ -195,12 +115,12 @@ def _names() -> tuple[str, ...]:
     return (
         "platform",
         "native",
-        *_NAMESPACES,
+        *probes.NAMESPACES,
         "proc",
         "sysfs",
         "identity",
         "xattr",
-        *_ALWAYS,
+        *probes.ALWAYS,
         "bandwidth",
         *cgroups.USUAL,
         *cgroups.RARE,
@@ -213,129 +133,6 @@ def capabilities() -> Capabilities:
     return Capabilities()
 
 
-_PLATFORM_FIX = (
-    "Linux 5.12 or newer, such as of Debian 12, Ubuntu 22.04 or RHEL 9; in a container with such a kernel: docker run "
-    "--security-opt seccomp=unconfined"
-)
-
-
-def _platform() -> Capability:
-    if sys.platform != "linux":
-        return Capability("platform", False, f"{sys.platform} has no namespaces", "run the tests on Linux, or with --no-sandbox")
-    release = f"Linux {os.uname().release}"
-    try:
-        syscalls.mount_setattr(-1, Attr.RDONLY)  # the newest call without which there is no sandbox
-    except OSError as error:
-        if error.errno == errno.ENOSYS:
-            return Capability("platform", False, f"{release} has no mount_setattr(2), for read-only views", _PLATFORM_FIX)
-    return Capability("platform", True, release)
-
-
-def _native() -> Capability:
-    problem = native.problem()
-    if problem is None:
-        return Capability("native", True, "pid 1's program, and the fork into namespaces")
-    fix = "install pytest-sandbox anew on this machine (pip install --force-reinstall --no-binary pytest-sandbox pytest-sandbox)"
-    return Capability("native", False, problem, fix)
-
-
-def _namespace(name: str) -> Capability:
-    """As a sandbox makes it: in a user namespace of its own, but for root's first of mounts, in which the trees are cloned."""
-    outside = name == "mount" and os.geteuid() == 0
-    flags = _NAMESPACES[name] | (Clone(0) if outside else Clone.NEWUSER)
-    error = try_in_child(lambda: syscalls.unshare(flags))
-    if error is None:
-        return Capability(name, True, "unshare(2)")
-    return Capability(name, False, str(error), fixes.for_namespace(error, outside=outside))
-
-
-def _file_system(name: str) -> Capability:
-    """A proc or sysfs of one's own, which takes a pid and a network namespace, and that the outer ones show all of theirs."""
-
-    def attempt() -> None:
-        syscalls.unshare(Clone.NEWUSER | Clone.NEWNS | Clone.NEWPID | Clone.NEWNET)
-        mounts.make_private()
-        pid = os.fork()  # into the pid namespace
-        if pid == 0:
-            try:
-                syscalls.mount(name, target, name, Mount.NOSUID | Mount.NODEV | Mount.NOEXEC | Mount.RDONLY)
-            except OSError as error:
-                os._exit(error.errno or 1)
-            os._exit(0)
-        number = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if number:
-            raise OSError(number, os.strerror(number), f"mount {name}")
-
-    target = {"proc": "/proc", "sysfs": "/sys"}[name]
-    error = try_in_child(attempt)
-    if error is None:
-        return Capability(name, True, f"a new one on {target}")
-    return Capability(name, False, str(error), fixes.for_file_system())
-
-
-_WHO = {
-    Identity.MAPPED: "ids on an unused host range over an id-mapped tree",
-    Identity.SAME: "the root file system cannot be id-mapped: root is the host's root, held by capabilities and masks",
-    Identity.USER: "the user is mapped to himself",
-}
-
-
-def _identity() -> Capability:
-    identity = find_identity()
-    return Capability("identity", True, f"{identity.value}: {_WHO[identity]}")
-
-
-def _user_attributes() -> Capability:
-    """Of a tmpfs, on which layers are; a memfd is on one. An overlay marks with them what a directory made anew replaces."""
-    fd = os.memfd_create("xattr", os.MFD_CLOEXEC)
-    try:
-        os.setxattr(fd, "user.overlay.probe", b"1")
-    except OSError:
-        reason = "no user attributes on a tmpfs before Linux 6.6: what a test deletes, it cannot make again as a directory (EIO)"
-        where = f"TMPDIR or --sandbox-scratch on ext4, xfs or btrfs (found: {find_scratch()})"
-        return Capability("xattr", False, reason, f"{where}, or a newer kernel")
-    finally:
-        os.close(fd)
-    return Capability("xattr", True, "user attributes on a tmpfs")
-
-
-def _bandwidth() -> Capability:
-    """By a token bucket filter on a loopback device of one's own."""
-
-    def attempt() -> None:
-        syscalls.unshare(Clone.NEWUSER | Clone.NEWNET)
-        network.route(network.bandwidth(1 << 20))
-
-    error = try_in_child(attempt)
-    if error is None:
-        return Capability("bandwidth", True, "tbf on the sandbox's loopback device")
-    return Capability("bandwidth", False, str(error), "modprobe sch_tbf (a kernel with CONFIG_NET_SCH_TBF)")
-
-
-_ALONE: dict[str, Callable[[], Capability]] = {
-    "platform": _platform, "native": _native, "identity": _identity, "xattr": _user_attributes, "bandwidth": _bandwidth,
-    "proc": functools.partial(_file_system, "proc"), "sysfs": functools.partial(_file_system, "sysfs"),
-}  # fmt: skip
-
-
-#: File systems that take user attributes and the upper layer of an overlay, and are no memory.
-_DISKS = ("ext4", "xfs", "btrfs")
-
-
-@functools.cache
-def find_scratch() -> str | None:
-    """Among temporary files, a directory for layers that is no tmpfs; None where there is none."""
-    entries = proc.visible(proc.mounts())
-    for path in dict.fromkeys(map(os.path.realpath, (tempfile.gettempdir(), "/var/tmp"))):
-        around = [entry for entry in entries if f"{path}/".startswith(f"{entry.point.rstrip('/')}/")]
-        if max(around, key=lambda entry: len(entry.point)).fstype not in _DISKS:
-            continue
-        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=path) as file:
-            os.setxattr(file.fileno(), "user.overlay.probe", b"1")
-            return path
-    return None
-
-
 def settled(spec: Spec, known: Mapping[str, Capability]) -> Spec:
     """`spec` as it is to be on this machine: where a tmpfs has no user attributes, layers lie on a disk.
 
@@ -343,24 +140,7 @@ def settled(spec: Spec, known: Mapping[str, Capability]) -> Spec:
     """
     if spec.scratch is not None or spec.asked.intersection((*OF_TMPFS, "scratch")) or known["xattr"].available:
         return spec
-    return dataclasses.replace(spec, scratch=find_scratch())
-
-
-def _from_cgroups(*, rare: bool) -> dict[str, Capability]:
-    found = {}
-    cgroups.settle()  # the janitor belongs where this process will be
-    with contextlib.closing(Janitor()) as janitor:
-        for one in cgroups.capabilities(announce=janitor.watch_cgroups, rare=rare).values():
-            reason = one.hierarchy if one.available else one.reason
-            found[one.name] = Capability(one.name, one.available, reason, one.fix)
-    if not rare and not found["pids"].available and os.geteuid() != 0 and _kernel() >= (5, 14):
-        found["pids"] = Capability("pids", True, "RLIMIT_NPROC, counted in the sandbox's user namespace")
-    return found
-
-
-def _kernel() -> tuple[int, int]:
-    major, minor = os.uname().release.split(".")[:2]
-    return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
+    return dataclasses.replace(spec, scratch=probes.find_scratch())
 
 
 def unenforced(spec: Spec, known: Mapping[str, Capability]) -> list[Capability]:
@@ -396,5 +176,3 @@ def refuse_missing(required: Sequence[str], known: Mapping[str, Capability]) -> 
 
 
 os.register_at_fork(after_in_child=capabilities.cache_clear)
-os.register_at_fork(after_in_child=find_identity.cache_clear)
-os.register_at_fork(after_in_child=find_scratch.cache_clear)

@@ -10,7 +10,7 @@ from typing import Any
 from pytest_sandbox.model.errors import SandboxError
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import Spec
-from pytest_sandbox.sandbox import bodies, host
+from pytest_sandbox.sandbox import bodies, host, probes
 from pytest_sandbox.sandbox.bodies import Result
 from pytest_sandbox.sandbox.child import Body
 from pytest_sandbox.sandbox.running import Running
@@ -55,7 +55,7 @@ class Sandbox:
     def _make(self, body: Body) -> tuple[Result, Frame | None]:
         listener = _Listener()
         name = f"{os.getpid()}-{secrets.token_hex(4)}"
-        layout = host.make_layout(host.find_identity(), name, [self.spec])
+        layout = host.make_layout(probes.find_identity(), name, [self.spec])
         with Supervisor(name, layout) as supervisor:
             running = supervisor.start_root(self.spec, body, listener, scope=False)
             supervisor.run_while(lambda: not running.ended)

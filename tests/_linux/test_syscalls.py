@@ -10,7 +10,7 @@ import pytest
 
 from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Clone, Mount, Prctl
-from pytest_sandbox.sandbox import host
+from pytest_sandbox.sandbox import host, probes
 
 
 @pytest.mark.parametrize(
@@ -76,4 +76,4 @@ def test_capabilities_are_dropped() -> None:
         if any(int(sets[name], 16) for name in empty):
             raise OSError(errno.EPERM, "not empty", str(sets))
 
-    assert host.try_in_child(drop) is None
+    assert probes.try_in_child(drop) is None

@@ -1,27 +1,44 @@
-"""Machines on which no sandbox can be made: the doctor and pytest say so, why, and what would change it."""
+"""Machines on which no sandbox can be made, or no limit held: it is said why, and what would change it."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import os
+import platform
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
+from pytest_sandbox import Capability
 from pytest_sandbox._linux import syscalls
-from pytest_sandbox._linux.flags import Prctl
-from pytest_sandbox.sandbox import fixes
+from pytest_sandbox._linux.flags import Clone, Prctl
+from pytest_sandbox.plugin.report import _not_enforced
+from pytest_sandbox.primitives.cgroup_layout import V1, find_hierarchies
+from pytest_sandbox.sandbox import doctor
 
 _MOUNT_SETATTR = 442
+_UNSHARE = {"x86_64": 272, "aarch64": 97}
+_UNAME26 = 0x0020000
+"""personality(2): uname(2) says 2.6 and something."""
+ROOT = os.geteuid() == 0
+
+
+def forbid(call: int, number: int) -> None:
+    """From now on this process gets this errno of that call, by a seccomp filter (struct sock_filter[])."""
+    program = [(0x20, 0, 0, 0), (0x15, 0, 1, call), (0x06, 0, 0, 0x0005_0000 | number), (0x06, 0, 0, 0x7FFF_0000)]
+    syscalls.prctl(Prctl.SET_NO_NEW_PRIVS, 1)
+    syscalls.set_filter(b"".join(struct.pack("=HBBI", *line) for line in program))
 
 
 def before_5_12() -> None:
-    """From now on this process is on a kernel without mount_setattr(2): ENOSYS, by a seccomp filter (struct sock_filter[])."""
-    program = [(0x20, 0, 0, 0), (0x15, 0, 1, _MOUNT_SETATTR), (0x06, 0, 0, 0x0005_0000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF_0000)]
-    syscalls.prctl(Prctl.SET_NO_NEW_PRIVS, 1)
-    syscalls.set_filter(b"".join(struct.pack("=HBBI", *line) for line in program))
+    """From now on this process is on a kernel without mount_setattr(2), and of a name so old."""
+    ctypes.CDLL(None).personality(_UNAME26)
+    forbid(_MOUNT_SETATTR, errno.ENOSYS)
 
 
 def run(arguments: Sequence[str], kernel: Callable[[], None] | None = None) -> tuple[int, str]:
@@ -31,12 +48,23 @@ def run(arguments: Sequence[str], kernel: Callable[[], None] | None = None) -> t
     return done.returncode, done.stdout
 
 
+def diagnose(script: str, *, apart: Sequence[str] = ("-Urm",), user: int | None = None) -> str:
+    """What the doctor says in namespaces in which a shell script has run; skips where the script cannot."""
+    command = ["unshare", *apart, "sh", "-ec", f'{script}\nexec "$@"', "sh", sys.executable, "-m", "pytest_sandbox"]
+    who = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **who)  # type: ignore[call-overload]
+    if not done.stdout.startswith("host: "):
+        pytest.skip(f"the script cannot run here: {done.stderr}")
+    assert "Traceback" not in done.stderr
+    return str(done.stdout)
+
+
 def test_a_kernel_without_a_needed_call(pytester: pytest.Pytester) -> None:
     """Both refuse before anything runs, and name call, kernel and fix."""
     pytester.makepyfile("def test(): raise SystemError('it ran')")
     status, said = run(["--sandbox-doctor"], before_5_12)
     assert (status, "cannot run here: no platform" in said) == (1, True), said
-    assert "NO  platform   Linux " in said
+    assert "NO  platform   Linux 2.6." in said
     assert "has no mount_setattr(2)" in said
     assert "fix: Linux 5.12 or newer" in said
     assert "Traceback" not in said
@@ -47,6 +75,15 @@ def test_a_kernel_without_a_needed_call(pytester: pytest.Pytester) -> None:
     assert not any(word in said for word in ("Traceback", "it ran"))
 
 
+def test_a_newer_kernel_whose_call_is_hidden() -> None:
+    """An engine older than the call hides it from the container: it is not the kernel that is to be changed."""
+    status, said = run(["--sandbox-doctor"], lambda: forbid(_MOUNT_SETATTR, errno.ENOSYS))
+    assert status == 1
+    assert "NO  platform   ENOSYS of mount_setattr(2), which Linux " in said
+    assert "seccomp" in said
+    assert "5.12" not in said
+
+
 def test_the_doctor_is_right(pytester: pytest.Pytester) -> None:
     """On every machine: where it says that pytest can run, it can, and where not, pytest says why and what to do."""
     pytester.makepyfile("def test(): pass")
@@ -54,47 +91,180 @@ def test_the_doctor_is_right(pytester: pytest.Pytester) -> None:
     status, text = run(["--sandbox"])
     expected = {0: pytest.ExitCode.OK, 1: pytest.ExitCode.USAGE_ERROR}
     assert status == expected[diagnosis], said + text
+    assert said.startswith("host: ")
     assert diagnosis == 0 or "Fix: " in text
     assert "Traceback" not in said + text
 
 
-def test_a_masked_proc(pytester: pytest.Pytester) -> None:
+def test_a_masked_proc() -> None:
     """As container engines mask it: a new one is refused by the kernel, and the fix is to unmask."""
-    pytester.makepyfile("def test(): raise SystemError('it ran')")
-    mask = "mount -t tmpfs mask /proc/fs && exec"
-    command = ["unshare", "-Urm", "sh", "-c", f'{mask} "$@"', "sh", sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
-    done = subprocess.run([*command, "--sandbox-doctor"], capture_output=True, text=True, check=False)
-    if "mount:" in done.stderr:
-        pytest.skip(f"nothing can be mounted here: {done.stderr}")
-    assert done.returncode == 1, done.stdout + done.stderr
+    said = diagnose("mount -t tmpfs mask /proc/fs")
+    assert "NO  proc       EPERM of mount(2): the kernel mounts a new proc only where another is seen whole" in said
+    assert "(mount_too_revealing), and /proc/fs is covered\n    fix: " in said
+    assert "cannot run here: no proc" in said
+
+
+def test_no_network_namespaces() -> None:
+    """All that one sysctl forbids stands in one line, with its name."""
+    said = diagnose("echo 0 > /proc/sys/user/max_net_namespaces")
+    assert "\nNO  net, proc, sysfs, bandwidth ENOSPC of unshare(2): user.max_net_namespaces is 0\n    fix: " in said
+    assert "sysctl -w user.max_net_namespaces=10000\n" in said
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can leave a root directory")
+def test_a_chroot() -> None:
+    """No rule of the machine's, and no mask: user namespaces are not made there."""
+    script = """
+    mount -t tmpfs root /mnt
+    mkdir /mnt/root
+    for each in /*; do
+        [ -d "$each" ] && [ ! -L "$each" ] && [ "$each" != /mnt ] || continue
+        mkdir "/mnt/root$each"; mount --rbind "$each" "/mnt/root$each"
+    done
+    for each in /*; do [ ! -L "$each" ] || cp -P "$each" /mnt/root; done
+    set -- chroot /mnt/root "$@"
+    """
+    said = diagnose(script, apart=("-m",))
+    names = "user, pid, net, ipc, uts, cgroup, proc, sysfs, bandwidth"
+    assert f"\nNO  {names} EPERM of unshare(2): no user namespace is made in a chroot" in said
+
+
+def test_root_of_a_user_namespace() -> None:
+    """Each part can be had, but not the whole: the mounts are somebody else's."""
+    said = diagnose("true")
+    assert "\nNO  sandbox    EINVAL of open_tree(2): root of a user namespace, among mounts" in said
+    assert "fix: start pytest outside of this user namespace" in said
+
+
+@pytest.mark.skipif(platform.machine() not in _UNSHARE, reason="the number of the call is of two machines")
+def test_a_seccomp_filter() -> None:
+    """As container engines have one; what it forbids stands in one line, and no namespace is named as the culprit."""
+    status, said = run(["--sandbox-doctor"], lambda: forbid(_UNSHARE[platform.machine()], errno.EPERM))
+    assert status == 1
     assert (
-        "NO  proc       [Errno 1] Operation not permitted: 'mount proc'\n    fix: show the container all of /proc" in done.stdout
+        "\nNO  user, mount, pid, net, ipc, uts, cgroup, proc, sysfs, bandwidth EPERM of unshare(2): forbidden by a seccomp"
+        in said
     )
-    assert "cannot run here: no proc" in done.stdout
+    assert "Traceback" not in said
 
 
-STATUS = "Name:\tpytest\nSeccomp:\t2\n"
-MASKED = "23 31 0:21 / /proc rw - proc proc rw\n50 23 0:40 / /proc/kcore rw - tmpfs tmpfs rw\n"
+STACK = """
+mount -t tmpfs stack /mnt
+mkdir -p /mnt/below/tmp /mnt/one /mnt/two; for each in 1 2; do mkdir /mnt/upper$each /mnt/work$each; done
+mount -t overlay one -o userxattr,lowerdir=/mnt/below,upperdir=/mnt/upper1,workdir=/mnt/work1 /mnt/one
+mount -t overlay two -o userxattr,lowerdir=/mnt/one,upperdir=/mnt/upper2,workdir=/mnt/work2 /mnt/two
+export TMPDIR=/mnt/two/tmp
+"""
 
 
-@pytest.mark.parametrize(
-    ("number", "evidence", "fix"),
-    [
-        (errno.ENOSPC, {"/proc/sys/user/max_net_namespaces": "0\n"}, "sysctl user.max_net_namespaces="),
-        (errno.EPERM, {"/proc/sys/kernel/unprivileged_userns_clone": "0\n"}, "sysctl kernel.unprivileged_userns_clone=1"),
-        (errno.EACCES, {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n"}, "sysctl kernel.apparmor_restrict"),
-        (errno.EPERM, {"/proc/self/status": STATUS}, "let the container make namespaces"),
-        (errno.EPERM, {}, "one of: "),
-    ],
-)
-def test_the_fix_is_that_of_the_cause(number: int, evidence: dict[str, str], fix: str) -> None:
-    """By what machines say that are not at hand."""
-    assert fixes.for_namespace(OSError(number, ""), read=lambda path: evidence.get(path, "")).startswith(fix)
+def test_a_third_overlay_on_two() -> None:
+    """As for an engine in a container: the kernel stacks two, and says EINVAL, as of so much else."""
+    # As an ordinary user: the root of the namespace that mounts would have mounts that it may clone.
+    said = diagnose(f'{STACK}\nset -- unshare -U --map-user=1 --map-group=1 "$@"', user=65534 if ROOT else None)
+    assert "\nNO  sandbox    EINVAL of mount(2): a third overlay on two (/mnt/two lies on an overlay on an overlay" in said
+    assert "FILESYSTEM_MAX_STACK_DEPTH" in said
+    assert "\n    fix: put /mnt/two on a volume or a tmpfs; for temporary files, TMPDIR=" in said
 
 
-def test_the_fix_for_file_systems() -> None:
-    """Masks are known by what is mounted; without any it is a rule for user namespaces."""
-    assert fixes.for_file_system({"/proc/self/mountinfo": MASKED}.get) == fixes.UNMASK  # type: ignore[arg-type]
-    ubuntu = {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n"}
-    assert "AppArmor" in fixes.for_file_system(lambda path: ubuntu.get(path, ""))
-    assert fixes.for_namespace(OSError(errno.EPERM, ""), outside=True) == fixes.ADMIN
+@pytest.mark.skipif(not ROOT, reason="only root has mounts id-mapped")
+def test_an_overlay_among_what_can_be_mapped() -> None:
+    """As root, on a machine whose / can be id-mapped: it is said which mounts cannot."""
+    said = diagnose(STACK, apart=("-m",))
+    if "yes identity   id-mapped" not in said:
+        pytest.skip("the root file system cannot be id-mapped")
+    assert "\nNO  sandbox    EINVAL of mount_setattr(2): a mounted file system cannot be id-mapped, though / can (" in said
+    assert "/mnt/one, /mnt/two)\n    fix: umount" in said
+
+
+def limits_refused(said: str, reason: str) -> list[str]:
+    """The capabilities that are not there for that reason."""
+    lines = [line for line in said.splitlines() if line.startswith("NO ") and reason in line]
+    return [name for line in lines for name in line[4 : line.index(reason)].strip().split(", ")]
+
+
+def memory_hierarchy() -> tuple[str, str]:
+    """The name and the directory of this process's cgroup where memory is limited; skips where there is none."""
+    texts = [Path(f"/proc/self/{name}").read_text(encoding="utf-8") for name in ("cgroup", "mountinfo")]
+    found = [one for one in find_hierarchies(*texts) if not one.problem]
+    found.sort(key=lambda one: "memory" not in one.controllers)
+    if not found or (found[0].version == V1 and "memory" not in found[0].controllers):
+        pytest.skip("no cgroup hierarchy is mounted here")
+    return found[0].name, found[0].directory
+
+
+def test_a_cgroup_file_system_that_is_read_only() -> None:
+    """As in most containers: limits are refused for that, not for a want of delegation."""
+    memory_hierarchy()
+    script = """
+    for point in $(sed -n 's/^[^-]* \\(\\/[^ ]*\\) [^-]* - cgroup2\\{0,1\\} .*/\\1/p' /proc/self/mountinfo); do
+        mount -o remount,bind,ro "$point"
+    done
+    """
+    said = diagnose(script, apart=("-m",) if ROOT else ("-Urm",))
+    refused = limits_refused(said, "the cgroup file system is mounted read-only (mkdir: EROFS in the v")
+    assert "memory" in refused
+    assert "fix: as root: mount -o remount,rw" in said or "fix: " in said
+
+
+@pytest.fixture
+def astray() -> Iterator[Callable[[], None]]:
+    """What takes a process out of the cgroup that its cgroup namespace begins at."""
+    _, directory = memory_hierarchy()
+    inner = f"{directory}/doctor-{os.getpid()}"
+    try:
+        os.mkdir(inner)
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here: {error}")
+
+    def enter(cgroup: str) -> None:
+        with open(f"{cgroup}/cgroup.procs", "w", encoding="ascii") as file:
+            file.write(str(os.getpid()))
+
+    def leave() -> None:
+        enter(inner)
+        uid, gid = os.geteuid(), os.getegid()
+        syscalls.unshare(Clone.NEWCGROUP if ROOT else Clone.NEWUSER | Clone.NEWCGROUP)
+        for name, line in {} if ROOT else {"setgroups": "deny", "uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}.items():
+            Path(f"/proc/self/{name}").write_text(line, encoding="ascii")
+        enter(directory)
+
+    yield leave
+    os.rmdir(inner)
+
+
+def test_a_cgroup_outside_of_its_namespace(astray: Callable[[], None]) -> None:
+    """Its path begins with /..: whoever was moved there has no cgroup that they could divide."""
+    name, _ = memory_hierarchy()
+    try:
+        _, said = run(["--sandbox-doctor"], astray)
+    except subprocess.SubprocessError as error:
+        pytest.skip(f"no process can be led astray here: {error}")
+    assert "memory" in limits_refused(said, f"this process's {name} cgroup /.. lies outside of its cgroup namespace"), said
+
+
+def test_what_is_alike_is_told_once() -> None:
+    """One line for one reason and one fix, in the order of the first; another fix is another line."""
+    found = [
+        Capability("a", available=True, reason="v2"),
+        Capability("b", available=False, reason="why", fix="do"),
+        Capability("c", available=True, reason="v2"),
+        Capability("d", available=False, reason="why", fix="do"),
+        Capability("e", available=False, reason="why", fix="other"),
+    ]
+    assert list(doctor.lines(found)) == [
+        "yes a, c       v2",
+        "NO  b, d       why",
+        "    fix: do",
+        "NO  e          why",
+        "    fix: other",
+    ]
+
+
+def test_the_header_tells_each_reason_once() -> None:
+    """With the limits that it is for; the doctor says what differs, in parentheses."""
+    missing = [Capability(name, available=False, reason=f"not delegated ({name}: EACCES)") for name in ("memory", "swap")]
+    other = Capability("disk", available=False, reason="scratch")
+    assert list(_not_enforced([*missing, other], {"swap"})) == [
+        "sandbox: NOT ENFORCED: memory, swap (asked for, but --sandbox-degrade): not delegated",
+        "sandbox: NOT ENFORCED: disk: scratch",
+    ]

@@ -9,20 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from pytest_sandbox import Spec
-from pytest_sandbox.sandbox import host
+from pytest_sandbox import Capability, Spec
+from pytest_sandbox.sandbox import host, probes
 
 # A kernel before 6.6, as far as the plugin can tell.
 OLD = """
-from pytest_sandbox.sandbox import host
-host._ALONE["xattr"] = lambda: host.Capability("xattr", False, "no user attributes on a tmpfs", "a newer kernel")
+from pytest_sandbox import Capability
+from pytest_sandbox.sandbox import probes
+probes.ALONE["xattr"] = lambda: Capability("xattr", False, "no user attributes on a tmpfs", "a newer kernel")
 """
 
 
 @pytest.fixture
 def disk() -> Iterator[Path]:
     """A directory on a file system that layers can lie on."""
-    found = host.find_scratch()
+    found = probes.find_scratch()
     if found is None:
         pytest.skip("neither temporary files nor /var/tmp are on ext4, xfs or btrfs")
     with tempfile.TemporaryDirectory(dir=found) as directory:
@@ -90,10 +91,10 @@ def test_where_a_tmpfs_has_no_user_attributes(pytester: pytest.Pytester, disk: P
     """)
     result = pytester.runpytest_subprocess("--sandbox")
     result.assert_outcomes(passed=3)
-    found = os.path.realpath(host.find_scratch() or "")
+    found = os.path.realpath(probes.find_scratch() or "")
     result.stdout.fnmatch_lines(
         [
-            "sandbox: NOT ENFORCED: disk: *",
+            "sandbox: NOT ENFORCED: disk, inodes: *",
             f"sandbox: NOT COMPLETE: tests write to {found}, wider fixtures to a tmpfs: *--sandbox-scratch=none*",
         ]
     )
@@ -105,10 +106,10 @@ def test_where_a_tmpfs_has_no_user_attributes(pytester: pytest.Pytester, disk: P
 
 def test_settled() -> None:
     """Nothing that was asked for is changed, and nothing on a kernel whose tmpfs will do."""
-    old = {"xattr": host.Capability("xattr", False)}
-    new = {"xattr": host.Capability("xattr", True)}
+    old = {"xattr": Capability("xattr", False)}
+    new = {"xattr": Capability("xattr", True)}
     assert host.settled(Spec(), new) == Spec()
-    assert host.settled(Spec(), old).scratch == host.find_scratch()
+    assert host.settled(Spec(), old).scratch == probes.find_scratch()
     for asked in ("disk", "inodes", "scratch"):
         assert host.settled(Spec(asked=frozenset({asked})), old).scratch is None
     assert host.settled(Spec(scratch="/a"), old).scratch == "/a"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 
 import pytest
 
+from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives import cgroup_layout
 from pytest_sandbox.primitives.cgroup_controllers import (
@@ -64,20 +66,25 @@ def test_v2_base(path: str, root: str, directory: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "mounts", "reason"),
+    ("path", "mounts", "reason", "cause"),
     [
-        ("/../x", V2_MOUNT.format("/", "rw"), "/../x lies outside of its cgroup namespace"),
-        ("/ab", V2_MOUNT.format("/a", "rw"), "/sys/fs/cgroup shows /a of the v2 hierarchy; this process is in /ab"),
-        ("/", V2_MOUNT.format("/..", "rw"), "/sys/fs/cgroup shows /.. of the v2 hierarchy; this process is in /"),
-        ("/", "", "the v2 cgroup hierarchy is not mounted"),
+        ("/../x", V2_MOUNT.format("/", "rw"), "/../x lies outside of its cgroup namespace", Cause.OUTSIDE),
+        (
+            "/ab",
+            V2_MOUNT.format("/a", "rw"),
+            "shows /a of the v2 hierarchy; this process is in /ab",
+            Cause.OUTSIDE,
+        ),
+        ("/", V2_MOUNT.format("/..", "rw"), "shows /.. of the v2 hierarchy; this process is in /", Cause.OUTSIDE),
+        ("/", "", "the v2 cgroup hierarchy is not mounted", Cause.UNMOUNTED),
     ],
 )
-def test_v2_unusable(path: str, mounts: str, reason: str) -> None:
-    """A problem that says what is wrong, and a fix."""
+def test_v2_unusable(path: str, mounts: str, reason: str, cause: Cause) -> None:
+    """A problem that says what is wrong."""
     (found,) = find_hierarchies(f"0::{path}\n", mounts)
     assert found.problem
     assert reason in found.problem.reason
-    assert found.problem.fix
+    assert found.problem.cause is cause
     assert found.directory == ""
 
 
@@ -128,12 +135,12 @@ def v1(*controllers: str) -> Hierarchy:
             id="hybrid with a controller on v2",
         ),
         pytest.param(
-            (v1("memory"), v1("cpu", "cpuacct"), v2(Problem("unmounted", "mount"))),
+            (v1("memory"), v1("cpu", "cpuacct"), v2(Problem("unmounted", Cause.UNMOUNTED))),
             "",
             {"usage": "v1 cpu,cpuacct", "memory": "v1 memory", "cpu": "v1 cpu,cpuacct"},
             id="v1",
         ),
-        pytest.param((v2(Problem("unmounted", "mount")),), "", {}, id="unusable"),
+        pytest.param((v2(Problem("unmounted", Cause.UNMOUNTED)),), "", {}, id="unusable"),
         pytest.param((), "", {}, id="none"),
     ],
 )
@@ -196,19 +203,27 @@ def test_io_counts_add_up_over_devices(controller: Controller, content: bytes, e
 
 
 @pytest.mark.parametrize(
-    ("code", "reason", "fix"),
+    ("code", "reason", "cause"),
     [
-        (errno.EROFS, "read-only", "--cgroupns=private"),
-        (errno.EACCES, "not delegated", "Delegate=yes"),
-        (errno.EPERM, "not delegated", "Delegate=yes"),
-        (errno.EBUSY, "other processes", "alone in a cgroup"),
-        (errno.ENOENT, "does not have it", "subtree_control"),
-        (errno.ENOSPC, "No space left", "cgroup-v2.rst"),
+        (errno.EROFS, "read-only", Cause.READ_ONLY),
+        (errno.EACCES, "not delegated", Cause.NOT_DELEGATED),
+        (errno.EPERM, "not delegated", Cause.NOT_DELEGATED),
+        (errno.EBUSY, "other processes", Cause.SHARED),
+        (errno.ENOENT, "does not have it", Cause.NO_CONTROLLER),
+        (errno.ENOSPC, "No space left", Cause.CGROUP),
     ],
 )
-def test_reasons_name_the_errno_and_the_rule(code: int, reason: str, fix: str) -> None:
-    """Each errno that making a cgroup can give is a sentence, and something to do."""
+def test_reasons_name_the_errno_and_the_rule(code: int, reason: str, cause: Cause) -> None:
+    """Each errno that making a cgroup can give is a sentence, and a cause."""
     problem = explain(OSError(code, os.strerror(code), "/v2/x"), v2())
     assert reason in problem.reason
     assert errno.errorcode[code] in problem.reason
-    assert fix in problem.fix
+    assert problem.cause is cause
+
+
+def test_the_reason_is_of_the_hierarchy_that_has_the_controller() -> None:
+    """Where neither can be used: version 2 cannot have what a hierarchy of version 1 has."""
+    problems = {version: Problem(f"of version {version}", Cause.OUTSIDE) for version in (1, 2)}
+    memory = dataclasses.replace(v1("memory"), problem=problems[1], directory="")
+    _, found = choose((memory, v2(problems[2])), frozenset())
+    assert (found["memory"], found["pids"]) == (problems[1], problems[2])

@@ -25,6 +25,8 @@ from pytest_sandbox.primitives import cgroup_systemd
 from pytest_sandbox.primitives.cgroup_files import pids_below, pids_in
 from pytest_sandbox.primitives.cgroup_layout import RUN_PREFIX, V1, V2, Hierarchy, find_hierarchies
 from pytest_sandbox.primitives.cgroup_systemd import Place, find_place
+from pytest_sandbox.sandbox import fixes
+from pytest_sandbox.sandbox.hostkind import HostKind
 
 UID = os.geteuid()
 
@@ -61,7 +63,7 @@ def asked(path: str, directory: Path) -> tuple[str, str]:
     """The reason and the fix that it takes to ask for a scope from this cgroup."""
     problem = cgroup_systemd.ask(Hierarchy(V2, "", frozenset(), path, str(directory)))
     assert problem
-    return problem.reason, problem.fix
+    return problem.reason, fixes.fix(problem.cause, HostKind(systemd=True, uid=1000), problem.detail)
 
 
 @pytest.fixture

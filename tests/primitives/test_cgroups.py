@@ -500,7 +500,7 @@ def test_what_is_unavailable_says_why_and_what_to_do() -> None:
     for capability in CAPABILITIES.values():
         assert bool(capability.hierarchy) is capability.available
         assert bool(capability.reason) is not capability.available
-        assert bool(capability.fix) is not capability.available
+        assert (capability.problem is None) is capability.available
 
 
 def test_a_run_without_any_hierarchy_answers() -> None:

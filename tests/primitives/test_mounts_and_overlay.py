@@ -16,7 +16,7 @@ from pytest_sandbox.primitives import mounts, overlay
 from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, ReadOnlyOp
 from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity, id_map
 from pytest_sandbox.primitives.overlay import Tree, TreeKind
-from pytest_sandbox.sandbox import host
+from pytest_sandbox.sandbox import probes
 
 
 def entry(point: str, fstype: str = "ext4") -> MountEntry:
@@ -41,7 +41,7 @@ def inside(attempt: Callable[[], None]) -> None:
         mounts.make_private()
         attempt()
 
-    error = host.try_in_child(run)
+    error = probes.try_in_child(run)
     if error is not None:
         raise error
 

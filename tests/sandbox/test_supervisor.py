@@ -21,7 +21,7 @@ import pytest
 from pytest_sandbox import Change, ChangeKind, Ending, Limits, Network, Outcome, Spec, WireError
 from pytest_sandbox.model.errors import TeardownWarning
 from pytest_sandbox.primitives.cgroup_layout import V1, V2, find_hierarchies
-from pytest_sandbox.sandbox import host
+from pytest_sandbox.sandbox import host, probes
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.main import fork_into
 from pytest_sandbox.sandbox.running import Running
@@ -52,7 +52,7 @@ class Heard:
 @pytest.fixture
 def supervisor() -> Iterator[Supervisor]:
     """A supervisor of its own."""
-    with Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(host.find_identity())) as one:
+    with Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(probes.find_identity())) as one:
         yield one
 
 
@@ -485,7 +485,7 @@ def test_outermost_sandboxes_know_nothing_of_each_other(supervisor: Supervisor) 
 
 def test_close_while_all_run() -> None:
     """Everything is killed, what was only ordered too, and that in no time."""
-    one = Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(host.find_identity()))
+    one = Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(probes.find_identity()))
     outer, above = root(one, scope({"hang": sleep(60)}))
     heard = [below(one, outer, "hang")[1] for _ in range(5)]
     started = time.monotonic()
@@ -496,7 +496,7 @@ def test_close_while_all_run() -> None:
 
 def test_close_at_once() -> None:
     """Before the launcher has done anything."""
-    one = Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(host.find_identity()))
+    one = Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(probes.find_identity()))
     root(one, lambda _: 0)
     one.close()
 
@@ -506,7 +506,7 @@ def test_close_with_a_launcher_that_is_stuck(monkeypatch: pytest.MonkeyPatch) ->
     from pytest_sandbox.sandbox import launcher
 
     monkeypatch.setattr(launcher, "_launch", lambda *_: time.sleep(60))
-    one = Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(host.find_identity()))
+    one = Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(probes.find_identity()))
     _, heard = root(one, lambda _: 0)
     started = time.monotonic()
     one.close()

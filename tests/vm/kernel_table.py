@@ -48,14 +48,14 @@ def _of_cgroups(top: Path) -> Iterator[tuple[str, str]]:
 
 
 def _of_file_systems() -> Iterator[tuple[str, str]]:
-    from pytest_sandbox.sandbox import host
+    from pytest_sandbox.sandbox import probes
 
     yield "user attributes on a tmpfs", _answer(lambda: os.setxattr(os.memfd_create("probe"), "user.probe", b"1"))
     for name, path in (("ext4", "/var/tmp"), ("tmpfs", "/tmp"), ("overlay", "/")):
-        error = host.try_in_child(lambda path=path: host.id_map(path))  # type: ignore[misc]
+        error = probes.try_in_child(lambda path=path: probes.id_map(path))  # type: ignore[misc]
         yield f"id-mapped {name}", f"no: {error.strerror}" if error else "yes"
     for name, again in (("overlay of a user, upper on a tmpfs", False), ("the same, a directory deleted and made again", True)):
-        error = host.try_in_child(lambda again=again: _overlay(again=again))  # type: ignore[misc]
+        error = probes.try_in_child(lambda again=again: _overlay(again=again))  # type: ignore[misc]
         yield name, f"no: {error.strerror}" if error else "yes"
 
 

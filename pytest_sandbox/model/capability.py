@@ -1,0 +1,77 @@
+"""What a machine can do: `Capability`, and the `Cause` of what it cannot. Imports nothing.
+
+Whoever finds that something is missing names reason and cause; what would change it depends on the kind of host as well, which is
+known above (`sandbox.fixes`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Capability:
+    """Something a sandbox needs of the machine: whether it is there, how or why not, and what would change that."""
+
+    name: str
+    available: bool
+    reason: str = ""
+    fix: str = ""
+
+
+class Cause(enum.Enum):
+    """Why something is missing, as far as it decides what to do about it. Some come with a detail: see there."""
+
+    # Of sandboxes as a whole.
+    NOT_LINUX = enum.auto()
+    OLD_KERNEL = enum.auto()
+    NOT_BUILT = enum.auto()
+    SEE_ABOVE = enum.auto()
+    # Of namespaces and mounts.
+    COUNT = enum.auto()
+    """A sysctl of user.max_*_namespaces has too small a number. Detail: its name."""
+    USERNS_CLONE = enum.auto()
+    """Debian's sysctl."""
+    APPARMOR = enum.auto()
+    """Ubuntu's restriction of user namespaces."""
+    SECCOMP = enum.auto()
+    NO_ADMIN = enum.auto()
+    """Root lacks CAP_SYS_ADMIN."""
+    MASKED = enum.auto()
+    CHROOT = enum.auto()
+    REFUSED = enum.auto()
+    """Nothing tells who refused."""
+    LOCKED = enum.auto()
+    """Root of a user namespace among mounts of another one's."""
+    STACKED = enum.auto()
+    """A third overlay on two. Detail: the directory."""
+    NOT_MAPPED = enum.auto()
+    """A file system that cannot be id-mapped, on a machine whose root can. Detail: the directory."""
+    NO_ATTRIBUTES = enum.auto()
+    """No user attributes on a tmpfs. Detail: a directory that has them."""
+    NO_FILTER = enum.auto()
+    """No token bucket filter."""
+    # Of cgroups.
+    READ_ONLY = enum.auto()
+    NOT_DELEGATED = enum.auto()
+    NOT_DELEGATED_V1 = enum.auto()
+    """Detail: the directory."""
+    SHARED = enum.auto()
+    """Other processes are in the cgroup."""
+    REAL_ROOT = enum.auto()
+    """The real root does not pass a controller on. Detail: what to write into which file."""
+    OUTSIDE = enum.auto()
+    """The process's cgroup is not below the root of its cgroup namespace, or not to be seen."""
+    UNMOUNTED = enum.auto()
+    NO_CONTROLLER = enum.auto()
+    VERSION_1 = enum.auto()
+    """What version 1, or this kernel, does not have."""
+    NO_SWAP = enum.auto()
+    NO_SCOPE = enum.auto()
+    """systemd would make a scope if it were asked otherwise."""
+    BOUNDED = enum.auto()
+    """The same, but a limit would be left behind."""
+    NO_JEEPNEY = enum.auto()
+    CGROUP = enum.auto()
+    """Any other refusal."""

@@ -1,0 +1,248 @@
+"""One probe for each thing that a sandbox needs: it is tried, in a throw-away child. Imports `causes`, `fixes` and below.
+
+What is refused becomes a `Capability` with the rule behind it, and the fix for this kind of host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+
+from pytest_sandbox._linux import native, proc, syscalls
+from pytest_sandbox._linux.flags import Attr, Clone, Mount
+from pytest_sandbox.model.capability import Capability, Cause
+from pytest_sandbox.primitives import cgroups, mounts, network
+from pytest_sandbox.primitives.namespaces import Identity, write_maps
+from pytest_sandbox.primitives.process import fork
+from pytest_sandbox.sandbox import causes, fixes
+from pytest_sandbox.sandbox.causes import Refusal
+from pytest_sandbox.sandbox.hostkind import HostKind, here
+from pytest_sandbox.sandbox.janitor import Janitor
+
+NAMESPACES = {
+    "user": Clone.NEWUSER, "mount": Clone.NEWNS, "pid": Clone.NEWPID, "net": Clone.NEWNET, "ipc": Clone.NEWIPC,
+    "uts": Clone.NEWUTS, "cgroup": Clone.NEWCGROUP,
+}  # fmt: skip
+#: Limits that need nothing but the namespaces and a clock.
+ALWAYS = {
+    "timeout": "the controller's clock", "output": "the controller looks at the output's size",
+    "files": "RLIMIT_NOFILE", "disk": "size of the layer's tmpfs", "inodes": "nr_inodes of the layer's tmpfs",
+}  # fmt: skip
+
+
+def try_in_child(attempt: Callable[[], None]) -> OSError | None:
+    """Run `attempt` in a forked child; the OSError that it raised there."""
+    reading, writing = os.pipe()
+    pid = fork()
+    if pid == 0:
+        try:
+            attempt()
+            os.write(writing, b"0")
+        except OSError as error:
+            os.write(writing, f"{error.errno} {error.filename or error.strerror}".encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read().decode()
+    os.waitpid(pid, 0)
+    number, _, what = answer.partition(" ")
+    return OSError(int(number or 0), os.strerror(int(number or 0)), what) if number != "0" else None
+
+
+@functools.cache
+def find_identity() -> Identity:
+    """Who a test can be here: see `Identity`."""
+    if os.geteuid() != 0:
+        return Identity.USER
+    return Identity.MAPPED if try_in_child(lambda: id_map("/")) is None else Identity.SAME
+
+
+def id_map(path: str) -> None:
+    """Clone the mount at `path` and id-map the clone, which says EINVAL where its file system cannot (overlay: Docker)."""
+    syscalls.unshare(Clone.NEWNS)
+    tree = syscalls.open_tree(path)
+    ready, tell = os.pipe()
+    end, hold = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        try:
+            os.close(hold)
+            syscalls.unshare(Clone.NEWUSER)
+            os.write(tell, b"x")
+            os.read(end, 1)
+        finally:
+            os._exit(0)
+    os.close(tell)
+    try:
+        if not os.read(ready, 1):
+            raise OSError(1, os.strerror(1), "unshare CLONE_NEWUSER")
+        write_maps(holder, Identity.MAPPED, 0, 0, 0)
+        userns = os.open(f"/proc/{holder}/ns/user", os.O_RDONLY)
+        syscalls.mount_setattr(tree, Attr.IDMAP, userns)
+    finally:
+        os.close(hold)
+        os.waitpid(holder, 0)
+
+
+def lacks(name: str, reason: str, cause: Cause, detail: str = "") -> Capability:
+    """What is missing, with the fix for this host."""
+    return Capability(name, False, reason, fixes.fix(cause, here(), detail))
+
+
+def _refused(name: str, error: OSError, refusal: Refusal) -> Capability:
+    return lacks(name, refusal.reason(error), refusal.cause, refusal.detail)
+
+
+def _platform() -> Capability:
+    if sys.platform != "linux":
+        return Capability("platform", False, f"{sys.platform} has no namespaces", fixes.fix(Cause.NOT_LINUX, HostKind()))
+    release = f"Linux {os.uname().release}"
+    try:
+        syscalls.mount_setattr(-1, Attr.RDONLY)  # the newest call without which there is no sandbox
+    except OSError as error:
+        if error.errno == errno.ENOSYS and _kernel() >= (5, 12):
+            reason = (
+                f"ENOSYS of mount_setattr(2), which {release} has: a seccomp filter hides it, as of an older container engine"
+            )
+            return lacks("platform", reason, Cause.SECCOMP)
+        if error.errno == errno.ENOSYS:
+            return lacks("platform", f"{release} has no mount_setattr(2), for read-only views (ENOSYS)", Cause.OLD_KERNEL)
+    return Capability("platform", True, release)
+
+
+def _native() -> Capability:
+    problem = native.problem()
+    if problem is None:
+        return Capability("native", True, "pid 1's program, and the fork into namespaces")
+    return lacks("native", problem, Cause.NOT_BUILT)
+
+
+def of_namespace(name: str) -> Capability:
+    """As a sandbox makes it: in a user namespace of its own, but for root's first of mounts, in which the trees are cloned."""
+    outside = name == "mount" and os.geteuid() == 0
+    flags = NAMESPACES[name] | (Clone(0) if outside else Clone.NEWUSER)
+    error = try_in_child(lambda: syscalls.unshare(flags))
+    if error is None:
+        return Capability(name, True, "unshare(2)")
+    return _refused(name, error, causes.of_namespace(error, outside=outside))
+
+
+def _file_system(name: str) -> Capability:
+    """A proc or sysfs of one's own, which takes a pid and a network namespace, and that the outer ones show all of theirs."""
+
+    def attempt() -> None:
+        syscalls.unshare(Clone.NEWUSER | Clone.NEWNS | Clone.NEWPID | Clone.NEWNET)
+        mounts.make_private()
+        pid = os.fork()  # into the pid namespace
+        if pid == 0:
+            try:
+                syscalls.mount(name, target, name, Mount.NOSUID | Mount.NODEV | Mount.NOEXEC | Mount.RDONLY)
+            except OSError as error:
+                os._exit(error.errno or 1)
+            os._exit(0)
+        number = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if number:
+            raise OSError(number, os.strerror(number), f"mount {name}")
+
+    target = {"proc": "/proc", "sysfs": "/sys"}[name]
+    error = try_in_child(attempt)
+    if error is None:
+        return Capability(name, True, f"a new one on {target}")
+    return _refused(name, error, causes.of_file_system(error, name))
+
+
+_WHO = {
+    Identity.MAPPED: "ids on an unused host range over an id-mapped tree",
+    Identity.SAME: "the root file system cannot be id-mapped: root is the host's root, held by capabilities and masks",
+    Identity.USER: "the user is mapped to himself",
+}
+
+
+def _identity() -> Capability:
+    identity = find_identity()
+    return Capability("identity", True, f"{identity.value}: {_WHO[identity]}")
+
+
+def _user_attributes() -> Capability:
+    """Of a tmpfs, on which layers are; a memfd is on one. An overlay marks with them what a directory made anew replaces."""
+    fd = os.memfd_create("xattr", os.MFD_CLOEXEC)
+    try:
+        os.setxattr(fd, "user.overlay.probe", b"1")
+    except OSError:
+        reason = "no user attributes on a tmpfs before Linux 6.6: what a test deletes, it cannot make again as a directory (EIO)"
+        return lacks("xattr", reason, Cause.NO_ATTRIBUTES, str(find_scratch()))
+    finally:
+        os.close(fd)
+    return Capability("xattr", True, "user attributes on a tmpfs")
+
+
+def _bandwidth() -> Capability:
+    """By a token bucket filter on a loopback device of one's own."""
+
+    def attempt() -> None:
+        syscalls.unshare(Clone.NEWUSER | Clone.NEWNET)
+        network.route(network.bandwidth(1 << 20))
+
+    error = try_in_child(attempt)
+    if error is None:
+        return Capability("bandwidth", True, "tbf on the sandbox's loopback device")
+    if str(error.filename).startswith("unshare"):
+        return _refused("bandwidth", error, causes.of_namespace(error))
+    return lacks(
+        "bandwidth", f"{errno.errorcode.get(error.errno or 0)}: the kernel has no token bucket filter (tbf)", Cause.NO_FILTER
+    )
+
+
+#: Whatever is tried by a function of its own.
+ALONE: dict[str, Callable[[], Capability]] = {
+    "platform": _platform, "native": _native, "identity": _identity, "xattr": _user_attributes, "bandwidth": _bandwidth,
+    "proc": functools.partial(_file_system, "proc"), "sysfs": functools.partial(_file_system, "sysfs"),
+}  # fmt: skip
+
+
+#: File systems that take user attributes and the upper layer of an overlay, and are no memory.
+_DISKS = ("ext4", "xfs", "btrfs")
+
+
+@functools.cache
+def find_scratch() -> str | None:
+    """Among temporary files, a directory for layers that is no tmpfs; None where there is none."""
+    entries = proc.visible(proc.mounts())
+    for path in dict.fromkeys(map(os.path.realpath, (tempfile.gettempdir(), "/var/tmp"))):
+        around = [entry for entry in entries if f"{path}/".startswith(f"{entry.point.rstrip('/')}/")]
+        if max(around, key=lambda entry: len(entry.point)).fstype not in _DISKS:
+            continue
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=path) as file:
+            os.setxattr(file.fileno(), "user.overlay.probe", b"1")
+            return path
+    return None
+
+
+def from_cgroups(*, rare: bool) -> dict[str, Capability]:
+    """All that is usual, or all that is rare: one look at the cgroups answers for all of a kind."""
+    found = {}
+    cgroups.settle()  # the janitor belongs where this process will be
+    with contextlib.closing(Janitor()) as janitor:
+        for one in cgroups.capabilities(announce=janitor.watch_cgroups, rare=rare).values():
+            if one.problem is None:
+                found[one.name] = Capability(one.name, True, one.hierarchy)
+            else:
+                found[one.name] = lacks(one.name, one.problem.reason, one.problem.cause, one.problem.detail)
+    if not rare and not found["pids"].available and os.geteuid() != 0 and _kernel() >= (5, 14):
+        found["pids"] = Capability("pids", True, "RLIMIT_NPROC, counted in the sandbox's user namespace")
+    return found
+
+
+def _kernel() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
+
+
+os.register_at_fork(after_in_child=find_identity.cache_clear)
+os.register_at_fork(after_in_child=find_scratch.cache_clear)

@@ -1,0 +1,77 @@
+"""Why a sandbox could not be made though each of its parts can be had: by this machine's mounts. Imports `probes`, `layout`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+
+from pytest_sandbox._linux import proc, syscalls
+from pytest_sandbox._linux.flags import Clone
+from pytest_sandbox.model.capability import Capability, Cause
+from pytest_sandbox.model.errors import SetupError
+from pytest_sandbox.primitives import mounts
+from pytest_sandbox.primitives.namespaces import Identity
+from pytest_sandbox.sandbox.layout import Layout
+from pytest_sandbox.sandbox.probes import lacks, try_in_child
+
+
+def explain(error: Exception, layout: Layout) -> Capability:
+    """The capability "sandbox", which is not there because of `error`."""
+    number = error.errno if isinstance(error, (SetupError, OSError)) else None
+    text = str(error)
+    if number == errno.EINVAL and text.startswith("mount overlay"):
+        path = _stacked(text, layout)
+        if path is not None:
+            rule = f"a third overlay on two ({path} lies on an overlay on an overlay: FILESYSTEM_MAX_STACK_DEPTH is 2)"
+            return lacks("sandbox", f"EINVAL of mount(2): {rule}", Cause.STACKED, path)
+    if number == errno.EINVAL and text.startswith("open_tree") and layout.identity is not Identity.USER:
+        rule = "root of a user namespace, among mounts that belong to another and are locked together (mount_namespaces(7))"
+        return lacks("sandbox", f"EINVAL of open_tree(2): {rule}", Cause.LOCKED)
+    if number == errno.EINVAL and text.startswith("mount_setattr"):
+        overlays = [entry.point for entry in proc.visible(proc.mounts()) if entry.fstype == "overlay"]
+        rule = f"a mounted file system cannot be id-mapped, though / can ({', '.join(overlays) or 'none of them is an overlay'})"
+        return lacks("sandbox", f"EINVAL of mount_setattr(2): {rule}", Cause.NOT_MAPPED)
+    return lacks("sandbox", text, Cause.SEE_ABOVE)
+
+
+_TARGET = re.compile(r" on (\S+) \(")
+
+
+def _stacked(text: str, layout: Layout) -> str | None:
+    """The tree on which an overlay was refused, if it is one on which there can be none."""
+    match = _TARGET.search(text)
+    target = (match[1].removeprefix(layout.root) or "/") if match else "/"
+    return target if try_in_child(lambda: _overlay(target)) is not None else None
+
+
+def _overlay(path: str) -> None:
+    """Mount an overlay over a directory of the file system at `path` that has no mounts below, which would be EINVAL as well."""
+    points = [entry.point for entry in proc.visible(proc.mounts())]
+    lower = _without_mounts(path, points)
+    uid, gid = os.geteuid(), os.getegid()
+    syscalls.unshare(Clone.NEWNS if uid == 0 else Clone.NEWUSER | Clone.NEWNS)
+    if uid != 0:
+        for name, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+                file.write(line)
+    mounts.make_private()
+    below = os.open(lower, os.O_PATH)
+    place = tempfile.gettempdir()
+    syscalls.mount("tmpfs", place, "tmpfs")
+    for name in ("upper", "work", "merged"):
+        os.mkdir(f"{place}/{name}")
+    data = f"userxattr,lowerdir=/proc/self/fd/{below},upperdir={place}/upper,workdir={place}/work"
+    syscalls.mount("overlay", f"{place}/merged", "overlay", 0, data)
+
+
+def _without_mounts(path: str, points: Sequence[str]) -> str:
+    def has_mounts(one: str) -> bool:
+        return any(point.startswith(f"{one.rstrip('/')}/") for point in points)
+
+    if not has_mounts(path):
+        return path
+    below = [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
+    return next((one for one in sorted(below) if one not in points and not has_mounts(one)), path)
