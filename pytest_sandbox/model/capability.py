@@ -46,7 +46,6 @@ class Cause(enum.Enum):
     """Root of a user namespace among mounts of another one's."""
     STACKED = enum.auto()
     """A third overlay on two. Detail: the directory."""
-    NOT_MAPPED = enum.auto()
     """A file system that cannot be id-mapped, on a machine whose root can. Detail: the directory."""
     NO_ATTRIBUTES = enum.auto()
     """No user attributes on a tmpfs. Detail: a directory that has them."""

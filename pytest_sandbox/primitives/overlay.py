@@ -12,7 +12,7 @@ import enum
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from pytest_sandbox._linux.proc import MountEntry
 from pytest_sandbox.primitives.mounts import MkdirOp, MountOp, Operation, bind
@@ -63,12 +63,13 @@ class Plan:
     copies: tuple[str, ...] = ()
 
 
-def _is_below(path: str, parents: Iterable[str]) -> bool:
+def is_below(path: str, parents: Iterable[str]) -> bool:
+    """Whether a path is one of these or lies below one."""
     return any(path == parent or path.startswith(parent.rstrip("/") + "/") for parent in parents)
 
 
 def _is_own(path: str) -> bool:
-    return path != "/dev/shm" and _is_below(path, OWN)
+    return path != "/dev/shm" and is_below(path, OWN)
 
 
 def _tree(path: str, fstype: str) -> Tree:
@@ -80,14 +81,18 @@ def _tree(path: str, fstype: str) -> Tree:
     return Tree(path, TreeKind.OVERLAY if overlaid else TreeKind.BIND, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
-def plan_for_root(entries: Sequence[MountEntry]) -> Plan:
-    """One tree a file system: root may clone each mount without what is mounted below it."""
+def plan_for_root(entries: Sequence[MountEntry], unmappable: Collection[str] = ()) -> Plan:
+    """One tree a file system: root may clone each mount without what is mounted below it.
+
+    unmappable: points of mounts that keep their ids, and so can only be read: a container's root file system, say.
+    """
     trees, files = [], []
     for entry in sorted(entries, key=lambda entry: entry.point.count("/") if entry.point != "/" else 0):
         if entry.fstype in PSEUDO or _is_own(entry.point):
             continue
         if os.path.isdir(entry.point):
-            trees.append(_tree(entry.point, entry.fstype))
+            tree = _tree(entry.point, entry.fstype)
+            trees.append(dataclasses.replace(tree, kind=TreeKind.BIND) if entry.point in unmappable else tree)
         elif os.path.isfile(entry.point):
             files.append(entry.point)
     return Plan(tuple(trees), tuple(files))
@@ -105,7 +110,7 @@ class _UserPlanner:
 
     def visit(self, path: str, fstype: str) -> None:
         fstype = self.points.get(path, fstype)
-        below = [point for point in self.points if point != path and _is_below(point, [path])]
+        below = [point for point in self.points if point != path and is_below(point, [path])]
         if _is_own(path):
             self._directory(path)
         elif not below:

@@ -271,7 +271,6 @@ _FIXES: dict[Cause, str | Callable[[HostKind, str], str]] = {
     Cause.REFUSED: _refused,
     Cause.LOCKED: "start pytest outside of this user namespace, or with the user mapped to himself: unshare -Um -c",
     Cause.STACKED: _stacked,
-    Cause.NOT_MAPPED: "umount the file system that cannot be id-mapped, or start pytest as an ordinary user",
     Cause.NO_ATTRIBUTES: lambda _, found: (
         f"TMPDIR or --sandbox-scratch on ext4, xfs or btrfs (found: {found}), or a newer kernel"
     ),

@@ -28,7 +28,10 @@ def make_layout(identity: Identity, name: str = "", specs: Iterable[Spec] = ()) 
     specs = tuple(specs)
     scratches = dict.fromkeys(spec.scratch for spec in specs if spec.scratch is not None)
     entries = proc.visible(proc.mounts())
-    plan = overlay.plan_for_user(entries, _places()) if identity is Identity.USER else overlay.plan_for_root(entries)
+    if identity is Identity.USER:
+        plan = overlay.plan_for_user(entries, probes.places())
+    else:
+        plan = overlay.plan_for_root(entries, probes.unmappable() if identity is Identity.MAPPED else ())
     return Layout(
         identity=identity,
         uid=os.getuid(),
@@ -40,22 +43,10 @@ def make_layout(identity: Identity, name: str = "", specs: Iterable[Spec] = ()) 
         writable=tuple(dict.fromkeys(path for spec in specs for path in spec.writable)),
         place=_place() + ("" if identity is Identity.USER else "/in"),
         last_capability=process.last_capability(),
-        cwd=_cwd(),
+        cwd=probes.cwd(),
         scratches=tuple((path, path_of(os.path.realpath(path), name)) for path in scratches),
         files=tuple((path, _content(path)) for path in plan.files),
     )
-
-
-def _cwd() -> str:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:  # somebody has removed it
-        return "/"
-
-
-def _places() -> list[str]:
-    """Where tests will surely write: here, at home, and among temporary files."""
-    return [_cwd(), os.path.expanduser("~"), tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", "/run")]
 
 
 def _place() -> str:

@@ -11,12 +11,12 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pytest_sandbox._linux import native, proc, syscalls
 from pytest_sandbox._linux.flags import Attr, Clone, Mount
 from pytest_sandbox.model.capability import Capability, Cause
-from pytest_sandbox.primitives import cgroups, mounts, network
+from pytest_sandbox.primitives import cgroups, mounts, network, overlay
 from pytest_sandbox.primitives.namespaces import Identity, write_maps
 from pytest_sandbox.primitives.process import fork
 from pytest_sandbox.sandbox import causes, fixes
@@ -55,18 +55,71 @@ def try_in_child(attempt: Callable[[], None]) -> OSError | None:
     return OSError(int(number or 0), os.strerror(int(number or 0)), what) if number != "0" else None
 
 
+def cwd() -> str:
+    """The working directory, or "/" where somebody has removed it."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"
+
+
+def places() -> list[str]:
+    """Where tests will surely write: here, at home, and among temporary files."""
+    return [cwd(), os.path.expanduser("~"), tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", "/run"), "/dev/shm"]
+
+
 @functools.cache
 def find_identity() -> Identity:
-    """Who a test can be here: see `Identity`."""
+    """Who a test can be here: see `Identity`.
+
+    Root's ids are mapped where the file systems can be, on which tests will write: a tmpfs since Linux 6.3, an overlay never.
+    """
     if os.geteuid() != 0:
         return Identity.USER
-    return Identity.MAPPED if try_in_child(lambda: id_map("/")) is None else Identity.SAME
+    points = [tree.path for tree in overlay.plan_for_root(proc.visible(proc.mounts())).trees]
+    needed = {max((point for point in points if overlay.is_below(place, [point])), key=len, default="/") for place in places()}
+    return Identity.SAME if {"/", *needed} & unmappable() else Identity.MAPPED
 
 
-def id_map(path: str) -> None:
-    """Clone the mount at `path` and id-map the clone, which says EINVAL where its file system cannot (overlay: Docker)."""
-    syscalls.unshare(Clone.NEWNS)
-    tree = syscalls.open_tree(path)
+@functools.cache
+def unmappable() -> frozenset[str]:
+    """The trees whose file systems cannot be id-mapped: for root, who alone has them mapped."""
+    points = dict.fromkeys(["/", *(tree.path for tree in overlay.plan_for_root(proc.visible(proc.mounts())).trees)])
+    reading, writing = os.pipe()
+    pid = fork()
+    if pid == 0:
+        try:
+            os.write(writing, b"\0".join(os.fsencode(point) for point in points if try_to_map(point) is not None) or b"\0")
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    return frozenset(points if not answer else map(os.fsdecode, filter(None, answer.split(b"\0"))))
+
+
+def try_to_map(path: str) -> OSError | None:
+    """Id-map a clone of the mount at `path`, in a mount namespace of the caller's own from then on; what that failed of.
+
+    EINVAL where its file system cannot (overlay: Docker).
+    """
+    try:
+        syscalls.unshare(Clone.NEWNS)
+        tree = syscalls.open_tree(path)
+        try:
+            with _mapped_namespace() as userns:
+                syscalls.mount_setattr(tree, Attr.IDMAP, userns)
+        finally:
+            os.close(tree)
+    except OSError as error:
+        return error
+    return None
+
+
+@contextlib.contextmanager
+def _mapped_namespace() -> Iterator[int]:
+    """A user namespace whose ids are mapped as those of root's sandboxes are."""
     ready, tell = os.pipe()
     end, hold = os.pipe()
     holder = os.fork()
@@ -79,13 +132,18 @@ def id_map(path: str) -> None:
         finally:
             os._exit(0)
     os.close(tell)
+    os.close(end)
     try:
         if not os.read(ready, 1):
-            raise OSError(1, os.strerror(1), "unshare CLONE_NEWUSER")
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), "unshare CLONE_NEWUSER")
         write_maps(holder, Identity.MAPPED, 0, 0, 0)
         userns = os.open(f"/proc/{holder}/ns/user", os.O_RDONLY)
-        syscalls.mount_setattr(tree, Attr.IDMAP, userns)
+        try:
+            yield userns
+        finally:
+            os.close(userns)
     finally:
+        os.close(ready)
         os.close(hold)
         os.waitpid(holder, 0)
 
@@ -245,4 +303,5 @@ def _kernel() -> tuple[int, int]:
 
 
 os.register_at_fork(after_in_child=find_identity.cache_clear)
+os.register_at_fork(after_in_child=unmappable.cache_clear)
 os.register_at_fork(after_in_child=find_scratch.cache_clear)

@@ -30,10 +30,6 @@ def explain(error: Exception, layout: Layout) -> Capability:
     if number == errno.EINVAL and text.startswith("open_tree") and layout.identity is not Identity.USER:
         rule = "root of a user namespace, among mounts that belong to another and are locked together (mount_namespaces(7))"
         return lacks("sandbox", f"EINVAL of open_tree(2): {rule}", Cause.LOCKED)
-    if number == errno.EINVAL and text.startswith("mount_setattr"):
-        overlays = [entry.point for entry in proc.visible(proc.mounts()) if entry.fstype == "overlay"]
-        rule = f"a mounted file system cannot be id-mapped, though / can ({', '.join(overlays) or 'none of them is an overlay'})"
-        return lacks("sandbox", f"EINVAL of mount_setattr(2): {rule}", Cause.NOT_MAPPED)
     return lacks("sandbox", text, Cause.SEE_ABOVE)
 
 

@@ -23,7 +23,7 @@ import inner  # type: ignore[import-not-found]  # lies beside this program, not 
 
 from pytest_sandbox import Limits, Outcome, Spec
 from pytest_sandbox.model.units import parse_size
-from pytest_sandbox.sandbox import bodies, host
+from pytest_sandbox.sandbox import bodies, host, probes
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.main import fork_into
 from pytest_sandbox.sandbox.running import Running
@@ -79,7 +79,7 @@ def main(cases: str, result: str) -> None:
         asked = [*json.load(file)]
     name = f"{os.getpid()}-{secrets.token_hex(4)}"
     heard: dict[str, Heard] = {}
-    with Supervisor(name, host.make_layout(host.find_identity(), name)) as supervisor:
+    with Supervisor(name, host.make_layout(probes.find_identity(), name)) as supervisor:
         top = supervisor.start_root(Spec(), scope, Heard())
         running = []
         for case, arguments, source in asked:

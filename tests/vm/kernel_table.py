@@ -47,12 +47,20 @@ def _of_cgroups(top: Path) -> Iterator[tuple[str, str]]:
     one.rmdir()
 
 
+def _map(path: str) -> None:
+    from pytest_sandbox.sandbox import probes
+
+    error = probes.try_to_map(path)
+    if error is not None:
+        raise error
+
+
 def _of_file_systems() -> Iterator[tuple[str, str]]:
     from pytest_sandbox.sandbox import probes
 
     yield "user attributes on a tmpfs", _answer(lambda: os.setxattr(os.memfd_create("probe"), "user.probe", b"1"))
     for name, path in (("ext4", "/var/tmp"), ("tmpfs", "/tmp"), ("overlay", "/")):
-        error = probes.try_in_child(lambda path=path: probes.id_map(path))  # type: ignore[misc]
+        error = probes.try_in_child(lambda path=path: _map(path))  # type: ignore[misc]
         yield f"id-mapped {name}", f"no: {error.strerror}" if error else "yes"
     for name, again in (("overlay of a user, upper on a tmpfs", False), ("the same, a directory deleted and made again", True)):
         error = probes.try_in_child(lambda again=again: _overlay(again=again))  # type: ignore[misc]
