@@ -316,8 +316,8 @@ def test_many_at_once(supervisor: Supervisor) -> None:
         return 0
 
     outer, _ = root(supervisor, scope({"hang": hang, "shout": shout, "die": die, "leave": lambda _: 3}))
-    limits = Limits(timeout=2.0, output=1 << 20)
-    heard = [below(supervisor, outer, name, limits=limits)[1] for name in ("hang", "shout", "die", "leave") * 15]
+    limits = {"hang": Limits(timeout=2.0), "shout": Limits(output=1 << 20), "die": Limits(), "leave": Limits()}
+    heard = [below(supervisor, outer, name, limits=limits[name])[1] for name in [*limits] * 15]
     endings = [outcome.ending for outcome in wait(supervisor, *heard)]
     assert endings == [Ending.TIMED_OUT, Ending.TOO_MUCH_OUTPUT, Ending.SIGNALLED, Ending.EXITED] * 15
 
