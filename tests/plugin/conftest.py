@@ -30,6 +30,9 @@ _NOISE = (
     (re.compile(r"={2,}"), "="),
 )
 
+#: How long an inner run may take, in seconds; kernels of User-Mode Linux make processes four times as slowly.
+PATIENCE = 240 if "User Mode Linux" in Path("/proc/cpuinfo").read_text() else 60
+
 
 def without_noise(text: str) -> str:
     """The text without what any two runs differ by."""
@@ -132,7 +135,7 @@ class Compare:
         self.top = top
         self.top.mkdir()
 
-    def one(self, *args: str | os.PathLike[str], sandbox: bool = True, timeout: float = 60) -> Run:
+    def one(self, *args: str | os.PathLike[str], sandbox: bool = True, timeout: float = PATIENCE) -> Run:
         """One run, in pytester's directory as it is."""
         record = self.top / "record.json"
         record.unlink(missing_ok=True)
@@ -145,7 +148,7 @@ class Compare:
         found = json.loads(record.read_text()) if record.exists() else {}
         return Run(result, found, dict(_files(self.pytester.path)))
 
-    def sequence(self, *runs: Sequence[str], options: Sequence[str] = (), timeout: float = 60) -> list[Pair]:
+    def sequence(self, *runs: Sequence[str], options: Sequence[str] = (), timeout: float = PATIENCE) -> list[Pair]:
         """Several runs one after the other, each sequence from the same files; options are the sandboxed runs' own."""
         saved = self.top / "saved"
         shutil.copytree(self.pytester.path, saved)
@@ -155,7 +158,7 @@ class Compare:
         shutil.rmtree(saved)
         return [Pair(*pair) for pair in zip(plain, boxed, strict=True)]
 
-    def __call__(self, *args: str, options: Sequence[str] = (), timeout: float = 60) -> Pair:
+    def __call__(self, *args: str, options: Sequence[str] = (), timeout: float = PATIENCE) -> Pair:
         """One run, twice."""
         return self.sequence(args, options=options, timeout=timeout)[0]
 

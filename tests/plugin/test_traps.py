@@ -176,14 +176,15 @@ def test_frames_that_make_no_sense(pytester: pytest.Pytester, frame: dict[str, o
 
 def test_the_path_of_its_cgroup(pytester: pytest.Pytester) -> None:
     """Is the root of what it sees, in every hierarchy, for a test and for a sandbox that it makes."""
-    pytester.makepyfile("""
+    expected = ["/"] if Path("/proc/self/cgroup").read_text() else []  # a machine without any hierarchy
+    pytester.makepyfile(f"""
         def paths():
             with open("/proc/self/cgroup") as file:
-                return {line.split(":", 2)[2].strip() for line in file}
+                return sorted({{line.split(":", 2)[2].strip() for line in file}})
 
         def test_it(sandbox_factory):
-            assert paths() == {"/"}
-            assert sandbox_factory.call(lambda: sorted(paths())) == ["/"]
+            assert paths() == {expected}
+            assert sandbox_factory.call(paths) == {expected}
     """)
     pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1)
 
