@@ -48,6 +48,8 @@ def captures(config: pytest.Config) -> list[FDCapture | FDCaptureBinary]:
 def keeps_terminal(config: pytest.Config) -> bool:
     """Whether tests get the terminal itself: they are to show it all, or somebody may want to talk to a debugger."""
     option = config.option
+    if hasattr(config, "workerinput"):  # nobody talks to a worker of pytest-xdist, whose terminal may be another one's
+        return getattr(option, "capture", "") == "no"
     if getattr(option, "capture", "") == "no" or getattr(option, "usepdb", False) or getattr(option, "trace", False):
         return True
     # While pytest captures, descriptor 0 is the null device, and what it was stands elsewhere.
