@@ -42,6 +42,7 @@ class World:
         self.book = book
         self.keeps_terminal = keeps_terminal
         self.reporter = Reporter(session.config)
+        self.protocol = session.config.hook.pytest_runtest_protocol
 
 
 def _begin(world: World, inside: Inside) -> None:
@@ -62,6 +63,8 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
         world.book.forget(world.session)
         world.reporter.listens = True  # from now on: pluggy has just told it every warning of the run so far
         silence_foreign_hooks(world.reporter, world.config)
+        # A worker of pytest-xdist has something else there while it runs.
+        vars(world.config.hook)["pytest_runtest_protocol"] = world.protocol
     ledger.enter(world.session, node)
     gc.collect()
     gc.freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
