@@ -74,7 +74,8 @@ class Book:
         self._rows: list[_Row] = []
         self._kept: list[tuple[str, Path]] = []
         self._sharing: list[str] = []
-        self._said: list[str] = []
+        #: What workers of pytest-xdist say, and who.
+        self._said: dict[str, list[str]] = {}
 
     def to_plain(self, header: Sequence[str]) -> dict[str, object]:
         """All that was noted, as plain data, for the controller of pytest-xdist; header: this machine's."""
@@ -91,12 +92,14 @@ class Book:
             self._rows.append(row if row.kind == "test" else dataclasses.replace(row, kind=f"{row.kind} {who}"))
         self._kept += [(nodeid, Path(path)) for nodeid, path in plain["kept"]]
         self._sharing += plain["sharing"]
-        self._said += [f"{who}: {line}" for line in plain["said"] if line not in header]
+        for line in plain["said"]:
+            if line not in header:
+                self._said.setdefault(line, []).append(who)
 
     def say(self, line: str) -> None:
         """Say something about the run: now, or where this is a worker of pytest-xdist, at the end."""
         if hasattr(self._config, "workerinput"):
-            self._said.append(line)
+            self._said[line] = []
         else:
             show(self._config, f"{line}\n")
 
@@ -176,8 +179,8 @@ class Book:
         """The usage table, longest first; which tests shared a network (with -v); where files are kept; what workers said."""
         if self._said:
             terminal.section("sandbox on workers")
-            for line in self._said:
-                terminal.write_line(line)
+            for line, who in self._said.items():
+                terminal.write_line(f"{', '.join(who)}: {line}")
         if self._sharing and terminal.verbosity > 0:
             terminal.section("sandbox network shared with the scope around the test")
             for nodeid in self._sharing:

@@ -204,6 +204,24 @@ def test_teardown_errors_of_scopes(pytester: pytest.Pytester, compare: Compare) 
     assert boxed.result.parseoutcomes() == {"passed": 4, "errors": 2}
 
 
+def test_reruns(pytester: pytest.Pytester, compare: Compare) -> None:
+    """pytest-rerunfailures, whose workers otherwise ask a server in the controller, runs a test again in its sandbox."""
+    pytest.importorskip("pytest_rerunfailures")
+    pytester.makepyfile(
+        """
+        import os, pytest
+        tries = []
+        @pytest.mark.flaky(reruns=2)
+        def test_flaky(): tries.append(1); assert len(tries) == 3
+        @pytest.mark.flaky(reruns=1)
+        def test_exit(): os._exit(0)
+        def test_good(): pass
+        """
+    )
+    found = run(compare, "-n2")
+    assert found.result.parseoutcomes() == {"passed": 2, "failed": 1, "rerun": 2}
+
+
 # -- scopes ------------------------------------------------------------------------------------------------------------
 
 NOTING = """
@@ -381,7 +399,7 @@ def test_killed_tests_cost_no_worker(pytester: pytest.Pytester, compare: Compare
         class TestEnds:
             @pytest.mark.sandbox(memory="64M")
             def test_memory(self, n): bytearray(1 << 30)
-            @pytest.mark.sandbox(timeout="300ms")
+            @pytest.mark.sandbox(timeout="2s")
             def test_time(self, n): time.sleep(60)
             def test_exit(self, n): os._exit(0)
             def test_crash(self, n): ctypes.string_at(0)
