@@ -219,7 +219,8 @@ def test_reruns(pytester: pytest.Pytester, compare: Compare) -> None:
         """
     )
     found = run(compare, "-n2")
-    assert found.result.parseoutcomes() == {"passed": 2, "failed": 1, "rerun": 2}
+    # That plugin says nothing of a test before its end.
+    assert found.result.parseoutcomes() == {"passed": 2, "errors": 1, "rerun": 2}
 
 
 # -- scopes ------------------------------------------------------------------------------------------------------------
