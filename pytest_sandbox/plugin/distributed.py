@@ -11,6 +11,7 @@ of pytest-xdist nothing but the names of hooks, and `config.workerinput`, `confi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import secrets
 from collections.abc import Generator, Mapping
@@ -28,6 +29,8 @@ from pytest_sandbox.sandbox.room import make_room
 
 #: What workers send home.
 _NOTED, _REFUSAL = "sandbox_noted", "sandbox_refusal"
+#: What they are told of the run, by which they see whether their ini file is the run's.
+_ASKED = "sandbox_asked"
 #: Asks a worker's machine for the plugin, as its name does not fail there where the ini file alone asks for sandboxes.
 _ASK = """
 try:
@@ -60,8 +63,33 @@ def register_master(config: pytest.Config, settings: resolve.Settings) -> None:
 
 
 def register_worker(config: pytest.Config, settings: resolve.Settings) -> None:
-    """Make this worker's run sandboxed."""
+    """Make this worker's run sandboxed. Raises UsageError for what this machine cannot do, or is not told to do as the run is."""
+    asked = config.workerinput.get(_ASKED)  # type: ignore[attr-defined]
+    here = _asked(settings)
+    wrong = [name for name, value in (asked or here).items() if here.get(name) != value]
+    if wrong:
+        raise _not_the_same(f"{', '.join(wrong)} of the sandboxes would not be as the run has it")
     config.pluginmanager.register(Worker(config, settings, known(settings)), "sandbox-controller")
+
+
+def refuse_without(config: pytest.Config) -> None:
+    """Raise UsageError for a worker without sandboxes in a run that has them."""
+    if _ASKED in getattr(config, "workerinput", {}):
+        raise _not_the_same("it would run tests without sandboxes")
+
+
+def _not_the_same(what: str) -> pytest.UsageError:
+    return pytest.UsageError(
+        f"--sandbox: a worker does not read the ini file that the run has: {what}. "
+        "Fix: copy it there, at the top of what is copied (--rsyncdir), or write options on the command line"
+    )
+
+
+def _asked(settings: resolve.Settings) -> dict[str, object]:
+    """What must be the same everywhere, as plain data. Of paths their number, as each machine has its own."""
+    spec = settings.base.spec
+    said = dataclasses.asdict(spec.limits) | {"network": spec.network.value, "scope": settings.base.scope.value}
+    return sendable(said | {"hide": len(spec.hide), "writable": len(spec.writable)})  # type: ignore[no-any-return]
 
 
 def register_refused(config: pytest.Config, reason: str) -> None:
@@ -73,8 +101,8 @@ class Master:
     """The plugin object where pytest-xdist is steered from. known: what this machine can do; None if no worker runs on it."""
 
     def __init__(self, config: pytest.Config, settings: resolve.Settings, known: Mapping[str, host.Capability] | None) -> None:
-        self._config = config
         self._known = known
+        self._asked = _asked(settings)
         self._book = Book(config, settings)
         self._undo = contextlib.ExitStack()
 
@@ -85,11 +113,11 @@ class Master:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         """Make room before there is a worker."""
-        if self._known is not None:
-            self._undo.enter_context(make_room(f"{os.getpid()}-{secrets.token_hex(4)}"))
+        self._undo.enter_context(make_room(f"{os.getpid()}-{secrets.token_hex(4)}"))
 
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401  # pytest-xdist's
-        """Refuse a machine where the tests would run without sandboxes, since nothing there knows of such."""
+        """Say what the run is; refuse a machine where tests would run without sandboxes, since nothing there knows of such."""
+        node.workerinput[_ASKED] = self._asked
         spec = node.gateway.spec
         if spec.popen and not spec.python and not getattr(spec, "via", None):
             return
@@ -104,12 +132,18 @@ class Master:
 
     def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401  # the same
         """A worker has ended: what it has noted, or why it refuses the run."""
-        said: dict[str, Any] = getattr(node, "workeroutput", None) or {}
+        said: dict[str, Any] | None = getattr(node, "workeroutput", None)
+        if said is None:  # it was killed
+            return
         if _REFUSAL in said:
             raise pytest.UsageError(said[_REFUSAL] if node.gateway.spec.popen else f"{node.gateway.spec}: {said[_REFUSAL]}")
-        if _NOTED in said:
-            header = self._book.header(self._known) if self._known is not None else ()
-            self._book.add_worker(said[_NOTED], node.gateway.id, header)
+        if _NOTED not in said:
+            raise pytest.UsageError(
+                f"--sandbox: worker {node.gateway.id} ({node.gateway.spec}) has run its tests without sandboxes, as pytest there did "
+                "not load pytest-sandbox. Fix: look for PYTEST_DISABLE_PLUGIN_AUTOLOAD, and for -p no:sandbox in PYTEST_ADDOPTS"
+            )
+        header = self._book.header(self._known) if self._known is not None else ()
+        self._book.add_worker(said[_NOTED], node.gateway.id, header)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The usage table, and where kept files are."""

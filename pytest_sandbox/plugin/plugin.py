@@ -44,6 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _configure(config: pytest.Config) -> None:
     if not resolve.enabled(config):
+        if hasattr(config, "workerinput"):
+            from pytest_sandbox.plugin import distributed
+
+            distributed.refuse_without(config)
         return
     settings = resolve.settings(config)
     if config.option.collectonly or config.option.help or getattr(config.option, "markers", False):

@@ -490,6 +490,42 @@ def test_worker_without_the_plugin(pytester: pytest.Pytester, compare: Compare) 
     assert not (pytester.path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("ini", "words"),
+    [
+        ("sandbox = true", "without sandboxes"),
+        ("sandbox = true\nsandbox_memory = 64M\nsandbox_hide = /etc/hostname", "memory, hide"),
+    ],
+)
+def test_worker_without_the_ini_file(pytester: pytest.Pytester, compare: Compare, ini: str, words: str) -> None:
+    """Where the ini file did not come along no test is run, be it without sandboxes or with other limits."""
+    inner = pytester.mkdir("inner")
+    (inner / "test_1.py").write_text("import pathlib\ndef test_1(): pathlib.Path('ran').touch()\n")
+    pytester.makeini(f"[pytest]\n{ini}\n")
+    elsewhere = compare.top / "elsewhere"
+    elsewhere.mkdir()
+    option = ("--sandbox",) if "memory" in ini else ()
+    tx = f"popen//chdir={elsewhere}"
+    found = run(compare, *option, "--dist=load", "--tx", tx, f"--rsyncdir={inner}", str(inner), sandbox=False)
+    assert found.status == pytest.ExitCode.USAGE_ERROR
+    errors = found.result.stderr.str()
+    assert words in errors
+    assert "ini file" in errors
+    assert not list(elsewhere.rglob("ran"))
+
+
+def test_worker_that_does_not_load_the_plugin(pytester: pytest.Pytester, compare: Compare) -> None:
+    """It is told, once it has ended."""
+    pytester.makepyfile("def test_1(): pass\n")
+    pytester.makeini("[pytest]\nsandbox = true\n")
+    blind = pytester.path / "blind"
+    blind.write_text(f'#!/bin/sh\nPYTEST_ADDOPTS="-p no:sandbox" exec {sys.executable} "$@"\n')
+    blind.chmod(0o755)
+    found = run(compare, "--dist=load", "--tx", f"popen//python={blind}", sandbox=False)
+    assert found.status == pytest.ExitCode.USAGE_ERROR
+    assert "has run its tests without sandboxes" in found.result.stderr.str()
+
+
 def test_killed_worker(pytester: pytest.Pytester, notes: Path) -> None:
     """A worker that somebody kills is replaced by xdist; its sandboxes and cgroups are gone (see `nothing_is_left`)."""
     pytester.makepyfile(
