@@ -231,8 +231,8 @@ def sendable(value: object) -> Any:  # noqa: ANN401  # plain data, as deep as it
     if isinstance(value, (list, tuple)):
         parts = [sendable(one) for one in value]
         return tuple(parts) if isinstance(value, tuple) else parts
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 31:
-        return float(value) if abs(value) < 1 << 53 else _text(value)  # of four bytes
+    if isinstance(value, int) and not -(1 << 31) <= value < 1 << 63:  # execnet packs any negative one into four bytes
+        return _text(value)
     return value if isinstance(value, (bool, int, float, bytes, type(None))) else _text(value)
 
 
