@@ -139,8 +139,8 @@ class Master:
             raise pytest.UsageError(said[_REFUSAL] if node.gateway.spec.popen else f"{node.gateway.spec}: {said[_REFUSAL]}")
         if _NOTED not in said:
             raise pytest.UsageError(
-                f"--sandbox: worker {node.gateway.id} ({node.gateway.spec}) has run its tests without sandboxes: pytest-sandbox was "
-                "not loaded. Fix: look for PYTEST_DISABLE_PLUGIN_AUTOLOAD there, and for -p no:sandbox in PYTEST_ADDOPTS"
+                f"--sandbox: worker {node.gateway.id} ({node.gateway.spec}) has run its tests without sandboxes: pytest-sandbox "
+                "was not loaded. Fix: look for PYTEST_DISABLE_PLUGIN_AUTOLOAD there, and for -p no:sandbox in PYTEST_ADDOPTS"
             )
         header = self._book.header(self._known) if self._known is not None else ()
         self._book.add_worker(said[_NOTED], node.gateway.id, header)
