@@ -11,30 +11,31 @@ from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import UnavailableError
 from pytest_sandbox.plugin import paths, resolve
 from pytest_sandbox.plugin.ledger import Ledger
-from pytest_sandbox.plugin.report import Book, show
+from pytest_sandbox.plugin.report import Book
 from pytest_sandbox.plugin.through import let_through
 from pytest_sandbox.plugin.walk import Walk
 from pytest_sandbox.sandbox import host
 
 
 def register(config: pytest.Config, settings: resolve.Settings) -> None:
-    """Make this run sandboxed."""
-    if hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None) or getattr(config.option, "tx", None):
-        raise pytest.UsageError(
-            "--sandbox does not run under pytest-xdist in this version. Fix: leave out -n (or --dist, --tx), or use --no-sandbox"
-        )
-    known = host.capabilities()
+    """Make this run sandboxed, which is not one of pytest-xdist."""
+    config.pluginmanager.register(Alone(config, settings, known(settings)), "sandbox-controller")
+
+
+def known(settings: resolve.Settings) -> Mapping[str, Capability]:
+    """What this machine can do. Raises UsageError for what the run asks for and cannot have here."""
+    found = host.capabilities()
     try:
-        host.refuse_missing(("platform", *sorted(settings.require)), known)
+        host.refuse_missing(("platform", *sorted(settings.require)), found)
         if not settings.degrade:
-            host.refuse(settings.base.spec, known)
+            host.refuse(settings.base.spec, found)
     except UnavailableError as error:
         raise pytest.UsageError(f"--sandbox: {error}") from error
-    config.pluginmanager.register(Controller(config, settings, known), "sandbox-controller")
+    return found
 
 
 class Controller:
-    """The plugin object of a sandboxed run."""
+    """What is the same for each process that has sandboxes."""
 
     def __init__(self, config: pytest.Config, settings: resolve.Settings, known: Mapping[str, Capability]) -> None:
         self.config = config
@@ -49,13 +50,8 @@ class Controller:
         """What is enforced, and loudly what is not."""
         return self.book.header(self.known)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """The run itself, in the place of pytest's own loop; what cannot be had is refused before anything runs."""
-        if session.testsfailed and not session.config.option.continue_on_collection_errors:
-            return None  # pytest's own says so
-        if not session.items:
-            return True
+    def walk(self, session: pytest.Session, *, in_order: bool) -> Walk:
+        """The walk over what was collected. What cannot be had is refused, by a UsageError, before anything runs."""
         plans = [self._given.base, *resolve.plans(session.items, self._given)]
         # Items without a marker go on to have one plan.
         changed = {plan: self._settled(plan, self.known) for plan in set(plans)}
@@ -64,9 +60,7 @@ class Controller:
         self.settings = dataclasses.replace(self.settings, base=base)
         self._refuse(session.items)
         self._tell_absent()
-        with Walk(session, self.plans, self.settings, self.book, self.ledger) as walk:
-            walk.all()
-        return True
+        return Walk(session, self.plans, self.settings, self.book, self.ledger, in_order=in_order)
 
     @staticmethod
     def _settled(plan: resolve.Plan, known: Mapping[str, Capability]) -> resolve.Plan:
@@ -84,7 +78,21 @@ class Controller:
         """Say what there was not to hide: a typing error, or a path that only other machines have."""
         hidden = dict.fromkeys(path for plan in self.plans if plan.enabled for path in plan.spec.hide)
         for path in paths.absent(hidden):
-            show(self.config, f"sandbox: nothing to hide: {path} does not exist here\n")
+            self.book.say(f"sandbox: nothing to hide: {path} does not exist here")
+
+
+class Alone(Controller):
+    """The plugin object of a run in one process."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """The run itself, in the place of pytest's own loop."""
+        if session.testsfailed and not session.config.option.continue_on_collection_errors:
+            return None  # pytest's own says so
+        if session.items:
+            with self.walk(session, in_order=True) as walk:
+                walk.all()
+        return True
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The usage table, and where kept files are."""

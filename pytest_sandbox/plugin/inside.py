@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ class World:
         self.book = book
         self.keeps_terminal = keeps_terminal
         self.reporter = Reporter(session.config)
+        self.protocol = session.config.hook.pytest_runtest_protocol
 
 
 def _begin(world: World, inside: Inside) -> None:
@@ -61,6 +63,8 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
         world.book.forget(world.session)
         world.reporter.listens = True  # from now on: pluggy has just told it every warning of the run so far
         silence_foreign_hooks(world.reporter, world.config)
+        # A worker of pytest-xdist has something else there while it runs.
+        vars(world.config.hook)["pytest_runtest_protocol"] = world.protocol
     ledger.enter(world.session, node)
     gc.collect()
     gc.freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
@@ -89,8 +93,7 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
         _send_interruption(inside.channel, error)
         inside.channel.send({"op": "dropped", "name": frame["name"]})
         return True
-    unit = world.units[frame["unit"]]
-    news = junit.news(world.config, world.session.items[unit.items[0]])
+    news = junit.news(world.config, world.session.items[frame["item"]])
     if news:
         inside.channel.send({"op": "junit", **news})
     inside.channel.send({"op": "prepared", "duration": duration})
@@ -101,20 +104,19 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
 def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int]) -> None:
     unit = world.units[frame["unit"]]
     if frame["node"] is None:
-        items, world.session.testsfailed = frame["items"], frame["failed"]
-        fork_into(inside, frame, descriptors, lambda child: unit_body(world, items, child))
+        items, grows, world.session.testsfailed = frame["items"], frame["grows"], frame["failed"]
+        fork_into(inside, frame, descriptors, lambda child: unit_body(world, items, child, grows=grows))
     else:
         fork_into(inside, frame, descriptors, lambda child: scope_body(world, unit.chain[frame["node"]], child))
 
 
-def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, Sequence[int]]]) -> float:
-    """Set up fixtures: pairs of a unit and of the index of one of its needs; returns how long it took, in seconds."""
+def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequence[int]]]) -> float:
+    """Set up fixtures: of a unit, for an item of it, by the indexes of its needs; returns how long it took, in seconds."""
     duration = 0.0
-    for unit_index, need_indexes in wanted:
+    for unit_index, item_index, need_indexes in wanted:
         unit = world.units[unit_index]
         needed = [unit.above[index] for index in need_indexes]
-        item = world.session.items[unit.items[0]]
-        duration += _set_up(world, inside, item, needed)
+        duration += _set_up(world, inside, world.session.items[item_index], needed)
     return duration
 
 
@@ -185,20 +187,21 @@ def _close(world: World, inside: Inside, index: int) -> None:
 # -- units ------------------------------------------------------------------------------------------------------------
 
 
-def unit_body(world: World, items: Sequence[int], inside: Inside) -> int:
-    """The main process of a test sandbox."""
+def unit_body(world: World, items: Sequence[int], inside: Inside, *, grows: bool) -> int:
+    """The main process of a test sandbox. grows: whether it is told, item by item, which one comes after the last of `items`."""
     _begin(world, inside)
     session, reporter = world.session, world.reporter
     try:
-        for position, index in enumerate(items):
-            following = items[position + 1] if position + 1 < len(items) else None
+        for index, following in _with_following(inside.channel, items, grows=grows):
             inside.channel.send({"op": "start", "item": index, "shares_network": inside.order.shares_network})
             item = session.items[index]
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None if following is None else session.items[following])
             reporter.finish(item)
+            stops = session.shouldstop or session.shouldfail
+            if stops:
+                inside.channel.send({"op": "stop", "reason": str(stops)})
             inside.channel.send({"op": "finish", "item": index})
-            if session.shouldstop or session.shouldfail:
-                inside.channel.send({"op": "stop", "reason": str(session.shouldstop or session.shouldfail)})
+            if stops:
                 break
     except BaseException as error:  # noqa: BLE001  # the same of a test
         _send_interruption(inside.channel, error)
@@ -206,6 +209,19 @@ def unit_body(world: World, items: Sequence[int], inside: Inside) -> int:
             ledger.leave(session)  # as plain pytest does at the session's end
     _run_exit_functions()
     return _leave(inside)
+
+
+def _with_following(channel: Channel, items: Sequence[int], *, grows: bool) -> Iterator[tuple[int, int | None]]:
+    """Each item with the one after it, which pytest must know before it begins; None after the last."""
+    coming: deque[int | None] = deque(items)
+    if not grows:
+        coming.append(None)
+    while (index := coming.popleft()) is not None:
+        while not coming:
+            frame, _ = channel.receive()
+            if frame["op"] == "next":
+                coming.append(frame["item"])
+        yield index, coming[0]
 
 
 def _send_interruption(channel: Channel, error: BaseException) -> None:

@@ -32,7 +32,22 @@ def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> Gen
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; where the run is sandboxed, also the controller."""
     config.addinivalue_line("markers", options.MARKER_HELP)
+    try:
+        _configure(config)
+    except pytest.UsageError as error:
+        if not hasattr(config, "workerinput"):
+            raise
+        from pytest_sandbox.plugin import distributed
+
+        distributed.register_refused(config, str(error))
+
+
+def _configure(config: pytest.Config) -> None:
     if not resolve.enabled(config):
+        if hasattr(config, "workerinput"):
+            from pytest_sandbox.plugin import distributed
+
+            distributed.refuse_without(config)
         return
     settings = resolve.settings(config)
     if config.option.collectonly or config.option.help or getattr(config.option, "markers", False):
@@ -41,9 +56,14 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"--sandbox needs Linux: {sys.platform} has no namespaces. Fix: run these tests on Linux, or with --no-sandbox"
         )
-    from pytest_sandbox.plugin import controller
+    from pytest_sandbox.plugin import controller, distributed
 
-    controller.register(config, settings)
+    if distributed.is_worker(config):
+        distributed.register_worker(config, settings)
+    elif distributed.is_master(config):
+        distributed.register_master(config, settings)
+    else:
+        controller.register(config, settings)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:

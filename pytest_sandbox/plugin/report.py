@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from _pytest.fixtures import FixtureDef
 from _pytest.nodes import Node
 
 from pytest_sandbox.model.capability import Capability
-from pytest_sandbox.model.outcome import Ending, Outcome, Usage
+from pytest_sandbox.model.outcome import Ending, Leak, Outcome, Usage
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.model.units import format_seconds, format_size
 from pytest_sandbox.plugin import resolve, stacks
@@ -43,6 +44,18 @@ class _Row:
     name: str
     outcome: Outcome
     kind: str
+
+    def to_plain(self) -> dict[str, object]:
+        """What the table needs of it, as plain data."""
+        usage = dataclasses.asdict(self.outcome.usage) | {"missing": dict(self.outcome.usage.missing)}
+        leaks = [(leak.pid, leak.command) for leak in self.outcome.leaks]
+        return {"name": self.name, "kind": self.kind, "ending": self.outcome.ending.value, "usage": usage, "leaks": leaks}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> _Row:
+        """The same, from a worker of pytest-xdist."""
+        leaks = tuple(Leak(*leak) for leak in plain["leaks"])
+        return cls(plain["name"], Outcome(Ending(plain["ending"]), None, Usage(**plain["usage"]), leaks=leaks), plain["kind"])
 
 
 def _not_enforced(missing: Sequence[Capability], asked: Collection[str]) -> Iterator[str]:
@@ -73,6 +86,34 @@ class Book:
         self._rows: list[_Row] = []
         self._kept: list[tuple[str, Path]] = []
         self._sharing: list[str] = []
+        #: What workers of pytest-xdist say, and who.
+        self._said: dict[str, list[str]] = {}
+
+    def to_plain(self, header: Sequence[str]) -> dict[str, object]:
+        """All that was noted, as plain data, for the controller of pytest-xdist; header: this machine's."""
+        return {
+            "rows": [row.to_plain() for row in self._rows],
+            "kept": [(nodeid, os.fspath(path)) for nodeid, path in self._kept],
+            "sharing": list(self._sharing),
+            "said": [*header, *self._said],
+        }
+
+    def add_worker(self, plain: Mapping[str, Any], who: str, header: Sequence[str]) -> None:
+        """Take over what a worker has noted; what its machine lacks is said, if `header` has not done so."""
+        for row in map(_Row.from_plain, plain["rows"]):
+            self._rows.append(row if row.kind == "test" else dataclasses.replace(row, kind=f"{row.kind} {who}"))
+        self._kept += [(nodeid, Path(path)) for nodeid, path in plain["kept"]]
+        self._sharing += plain["sharing"]
+        for line in plain["said"]:
+            if line not in header:
+                self._said.setdefault(line, []).append(who)
+
+    def say(self, line: str) -> None:
+        """Say something about the run: now, or where this is a worker of pytest-xdist, at the end."""
+        if hasattr(self._config, "workerinput"):
+            self._said[line] = []
+        else:
+            show(self._config, f"{line}\n")
 
     def header(self, known: Mapping[str, Capability]) -> list[str]:
         """One line of what a sandbox is here, and one for each thing that this machine cannot do."""
@@ -145,7 +186,11 @@ class Book:
                 break
 
     def summary(self, terminal: pytest.TerminalReporter) -> None:
-        """The usage table, longest first; which tests shared a network (with -v); where files are kept."""
+        """The usage table, longest first; which tests shared a network (with -v); where files are kept; what workers said."""
+        if self._said:
+            terminal.section("sandbox on workers")
+            for line, who in self._said.items():
+                terminal.write_line(f"{', '.join(who)}: {line}")
         if self._sharing and terminal.verbosity > 0:
             terminal.section("sandbox network shared with the scope around the test")
             for nodeid in self._sharing:

@@ -10,6 +10,7 @@ import builtins
 import linecache
 import math
 import sys
+import sysconfig
 import warnings
 from typing import Any
 
@@ -175,16 +176,64 @@ def record_warning(config: pytest.Config, frame: dict[str, Any], nodeid: str) ->
     """Call `pytest_warning_recorded` as if the warning had been caught here."""
     try:
         category = _category(*map(str, frame["category"]))
-        text, filename, lineno = str(frame["text"]), str(frame["filename"]), int(frame["lineno"])
+        text, filename, lineno = _text(frame["text"]), _text(frame["filename"]), _line(frame["lineno"])
+        if hasattr(config, "workerinput") and not _is_everywhere(category):
+            text, category = f"{category.__name__}: {text}", _known(category)
         message = warnings.WarningMessage(_message(category, text), category, filename, lineno)
-        message.line = str(frame.get("line") or "")
+        message.line = _text(frame.get("line") or "")
         message.source = object() if frame.get("source") else None  # pytest then says how to find where it was made
-        location = tuple(frame["location"]) if isinstance(frame.get("location"), list) else None
+        location = _location(frame.get("location"))
     except Exception as error:  # a module that is named may raise what it likes when it is looked into
         raise WireError(f"a frame is no warning: {error!r}") from error
     config.hook.pytest_warning_recorded.call_historic(
         kwargs={"warning_message": message, "nodeid": nodeid, "when": "runtest", "location": location}
     )
+
+
+def _text(value: object) -> str:
+    """Text that can be written to a file, and sent by pytest-xdist: no half of a surrogate pair."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _line(value: object) -> int:
+    number = int(str(value))
+    if not 0 <= number < 1 << 31:
+        raise ValueError(f"{number} is no line")
+    return number
+
+
+def _location(value: object) -> tuple[str, int, str] | None:
+    if not isinstance(value, list):
+        return None
+    path, line, function = value
+    return _text(path), _line(line), _text(function)
+
+
+def _is_everywhere(category: type[Warning]) -> bool:
+    """Whether pytest-xdist's controller has a warning's class too: of its module it imports what a worker names."""
+    top = category.__module__.partition(".")[0]
+    if top in sys.stdlib_module_names or top in ("_pytest", "pytest"):
+        return True
+    path = getattr(sys.modules.get(category.__module__), "__file__", None) or ""
+    found = getattr(sys.modules.get(category.__module__), category.__qualname__, None)
+    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    return found is category and any(path.startswith(f"{directory}/") for directory in installed)
+
+
+def _known(category: type[Warning]) -> type[Warning]:
+    return next(base for base in category.__mro__ if base.__module__ == "builtins")  # Warning, in the end
+
+
+def sendable(value: object) -> Any:  # noqa: ANN401  # plain data, as deep as it is
+    """What pytest-xdist can send of it: of a report that was made by a sandbox nothing shall take a worker down."""
+    if isinstance(value, dict):
+        return {sendable(key): sendable(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        parts = [sendable(one) for one in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    if isinstance(value, int) and not -(1 << 31) <= value < 1 << 63:  # execnet packs any negative one into four bytes
+        return _text(value)
+    return value if isinstance(value, (bool, int, float, bytes, type(None))) else _text(value)
 
 
 def _category(module: str, name: str) -> type[Warning]:

@@ -35,6 +35,7 @@ def settle_in(config: pytest.Config, inside: Inside, *, keeps: bool) -> None:
     faulthandler.enable(file=inside.descriptors.stacks, all_threads=True)
     faulthandler.register(STACKS_SIGNAL, file=inside.descriptors.stacks, all_threads=True, chain=False)
     _silence_reporters(config, inside.channel)
+    _count_here(config)
 
 
 def captures(config: pytest.Config) -> list[FDCapture | FDCaptureBinary]:
@@ -48,6 +49,8 @@ def captures(config: pytest.Config) -> list[FDCapture | FDCaptureBinary]:
 def keeps_terminal(config: pytest.Config) -> bool:
     """Whether tests get the terminal itself: they are to show it all, or somebody may want to talk to a debugger."""
     option = config.option
+    if hasattr(config, "workerinput"):  # nobody talks to a worker of pytest-xdist, whose terminal may be another one's
+        return getattr(option, "capture", "") == "no"
     if getattr(option, "capture", "") == "no" or getattr(option, "usepdb", False) or getattr(option, "trace", False):
         return True
     # While pytest captures, descriptor 0 is the null device, and what it was stands elsewhere.
@@ -99,6 +102,17 @@ def _take_fault_handler(config: pytest.Config, stacks: int) -> None:
     fd = config.stash.get(fault_handler_stderr_fd_key, None)
     if fd is not None:
         os.dup2(stacks, fd, inheritable=False)
+
+
+def _count_here(config: pytest.Config) -> None:
+    """Let pytest-rerunfailures count by itself, as it does without pytest-xdist; with it, workers that crash have a server count.
+
+    A sandbox is no worker, and has no way to that server.
+    """
+    counts = getattr(config, "failures_db", None)
+    plain = next((kind for kind in type(counts).__mro__ if kind.__name__ == "StatusDB"), None)
+    if plain is not None:
+        config.failures_db = plain()  # type: ignore[attr-defined]
 
 
 class _Forward:

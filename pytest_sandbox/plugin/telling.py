@@ -35,7 +35,7 @@ class Telling:
 
     unmade: why there never was a sandbox. position: which of its items runs. finished: items with all their reports, not
     fired yet. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. changed: called when
-    there is news for who waits in line.
+    there is news for who waits in line. grows: the last of the items runs when `go_on` says which one comes after it.
     """
 
     def __init__(
@@ -46,9 +46,12 @@ class Telling:
         book: Book,
         supervisor: Supervisor,
         changed: Callable[[], None],
+        *,
+        grows: bool = False,
     ) -> None:
         self.session, self.unit, self.items = session, unit, tuple(items)
         self._book, self._supervisor, self._changed = book, supervisor, changed
+        self.grows = grows
         self._requests = Requests(supervisor)
         self.position = 0
         self.reports: list[pytest.TestReport] = []
@@ -80,6 +83,26 @@ class Telling:
         """Whether all its items passed or were skipped, and only the sandbox's end is left to come."""
         failed = self.running is None or self.running.failed
         return self.over or (self._done and not failed and self.interruption is None and self.position == len(self.items))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it waits for its release, or never will."""
+        return self.over or self.running is None or self.running.entered
+
+    @property
+    def pauses(self) -> bool:
+        """Whether it has run, and goes on when it is told what comes after its last item."""
+        return self.grows and not self.over and self.interruption is None and self.position == len(self.items) - 1
+
+    def go_on(self, following: int | None) -> None:
+        """Let the last item run; `following` comes after it in this sandbox, None: nothing does."""
+        if following is None:
+            self.grows = False
+        else:
+            self.items = (*self.items, following)
+        if self.running is not None and not self.over:
+            self.running.send({"op": "next", "item": following})
+            clock.restart(self.running)
 
     @property
     def remaining(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The open scope sandboxes, from the session's inwards: opened when a unit needs them, closed when the next does not.
+"""The open scope sandboxes, from the session's inwards: opened when an item needs them, closed when the next does not.
 
 [session] -> [package] -> [module] -> [class]     each forked from the one before; units are forked from the last
 """
@@ -31,13 +31,25 @@ DEATH_TIME = 1.0
 
 
 class Tree:
-    """Which scopes are open, and what they have set up."""
+    """Which scopes are open, and what they have set up.
+
+    in_order: units come in the order of `units`. Otherwise which of them come, and when, is not known.
+    """
 
     def __init__(
-        self, world: World, supervisor: Supervisor, settings: resolve.Settings, book: Book, units: Sequence[Unit]
+        self,
+        world: World,
+        supervisor: Supervisor,
+        settings: resolve.Settings,
+        book: Book,
+        units: Sequence[Unit],
+        *,
+        in_order: bool = True,
     ) -> None:
         self._world, self._supervisor, self._book, self._units = world, supervisor, book, units
+        self._in_order = in_order
         self._index = {id(unit): index for index, unit in enumerate(units)}
+        self._of = {item: unit for unit in units for item in unit.items}
         # A scope has the run's limits, not those of the test that happens to come first; and no limit of time.
         self._spec: Spec = dataclasses.replace(settings.base.spec, limits=_for_scopes(settings.base.spec.limits))
         self._broken: dict[int, Unrunnable] = {}
@@ -52,24 +64,27 @@ class Tree:
 
     # -- forking ------------------------------------------------------------------------------------------------------
 
-    def fork(self, unit: Unit, items: Sequence[int], listener: Listener, told: Told, *, held: bool) -> Running:
-        """Open what the unit's chain lacks, have the fixtures set up that it needs, and fork its sandbox. Unrunnable."""
+    def fork(self, unit: Unit, items: Sequence[int], listener: Listener, told: Told, *, held: bool, **extra: object) -> Running:
+        """Open what the unit's chain lacks, have the fixtures set up that it needs, and fork its sandbox. Unrunnable.
+
+        extra: goes into the frame that `inside.unit_body` reads.
+        """
         for need in unit.above:
             if id(need.definition) in self._broken:
                 raise self._broken[id(need.definition)]
         is_open = {scope.node for scope in self.open}
         for node in unit.chain:
             if node not in is_open:
-                self._open(unit, node, told)
+                self._open(unit, items, node, told)
         parent = next(scope for scope in self.open if scope.node is unit.chain[-1])
-        wanted = self._prepare(parent, [unit])
+        wanted = self._prepare(parent, [(unit, items[0])])
         order = {"node": None, "items": list(items), "prepare": wanted, "failed": self._world.session.testsfailed}
-        return self._start(parent, unit, unit.spec, listener, told, order, held=held)
+        return self._start(parent, unit, items, listener, told, order | extra, held=held)
 
     def is_ready_for(self, unit: Unit) -> bool:
         """Whether the unit can be forked as the tree stands: nothing to open, to set up or to change."""
         is_open = {scope.node for scope in self.open if scope.outcome is None}
-        if self.ending(unit) or any(node not in is_open for node in unit.chain):
+        if self.ending(unit.items[0]) or any(node not in is_open for node in unit.chain):
             return False
         return not any(
             id(need.definition) in self._broken
@@ -77,15 +92,15 @@ class Tree:
             for need in unit.above
         )
 
-    def _open(self, unit: Unit, node: Node, told: Told) -> None:
+    def _open(self, unit: Unit, items: Sequence[int], node: Node, told: Told) -> None:
         if not self.open:
             self.begin(unit)
             return
-        scope, parent = Scope(node, {}, unit.items[-1]), self.open[-1]
+        scope, parent = Scope(node, {}, items[-1]), self.open[-1]
         listener = ScopeListener(scope, self._world.session, self._supervisor, self._unshare)
-        wanted = self._prepare(parent, [unit, *self._later(unit, node)])
+        wanted = self._prepare(parent, [(unit, items[0]), *self._later(unit, node)])
         order = {"node": unit.chain.index(node), "items": None, "prepare": wanted}
-        scope.running = self._start(parent, unit, self._spec, listener, told, order)
+        scope.running = self._start(parent, unit, items, listener, told, order)
         self.open.append(scope)
 
     def _open_session(self, scope: Scope, listener: ScopeListener) -> Running:
@@ -101,32 +116,42 @@ class Tree:
         return running
 
     def _start(
-        self, parent: Scope, unit: Unit, spec: Spec, listener: Listener, told: Told, order: Frame, *, held: bool = False
+        self,
+        parent: Scope,
+        unit: Unit,
+        items: Sequence[int],
+        listener: Listener,
+        told: Told,
+        order: Frame,
+        *,
+        held: bool = False,
     ) -> Running:
         """Have a sandbox forked from an open scope; `order` is what `inside.scope_body` reads."""
         for above in self.open:
-            above.last_item = unit.items[-1]
+            above.last_item = items[-1]
         prepare = None
         if order["prepare"]:
             parent.asking.append(told)
-            prepare = {"op": "prepare", "prepare": order["prepare"], "unit": self._index[id(unit)]}
+            prepare = {"op": "prepare", "prepare": order["prepare"], "item": items[0]}
         if parent.running is None or parent.outcome is not None:
             raise self.why_dead(told) or Unrunnable("the sandbox around it is gone")
         del order["prepare"]
         order["unit"] = self._index[id(unit)]
-        is_scope = order["node"] is not None or unit.can_spawn
+        opens = order["node"] is not None
+        spec, is_scope = self._spec if opens else unit.spec, opens or unit.can_spawn
         return self._supervisor.start(parent.running, spec, listener, scope=is_scope, held=held, prepare=prepare, **order)
 
     # -- what is set up where -----------------------------------------------------------------------------------------
 
-    def _prepare(self, scope: Scope, units: Iterable[Unit]) -> list[tuple[int, list[int]]]:
-        """What a scope must set up before a sandbox is forked from it, noted as had from now on.
+    def _prepare(self, scope: Scope, units: Iterable[tuple[Unit, int]]) -> list[tuple[int, int, list[int]]]:
+        """What a scope must set up before a sandbox is forked from it, noted as had from now on: see `inside._prepare`.
 
+        units: each with the item for which it is set up.
         For the first unit all that it needs. For later ones (that will use a scope to be opened now) what they need
         besides: after the fork the scope must stay as it is, since an overlay's lower layer must not change.
         """
         wanted = []
-        for position, unit in enumerate(units):
+        for position, (unit, item) in enumerate(units):
             if self._is_skipped(unit):
                 continue
             first = position == 0
@@ -135,7 +160,7 @@ class Tree:
                 scope.has.clear()
             indexes = [index for index, need in enumerate(unit.above) if self._is_due(scope, need)]
             if indexes:
-                wanted.append((self._index[id(unit)], indexes))
+                wanted.append((self._index[id(unit)], item, indexes))
                 scope.has.update((id(unit.above[index].definition), unit.above[index].parameter) for index in indexes)
         return wanted
 
@@ -147,15 +172,18 @@ class Tree:
     def _lacks(self, scope: Scope, need: Need) -> bool:
         return id(need.definition) not in self._unshared and scope.lacks(need)
 
-    def _later(self, unit: Unit, node: Node) -> Iterator[Unit]:
-        """Units after this one that lie below the same node, for as long as they come one after the other."""
-        for later in self._units[self._index[id(unit)] + 1 :]:
-            if node not in self._ancestors(later):
-                return
-            yield later
+    def _later(self, unit: Unit, node: Node) -> Iterator[tuple[Unit, int]]:
+        """Units that lie below the same node and may come after this one, for as long as they lie one after the other."""
+        here = self._index[id(unit)]
+        before = () if self._in_order else reversed(self._units[:here])
+        for direction in (self._units[here + 1 :], before):
+            for later in direction:
+                if node not in self._ancestors(later.items[0]):
+                    break
+                yield later, later.items[0]
 
-    def _ancestors(self, unit: Unit) -> list[Node]:
-        return list(self._world.session.items[unit.items[0]].listchain())
+    def _ancestors(self, item: int) -> list[Node]:
+        return list(self._world.session.items[item].listchain())
 
     def _is_skipped(self, unit: Unit) -> bool:
         """Whether marks say that none of the unit's items will run, so that nothing is set up for it."""
@@ -168,15 +196,17 @@ class Tree:
 
     # -- closing ------------------------------------------------------------------------------------------------------
 
-    def ending(self, following: Unit | None) -> list[Scope]:
-        """The open scopes that the following unit cannot use, innermost first."""
+    def ending(self, following: int | None) -> list[Scope]:
+        """The open scopes that the item which follows cannot use, innermost first."""
         keep = 0
         ancestors = self._ancestors(following) if following is not None else ()
+        unit = self._of.get(following) if following is not None else None  # an item that is not sandboxed has none
+        needed = unit.above if unit is not None else ()
         for scope in self.open:
-            if following is None or scope.node not in ancestors or scope.outcome is not None:
+            if scope.node not in ancestors or scope.outcome is not None:
                 break
             keep += 1
-            if any(need.node is scope.node and self._lacks(scope, need) for need in following.above):
+            if any(need.node is scope.node and self._lacks(scope, need) for need in needed):
                 break  # what stands on it must go before it may change
         return list(reversed(self.open[keep:]))
 

@@ -4,6 +4,10 @@
 
 A unit is made ready ahead only if the tree need not change for it, so that it is what it would have been if made in time.
 Reports are fired in order, each when the outcome (and so the usage) of its sandbox is known.
+
+    all    the whole run, whose order is known
+    one    the next item, by somebody else's order (pytest-xdist's), of which only the item after it is known. It is reported
+           when `one` returns. What belongs into one sandbox and comes one after the other is in one: it waits for what comes.
 """
 
 from __future__ import annotations
@@ -38,11 +42,19 @@ class Walk:
     """One run. A context manager: on exit no sandbox is left."""
 
     def __init__(
-        self, session: pytest.Session, plans: Sequence[resolve.Plan], settings: resolve.Settings, book: Book, ledger: Ledger
+        self,
+        session: pytest.Session,
+        plans: Sequence[resolve.Plan],
+        settings: resolve.Settings,
+        book: Book,
+        ledger: Ledger,
+        *,
+        in_order: bool = True,
     ) -> None:
         self._session, self._book = session, book
         self._order = scopes.units(session.items, plans)
         self._units = [entry for entry in self._order if isinstance(entry, Unit)]
+        self._of = {item: unit for unit in self._units for item in unit.items}
         config = session.config
         # OSError: it cannot be made, which is the error of a test that asks for it.
         with contextlib.suppress(AttributeError, OSError):
@@ -50,7 +62,7 @@ class Walk:
         keeps = settling.keeps_terminal(config)
         world = inside.World(session, self._units, ledger, keeps_terminal=keeps)
         self._supervisor = _supervisor(self._units, settling.kept_descriptors(config, keeps=keeps))
-        self._tree = Tree(world, self._supervisor, settings, book, self._units)
+        self._tree = Tree(world, self._supervisor, settings, book, self._units, in_order=in_order)
         self._line: deque[Telling] = deque()
         self._ahead: deque[Telling] = deque()
 
@@ -59,25 +71,50 @@ class Walk:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is not None:
+            if kind is not None or self._tree.open:  # as where somebody else has stopped the run between two items
                 with contextlib.suppress(Exception, KeyboardInterrupt):
                     self._tree.close_in_a_hurry(PATIENCE)
         finally:
             self._supervisor.close()
 
+    def begin(self) -> None:
+        """Make the session's sandbox now: none shall see what becomes of the controller from here on."""
+        if self._units:
+            self._tree.begin(self._units[0])
+
     def all(self) -> None:
         """Every unit and every item that is not sandboxed, in order."""
-        if self._units and isinstance(self._order[0], int):
-            self._tree.begin(self._units[0])  # no sandbox shall see what tests have done to the controller
+        if isinstance(self._order[0], int):
+            self.begin()
         position = 0
         for index, entry in enumerate(self._order):
             if isinstance(entry, Unit):
                 position += 1
                 following = self._units[position] if position < len(self._units) else None
-                self._run_unit(entry, following, _leading_units(self._order[index + 1 : index + 1 + AHEAD]))
+                adjacent = _leading_units(self._order[index + 1 : index + 1 + AHEAD])
+                self._run_unit(entry, entry.items, None if following is None else following.items[0], adjacent)
             else:
                 self._run_here(index, entry)
             self._stop_if_asked()
+
+    def one(self, index: int, following: int | None) -> bool:
+        """Run the item of this index; the one of index `following` comes next, None: it is the last. False: not sandboxed."""
+        unit, after = self._of.get(index), None if following is None else self._of.get(following)
+        if unit is None:
+            return False
+        shared = after is unit
+        told = self._line[0] if self._line else None
+        if told is not None and told.unit is unit:
+            told.go_on(following if shared else None)
+        items = (index, following) if shared and following is not None else (index,)
+        self._run_unit(unit, items, following, () if shared or after is None else (after,), alone=True, grows=shared)
+        # Nobody serves them until the next item is here.
+        self._supervisor.run_while(lambda: any(not told.is_ready for told in self._ahead))
+        return True
+
+    def is_sandboxed(self, index: int | None) -> bool:
+        """Whether an item of this index runs in a sandbox."""
+        return index in self._of
 
     def _stop_if_asked(self) -> None:
         if self._session.shouldfail:
@@ -94,23 +131,38 @@ class Walk:
 
     # -- one unit -----------------------------------------------------------------------------------------------------
 
-    def _run_unit(self, unit: Unit, following: Unit | None, adjacent: Sequence[Unit]) -> None:
-        """Run one; `following` is the next one, `adjacent` those that come at once after this one."""
-        items = unit.items
+    def _run_unit(
+        self,
+        unit: Unit,
+        items: Sequence[int],
+        following: int | None,
+        adjacent: Sequence[Unit],
+        *,
+        alone: bool = False,
+        grows: bool = False,
+    ) -> None:
+        """Run these items of one; `following` is the item that comes next, `adjacent` the units that come at once after this one.
+
+        alone: only the first of the items, and report it now. grows: the others are still to come, see `Telling`.
+        """
         while items:
-            told = self._take(unit, items)
+            told = self._take(unit, items, grows=grows)
             if self._is_stopping:
                 return
             if told.running is not None:
                 self._supervisor.release(told.running)
                 self._make_ready(adjacent)
-                self._supervisor.run_while(lambda told=told: not told.quiet)  # type: ignore[misc]
+                self._supervisor.run_while(lambda told=told: not told.quiet and not told.pauses)  # type: ignore[misc]
             if told.unmade is not None and told.interruption is None and not self._fails(told):
                 self._line.remove(told)
                 continue
-            if told.over or not adjacent or self._tree.ending(following):
+            if told.pauses:
+                if not self._is_stopping:
+                    return
+                self._kill(told)
+            if alone or told.over or not adjacent or self._tree.ending(following):
                 self._finish(told, following)
-            items = told.remaining if told.over else ()
+            items = told.remaining if told.over and not alone else ()
 
     def _fails(self, told: Telling) -> bool:
         """Say why a unit could not be run, or False: if a scope died of a fixture that this unit does not need, try anew."""
@@ -129,14 +181,16 @@ class Walk:
     def _is_stopping(self) -> bool:
         return bool(self._session.shouldfail or self._session.shouldstop)
 
-    def _take(self, unit: Unit, items: Sequence[int]) -> Telling:
-        """The unit's sandbox: the one that was made ready ahead, or a new one."""
+    def _take(self, unit: Unit, items: Sequence[int], *, grows: bool) -> Telling:
+        """The unit's sandbox: the one that waits for this, or was made ready ahead, or a new one."""
+        if self._line and self._line[0].unit is unit and self._line[0].items[-len(items) :] == tuple(items):
+            return self._line[0]
         if self._ahead and self._ahead[0].unit is unit and self._ahead[0].items == tuple(items) and not self._ahead[0].over:
             told = self._ahead.popleft()
             self._line.append(told)
             return told
         self._drop_ahead()
-        told = self._tell(unit, items)
+        told = self._tell(unit, items, grows=grows)
         self._line.append(told)
         self._news()
         # What is set up now shows, live, below the name of the test that it is set up for.
@@ -146,14 +200,14 @@ class Walk:
             return told
         told.log_start()
         try:
-            told.running = self._tree.fork(unit, items, told, told, held=False)
+            told.running = self._tree.fork(unit, items, told, told, held=False, grows=grows)
             told.running.reported = False
         except Unrunnable as problem:
             told.unmade = problem
         return told
 
-    def _tell(self, unit: Unit, items: Sequence[int]) -> Telling:
-        return Telling(self._session, unit, items, self._book, self._supervisor, self._news)
+    def _tell(self, unit: Unit, items: Sequence[int], *, grows: bool = False) -> Telling:
+        return Telling(self._session, unit, items, self._book, self._supervisor, self._news, grows=grows)
 
     def _make_ready(self, following: Sequence[Unit]) -> None:
         """Make the next units' sandboxes while this one runs."""
@@ -163,7 +217,7 @@ class Walk:
                 return
             told = self._tell(unit, unit.items)
             try:
-                told.running = self._tree.fork(unit, unit.items, told, told, held=True)
+                told.running = self._tree.fork(unit, unit.items, told, told, held=True, grows=False)
             except Unrunnable:
                 return
             told.running.reported = False
@@ -172,10 +226,15 @@ class Walk:
     def _drop_ahead(self) -> None:
         """Sandboxes that were made ready for nothing."""
         for told in self._ahead:
-            if told.running is not None:
-                told.stopped = True
-                told.running.kill(None)
+            self._kill(told)
         self._ahead.clear()
+
+    @staticmethod
+    def _kill(told: Telling) -> None:
+        """End a sandbox whose next item shall not run."""
+        if told.running is not None:
+            told.stopped = True
+            told.running.kill(None)
 
     # -- reporting ----------------------------------------------------------------------------------------------------
 
@@ -193,12 +252,11 @@ class Walk:
                 told.report_last()
                 continue
             told.report_finished()
-            if self._is_stopping and told.running is not None and not told.over:
-                told.stopped = True
-                told.running.kill(None)
+            if self._is_stopping and not told.over:
+                self._kill(told)
             return
 
-    def _finish(self, told: Telling, following: Unit | None) -> None:
+    def _finish(self, told: Telling, following: int | None) -> None:
         """Wait for all that is in line, and report it; before the last teardown close the scopes that end with it."""
         self._supervisor.run_while(lambda: not all(one.over or one.running is None for one in self._line))
         self._news()

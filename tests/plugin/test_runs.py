@@ -343,17 +343,6 @@ def test_internal_error(pytester: pytest.Pytester, compare: Compare) -> None:
     assert "in hook" in pair.boxed.text
 
 
-def test_xdist_is_refused(pytester: pytest.Pytester, compare: Compare) -> None:
-    """Under pytest-xdist the run is refused before the first test, with a way out."""
-    pytest.importorskip("xdist")
-    pytester.makepyfile("def test_1(): pass\n")
-    run = compare.one("-n1")
-    assert run.status == pytest.ExitCode.USAGE_ERROR
-    assert "xdist" in run.text
-    assert "--no-sandbox" in run.text
-    assert compare.one("-n0").status == 0
-
-
 def test_a_path_to_hide_that_nobody_may_enter(pytester: pytest.Pytester, compare: Compare) -> None:
     """What is closed to whoever runs the tests needs no cover: root finds it empty, a user not at all."""
     closed = pytester.mkdir(".closed")
