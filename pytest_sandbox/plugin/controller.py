@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from pytest_sandbox.model.errors import UnavailableError
-from pytest_sandbox.plugin import paths, resolve
+from pytest_sandbox.plugin import carried, paths, resolve
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.report import Book, show
 from pytest_sandbox.plugin.through import let_through
@@ -63,7 +63,8 @@ class Controller:
         self.settings = dataclasses.replace(self.settings, base=base)
         self._refuse(session.items)
         self._tell_absent()
-        with Walk(session, self.plans, self.settings, self.book, self.ledger) as walk:
+        boxed = [item for item, plan in zip(session.items, self.plans, strict=True) if plan.enabled]
+        with carried.carrying(self.config, boxed), Walk(session, self.plans, self.settings, self.book, self.ledger) as walk:
             walk.all()
         return True
 
