@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.plugin.carried import benchmark
+from pytest_sandbox.plugin.carried import benchmark, syrupy
 from pytest_sandbox.plugin.carried.base import Carrier
 
-_FINDERS: tuple[Callable[[pytest.Config, Sequence[pytest.Item]], Carrier | None], ...] = (benchmark.find,)
+_FINDERS: tuple[Callable[[pytest.Config, Sequence[pytest.Item]], Carrier | None], ...] = (
+    benchmark.find,
+    syrupy.find,
+)
 _CARRIERS: pytest.StashKey[list[Carrier]] = pytest.StashKey()
 _HEARD: pytest.StashKey[set[str]] = pytest.StashKey()
 
