@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.plugin.carried import benchmark, syrupy
+from pytest_sandbox.plugin.carried import benchmark, inline_snapshot, syrupy
 from pytest_sandbox.plugin.carried.base import Carrier
 
 _FINDERS: tuple[Callable[[pytest.Config, Sequence[pytest.Item]], Carrier | None], ...] = (
     benchmark.find,
     syrupy.find,
+    inline_snapshot.find,
 )
 _CARRIERS: pytest.StashKey[list[Carrier]] = pytest.StashKey()
 _HEARD: pytest.StashKey[set[str]] = pytest.StashKey()
