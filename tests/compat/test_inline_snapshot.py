@@ -218,6 +218,7 @@ LIES: dict[str, dict[str, Any]] = {
     "no flag": {"changes": [{"kind": "CategoryChange", "flag": "erase"}]},
     "no kind": {"kind": "Any", "changes": []},
     "no change": {"changes": [{"kind": "ChangeBase", "flag": "fix"}]},
+    "more than a change": {"changes": [{"kind": "Delete", "flag": "fix", "position": 1}]},
     "another source": {"source": "0" * 64, "changes": [{"kind": "Delete", "flag": "fix"}]},
     "another file": {"file": "other.py", "changes": [{"kind": "Delete", "flag": "fix"}]},
     "a file outside": {"file": "/usr/lib/os.py", "changes": [{"kind": "Delete", "flag": "fix"}]},

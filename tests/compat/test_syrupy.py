@@ -206,6 +206,7 @@ LIES: dict[str, dict[str, Any]] = {
     "no test": {"nodeid": "nobody"},
     "no extension": {"extension": "os:path"},
     "a base class": {"extension": "builtins:object"},
+    "an abstract class": {"extension": "syrupy.extensions.base:AbstractSyrupyExtension"},
     "what must be imported": {"extension": "evil:Extension"},
     "a name of lines": {"index": "x\n# ---\n# name: test_next\n"},
     "no index": {"index": 1.5},

@@ -39,7 +39,17 @@ _NAME = "inline-snapshot"
 _SWITCH = "inline_snapshot"
 _KINDS = ("SnapshotReference", "SnapshotArgReference", "External", "ExternalFile")
 _FLAGS = ("create", "fix", "trim", "update")
-_CHANGES = ("Replace", "CallArg", "Delete", "ListInsert", "DictInsert", "RequiredImport", "CategoryChange", "ExternalChange")
+#: The kinds of changes, and what is sent of each beside its kind and flag.
+_CHANGES = {
+    "Replace": {"node", "new_code"},
+    "CallArg": {"node", "arg_pos", "arg_name", "new_code"},
+    "Delete": {"node"},
+    "ListInsert": {"node", "position", "new_code"},
+    "DictInsert": {"node", "position", "new_code"},
+    "RequiredImport": {"module", "name"},
+    "CategoryChange": set(),
+    "ExternalChange": {"content", "format", "old", "new"},
+}
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _QUALNAME = re.compile(r"[\w<>]+(\.[\w<>]+)*")
 _SUFFIX = re.compile(r"(\.\w+)+")
@@ -71,7 +81,7 @@ def find(config: pytest.Config, _items: Sequence[pytest.Item]) -> InlineSnapshot
         _SWITCH,
         (plugin, "plugin", ("test_failed", "trim_explicitly_requested")),
         (lib.globals, "package", ("state",)),
-        (lib.change, "package", _CHANGES),
+        (lib.change, "package", tuple(_CHANGES)),
         (lib.location, "package", ("ExternalLocation", "FileLocation")),
         (lib.external, "package", ("External",)),
         (lib.types, "package", ("SnapshotRefBase",)),
@@ -162,14 +172,13 @@ class InlineSnapshots:
         found: Change = {"kind": kind, "flag": change.flag}
         if kind not in _CHANGES:
             raise TypeError(f"{kind} is not known")
-        if hasattr(change, "node"):
+        if "node" in _CHANGES[kind]:
             found["node"] = None if change.node is None else self._number(change.file._source, change.node)
         if kind == "ExternalChange":
             found["content"] = base64.b64encode(Path(change.new_file).read_bytes()).decode()
             found["format"] = change.format.suffix
             return found | {"old": _location(change.old_location), "new": _location(change.new_location)}
-        names = ("new_code", "arg_pos", "arg_name", "position", "module", "name")
-        return found | {name: getattr(change, name) for name in names if hasattr(change, name)}
+        return found | {name: getattr(change, name) for name in _CHANGES[kind] - {"node"}}
 
     # -- in the controller --------------------------------------------------------------------------------------------
 
@@ -205,8 +214,9 @@ class InlineSnapshots:
         if kind not in _KINDS:
             raise WireError(f"{printable(kind)} is no kind of snapshot")
         for change in changes:
-            if field(change, "flag", str) not in _FLAGS:
-                raise WireError(f"{printable(change['flag'])} is no kind of change")
+            known = _CHANGES.get(field(change, "kind", str))
+            if known is None or change.keys() != {"kind", "flag"} | known or field(change, "flag", str) not in _FLAGS:
+                raise WireError("a change is none")
         try:
             if kind == "ExternalFile":
                 use["top"] = str(Path(item.path).parent)
@@ -237,6 +247,8 @@ class InlineSnapshots:
     def _check_call(self, item: pytest.Item, use: Fields, source: _Source, digest: str) -> None:
         if source.digest != digest:
             raise _NotMadeError("the test has seen another source than there is")
+        if None in (use["node"], *(change.get("node", 0) for change in use["changes"])):
+            raise _NotMadeError("its place in the source is not known")
         kind, changes, call = use["kind"], use["changes"], source.node(use["node"])
         if not isinstance(call, ast.Call):
             raise WireError("a snapshot is no call")
@@ -246,7 +258,7 @@ class InlineSnapshots:
             self._check_change(source, use["node"], change)
 
     def _check_change(self, source: _Source, call: int | None, change: Change) -> None:
-        kind = field(change, "kind", str)
+        kind = change["kind"]
         if kind == "CategoryChange":
             return
         if kind == "RequiredImport":
@@ -257,7 +269,7 @@ class InlineSnapshots:
         if kind == "ExternalChange":
             self._check_external(source, change)
             return
-        if kind not in _CHANGES or not source.is_within(change.get("node"), call):
+        if not source.is_within(change["node"], call):
             raise WireError("a change is not one of the snapshot's call")
         self._check_code(source, change)
 

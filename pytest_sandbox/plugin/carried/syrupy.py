@@ -15,6 +15,7 @@ import base64
 import binascii
 import dataclasses
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -149,7 +150,8 @@ class Snapshots:
         found: Any = sys.modules.get(module)
         for part in path.split("."):
             found = vars(found).get(part) if hasattr(found, "__dict__") else None
-        return found if isinstance(found, type) and issubclass(found, self._extension) else None
+        usable = isinstance(found, type) and issubclass(found, self._extension) and not inspect.isabstract(found)
+        return found if usable else None
 
     def _place(self, kind: Any, test_location: Any, index: object) -> str:  # noqa: ANN401  # an extension, a PyTestLocation
         """Where the extension puts a snapshot. ValueError if that is not among the project's files, or by a strange name."""
