@@ -55,6 +55,14 @@ class Controller:
             return None  # pytest's own says so
         if not session.items:
             return True
+        try:
+            self._run(session)
+        except pytest.UsageError:
+            carried.spare(self.config)
+            raise
+        return True
+
+    def _run(self, session: pytest.Session) -> None:
         plans = [self._given.base, *resolve.plans(session.items, self._given)]
         # Items without a marker go on to have one plan.
         changed = {plan: self._settled(plan, self.known) for plan in set(plans)}
@@ -66,7 +74,6 @@ class Controller:
         boxed = [item for item, plan in zip(session.items, self.plans, strict=True) if plan.enabled]
         with carried.carrying(self.config, boxed), Walk(session, self.plans, self.settings, self.book, self.ledger) as walk:
             walk.all()
-        return True
 
     @staticmethod
     def _settled(plan: resolve.Plan, known: Mapping[str, host.Capability]) -> resolve.Plan:

@@ -187,6 +187,20 @@ def test_nothing_of_a_killed_test_is_removed(compat: Compat, monkeypatch: pytest
     assert compat.files()["__snapshots__/test_it.ambr"].decode() == after
 
 
+def test_refused_run_removes_nothing(compat: Compat) -> None:
+    """A run that is refused before its first test, when everything has been collected, has used no snapshot, and removes none."""
+    compat.pytester.makepyfile(test_it=KILLED)
+    assert compat.one("--snapshot-update").status == 0
+    before = compat.files()["__snapshots__/test_it.ambr"]
+    compat.pytester.makepyfile(
+        test_it=f"{KILLED}\n@pytest.mark.sandbox(nonsense=1)\ndef test_4(snapshot): assert 4 == snapshot\n"
+    )
+    run = compat.one("--snapshot-update")
+    assert "has no argument 'nonsense'" in run.text
+    assert not run.outcomes
+    assert run.files["__snapshots__/test_it.ambr"] == before
+
+
 def test_interrupted_run_removes_nothing(compat: Compat) -> None:
     """A run that ends early has not seen who uses the rest."""
     compat.pytester.makepyfile(test_it=KILLED)

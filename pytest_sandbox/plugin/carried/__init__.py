@@ -7,20 +7,21 @@ A module a plugin, which says what that is and in which versions. A plugin that 
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.plugin.carried import benchmark, inline_snapshot, syrupy
 from pytest_sandbox.plugin.carried.base import Carrier
 
-_FINDERS: tuple[Callable[[pytest.Config, Sequence[pytest.Item]], Carrier | None], ...] = (
-    benchmark.find,
-    syrupy.find,
-    inline_snapshot.find,
-)
+#: The modules here, and whether what each is for is loaded; only then is it imported.
+_LOADED: dict[str, Callable[[pytest.Config], bool]] = {
+    "benchmark": lambda config: hasattr(config, "_benchmarksession"),
+    "syrupy": lambda config: hasattr(config, "_syrupy"),
+    "inline_snapshot": lambda config: config.pluginmanager.hasplugin("inline_snapshot"),
+}
 _CARRIERS: pytest.StashKey[list[Carrier]] = pytest.StashKey()
 _HEARD: pytest.StashKey[set[str]] = pytest.StashKey()
 
@@ -28,15 +29,26 @@ _HEARD: pytest.StashKey[set[str]] = pytest.StashKey()
 @contextlib.contextmanager
 def carrying(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[None]:
     """In the controller, around the run of these sandboxed items. UsageError for what cannot be carried."""
-    found = (find(config, items) for find in _FINDERS)
-    config.stash[_CARRIERS] = [carrier for carrier in found if carrier is not None]
+    carriers = config.stash[_CARRIERS] = _find(config, items)
     heard = config.stash[_HEARD] = set()
     try:
         yield
     finally:
         unheard = [item for item in items if item.nodeid not in heard]
-        for carrier in config.stash[_CARRIERS]:
+        for carrier in carriers:
             carrier.end(unheard)
+
+
+def _find(config: pytest.Config, items: Sequence[pytest.Item]) -> list[Carrier]:
+    modules = [importlib.import_module(f"{__name__}.{name}") for name, is_loaded in _LOADED.items() if is_loaded(config)]
+    found: list[Carrier | None] = [module.find(config, items) for module in modules]
+    return [carrier for carrier in found if carrier is not None]
+
+
+def spare(config: pytest.Config) -> None:
+    """In the controller: the run is refused before its first test; plugins that end it all the same must not call all unused."""
+    if getattr(config.option, "update_snapshots", False):  # syrupy's, of any version
+        config.option.update_snapshots = False
 
 
 def begin(config: pytest.Config) -> None:

@@ -29,9 +29,7 @@ _METADATA = ("name", "fullname", "group", "extra_info", "iterations", "stats", "
 
 def find(config: pytest.Config, _items: Sequence[pytest.Item]) -> Benchmarks | None:
     """The carrier, where benchmarks are measured. UsageError where this version cannot be read."""
-    session: Any = getattr(config, "_benchmarksession", None)
-    if session is None:
-        return None
+    session: Any = config._benchmarksession  # type: ignore[attr-defined]  # the plugin's
     stats: Any = sys.modules.get("pytest_benchmark.stats")
     utils: Any = sys.modules.get("pytest_benchmark.utils")
     probe(

@@ -59,8 +59,6 @@ _PROBLEMS = 1000
 
 def find(config: pytest.Config, _items: Sequence[pytest.Item]) -> InlineSnapshots | None:
     """The carrier, where snapshots are looked at. UsageError for what cannot be carried."""
-    if not config.pluginmanager.hasplugin(_SWITCH):
-        return None
     option = str(getattr(config.option, "inline_snapshot", None) or "").split(",")
     if "disable" in option:
         return None

@@ -36,11 +36,9 @@ _SESSION = ("_assertions", "_selected_items", "_queued_snapshot_writes", "queue_
 _EXTENSION = ("get_location", "get_snapshot_name", "discover_snapshots")
 
 
-def find(config: pytest.Config, items: Sequence[pytest.Item]) -> Snapshots | None:
-    """The carrier, where syrupy is loaded. UsageError where this version cannot be read."""
-    session: Any = getattr(config, "_syrupy", None)
-    if session is None:
-        return None
+def find(config: pytest.Config, items: Sequence[pytest.Item]) -> Snapshots:
+    """The carrier. UsageError where this version cannot be read."""
+    session: Any = config._syrupy  # type: ignore[attr-defined]  # the plugin's
     modules = {
         name: sys.modules.get(f"syrupy.{name}") for name in ("assertion", "session", "location", "extensions.base", "data")
     }
