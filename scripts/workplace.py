@@ -152,8 +152,14 @@ def make_venv(python: str, folder: Path, *what: str) -> Path:
 
 
 def make_test_venv(everyone: list[Identity], folder: Path) -> Path:
-    """A virtual environment with this checkout and what its tests need, which all of these can use; its interpreter."""
-    return make_venv(choose_interpreter(everyone), folder, str(CHECKOUT), "--group", f"{CHECKOUT / 'pyproject.toml'}:test")
+    """A virtual environment with this checkout and what its tests need, which all of these can use; its interpreter.
+
+    Plugins of others go into a directory `compat` in it, where pytest does not find them: tests/compat/conftest.py says why.
+    """
+    groups = CHECKOUT / "pyproject.toml"
+    inside = make_venv(choose_interpreter(everyone), folder, str(CHECKOUT), "--group", f"{groups}:test")
+    pip_install(inside, "--target", str(folder / "compat"), "--group", f"{groups}:compat")
+    return inside
 
 
 def pip_install(python: Path, *what: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import UnavailableError
-from pytest_sandbox.plugin import paths, resolve
+from pytest_sandbox.plugin import carried, paths, resolve
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.report import Book
 from pytest_sandbox.plugin.through import let_through
@@ -50,8 +51,22 @@ class Controller:
         """What is enforced, and loudly what is not."""
         return self.book.header(self.known)
 
-    def walk(self, session: pytest.Session, *, in_order: bool) -> Walk:
+    @contextlib.contextmanager
+    def walk(self, session: pytest.Session, *, in_order: bool) -> Iterator[Walk]:
         """The walk over what was collected. What cannot be had is refused, by a UsageError, before anything runs."""
+        try:
+            self._plan(session)
+            boxed = [item for item, plan in zip(session.items, self.plans, strict=True) if plan.enabled]
+            with (
+                carried.carrying(self.config, boxed),
+                Walk(session, self.plans, self.settings, self.book, self.ledger, in_order=in_order) as walk,
+            ):
+                yield walk
+        except pytest.UsageError:
+            carried.spare(self.config)
+            raise
+
+    def _plan(self, session: pytest.Session) -> None:
         plans = [self._given.base, *resolve.plans(session.items, self._given)]
         # Items without a marker go on to have one plan.
         changed = {plan: self._settled(plan, self.known) for plan in set(plans)}
@@ -60,7 +75,6 @@ class Controller:
         self.settings = dataclasses.replace(self.settings, base=base)
         self._refuse(session.items)
         self._tell_absent()
-        return Walk(session, self.plans, self.settings, self.book, self.ledger, in_order=in_order)
 
     @staticmethod
     def _settled(plan: resolve.Plan, known: Mapping[str, Capability]) -> resolve.Plan:

@@ -23,7 +23,7 @@ from _pytest.logging import LoggingPlugin, caplog_records_key
 from _pytest.nodes import Node
 from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin import junit, ledger, reports
+from pytest_sandbox.plugin import carried, ledger, reports
 from pytest_sandbox.plugin.reporter import Reporter, silence_foreign_hooks
 from pytest_sandbox.plugin.scopes import Need, Unit
 from pytest_sandbox.plugin.settling import settle_in
@@ -49,6 +49,7 @@ def _begin(world: World, inside: Inside) -> None:
     world.book.disown(world.session)
     settle_in(world.config, inside, keeps=world.keeps_terminal)
     world.reporter.owner = os.getpid()
+    carried.begin(world.config)
 
 
 # -- scopes -----------------------------------------------------------------------------------------------------------
@@ -93,9 +94,7 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
         _send_interruption(inside.channel, error)
         inside.channel.send({"op": "dropped", "name": frame["name"]})
         return True
-    news = junit.news(world.config, world.session.items[frame["item"]])
-    if news:
-        inside.channel.send({"op": "junit", **news})
+    world.reporter.news(world.session.items[frame["item"]])
     inside.channel.send({"op": "prepared", "duration": duration})
     inside.channel.send({"op": "ripe", "name": frame["name"]})
     return True
@@ -177,6 +176,7 @@ def _close(world: World, inside: Inside, index: int) -> None:
     with _caught_warnings(world, item), _captured(world.config, item, "teardown"):
         call = CallInfo.from_call(lambda: ledger.leave(world.session), "teardown")
         gc.collect()
+    world.reporter.news(item)
     if call.excinfo is None:  # plugins see one report of a teardown, and the last test's own process makes that
         report = pytest.TestReport.from_item_and_call(item, call)
     else:
@@ -196,7 +196,7 @@ def unit_body(world: World, items: Sequence[int], inside: Inside, *, grows: bool
             inside.channel.send({"op": "start", "item": index, "shares_network": inside.order.shares_network})
             item = session.items[index]
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None if following is None else session.items[following])
-            reporter.finish(item)
+            reporter.news(item, ended=True)
             stops = session.shouldstop or session.shouldfail
             if stops:
                 inside.channel.send({"op": "stop", "reason": str(stops)})

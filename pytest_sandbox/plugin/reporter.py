@@ -15,7 +15,7 @@ from typing import NoReturn
 import pytest
 from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin import junit, reports
+from pytest_sandbox.plugin import carried, junit, reports
 from pytest_sandbox.plugin.settling import INSIDE
 from pytest_sandbox.sandbox.bodies import errno_of
 from pytest_sandbox.sandbox.wire import Channel
@@ -71,11 +71,13 @@ class Reporter:
         """It does again."""
         self._channel.send({"op": "hold", "value": False})
 
-    def finish(self, item: pytest.Item) -> None:
-        """Say what junit has noted since the last time."""
+    def news(self, item: pytest.Item, *, ended: bool = False) -> None:
+        """Say what junit and foreign plugins have noted since the last time. ended: whether the item has run to its end."""
         news = junit.news(self._config, item)
         if news:
             self._channel.send({"op": "junit", **news})
+        if frame := carried.news(self._config, item, ended=ended):
+            self._channel.send(frame)
 
 
 def _end_fork(call: CallInfo[None]) -> NoReturn:

@@ -11,6 +11,7 @@ import pytest
 from _pytest.nodes import Node
 
 from pytest_sandbox.model.outcome import Outcome
+from pytest_sandbox.plugin import carried
 from pytest_sandbox.plugin.junit import Noted
 from pytest_sandbox.plugin.report import show, show_bytes
 from pytest_sandbox.plugin.reports import from_frame, record_warning, seconds
@@ -115,6 +116,8 @@ class ScopeListener:
             show(self._config, str(frame.get("text", "")))
         elif op == "junit":
             Noted.from_frame(frame).remember(self._config, item)
+        elif op == "carried":
+            carried.from_frame(self._config, item, {**frame, "ended": False})()
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The scope is gone, by itself or closed."""

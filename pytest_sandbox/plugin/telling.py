@@ -12,6 +12,7 @@ from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
+from pytest_sandbox.plugin import carried
 from pytest_sandbox.plugin.fixtures import Requests
 from pytest_sandbox.plugin.junit import Noted
 from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
@@ -63,6 +64,7 @@ class Telling:
         self.stopped = False
         self.unmade: Unrunnable | None = None
         self._noted: dict[str, Noted] = {}
+        self._carried: dict[str, list[Callable[[], None]]] = {}
         self._shares_network = False
         self._begun = False
         self._announced = -1
@@ -163,6 +165,9 @@ class Telling:
             show(self.session.config, str(frame.get("text", "")))
         elif op == "junit":
             self._noted[self.item.nodeid] = Noted.from_frame(frame)
+        elif op == "carried":
+            news = carried.from_frame(self.session.config, self.item, frame)
+            self._carried.setdefault(self.item.nodeid, []).append(news)
         else:
             self._requests.on_frame(running, frame)
 
@@ -262,6 +267,8 @@ class Telling:
     def _fire(self, item: pytest.Item, done: Sequence[pytest.TestReport]) -> None:
         if item.nodeid in self._noted:  # before junit hears of the item, and after it has heard of all before
             self._noted.pop(item.nodeid).remember(self.session.config, item)
+        for remember in self._carried.pop(item.nodeid, ()):
+            remember()
         for report in done:
             item.ihook.pytest_runtest_logreport(report=report)
 

@@ -88,6 +88,8 @@ FORGERIES = {
     "a warning of nothing": """{"op": "warning"}""",
     "a warning of sys.exit": """{"op": "warning", "text": "x", "category": ["sys", "exit"], "filename": 1, "lineno": "x"}""",
     "junit of nothing": """{"op": "junit", "properties": [1], "attributes": 3}""",
+    "news of no plugins": """{"op": "carried", "plugins": [1], "ended": 1}""",
+    "news of a plugin that is not there": """{"op": "carried", "plugins": {"x": {}}, "ended": True}""",
     "a made sandbox": """{"op": "make", "limits": 3}""",
     "a number of nothing": """{"op": "errno", "errno": "x"}""",
     "an exit of nothing": """{"op": "closed", "data": {}}""",

@@ -1,0 +1,134 @@
+"""Small suites that use plugins of others, run plain and with --sandbox: the same outcomes, files and words.
+
+These plugins must not be active in the project's own suite: they would add options, files and lines to each of its runs. So they
+are not beside pytest, where it would load them: `tests/run.py` installs the dependency group `compat` into a directory of its
+own, `compat` in the virtual environment, which only the runs that are started here have on their path. Where somebody has
+installed them beside pytest all the same, that will do too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: Where the plugins are; the variable is for other versions of them.
+PLUGINS = Path(os.environ.get("SANDBOX_TEST_PLUGINS", Path(sys.prefix) / "compat"))
+HELPERS = Path(__file__).resolve().parent.parent / "plugin" / "helpers"
+#: What a run leaves that is none of its results; the last two pytester writes.
+_IGNORED = ("__pycache__", ".pytest_cache", "stdout", "stderr")
+
+
+@dataclasses.dataclass
+class Run:
+    """One run of pytest: its outcomes, what it printed, and the files that it left in its directory."""
+
+    result: pytest.RunResult
+    outcomes: list[tuple[str, str, str]]
+    files: dict[str, bytes]
+
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        return int(self.result.ret)
+
+    @property
+    def text(self) -> str:
+        """All that it printed."""
+        return self.result.stdout.str() + "\n" + self.result.stderr.str()
+
+    def line(self, part: str) -> str:
+        """The first line printed that has this in it; "" if none has."""
+        return next((line for line in self.text.splitlines() if part in line), "")
+
+    def read(self, name: str) -> str:
+        """The text of a file."""
+        return self.files[name].decode()
+
+
+class Compat:
+    """Runs pytest with the named plugins only, with and without --sandbox, each from the same files in the same directory."""
+
+    def __init__(self, pytester: pytest.Pytester, top: Path, plugins: Sequence[str], environment: dict[str, str]) -> None:
+        self.pytester, self._top, self._plugins, self.environment = pytester, top, plugins, environment
+
+    def one(self, *args: str, sandbox: bool = True, timeout: float = 60) -> Run:
+        """One run, in pytester's directory as it is."""
+        record = self._top / "record.json"
+        record.unlink(missing_ok=True)
+        loaded = [word for name in ("pytest_sandbox.plugin.plugin", "outcome_recorder", *self._plugins) for word in ("-p", name)]
+        options = ["--sandbox", "--sandbox-keep=never"] if sandbox else []
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            patch.delenv("CI", raising=False)  # inline-snapshot does nothing there
+            patch.setenv("OUTCOME_RECORD", str(record))
+            command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *loaded, *options, *args]
+            result = self.pytester.run(*command, timeout=timeout)
+        found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+        outcomes = [(report["nodeid"], report["when"], report["outcome"]) for report in found.get("reports", [])]
+        return Run(result, outcomes, self.files())
+
+    def both(self, *args: str, same: bool = True, timeout: float = 60) -> tuple[Run, Run]:
+        """A plain and a sandboxed run; `same`: they must have the same outcomes and exit status."""
+        return self.sequence(args, same=same, timeout=timeout)[0]
+
+    def sequence(self, *runs: Sequence[str], same: bool = True, timeout: float = 60) -> list[tuple[Run, Run]]:
+        """Several runs one after the other, first all of them plain, then from the same files again sandboxed."""
+        saved = self._top / "saved"
+        shutil.copytree(self.pytester.path, saved)
+        plain = [self.one(*args, sandbox=False, timeout=timeout) for args in runs]
+        shutil.rmtree(self.pytester.path)
+        shutil.copytree(saved, self.pytester.path)
+        os.chdir(self.pytester.path)
+        boxed = [self.one(*args, timeout=timeout) for args in runs]
+        shutil.rmtree(saved)
+        pairs = list(zip(plain, boxed, strict=True))
+        for one, other in pairs if same else ():
+            assert other.outcomes == one.outcomes, other.text
+            assert other.status == one.status, other.text
+        return pairs
+
+    def files(self) -> dict[str, bytes]:
+        """What there is in pytester's directory."""
+        top = self.pytester.path
+        paths = [path for path in sorted(top.rglob("*")) if path.is_file() and not set(_IGNORED) & set(path.parts)]
+        return {str(path.relative_to(top)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture
+def plugins() -> list[str]:
+    """What is loaded, by `-p`; a module's own says which."""
+    return []
+
+
+@pytest.fixture
+def needed() -> list[str]:
+    """Which modules must be there; a module's own says which."""
+    return []
+
+
+@pytest.fixture
+def compat(pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory, plugins: list[str], needed: list[str]) -> Compat:
+    """Runs of pytest with `plugins`. Skips where `needed` is not installed."""
+    lacking = [name for name in needed if not (PLUGINS / name).exists() and importlib.util.find_spec(name) is None]
+    if lacking:
+        pytest.skip(f"{', '.join(lacking)} not installed: python tests/run.py, or pip install --target {PLUGINS} --group compat")
+    top = tmp_path_factory.mktemp("compat")
+    (top / "temproot").mkdir()
+    path = [str(PLUGINS), str(HELPERS), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTHONPATH": os.pathsep.join(part for part in path if part),
+        "PYTEST_DEBUG_TEMPROOT": str(top / "temproot"),
+    }
+    pytester.makeini("[pytest]\n")
+    return Compat(pytester, top, plugins, environment)
