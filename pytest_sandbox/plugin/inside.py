@@ -27,13 +27,17 @@ from pytest_sandbox.plugin import carried, ledger, reports
 from pytest_sandbox.plugin.reporter import Reporter, silence_foreign_hooks
 from pytest_sandbox.plugin.scopes import Need, Unit
 from pytest_sandbox.plugin.settling import settle_in
+from pytest_sandbox.plugin.timers import Timers, timed
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.main import fork_into
 from pytest_sandbox.sandbox.wire import Channel, Frame
 
 
 class World:
-    """What every process of the run shares by fork: the session, and the units. keeps_terminal: see `settling`."""
+    """What every process of the run shares by fork: the session, and the units. keeps_terminal: see `settling`.
+
+    failed: units, by index, for which a scope could not set up all; as plain pytest does, nothing more is set up for them.
+    """
 
     def __init__(self, session: pytest.Session, units: Sequence[Unit], book: ledger.Ledger, *, keeps_terminal: bool) -> None:
         self.session = session
@@ -43,6 +47,7 @@ class World:
         self.keeps_terminal = keeps_terminal
         self.reporter = Reporter(session.config)
         self.protocol = session.config.hook.pytest_runtest_protocol
+        self.failed: set[int] = set()
 
 
 def _begin(world: World, inside: Inside) -> None:
@@ -61,6 +66,8 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
     if not world.config.pluginmanager.hasplugin("sandbox-reporter"):
         # Here, in the outermost scope, and not in each child: registering takes a millisecond.
         world.config.pluginmanager.register(world.reporter, "sandbox-reporter")
+        if world.config.pluginmanager.hasplugin("timeout"):
+            world.config.pluginmanager.register(Timers(world.config), "sandbox-timers")
         world.book.forget(world.session)
         world.reporter.listens = True  # from now on: pluggy has just told it every warning of the run so far
         silence_foreign_hooks(world.reporter, world.config)
@@ -115,7 +122,11 @@ def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequ
     for unit_index, item_index, need_indexes in wanted:
         unit = world.units[unit_index]
         needed = [unit.above[index] for index in need_indexes]
-        duration += _set_up(world, inside, world.session.items[item_index], needed)
+        if unit_index not in world.failed:
+            inside.channel.send({"op": "for", "unit": unit_index, "item": item_index})
+            took, complete = _set_up(world, inside, world.session.items[item_index], needed)
+            duration += took
+            world.failed |= set() if complete else {unit_index}
     return duration
 
 
@@ -127,21 +138,26 @@ class _ThreadStarted(BaseException):
         self.name, self.threads = name, list(threads)
 
 
-def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Need]) -> float:
-    def work() -> None:
+def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Need]) -> tuple[float, bool]:
+    """How long it took, in seconds, and whether all could be set up: not what comes after one that fails."""
+
+    def work() -> bool:
+        __tracebackhide__ = True
         for need in needed:
             # Said before it is done: should this process die of it, the controller knows whose fault it was.
             inside.channel.send({"op": "fixture", "name": need.name})
             threads = threading.enumerate()
-            ledger.set_up(item, [need])
+            if not ledger.set_up(item, need):
+                return False
             started = [thread.name for thread in threading.enumerate() if thread not in threads]
             result = need.definition.cached_result
             if started and result is not None and result[2] is None:
                 raise _ThreadStarted(need.name, started)
+        return True
 
-    with _caught_warnings(world, item), _captured(world.config, item, "setup"):
+    with _caught_warnings(world, item), _captured(world.config, item, "setup"), timed(item):
         call = CallInfo.from_call(work, "setup", reraise=(BaseException,))
-    return call.duration
+    return call.duration, bool(call.result)
 
 
 @contextlib.contextmanager
@@ -165,6 +181,9 @@ def _captured(config: pytest.Config, item: pytest.Item, when: str) -> Iterator[N
 def _caught_warnings(world: World, item: pytest.Item) -> Iterator[None]:
     from _pytest.warnings import catch_warnings_for_item
 
+    if not world.config.pluginmanager.hasplugin("warnings"):
+        yield
+        return
     with catch_warnings_for_item(config=world.config, ihook=item.ihook, when="runtest", item=item):
         yield
 
@@ -173,8 +192,13 @@ def _close(world: World, inside: Inside, index: int) -> None:
     """Tear down what this scope set up; an error goes into the teardown report of its last item."""
     item = world.session.items[index]
     item._report_sections.clear()
+
+    def leave() -> None:
+        __tracebackhide__ = True
+        ledger.leave(world.session)
+
     with _caught_warnings(world, item), _captured(world.config, item, "teardown"):
-        call = CallInfo.from_call(lambda: ledger.leave(world.session), "teardown")
+        call = CallInfo.from_call(leave, "teardown")
         gc.collect()
     world.reporter.news(item)
     if call.excinfo is None:  # plugins see one report of a teardown, and the last test's own process makes that

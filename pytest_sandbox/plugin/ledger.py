@@ -6,7 +6,6 @@ A child inherits the set-up fixtures of all enclosing scopes and tears down only
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable
 from typing import Any
 
 import pytest
@@ -25,11 +24,13 @@ class Ledger:
     def __init__(self) -> None:
         self._live: set[FixtureDef[Any]] = set()
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: FixtureDef[Any]) -> Generator[None, object, object]:
-        """Note a fixture that begins to live, also if its set-up fails: pytest caches the failure."""
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: FixtureDef[Any]) -> None:
+        """Note a fixture that begins to live, also if its set-up fails: pytest caches the failure.
+
+        No wrapper, which would be a line in the traceback of a fixture's error.
+        """
         self._live.add(fixturedef)
-        return (yield)
 
     def pytest_fixture_post_finalizer(self, fixturedef: FixtureDef[Any]) -> None:
         """Note its end."""
@@ -64,30 +65,33 @@ def enter(session: pytest.Session, node: Node) -> None:
 
 def leave(session: pytest.Session) -> None:
     """Tear down everything that this process has set up."""
+    __tracebackhide__ = True
     _state(session).teardown_exact(None)
 
 
-def set_up(item: pytest.Item, wanted: Iterable[Need]) -> None:
-    """Set up an item's fixtures of higher scopes here, in order, up to the first that fails.
+def set_up(item: pytest.Item, need: Need) -> bool:
+    """Set up a fixture of a higher scope here, for an item; whether that worked.
 
-    Its exception, which pytest caches, is raised again and reported in each child that needs it.
+    An exception of its own, which pytest caches, is raised again and reported in each child that needs it.
     """
+    __tracebackhide__ = True
     request = _request(item)
     if request is None:
-        return
+        return True
     stack = _state(item.session).stack
     # From pytest 9.2 on, an item must be on the stack to ask for fixtures.
     stack[item] = ([], None)
     try:
-        with contextlib.suppress(*_FAILURES):
-            for need in wanted:
-                _execute(request, need)
+        _execute(request, need)
+    except (KeyboardInterrupt, pytest.exit.Exception):
+        raise
+    except BaseException:  # noqa: BLE001  # SystemExit is an error of the fixture's too, which pytest does not cache
+        return False
+    else:
+        return True
     finally:
         del stack[item]
         _forget(item)
-
-
-_FAILURES = tuple(kind for kind in TEST_OUTCOME if kind is not pytest.exit.Exception)
 
 
 def _request(item: pytest.Item) -> TopRequest | None:
@@ -104,6 +108,7 @@ def _forget(item: pytest.Item) -> None:
 
 
 def _execute(request: TopRequest, need: Need) -> None:
+    __tracebackhide__ = True
     if need.depth == 0:
         request._get_active_fixturedef(need.name)
         return

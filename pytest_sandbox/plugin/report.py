@@ -176,9 +176,8 @@ class Book:
         if outcome is not None and self._settings.usage:
             self._rows.append(_Row(node.nodeid or "session", outcome, "scope"))
 
-    def kept(self, finished: tuple[pytest.Item, list[pytest.TestReport]], path: Path) -> None:
+    def kept(self, item: pytest.Item, done: Sequence[pytest.TestReport], path: Path) -> None:
         """Say where a test's files are."""
-        item, done = finished
         self._kept.append((item.nodeid, path))
         for report in done:
             if report.failed:

@@ -22,6 +22,8 @@ from pytest_sandbox.model.errors import WireError
 
 _OUTCOMES = ("passed", "failed", "skipped", "rerun")  # the last is pytest-rerunfailures'
 _PHASES = ("setup", "call", "teardown")
+#: What pytest captures, in its order.
+_CAPTURED = ("stdout", "stderr", "log")
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -172,8 +174,8 @@ def warning_to_frame(message: warnings.WarningMessage, when: str, nodeid: str, l
     }
 
 
-def record_warning(config: pytest.Config, frame: dict[str, Any], nodeid: str) -> None:
-    """Call `pytest_warning_recorded` as if the warning had been caught here."""
+def warning_from_frame(config: pytest.Config, frame: dict[str, Any], nodeid: str) -> dict[str, Any]:
+    """What `pytest_warning_recorded` is to be called with, as if the warning had been caught here. Raises WireError."""
     try:
         category = _category(*map(str, frame["category"]))
         text, filename, lineno = _text(frame["text"]), _text(frame["filename"]), _line(frame["lineno"])
@@ -185,9 +187,7 @@ def record_warning(config: pytest.Config, frame: dict[str, Any], nodeid: str) ->
         location = _location(frame.get("location"))
     except Exception as error:  # a module that is named may raise what it likes when it is looked into
         raise WireError(f"a frame is no warning: {error!r}") from error
-    config.hook.pytest_warning_recorded.call_historic(
-        kwargs={"warning_message": message, "nodeid": nodeid, "when": "runtest", "location": location}
-    )
+    return {"warning_message": message, "nodeid": nodeid, "when": "runtest", "location": location}
 
 
 def _text(value: object) -> str:
@@ -266,7 +266,20 @@ def joined(first: list[tuple[str, str]], second: list[tuple[str, str]]) -> list[
             found[index] = (name, _after(found[index][1], name, content))
         elif (name, content) not in first:
             found.append((name, content))
-    return found
+    return in_order(found)
+
+
+def in_order(sections: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Captured output of one phase in pytest's order, whichever process it came from; all else stays in its place."""
+    names = [name for name, _ in sections]
+    content = dict(sections)
+    for phase in _PHASES:
+        wanted = [name for key in _CAPTURED if (name := f"Captured {key} {phase}") in content]
+        places = [place for place, name in enumerate(names) if name in wanted]
+        if len(places) == len(wanted):
+            for place, name in zip(places, wanted, strict=True):
+                names[place] = name
+    return [(name, content[name]) for name in names] if len(content) == len(sections) else sections
 
 
 def _after(before: str, name: str, content: str) -> str:
@@ -275,8 +288,13 @@ def _after(before: str, name: str, content: str) -> str:
 
 
 def merge_sections(item: pytest.Item) -> None:
-    """Make one section of what several processes captured in the same phase of one test."""
+    """Make one section of what several processes captured in the same phase of one test, in the order of one process."""
     merged: dict[tuple[str, str], str] = {}
     for when, key, content in item._report_sections:
         merged[when, key] = _after(merged.get((when, key), ""), key, content)
-    item._report_sections[:] = [(when, key, content) for (when, key), content in merged.items()]
+    names = list(merged)
+    for phase in dict.fromkeys(when for when, _ in names):
+        places = [place for place, (when, key) in enumerate(names) if when == phase and key in _CAPTURED]
+        for place, key in zip(places, [key for key in _CAPTURED if (phase, key) in merged], strict=True):
+            names[place] = (phase, key)
+    item._report_sections[:] = [(when, key, merged[when, key]) for when, key in names]

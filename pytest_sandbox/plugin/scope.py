@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from _pytest.nodes import Node
 
+from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin import carried
 from pytest_sandbox.plugin.junit import Noted
 from pytest_sandbox.plugin.report import show, show_bytes
-from pytest_sandbox.plugin.reports import from_frame, record_warning, seconds
+from pytest_sandbox.plugin.reports import from_frame, seconds, warning_from_frame, whole_number
 from pytest_sandbox.plugin.scopes import Need
 from pytest_sandbox.plugin.settling import keeps_terminal
 from pytest_sandbox.plugin.tmp import keep_tmp_path
+from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
@@ -44,7 +45,11 @@ class Unrunnable(Exception):  # noqa: N818  # not an error of ours: the test's
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Scope:
-    """An open scope sandbox. has: the parameter of each fixture set up there, by definition's id. asking: for whom it works."""
+    """An open scope sandbox.
+
+    has: the parameter of each fixture set up there, by definition's id. asking: for whom it works, and of: for which unit and
+    item it sets up now, which may be later ones. warnings: of its teardown.
+    """
 
     node: Node
     has: dict[int, object]
@@ -54,6 +59,8 @@ class Scope:
     closed: pytest.TestReport | None = None
     setting_up: str = ""
     asking: deque[Told] = dataclasses.field(default_factory=deque)
+    of: tuple[int, int] | None = None
+    warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
     def is_made(self) -> bool:
@@ -75,13 +82,24 @@ class Scope:
         return key in self.has and not need.has(self.has[key])
 
 
+class Home(Protocol):
+    """Where scopes stand: the tree."""
+
+    def unshare(self, scope: Scope, item: pytest.Item, threads: str) -> None:
+        """A fixture that the scope sets up has started threads."""
+
+    def is_of(self, item: int, unit: int) -> bool:
+        """Whether there is such a unit, with this item."""
+
+    def warn_later(self, unit: int, warning: dict[str, Any]) -> None:
+        """A fixture that is set up early has warned; that belongs to the unit it is set up for."""
+
+
 class ScopeListener:
     """Hears a scope's sandbox; `inside.scope_body` is what speaks."""
 
-    def __init__(
-        self, scope: Scope, session: pytest.Session, supervisor: Supervisor, unshare: Callable[[Scope, pytest.Item, str], None]
-    ) -> None:
-        self._scope, self._session, self._supervisor, self._unshare = scope, session, supervisor, unshare
+    def __init__(self, scope: Scope, session: pytest.Session, supervisor: Supervisor, home: Home) -> None:
+        self._scope, self._session, self._supervisor, self._home = scope, session, supervisor, home
         self._config = session.config
 
     def on_frame(self, running: Running, frame: Frame) -> None:
@@ -91,11 +109,16 @@ class ScopeListener:
         item = self._session.items[scope.last_item] if told is None else told.item
         if op == "threaded":
             threads = frame.get("threads")
-            self._unshare(scope, item, ", ".join(map(str, threads if isinstance(threads, list) else [])))
+            self._home.unshare(scope, item, ", ".join(map(str, threads if isinstance(threads, list) else [])))
+        elif op == "for":
+            unit, index = whole_number(frame, "unit"), whole_number(frame, "item")
+            if not self._home.is_of(index, unit):
+                raise WireError(f"item {index} is not of unit {unit}")
+            scope.of = (unit, index)
         elif op == "fixture":
             scope.setting_up = str(frame.get("name", ""))
         elif op in ("prepared", "exit", "interrupt", "internal") and told is not None:
-            scope.setting_up = ""
+            scope.setting_up, scope.of = "", None
             scope.asking.popleft()
             if op == "prepared":
                 told.prepared += seconds(frame, "duration")
@@ -103,6 +126,8 @@ class ScopeListener:
                 told.interruption = frame
         elif op == "closed":
             scope.closed = from_frame(self._config, frame, item.nodeid)
+        elif op == "timer":
+            clock.set_timer(running, seconds(frame, "seconds"), seconds(frame, "grace"))
         elif op == "hold":
             running.hold = bool(frame.get("value")) and keeps_terminal(self._config)
         else:
@@ -111,7 +136,11 @@ class ScopeListener:
     def _pass_on(self, item: pytest.Item, frame: Frame) -> None:
         op = frame["op"]
         if op == "warning":
-            record_warning(self._config, frame, item.nodeid)
+            if self._scope.of is not None:
+                unit, index = self._scope.of
+                self._home.warn_later(unit, warning_from_frame(self._config, frame, self._session.items[index].nodeid))
+            else:
+                self._scope.warnings.append(warning_from_frame(self._config, frame, item.nodeid))
         elif op == "terminal":
             show(self._config, str(frame.get("text", "")))
         elif op == "junit":

@@ -5,7 +5,9 @@ Whatever a sandbox leaves unsaid about a test when it ends is said for it, with 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import pytest
 from _pytest.outcomes import TEST_OUTCOME
@@ -16,8 +18,8 @@ from pytest_sandbox.plugin import carried
 from pytest_sandbox.plugin.fixtures import Requests
 from pytest_sandbox.plugin.junit import Noted
 from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
-from pytest_sandbox.plugin.reports import from_frame, joined, record_warning, whole_number
-from pytest_sandbox.plugin.scope import Unrunnable
+from pytest_sandbox.plugin.reports import from_frame, joined, seconds, warning_from_frame, whole_number
+from pytest_sandbox.plugin.scope import Scope, Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.settling import keeps_terminal
 from pytest_sandbox.plugin.tmp import keep_changes, keep_tmp_path
@@ -31,12 +33,41 @@ _MET = frozenset({Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.CPU_TIME, Endin
 _TMP_FIXTURES = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_factory", "pytester", "testdir"})
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finished:
+    """An item with all its reports, not fired yet; its warnings follow them, as in plain pytest."""
+
+    item: pytest.Item
+    reports: list[pytest.TestReport]
+    warnings: list[dict[str, Any]]
+
+    def end(self) -> None:
+        """Fire logfinish, and the warnings."""
+        self.item.ihook.pytest_runtest_logfinish(nodeid=self.item.nodeid, location=self.item.location)
+        self.warn()
+
+    def warn(self) -> None:
+        """Fire the warnings."""
+        for warning in self.warnings:
+            self.item.config.hook.pytest_warning_recorded.call_historic(kwargs=warning)
+
+
+class Line(Protocol):
+    """What units stand in: the walk."""
+
+    def news(self) -> None:
+        """One of them has said something."""
+
+    def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
+        """Those of fixtures that scopes have set up for a unit; once."""
+
+
 class Telling:
     """One run of (the rest of) a unit.
 
-    unmade: why there never was a sandbox. position: which of its items runs. finished: items with all their reports, not
-    fired yet. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. changed: called when
-    there is news for who waits in line. grows: the last of the items runs when `go_on` says which one comes after it.
+    unmade: why there never was a sandbox. position: which of its items runs. reports, warnings: of that one. finished: items
+    before it. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. grows: the last of the
+    items runs when `go_on` says which one comes after it.
     """
 
     def __init__(
@@ -46,17 +77,18 @@ class Telling:
         items: Sequence[int],
         book: Book,
         supervisor: Supervisor,
-        changed: Callable[[], None],
+        line: Line,
         *,
         grows: bool = False,
     ) -> None:
         self.session, self.unit, self.items = session, unit, tuple(items)
-        self._book, self._supervisor, self._changed = book, supervisor, changed
+        self._book, self._supervisor, self._line = book, supervisor, line
         self.grows = grows
         self._requests = Requests(supervisor)
         self.position = 0
         self.reports: list[pytest.TestReport] = []
-        self.finished: list[tuple[pytest.Item, list[pytest.TestReport]]] = []
+        self.warnings: list[dict[str, Any]] = []
+        self.finished: list[Finished] = []
         self.prepared = 0.0
         self.interruption: Frame | None = None
         self.outcome: Outcome | None = None
@@ -126,7 +158,7 @@ class Telling:
             self._expect(frame)
             self._begun = True
             self._shares_network = bool(frame.get("shares_network"))
-            self._changed()
+            self._line.news()
         elif op == "finish":
             self._expect(frame)
             self._finish(running)
@@ -134,6 +166,8 @@ class Telling:
             self._done = True
         elif op == "errno":
             running.errno = whole_number(frame, "errno")
+        elif op == "timer":
+            clock.set_timer(running, seconds(frame, "seconds"), seconds(frame, "grace"))
         elif op == "hold":
             self._hold(running, on=bool(frame.get("value")))
         elif op in ("exit", "interrupt", "internal", "stop"):
@@ -149,7 +183,7 @@ class Telling:
         if not running.reported:
             clock.restart(running)  # a timeout is a test's, not the sandbox's
             running.errno = 0
-        self._changed()
+        self._line.news()
 
     def _hold(self, running: Running, *, on: bool) -> None:
         """Stop the clock for a debugger; nobody is in one where the terminal is not kept, and a test must not do it."""
@@ -160,7 +194,8 @@ class Telling:
     def _pass_on(self, running: Running, frame: Frame) -> None:
         op = frame["op"]
         if op == "warning":
-            record_warning(self.session.config, frame, self.item.nodeid)
+            warnings = self.warnings if self.position < len(self.items) or not self.finished else self.finished[-1].warnings
+            warnings.append(warning_from_frame(self.session.config, frame, self.item.nodeid))
         elif op == "terminal":
             show(self.session.config, str(frame.get("text", "")))
         elif op == "junit":
@@ -179,8 +214,8 @@ class Telling:
         if self.prepared and self.reports:
             self.reports[0].duration += self.prepared  # as plain pytest counts what its first test had set up
             self.prepared = 0.0
-        self.finished.append((self.item, self.reports))
-        self.reports = []
+        self.finished.append(Finished(self.item, self.reports, [*self._line.early_warnings(self.unit), *self.warnings]))
+        self.reports, self.warnings = [], []
         self.position += 1
         self._begun = False
 
@@ -193,7 +228,7 @@ class Telling:
         elif outcome.ending in _MET or running.problem is not None:
             self._fail_after_all(outcome)
         self._keep(running, outcome)
-        self._changed()
+        self._line.news()
 
     def _complete_by_ending(self, running: Running, outcome: Outcome) -> None:
         own = running.killed is not None or outcome.ending is Ending.OUT_OF_MEMORY
@@ -207,9 +242,9 @@ class Telling:
 
     def _fail_after_all(self, outcome: Outcome) -> None:
         """A limit that ends tests was met when they had said all they had to: that is the last one's failure all the same."""
-        if not self.finished or any(_has_failed(report) for report in self.finished[-1][1]):
+        if not self.finished or any(_has_failed(report) for report in self.finished[-1].reports):
             return
-        item, done = self.finished[-1]
+        item, done = self.finished[-1].item, self.finished[-1].reports
         failure = make_report(item, "call", "failed", outcome.sentence)
         _as_expected(item, failure)
         kept = [report for report in done if not (report.when == "call" and report.passed)]
@@ -219,14 +254,14 @@ class Telling:
     def _keep(self, running: Running, outcome: Outcome) -> None:
         if not self.finished:
             return
-        item, done = self.finished[-1]
-        failed = any(report.failed for _, reports in self.finished for report in reports)
+        item, done = self.finished[-1].item, self.finished[-1].reports
+        failed = any(report.failed for one in self.finished for report in one.reports)
         self._book.add_test(item, done, outcome, shares_network=self._shares_network)
-        used = any(_TMP_FIXTURES.intersection(getattr(one, "fixturenames", ())) for one, _ in self.finished)
+        used = any(_TMP_FIXTURES.intersection(getattr(one.item, "fixturenames", ())) for one in self.finished)
         keep_tmp_path(self.session.config, self._supervisor, running, used=used)
         kept = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
         if kept is not None:
-            self._book.kept(self.finished[-1], kept)
+            self._book.kept(item, done, kept)
 
     # -- what is said for it ------------------------------------------------------------------------------------------
 
@@ -275,15 +310,15 @@ class Telling:
     def report_all_but_last(self) -> None:
         """Fire what is finished, but for the last item's teardown, which scopes that end with it may still change."""
         first = self.position - len(self.finished)
-        for offset, (item, done) in enumerate(self.finished):
+        for offset, one in enumerate(self.finished):
             self.log_start(first + offset)
             last = offset == len(self.finished) - 1
             if last:
-                self._fire(item, done[:-1])
-                del done[:-1]
+                self._fire(one.item, one.reports[:-1])
+                del one.reports[:-1]
             else:
-                self._fire(item, done)
-                item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+                self._fire(one.item, one.reports)
+                one.end()
         del self.finished[:-1]
 
     def report_finished(self) -> None:
@@ -291,24 +326,26 @@ class Telling:
         if len(self.finished) > 1 or (self.finished and self.position < len(self.items)):
             last = None if self.position < len(self.items) else self.finished.pop()
             first = self.position - len(self.finished) - (last is not None)
-            for offset, (item, done) in enumerate(self.finished):
+            for offset, one in enumerate(self.finished):
                 self.log_start(first + offset)
-                self._fire(item, done)
-                item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+                self._fire(one.item, one.reports)
+                one.end()
             self.finished = [] if last is None else [last]
 
     def report_last(self) -> None:
         """Fire the last."""
         if self.finished:
-            item, done = self.finished.pop()
-            self._fire(item, done)
-            item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+            one = self.finished.pop()
+            self._fire(one.item, one.reports)
+            one.end()
 
-    def merge(self, closed: pytest.TestReport | None) -> None:
+    def merge(self, scope: Scope, closed: pytest.TestReport | None) -> None:
         """Put what a closing scope had to say into the teardown of its last test, as plain pytest does."""
-        if closed is None or not self.finished or not self.finished[-1][1]:
+        if self.finished:
+            self.finished[-1].warnings.extend(scope.warnings)
+        if closed is None or not self.finished or not self.finished[-1].reports:
             return
-        done = self.finished[-1][1]
+        done = self.finished[-1].reports
         last = done[-1]
         if closed.failed and not last.failed:
             closed.sections = joined(last.sections, closed.sections)
@@ -328,6 +365,7 @@ class Telling:
             return
         if frame["op"] != "stop":
             self._fire(self.item, self.reports)  # as far as the test came
+            Finished(self.item, [], [*self._line.early_warnings(self.unit), *self.warnings]).warn()
         if frame["op"] == "exit":
             code = frame.get("returncode")
             pytest.exit(str(frame.get("reason", "")), returncode=code if isinstance(code, int) else None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from _pytest.nodes import Node
@@ -52,14 +53,16 @@ class Tree:
         self._of = {item: unit for unit in units for item in unit.items}
         # A scope has the run's limits, not those of the test that happens to come first; and no limit of time.
         self._spec: Spec = dataclasses.replace(settings.base.spec, limits=_for_scopes(settings.base.spec.limits))
+        self._needed: dict[int, tuple[Need, ...]] = {}
         self._broken: dict[int, Unrunnable] = {}
+        self._early: dict[int, list[dict[str, Any]]] = {}
         self._unshared: set[int] = set()
         self.open: list[Scope] = []
 
     def begin(self, unit: Unit) -> None:
         """Fork the session's sandbox now, before the controller itself runs tests."""
         scope = Scope(unit.chain[0], {}, unit.items[-1])
-        scope.running = self._open_session(scope, ScopeListener(scope, self._world.session, self._supervisor, self._unshare))
+        scope.running = self._open_session(scope, ScopeListener(scope, self._world.session, self._supervisor, self))
         self.open.append(scope)
 
     # -- forking ------------------------------------------------------------------------------------------------------
@@ -69,7 +72,7 @@ class Tree:
 
         extra: goes into the frame that `inside.unit_body` reads.
         """
-        for need in unit.above:
+        for need in self._needs(unit):
             if id(need.definition) in self._broken:
                 raise self._broken[id(need.definition)]
         is_open = {scope.node for scope in self.open}
@@ -89,7 +92,7 @@ class Tree:
         return not any(
             id(need.definition) in self._broken
             or any(need.node is scope.node and self._lacks(scope, need) for scope in self.open)
-            for need in unit.above
+            for need in self._needs(unit)
         )
 
     def _open(self, unit: Unit, items: Sequence[int], node: Node, told: Told) -> None:
@@ -97,7 +100,7 @@ class Tree:
             self.begin(unit)
             return
         scope, parent = Scope(node, {}, items[-1]), self.open[-1]
-        listener = ScopeListener(scope, self._world.session, self._supervisor, self._unshare)
+        listener = ScopeListener(scope, self._world.session, self._supervisor, self)
         wanted = self._prepare(parent, [(unit, items[0]), *self._later(unit, node)])
         order = {"node": unit.chain.index(node), "items": None, "prepare": wanted}
         scope.running = self._start(parent, unit, items, listener, told, order)
@@ -152,16 +155,15 @@ class Tree:
         """
         wanted = []
         for position, (unit, item) in enumerate(units):
-            if self._is_skipped(unit):
-                continue
+            needs = self._needs(unit)
             first = position == 0
-            if first and any(need.node is scope.node and scope.differs(need) for need in unit.above):
+            if first and any(need.node is scope.node and scope.differs(need) for need in needs):
                 # Another parameter: whatever stands on it goes with it. What does not is found in place when it is asked for.
                 scope.has.clear()
-            indexes = [index for index, need in enumerate(unit.above) if self._is_due(scope, need)]
+            indexes = [index for index, need in enumerate(needs) if self._is_due(scope, need)]
             if indexes:
                 wanted.append((self._index[id(unit)], item, indexes))
-                scope.has.update((id(unit.above[index].definition), unit.above[index].parameter) for index in indexes)
+                scope.has.update((id(needs[index].definition), needs[index].parameter) for index in indexes)
         return wanted
 
     def _is_due(self, scope: Scope, need: Need) -> bool:
@@ -185,14 +187,13 @@ class Tree:
     def _ancestors(self, item: int) -> list[Node]:
         return list(self._world.session.items[item].listchain())
 
-    def _is_skipped(self, unit: Unit) -> bool:
-        """Whether marks say that none of the unit's items will run, so that nothing is set up for it."""
-        from _pytest.skipping import evaluate_skip_marks
-
-        try:
-            return all(evaluate_skip_marks(self._world.session.items[index]) for index in unit.items)
-        except TEST_OUTCOME:  # a mark's condition is foreign code; the item itself will say what is wrong with it
-            return False
+    def _needs(self, unit: Unit) -> tuple[Need, ...]:
+        """What is to be set up for a unit in its scopes: nothing where marks say that none of its items will run."""
+        known = self._needed.get(id(unit))
+        if known is None:
+            skipped = all(_is_skipped(self._world.session.items[index]) for index in unit.items)
+            known = self._needed[id(unit)] = () if skipped else unit.above
+        return known
 
     # -- closing ------------------------------------------------------------------------------------------------------
 
@@ -201,7 +202,7 @@ class Tree:
         keep = 0
         ancestors = self._ancestors(following) if following is not None else ()
         unit = self._of.get(following) if following is not None else None  # an item that is not sandboxed has none
-        needed = unit.above if unit is not None else ()
+        needed = self._needs(unit) if unit is not None else ()
         for scope in self.open:
             if scope.node not in ancestors or scope.outcome is not None:
                 break
@@ -237,12 +238,24 @@ class Tree:
             while scope.outcome is None and time.monotonic() < limit:
                 self._supervisor.step(max(0.0, limit - time.monotonic()))
 
-    def _unshare(self, scope: Scope, item: pytest.Item, threads: str) -> None:
+    def is_of(self, item: int, unit: int) -> bool:
+        """See `Home`."""
+        return 0 <= unit < len(self._units) and item in self._units[unit].items
+
+    def warn_later(self, unit: int, warning: dict[str, Any]) -> None:
+        """See `Home`."""
+        self._early.setdefault(unit, []).append(warning)
+
+    def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
+        """Those of fixtures that scopes have set up for it; once."""
+        return self._early.pop(self._index[id(unit)], [])
+
+    def unshare(self, scope: Scope, item: pytest.Item, threads: str) -> None:
         """A fixture of an open scope, the one that it is setting up, has started a thread, which no fork inherits.
 
         From now on it, and what depends on it, is set up by each sandbox that needs it. The scope ends and is made anew.
         """
-        needs = {id(need.definition): need for unit in self._units for need in unit.above}
+        needs = {id(need.definition): need for unit in self._units for need in self._needs(unit)}
         names = {scope.setting_up}
         while added := {need.name for need in needs.values() if names.intersection(need.definition.argnames)} - names:
             names |= added
@@ -263,7 +276,7 @@ class Tree:
             who += f" while it set up fixture {dead.setting_up!r}"
         problem = Unrunnable(f"{who}: {dead.outcome.sentence}", dead.outcome)
         if dead.setting_up:
-            needs = [need for unit in self._units for need in unit.above]
+            needs = [need for unit in self._units for need in self._needs(unit)]
             here = (dead.setting_up, dead.node)
             guilty = {id(need.definition) for need in needs if (need.name, need.node) == here} - self._unshared
             self._broken |= dict.fromkeys(guilty, problem)
@@ -282,7 +295,7 @@ class Tree:
     def survives(self, unit: Unit) -> bool:
         """Whether a scope died of a fixture that the unit does not need, but a later one: it can be run all the same."""
         died_of_a_fixture = any(scope.outcome is not None and scope.setting_up for scope in self.open)
-        return died_of_a_fixture and not any(id(need.definition) in self._broken for need in unit.above)
+        return died_of_a_fixture and not any(id(need.definition) in self._broken for need in self._needs(unit))
 
     def drop_dead(self) -> None:
         """Forget scopes that have ended by themselves, and what stood on them."""
@@ -294,6 +307,19 @@ class Tree:
             if scope.outcome is not None:
                 self._book.add_scope(scope.node, scope.outcome)
         del self.open[first:]
+
+
+def _is_skipped(item: pytest.Item) -> bool:
+    """Whether marks say that it will not run."""
+    from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
+
+    try:
+        if evaluate_skip_marks(item) is not None:
+            return True
+        expected = None if item.config.option.runxfail else evaluate_xfail_marks(item)
+    except TEST_OUTCOME:  # a mark's condition is foreign code; the item itself will say what is wrong with it
+        return False
+    return expected is not None and not expected.run
 
 
 def _for_scopes(limits: Limits) -> Limits:

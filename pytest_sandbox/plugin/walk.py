@@ -18,6 +18,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -192,7 +193,7 @@ class Walk:
         self._drop_ahead()
         told = self._tell(unit, items, grows=grows)
         self._line.append(told)
-        self._news()
+        self.news()
         # What is set up now shows, live, below the name of the test that it is set up for.
         self._supervisor.run_while(lambda: self._line[0] is not told and not self._is_stopping)
         if self._is_stopping:
@@ -207,7 +208,7 @@ class Walk:
         return told
 
     def _tell(self, unit: Unit, items: Sequence[int], *, grows: bool = False) -> Telling:
-        return Telling(self._session, unit, items, self._book, self._supervisor, self._news, grows=grows)
+        return Telling(self._session, unit, items, self._book, self._supervisor, self, grows=grows)
 
     def _make_ready(self, following: Sequence[Unit]) -> None:
         """Make the next units' sandboxes while this one runs."""
@@ -238,7 +239,7 @@ class Walk:
 
     # -- reporting ----------------------------------------------------------------------------------------------------
 
-    def _news(self) -> None:
+    def news(self) -> None:
         """Some unit has said something: report what can be, in order."""
         while self._line:
             told = self._line[0]
@@ -256,10 +257,14 @@ class Walk:
                 self._kill(told)
             return
 
+    def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
+        """See `Line`."""
+        return self._tree.early_warnings(unit)
+
     def _finish(self, told: Telling, following: int | None) -> None:
         """Wait for all that is in line, and report it; before the last teardown close the scopes that end with it."""
         self._supervisor.run_while(lambda: not all(one.over or one.running is None for one in self._line))
-        self._news()
+        self.news()
         while len(self._line) > 1:  # only where a stop was asked for: what ran after that did not happen
             self._line.pop()
         told = self._line.popleft()
@@ -270,7 +275,7 @@ class Walk:
         if ending:
             self._drop_ahead()
         for scope in ending:
-            told.merge(self._tree.close(scope, told.items[max(0, told.position - 1)]))
+            told.merge(scope, self._tree.close(scope, told.items[max(0, told.position - 1)]))
         told.report_last()
         told.raise_interruption()
 

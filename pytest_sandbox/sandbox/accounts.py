@@ -10,10 +10,11 @@ import os
 import time
 
 from pytest_sandbox.model.outcome import Change, Ending, Leak, Outcome, Usage
+from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives.cgroups import CgroupUsage, MemorySnapshot, oom_victim
 from pytest_sandbox.sandbox import upper
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
-from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.running import Running, Timer
 from pytest_sandbox.sandbox.verdict import Facts, judge
 
 _NOT_REACHED = "its main process was gone before it could be read"
@@ -27,7 +28,7 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
     usage = usage_of(running, counted, fill)
     status = os.waitstatus_to_exitcode(words.status) if words and words.status is not None else None
     facts = Facts(
-        limits=running.order.spec.limits,
+        limits=_limits(running),
         usage=usage,
         status=status,
         killed=running.killed or _overrun(running, usage),
@@ -57,9 +58,22 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
     )
 
 
+def _timer(running: Running) -> Timer | None:
+    """The timer that it has set itself, where that is over before its limit."""
+    timer = running.timer
+    return None if timer is None or (running.deadline is not None and running.deadline <= timer.due) else timer
+
+
+def _limits(running: Running) -> Limits:
+    limits, timer = running.order.spec.limits, _timer(running)
+    return limits if timer is None else dataclasses.replace(limits, timeout=timer.seconds)
+
+
 def _ran(running: Running, usage: Usage) -> float:
     """Since its time last began, which it does anew with each test in it."""
-    limit = running.order.spec.limits.timeout
+    limit, timer = running.order.spec.limits.timeout, _timer(running)
+    if timer is not None:
+        return time.monotonic() - timer.began
     if running.deadline is None or limit is None:
         return usage.wall
     return time.monotonic() - (running.deadline - limit)

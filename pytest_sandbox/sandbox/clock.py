@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.outcome import Ending
-from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.running import Running, Timer
 
 #: How often a long test's output and CPU time are looked at, in seconds.
 LOOK = 0.1
@@ -35,6 +35,12 @@ def restart(running: Running) -> None:
         running.deadline = time.monotonic() + limit
 
 
+def set_timer(running: Running, seconds: float, grace: float = 0.0) -> None:
+    """What a sandbox asks for itself, besides its limit: to be killed so long from now, or later by a grace; 0: not any more."""
+    now = time.monotonic()
+    running.timer = Timer(seconds, now, now + seconds + grace) if seconds else None
+
+
 def next_due(everyone: Collection[Running]) -> float | None:
     """When `check` is to be called next."""
     due = [
@@ -43,6 +49,7 @@ def next_due(everyone: Collection[Running]) -> float | None:
         if not running.hold and not running.abandoned
         for moment in (
             running.deadline if running.kill_at is None else running.kill_at,
+            running.timer.due if running.timer is not None and running.kill_at is None else None,
             running.next_look,
             None if running.entered else running.enter_by,
         )
@@ -63,6 +70,8 @@ def check(running: Running, now: float) -> None:
         running.kill(running.killed)
     elif running.deadline is not None and now >= running.deadline:
         _out_of_time(running, _which_time(running, now), now)
+    elif running.timer is not None and now >= running.timer.due:
+        _out_of_time(running, Ending.TIMED_OUT, now)
     if running.next_look is not None and now >= running.next_look:
         _look(running, now)
 

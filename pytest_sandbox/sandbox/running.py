@@ -87,11 +87,21 @@ class Listener(Protocol):
         """Nothing of the sandbox is left."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Timer:
+    """A time limit that a sandbox has set itself: its seconds; on the monotonic clock when it began, and when it is enforced."""
+
+    seconds: float
+    began: float
+    due: float
+
+
 @dataclasses.dataclass(eq=False, slots=True)
 class Running:
     """Descriptors, cgroup, clock and last words of one sandbox.
 
     control, wire: the controller's ends. deadline: on the monotonic clock. hold: its time does not run out (a debugger).
+    timer: what it has set itself.
     held: made ready, but not to run yet. enter_by: when main must be there.
     attached: who is to fork main is in its cgroups. entered: main is. problem: why it never started, or what it
     did that it must not. own_inodes: of its layer, before it wrote. launcher: pid of the process that it was forked from,
@@ -127,6 +137,7 @@ class Running:
     own_inodes: int = 0
     started: float = dataclasses.field(default_factory=time.monotonic)
     deadline: float | None = None
+    timer: Timer | None = None
     next_look: float | None = None
     kill_at: float | None = None
     gone_by: float | None = None
