@@ -10,6 +10,7 @@ import pytest
 from pytest_sandbox.model.errors import UnavailableError
 from pytest_sandbox.plugin import paths, resolve
 from pytest_sandbox.plugin.ledger import Ledger
+from pytest_sandbox.plugin.measured import measured
 from pytest_sandbox.plugin.report import Book, show
 from pytest_sandbox.plugin.through import let_through
 from pytest_sandbox.plugin.walk import Walk
@@ -63,7 +64,7 @@ class Controller:
         self.settings = dataclasses.replace(self.settings, base=base)
         self._refuse(session.items)
         self._tell_absent()
-        with Walk(session, self.plans, self.settings, self.book, self.ledger) as walk:
+        with Walk(session, self.plans, self.settings, self.book, self.ledger, measured(self.config)) as walk:
             walk.all()
         return True
 

@@ -12,6 +12,7 @@ from _pytest.nodes import Node
 
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin.junit import Noted
+from pytest_sandbox.plugin.measured import Account, Measured
 from pytest_sandbox.plugin.report import show, show_bytes
 from pytest_sandbox.plugin.reports import from_frame, record_warning, seconds
 from pytest_sandbox.plugin.scopes import Need
@@ -78,10 +79,16 @@ class ScopeListener:
     """Hears a scope's sandbox; `inside.scope_body` is what speaks."""
 
     def __init__(
-        self, scope: Scope, session: pytest.Session, supervisor: Supervisor, unshare: Callable[[Scope, pytest.Item, str], None]
+        self,
+        scope: Scope,
+        session: pytest.Session,
+        supervisor: Supervisor,
+        unshare: Callable[[Scope, pytest.Item, str], None],
+        measured: Measured | None,
     ) -> None:
         self._scope, self._session, self._supervisor, self._unshare = scope, session, supervisor, unshare
         self._config = session.config
+        self._measured, self._account = measured, Account(measured)
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """Not trusted: WireError for what makes no sense."""
@@ -97,6 +104,7 @@ class ScopeListener:
             scope.setting_up = ""
             scope.asking.popleft()
             if op == "prepared":
+                self._account.restart()
                 told.prepared += seconds(frame, "duration")
             else:
                 told.interruption = frame
@@ -115,9 +123,13 @@ class ScopeListener:
             show(self._config, str(frame.get("text", "")))
         elif op == "junit":
             Noted.from_frame(frame).remember(self._config, item)
+        elif op == "coverage":
+            self._account.hear(frame)
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The scope is gone, by itself or closed."""
         show_bytes(running.read_shown())
+        if self._measured is not None:
+            self._measured.take_files(self._supervisor, running)
         self._scope.outcome = outcome
         keep_tmp_path(self._config, self._supervisor, running, used=True)

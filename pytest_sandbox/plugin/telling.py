@@ -14,6 +14,7 @@ from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.plugin.fixtures import Requests
 from pytest_sandbox.plugin.junit import Noted
+from pytest_sandbox.plugin.measured import Account, Measured
 from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
 from pytest_sandbox.plugin.reports import from_frame, joined, record_warning, whole_number
 from pytest_sandbox.plugin.scope import Unrunnable
@@ -46,10 +47,12 @@ class Telling:
         book: Book,
         supervisor: Supervisor,
         changed: Callable[[], None],
+        measured: Measured | None,
     ) -> None:
         self.session, self.unit, self.items = session, unit, tuple(items)
         self._book, self._supervisor, self._changed = book, supervisor, changed
-        self._requests = Requests(supervisor)
+        self._requests = Requests(supervisor, measured)
+        self._measured, self._account = measured, Account(measured)
         self.position = 0
         self.reports: list[pytest.TestReport] = []
         self.finished: list[tuple[pytest.Item, list[pytest.TestReport]]] = []
@@ -124,6 +127,7 @@ class Telling:
         if not running.reported:
             clock.restart(running)  # a timeout is a test's, not the sandbox's
             running.errno = 0
+            self._account.restart()
         self._changed()
 
     def _hold(self, running: Running, *, on: bool) -> None:
@@ -140,6 +144,8 @@ class Telling:
             show(self.session.config, str(frame.get("text", "")))
         elif op == "junit":
             self._noted[self.item.nodeid] = Noted.from_frame(frame)
+        elif op == "coverage":
+            self._account.hear(frame)
         else:
             self._requests.on_frame(running, frame)
 
@@ -159,6 +165,8 @@ class Telling:
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The sandbox is gone: whatever was not reported is reported now, with the ending."""
         show_bytes(running.read_shown())
+        if self._measured is not None:
+            self._measured.take_files(self._supervisor, running)
         self.outcome = outcome
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)

@@ -14,8 +14,9 @@ from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.spec import Limits, Spec
-from pytest_sandbox.plugin import inside, resolve
+from pytest_sandbox.plugin import inside, measuring, resolve
 from pytest_sandbox.plugin.inside import World
+from pytest_sandbox.plugin.measured import Measured
 from pytest_sandbox.plugin.report import Book, make_report
 from pytest_sandbox.plugin.scope import Scope, ScopeListener, Told, Unrunnable
 from pytest_sandbox.plugin.scopes import Need, Unit
@@ -34,8 +35,15 @@ class Tree:
     """Which scopes are open, and what they have set up."""
 
     def __init__(
-        self, world: World, supervisor: Supervisor, settings: resolve.Settings, book: Book, units: Sequence[Unit]
+        self,
+        world: World,
+        supervisor: Supervisor,
+        settings: resolve.Settings,
+        book: Book,
+        units: Sequence[Unit],
+        measured: Measured | None,
     ) -> None:
+        self._measured = measured
         self._world, self._supervisor, self._book, self._units = world, supervisor, book, units
         self._index = {id(unit): index for index, unit in enumerate(units)}
         # A scope has the run's limits, not those of the test that happens to come first; and no limit of time.
@@ -47,8 +55,11 @@ class Tree:
     def begin(self, unit: Unit) -> None:
         """Fork the session's sandbox now, before the controller itself runs tests."""
         scope = Scope(unit.chain[0], {}, unit.items[-1])
-        scope.running = self._open_session(scope, ScopeListener(scope, self._world.session, self._supervisor, self._unshare))
+        scope.running = self._open_session(scope, self._listen(scope))
         self.open.append(scope)
+
+    def _listen(self, scope: Scope) -> ScopeListener:
+        return ScopeListener(scope, self._world.session, self._supervisor, self._unshare, self._measured)
 
     # -- forking ------------------------------------------------------------------------------------------------------
 
@@ -82,7 +93,7 @@ class Tree:
             self.begin(unit)
             return
         scope, parent = Scope(node, {}, unit.items[-1]), self.open[-1]
-        listener = ScopeListener(scope, self._world.session, self._supervisor, self._unshare)
+        listener = self._listen(scope)
         wanted = self._prepare(parent, [unit, *self._later(unit, node)])
         order = {"node": unit.chain.index(node), "items": None, "prepare": wanted}
         scope.running = self._start(parent, unit, self._spec, listener, told, order)
@@ -94,7 +105,8 @@ class Tree:
         def body(found: Inside) -> int:
             return inside.scope_body(world, node, found)
 
-        running = self._supervisor.start_root(self._spec, body, listener)
+        with measuring.sheltered(world.config):
+            running = self._supervisor.start_root(self._spec, body, listener)
         self._supervisor.run_while(lambda: running.layer is None and not running.ended)
         if running.ended:
             raise pytest.UsageError(_explain(running, scope))

@@ -20,6 +20,7 @@ import pytest
 from pytest_sandbox.model.errors import SandboxError
 from pytest_sandbox.plugin import inside, resolve, scopes, settling
 from pytest_sandbox.plugin.ledger import Ledger
+from pytest_sandbox.plugin.measured import Measured
 from pytest_sandbox.plugin.report import Book
 from pytest_sandbox.plugin.scope import Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
@@ -38,9 +39,16 @@ class Walk:
     """One run. A context manager: on exit no sandbox is left."""
 
     def __init__(
-        self, session: pytest.Session, plans: Sequence[resolve.Plan], settings: resolve.Settings, book: Book, ledger: Ledger
+        self,
+        session: pytest.Session,
+        plans: Sequence[resolve.Plan],
+        settings: resolve.Settings,
+        book: Book,
+        ledger: Ledger,
+        measured: Measured | None,
     ) -> None:
-        self._session, self._book = session, book
+        self._session, self._book, self._measured = session, book, measured
+        self._spec = settings.base.spec
         self._order = scopes.units(session.items, plans)
         self._units = [entry for entry in self._order if isinstance(entry, Unit)]
         config = session.config
@@ -50,7 +58,7 @@ class Walk:
         keeps = settling.keeps_terminal(config)
         world = inside.World(session, self._units, ledger, keeps_terminal=keeps)
         self._supervisor = _supervisor(self._units, settling.kept_descriptors(config, keeps=keeps))
-        self._tree = Tree(world, self._supervisor, settings, book, self._units)
+        self._tree = Tree(world, self._supervisor, settings, book, self._units, measured)
         self._line: deque[Telling] = deque()
         self._ahead: deque[Telling] = deque()
 
@@ -62,6 +70,8 @@ class Walk:
             if kind is not None:
                 with contextlib.suppress(Exception, KeyboardInterrupt):
                     self._tree.close_in_a_hurry(PATIENCE)
+            if self._measured is not None:
+                self._measured.finish(self._supervisor, self._spec)
         finally:
             self._supervisor.close()
 
@@ -153,7 +163,7 @@ class Walk:
         return told
 
     def _tell(self, unit: Unit, items: Sequence[int]) -> Telling:
-        return Telling(self._session, unit, items, self._book, self._supervisor, self._news)
+        return Telling(self._session, unit, items, self._book, self._supervisor, self._news, self._measured)
 
     def _make_ready(self, following: Sequence[Unit]) -> None:
         """Make the next units' sandboxes while this one runs."""
