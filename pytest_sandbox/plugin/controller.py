@@ -12,6 +12,7 @@ from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import UnavailableError
 from pytest_sandbox.plugin import carried, paths, resolve
 from pytest_sandbox.plugin.ledger import Ledger
+from pytest_sandbox.plugin.measured import measure
 from pytest_sandbox.plugin.report import Book
 from pytest_sandbox.plugin.through import let_through
 from pytest_sandbox.plugin.walk import Walk
@@ -56,6 +57,7 @@ class Controller:
         """The walk over what was collected. What cannot be had is refused, by a UsageError, before anything runs."""
         try:
             self._plan(session)
+            measure(self.config)
             boxed = [item for item, plan in zip(session.items, self.plans, strict=True) if plan.enabled]
             with (
                 carried.carrying(self.config, boxed),

@@ -16,7 +16,8 @@ import pytest
 from pytest_sandbox.model.errors import SandboxError, SpecError, WireError
 from pytest_sandbox.model.outcome import Change, ChangeKind, Outcome, Usage
 from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Limits, Network, Spec
-from pytest_sandbox.plugin import paths
+from pytest_sandbox.plugin import measuring, paths
+from pytest_sandbox.plugin.measured import Account, Measured
 from pytest_sandbox.plugin.options import BY_NAME, closest
 from pytest_sandbox.plugin.settling import INSIDE
 from pytest_sandbox.sandbox import bodies
@@ -44,7 +45,7 @@ def sandbox(config: pytest.Config) -> SandboxInfo:
 
 def sandbox_factory(config: pytest.Config) -> SandboxFactory:
     """The value of the fixture `sandbox_factory`."""
-    return SandboxFactory(_inside(config))
+    return SandboxFactory(config, _inside(config))
 
 
 class SandboxInfo:
@@ -92,14 +93,15 @@ class SandboxFactory:
     Called with limits and other names of the marker, as there, it gives a factory whose sandboxes have them.
     """
 
-    def __init__(self, inside: Inside, given: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, config: pytest.Config, inside: Inside, given: Mapping[str, Any] | None = None) -> None:
+        self._config = config
         self._inside = inside
         self._given = dict(given or {})
 
     def __call__(self, **given: Any) -> SandboxFactory:  # noqa: ANN401  # as the marker
         """A factory of sandboxes with `memory="64M"`, `timeout="2s"`, `network="none"`, ... SpecError for what makes no sense."""
         _parse(given)
-        return SandboxFactory(self._inside, {**self._given, **given})
+        return SandboxFactory(self._config, self._inside, {**self._given, **given})
 
     def run(
         self,
@@ -118,7 +120,7 @@ class SandboxFactory:
 
     def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # the function's own
         """Call a function; its value, if that is plain data. CallError says how the sandbox ended, or what was raised."""
-        result, frame = self._make(bodies.function(function, args, kwargs))
+        result, frame = self._make(bodies.function(function, args, kwargs, lambda inside: measuring.send(self._config, inside)))
         return bodies.value_of(frame, result)
 
     def _make(self, body: Body) -> tuple[Result, Frame | None]:
@@ -128,11 +130,16 @@ class SandboxFactory:
         while True:
             frame, descriptors = channel.receive()
             if frame["op"] == "spawn":
-                fork_into(self._inside, frame, descriptors, body)
+                with measuring.sheltered(self._config):
+                    fork_into(self._inside, frame, descriptors, lambda inside: self._run(body, inside))
             elif frame["op"] == "made":
                 return bodies.outcome_from_frame(frame["outcome"]), frame["said"]
             elif frame["op"] == "unmade":
                 raise SpecError(frame["reason"])
+
+    def _run(self, body: Body, inside: Inside) -> int:
+        measuring.begin(self._config)
+        return body(inside)
 
 
 def _parse(given: Mapping[str, Any]) -> Frame:
@@ -160,8 +167,8 @@ def _parse(given: Mapping[str, Any]) -> Frame:
 class Requests:
     """The controller's answers."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, supervisor: Supervisor, measured: Measured | None) -> None:
+        self._supervisor, self._measured = supervisor, measured
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """Answer a test's question. Raises WireError for what is none."""
@@ -184,7 +191,7 @@ class Requests:
                 raise SpecError("a test has one further sandbox at a time; this one was asked for while another was there")
             spec = _at_most(running.order.spec, frame)
             self._supervisor.refuse(spec)
-            self._supervisor.start(running, spec, _Made(running))
+            self._supervisor.start(running, spec, _Made(running, self._supervisor, self._measured))
         except (SandboxError, OSError, ValueError, TypeError) as error:
             running.send({"op": "unmade", "reason": str(error)})
 
@@ -192,8 +199,9 @@ class Requests:
 class _Made:
     """Hears a sandbox that a test has made, and tells the test."""
 
-    def __init__(self, owner: Running) -> None:
-        self._owner = owner
+    def __init__(self, owner: Running, supervisor: Supervisor, measured: Measured | None) -> None:
+        self._owner, self._supervisor = owner, supervisor
+        self._measured, self._account = measured, Account(measured)
         self._said: Frame | None = None
 
     def on_frame(self, running: Running, frame: Frame) -> None:
@@ -201,10 +209,13 @@ class _Made:
         del running
         if frame["op"] in ("value", "raised"):
             self._said = frame
+        elif frame["op"] == "coverage":
+            self._account.hear(frame)
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """Tell the test."""
-        del running
+        if self._measured is not None:
+            self._measured.take_files(self._supervisor, running)
         if not self._owner.ended:
             self._owner.send({"op": "made", "outcome": bodies.outcome_to_frame(outcome), "said": self._said})
 

@@ -23,7 +23,7 @@ from _pytest.logging import LoggingPlugin, caplog_records_key
 from _pytest.nodes import Node
 from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin import carried, ledger, reports
+from pytest_sandbox.plugin import carried, ledger, measuring, reports
 from pytest_sandbox.plugin.reporter import Reporter, silence_foreign_hooks
 from pytest_sandbox.plugin.scopes import Need, Unit
 from pytest_sandbox.plugin.settling import settle_in
@@ -53,6 +53,7 @@ class World:
 def _begin(world: World, inside: Inside) -> None:
     world.book.disown(world.session)
     settle_in(world.config, inside, keeps=world.keeps_terminal)
+    measuring.begin(world.config)
     world.reporter.owner = os.getpid()
     carried.begin(world.config)
 
@@ -95,13 +96,16 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
     except _ThreadStarted as spoilt:
         with contextlib.suppress(Exception):  # whoever sets the fixture up again will say what is wrong with it
             ledger.leave(world.session)
+        measuring.send(world.config, inside)
         inside.channel.send({"op": "threaded", "name": spoilt.name, "threads": spoilt.threads})
         return False
     except BaseException as error:  # noqa: BLE001  # KeyboardInterrupt and pytest.exit too: the controller does what they ask
+        measuring.send(world.config, inside)
         _send_interruption(inside.channel, error)
         inside.channel.send({"op": "dropped", "name": frame["name"]})
         return True
     world.reporter.news(world.session.items[frame["item"]])
+    measuring.send(world.config, inside)
     inside.channel.send({"op": "prepared", "duration": duration})
     inside.channel.send({"op": "ripe", "name": frame["name"]})
     return True
@@ -109,11 +113,12 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
 
 def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int]) -> None:
     unit = world.units[frame["unit"]]
-    if frame["node"] is None:
-        items, grows, world.session.testsfailed = frame["items"], frame["grows"], frame["failed"]
-        fork_into(inside, frame, descriptors, lambda child: unit_body(world, items, child, grows=grows))
-    else:
-        fork_into(inside, frame, descriptors, lambda child: scope_body(world, unit.chain[frame["node"]], child))
+    with measuring.sheltered(world.config):
+        if frame["node"] is None:
+            items, grows, world.session.testsfailed = frame["items"], frame["grows"], frame["failed"]
+            fork_into(inside, frame, descriptors, lambda child: unit_body(world, items, child, grows=grows))
+        else:
+            fork_into(inside, frame, descriptors, lambda child: scope_body(world, unit.chain[frame["node"]], child))
 
 
 def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequence[int]]]) -> float:
@@ -155,6 +160,7 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
                 raise _ThreadStarted(need.name, started)
         return True
 
+    measuring.name_phase(world.config, item, "setup")
     with _caught_warnings(world, item), _captured(world.config, item, "setup"), timed(item):
         call = CallInfo.from_call(work, "setup", reraise=(BaseException,))
     return call.duration, bool(call.result)
@@ -197,6 +203,7 @@ def _close(world: World, inside: Inside, index: int) -> None:
         __tracebackhide__ = True
         ledger.leave(world.session)
 
+    measuring.name_phase(world.config, item, "teardown")
     with _caught_warnings(world, item), _captured(world.config, item, "teardown"):
         call = CallInfo.from_call(leave, "teardown")
         gc.collect()
@@ -205,6 +212,7 @@ def _close(world: World, inside: Inside, index: int) -> None:
         report = pytest.TestReport.from_item_and_call(item, call)
     else:
         report = item.ihook.pytest_runtest_makereport(item=item, call=call)
+    measuring.send(world.config, inside)
     inside.channel.send(reports.to_frame(world.config, report) | {"op": "closed"})
 
 
@@ -221,6 +229,7 @@ def unit_body(world: World, items: Sequence[int], inside: Inside, *, grows: bool
             item = session.items[index]
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None if following is None else session.items[following])
             reporter.news(item, ended=True)
+            measuring.send(world.config, inside)
             stops = session.shouldstop or session.shouldfail
             if stops:
                 inside.channel.send({"op": "stop", "reason": str(stops)})
@@ -231,6 +240,7 @@ def unit_body(world: World, items: Sequence[int], inside: Inside, *, grows: bool
         _send_interruption(inside.channel, error)
         with contextlib.suppress(BaseException):
             ledger.leave(session)  # as plain pytest does at the session's end
+        measuring.send(world.config, inside)
     _run_exit_functions()
     return _leave(inside)
 

@@ -13,6 +13,7 @@ from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin import carried
 from pytest_sandbox.plugin.junit import Noted
+from pytest_sandbox.plugin.measured import Account, measured_of
 from pytest_sandbox.plugin.report import show, show_bytes
 from pytest_sandbox.plugin.reports import from_frame, seconds, warning_from_frame, whole_number
 from pytest_sandbox.plugin.scopes import Need
@@ -101,6 +102,8 @@ class ScopeListener:
     def __init__(self, scope: Scope, session: pytest.Session, supervisor: Supervisor, home: Home) -> None:
         self._scope, self._session, self._supervisor, self._home = scope, session, supervisor, home
         self._config = session.config
+        self._measured = measured_of(session.config)
+        self._account = Account(self._measured)
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """Not trusted: WireError for what makes no sense."""
@@ -121,6 +124,7 @@ class ScopeListener:
             scope.setting_up, scope.of = "", None
             scope.asking.popleft()
             if op == "prepared":
+                self._account.restart()
                 told.prepared += seconds(frame, "duration")
             else:
                 told.interruption = frame
@@ -147,9 +151,13 @@ class ScopeListener:
             Noted.from_frame(frame).remember(self._config, item)
         elif op == "carried":
             carried.from_frame(self._config, item, {**frame, "ended": False})()
+        elif op == "coverage":
+            self._account.hear(frame)
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The scope is gone, by itself or closed."""
         show_bytes(running.read_shown())
+        if self._measured is not None:
+            self._measured.take_files(self._supervisor, running)
         self._scope.outcome = outcome
         keep_tmp_path(self._config, self._supervisor, running, used=True)

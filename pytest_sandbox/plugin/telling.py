@@ -17,6 +17,7 @@ from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.plugin import carried
 from pytest_sandbox.plugin.fixtures import Requests
 from pytest_sandbox.plugin.junit import Noted
+from pytest_sandbox.plugin.measured import Account, measured_of
 from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
 from pytest_sandbox.plugin.reports import from_frame, joined, seconds, warning_from_frame, whole_number
 from pytest_sandbox.plugin.scope import Scope, Unrunnable
@@ -84,7 +85,9 @@ class Telling:
         self.session, self.unit, self.items = session, unit, tuple(items)
         self._book, self._supervisor, self._line = book, supervisor, line
         self.grows = grows
-        self._requests = Requests(supervisor)
+        self._measured = measured_of(session.config)
+        self._account = Account(self._measured)
+        self._requests = Requests(supervisor, self._measured)
         self.position = 0
         self.reports: list[pytest.TestReport] = []
         self.warnings: list[dict[str, Any]] = []
@@ -183,6 +186,7 @@ class Telling:
         if not running.reported:
             clock.restart(running)  # a timeout is a test's, not the sandbox's
             running.errno = 0
+            self._account.restart()
         self._line.news()
 
     def _hold(self, running: Running, *, on: bool) -> None:
@@ -203,6 +207,8 @@ class Telling:
         elif op == "carried":
             news = carried.from_frame(self.session.config, self.item, frame)
             self._carried.setdefault(self.item.nodeid, []).append(news)
+        elif op == "coverage":
+            self._account.hear(frame)
         else:
             self._requests.on_frame(running, frame)
 
@@ -222,6 +228,8 @@ class Telling:
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The sandbox is gone: whatever was not reported is reported now, with the ending."""
         show_bytes(running.read_shown())
+        if self._measured is not None:
+            self._measured.take_files(self._supervisor, running)
         self.outcome = outcome
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)

@@ -15,7 +15,7 @@ from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.spec import Limits, Spec
-from pytest_sandbox.plugin import inside, resolve
+from pytest_sandbox.plugin import inside, measuring, resolve
 from pytest_sandbox.plugin.inside import World
 from pytest_sandbox.plugin.report import Book, make_report
 from pytest_sandbox.plugin.scope import Scope, ScopeListener, Told, Unrunnable
@@ -112,7 +112,8 @@ class Tree:
         def body(found: Inside) -> int:
             return inside.scope_body(world, node, found)
 
-        running = self._supervisor.start_root(self._spec, body, listener)
+        with measuring.sheltered(world.config):
+            running = self._supervisor.start_root(self._spec, body, listener)
         self._supervisor.run_while(lambda: running.layer is None and not running.ended)
         if running.ended:
             raise pytest.UsageError(_explain(running, scope))

@@ -25,6 +25,7 @@ import pytest
 from pytest_sandbox.model.errors import SandboxError
 from pytest_sandbox.plugin import inside, resolve, scopes, settling
 from pytest_sandbox.plugin.ledger import Ledger
+from pytest_sandbox.plugin.measured import measured_of
 from pytest_sandbox.plugin.report import Book
 from pytest_sandbox.plugin.scope import Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
@@ -52,7 +53,8 @@ class Walk:
         *,
         in_order: bool = True,
     ) -> None:
-        self._session, self._book = session, book
+        self._session, self._book, self._measured = session, book, measured_of(session.config)
+        self._spec = settings.base.spec
         self._order = scopes.units(session.items, plans)
         self._units = [entry for entry in self._order if isinstance(entry, Unit)]
         self._of = {item: unit for unit in self._units for item in unit.items}
@@ -75,6 +77,8 @@ class Walk:
             if kind is not None or self._tree.open:  # as where somebody else has stopped the run between two items
                 with contextlib.suppress(Exception, KeyboardInterrupt):
                     self._tree.close_in_a_hurry(PATIENCE)
+            if self._measured is not None:
+                self._measured.finish(self._supervisor, self._spec)
         finally:
             self._supervisor.close()
 

@@ -81,8 +81,10 @@ def program(
     return body
 
 
-def function(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Body:
-    """A body that calls a function and says what came of it."""
+def function(
+    call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], after: Callable[[Inside], None] | None = None
+) -> Body:
+    """A body that calls a function and says what came of it; `after` is called then."""
 
     def body(inside: Inside) -> int:
         take_output(inside)
@@ -91,6 +93,8 @@ def function(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
         faulthandler.enable(file=inside.descriptors.stacks, all_threads=True)
         faulthandler.register(STACKS_SIGNAL, file=inside.descriptors.stacks, all_threads=True, chain=False)
         code = _call(inside, call, args, kwargs)
+        if after is not None:
+            after(inside)
         process.flush()
         inside.channel.send({"op": "done"})
         with contextlib.suppress(EOFError):

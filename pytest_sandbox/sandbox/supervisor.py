@@ -199,6 +199,15 @@ class Supervisor:
             return 0
         return upper.copy_out(running.layer, self._layout.plan.trees, below, target)
 
+    def copy_files(self, running: Running, where: str, target: Callable[[], str], most: tuple[int, int]) -> upper.Copies:
+        """Copy the files of an ending sandbox whose paths begin with `where` to the machine's directory `target()`.
+
+        most: files and bytes.
+        """
+        if running.layer is None:
+            return upper.Copies()
+        return upper.copy_files(running.layer, self._layout.plan.trees, where, target, most)
+
     def kill_innermost(self, keep: Sequence[Running]) -> None:
         """Kill every sandbox but those in `keep`."""
         for running in tuple(self._loop.running.values()):

@@ -10,7 +10,8 @@ import contextlib
 import dataclasses
 import os
 import stat
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 
 from pytest_sandbox.model.outcome import Change, ChangeKind
 from pytest_sandbox.primitives.overlay import Tree, TreeKind
@@ -249,6 +250,81 @@ def copy_out(layer: int, trees: Sequence[Tree], below: str, target: str) -> int:
     finally:
         os.close(top)
     return count
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Copies:
+    """Files copied out of a layer, under names of their own, and how many more there were than may be."""
+
+    paths: tuple[str, ...] = ()
+    left_out: int = 0
+
+
+def copy_files(layer: int, trees: Sequence[Tree], where: str, target: Callable[[], str], most: tuple[int, int]) -> Copies:
+    """Copy the regular files in one directory whose paths begin with `where` to the machine's directory `target()`.
+
+    most: files and bytes. No link is followed. target is called only if there is such a file.
+    """
+    above, prefix = os.path.split(where)
+    paths, left_out, size = list[str](), 0, 0
+    directory = _open_directory_of(layer, trees, above)
+    if directory is None:
+        return Copies()
+    try:
+        for name in sorted(os.listdir(directory)):
+            if not name.startswith(prefix):
+                continue
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            size += status.st_size
+            if len(paths) == most[0] or size > most[1]:
+                left_out += 1
+            else:
+                paths.append(_copy_anew(directory, name, target()))
+    finally:
+        os.close(directory)
+    return Copies(tuple(paths), left_out)
+
+
+def _open_directory_of(layer: int, trees: Sequence[Tree], path: str) -> int | None:
+    """Open a directory as a layer has it; None where nothing was written there."""
+    around = [(len(tree.path), index) for index, tree in enumerate(trees) if _is_in(path, tree.path)]
+    if not around:
+        return None
+    index = max(around)[1]
+    names = path[len(trees[index].path.rstrip("/")) :].strip("/")
+    if trees[index].kind is not TreeKind.OVERLAY:
+        return None
+    try:
+        directory = _open_upper(layer, index)
+        for name in names.split("/") if names else ():
+            try:
+                below = os.open(name, _DIRECTORY, dir_fd=directory)
+            finally:
+                os.close(directory)
+            directory = below
+    except OSError:
+        return None
+    return directory
+
+
+def _is_in(path: str, top: str) -> bool:
+    return path == top or path.startswith(top.rstrip("/") + "/")
+
+
+def _copy_anew(directory: int, name: str, target: str) -> str:
+    """Copy a file under a name that nothing else has."""
+    source = os.open(name, _FILE, dir_fd=directory)
+    try:
+        output, path = tempfile.mkstemp(dir=target)
+        try:
+            _copy_data(source, output)
+        finally:
+            os.close(output)
+    finally:
+        os.close(source)
+    return path
 
 
 def _copy(entry: Entry, top: int, relative: str) -> int:
