@@ -23,11 +23,10 @@ from _pytest.logging import LoggingPlugin, caplog_records_key
 from _pytest.nodes import Node
 from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin import carried, ledger, measuring, reports
+from pytest_sandbox.plugin import carried, ledger, measuring, reports, timers
 from pytest_sandbox.plugin.reporter import Reporter, silence_foreign_hooks
 from pytest_sandbox.plugin.scopes import Need, Unit
 from pytest_sandbox.plugin.settling import settle_in
-from pytest_sandbox.plugin.timers import Timers, timed
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.main import fork_into
 from pytest_sandbox.sandbox.wire import Channel, Frame
@@ -67,8 +66,7 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
     if not world.config.pluginmanager.hasplugin("sandbox-reporter"):
         # Here, in the outermost scope, and not in each child: registering takes a millisecond.
         world.config.pluginmanager.register(world.reporter, "sandbox-reporter")
-        if world.config.pluginmanager.hasplugin("timeout"):
-            world.config.pluginmanager.register(Timers(world.config), "sandbox-timers")
+        timers.take_over(world.config)
         world.book.forget(world.session)
         world.reporter.listens = True  # from now on: pluggy has just told it every warning of the run so far
         silence_foreign_hooks(world.reporter, world.config)
@@ -161,7 +159,7 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
         return True
 
     measuring.name_phase(world.config, item, "setup")
-    with _caught_warnings(world, item), _captured(world.config, item, "setup"), timed(item):
+    with _caught_warnings(world, item), _captured(world.config, item, "setup"), timers.timed(item):
         call = CallInfo.from_call(work, "setup", reraise=(BaseException,))
     return call.duration, bool(call.result)
 

@@ -355,7 +355,7 @@ class Telling:
             return
         done = self.finished[-1].reports
         last = done[-1]
-        if closed.failed and not last.failed:
+        if not closed.passed and not last.failed:
             closed.sections = joined(last.sections, closed.sections)
             closed.user_properties = last.user_properties
             closed.duration += last.duration

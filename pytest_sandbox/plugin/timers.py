@@ -9,6 +9,7 @@ are blocked) the controller follows. Imports pytest only, and pytest-timeout not
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -57,7 +58,15 @@ class Timers:
 
 
 def _plugin(config: pytest.Config) -> Any:  # noqa: ANN401  # has no types
-    return config.pluginmanager.getplugin("timeout")
+    """pytest-timeout's module, if that is a plugin of this run, under whatever name; None if not."""
+    module = sys.modules.get("pytest_timeout")
+    return module if module is not None and config.pluginmanager.is_registered(module) else None
+
+
+def take_over(config: pytest.Config) -> None:
+    """In the outermost sandbox: be asked by pytest-timeout, if that is there."""
+    if _plugin(config) is not None:
+        config.pluginmanager.register(Timers(config), "sandbox-timers")
 
 
 @contextlib.contextmanager

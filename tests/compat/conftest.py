@@ -119,7 +119,7 @@ def needed() -> list[str]:
 @pytest.fixture
 def compat(pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory, plugins: list[str], needed: list[str]) -> Compat:
     """Runs of pytest with `plugins`. Skips where `needed` is not installed."""
-    lacking = [name for name in needed if not (PLUGINS / name).exists() and importlib.util.find_spec(name) is None]
+    lacking = [name for name in needed if not any(PLUGINS.glob(f"{name}*")) and importlib.util.find_spec(name) is None]
     if lacking:
         pytest.skip(f"{', '.join(lacking)} not installed: python tests/run.py, or pip install --target {PLUGINS} --group compat")
     top = tmp_path_factory.mktemp("compat")

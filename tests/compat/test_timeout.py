@@ -1,0 +1,78 @@
+"""pytest-timeout: its options, markers and methods, where it can raise in the test and where it cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def plugins() -> list[str]:
+    """The plugin."""
+    return ["pytest_timeout"]
+
+
+@pytest.fixture
+def needed() -> list[str]:
+    """Its module."""
+    return ["pytest_timeout"]
+
+
+SUITE = """
+import time, pytest
+@pytest.mark.timeout(0.5)
+def test_late(): time.sleep(60)
+@pytest.mark.timeout(0)
+def test_unbounded(): time.sleep(1.5)
+@pytest.fixture
+def slow(): time.sleep(1)
+@pytest.mark.timeout(0.5, func_only=True)
+def test_function_alone(slow): pass
+@pytest.fixture
+def slow_to_leave():
+    yield
+    time.sleep(1)
+    print("left")
+@pytest.mark.timeout(0.5)
+def test_teardown_has_its_time(slow_to_leave): time.sleep(60)
+@pytest.fixture(scope="module")
+def hangs(): time.sleep(60)
+def test_fixture(hangs): pass
+def test_fixture_again(hangs): pass
+def test_in_time(): pass
+"""
+
+
+def test_signal(compat: Any) -> None:
+    """The alarm raises where it does without a sandbox: in tests, and in fixtures of wider scopes."""
+    compat.pytester.makepyfile(SUITE)
+    plain, boxed = compat.both("--timeout=1", "-rA")
+    for run in (plain, boxed):
+        assert run.text.count("Timeout (>0.5s) from pytest-timeout") >= 2
+        assert "left" in run.text
+
+
+def test_thread(compat: Any) -> None:
+    """Which ends plain pytest: here it is that test's failure, with its stacks, or that of the fixture."""
+    compat.pytester.makepyfile(SUITE)
+    run = compat.one("--timeout=1", "--timeout-method=thread")
+    assert "2 failed, 3 passed, 2 errors" in run.text
+    assert "timed out: killed after" in run.text
+    assert "limit 500ms" in run.text
+    assert "in test_late" in run.text
+    assert "ended while it set up fixture 'hangs': timed out: killed after" in run.text
+
+
+def test_an_alarm_that_is_not_heeded(compat: Any) -> None:
+    """A test that blocks signals is killed some seconds later, and the next one runs."""
+    compat.pytester.makepyfile("""
+        import signal
+        def test_deaf():
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            while True: pass
+        def test_next(): pass
+    """)
+    run = compat.one("--timeout=0.5")
+    assert "1 failed, 1 passed" in run.text
+    assert "limit 500ms" in run.text

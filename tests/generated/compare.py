@@ -1,0 +1,216 @@
+"""Runs suites that generator.py makes, plain and with --sandbox, and says where pytest's users would see a difference.
+
+    python compare.py FIRST COUNT [--loose] [--show] [-- more options for the sandbox's run]
+
+Compared are, in their order, every event that plugins see (start, reports with outcome, phase, text, sections and properties,
+warnings, finish), the whole output on the terminal, the exit status, junit's file and the log file; all but what is meant to
+differ: see `INTENDED`. Each run is a fork of this process, which has imported pytest. Exit status 1 where there is a difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import generator
+import pytest
+
+#: What differs by its nature, in any text: times, addresses, counters of processes and runs, and what a sandbox adds.
+INTENDED = (
+    (r"^sandbox: .*\n", ""),
+    (r"(?m)^-+ Sandbox -+\n(?:(?![-_=!]{3}).*\n)*", ""),
+    (r"\bin \d+\.\d+s\b( \(\d:\d\d:\d\d\))?", "in N s"),
+    (r"0x[0-9a-f]{6,}", "0xN"),
+    (r"\bThread-\d+\b", "Thread-N"),
+    (r"pytest-of-[^/\s]+/pytest-\d+", "basetemp"),
+    (r'\b(time|timestamp|hostname)="[^"]*"', r'\1="N"'),
+    (r"=+ ([^=\n]*) =+", r"= \1 ="),
+    # In native tracebacks: the way from pytest to the test.
+    (r'^  File ".*/(_pytest|pluggy|pytest_sandbox)/.*\n(    .*\n)*', ""),
+)
+_INTENDED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in INTENDED]
+
+
+def normal(text: str) -> str:
+    """A text without what is meant to differ."""
+    for pattern, to in _INTENDED:
+        text = pattern.sub(to, text)
+    return text
+
+
+class Recorder:
+    """Every event that a plugin sees in the process that started pytest."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self._pid = os.getpid()
+
+    def _add(self, *event: object) -> None:
+        if os.getpid() == self._pid:
+            self.events.append([normal(part) if isinstance(part, str) else part for part in event])
+
+    def pytest_runtest_logstart(self, nodeid: str, location: tuple[str, int | None, str]) -> None:
+        """A test begins."""
+        self._add("start", str(nodeid), list(location))
+
+    def pytest_runtest_logfinish(self, nodeid: str, location: tuple[str, int | None, str]) -> None:
+        """A test is over."""
+        self._add("finish", str(nodeid), list(location))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A phase of it, or a subtest."""
+        sections = [[name, normal(text)] for name, text in report.sections if name != "Sandbox"]
+        properties = [[name, str(value)] for name, value in report.user_properties if not name.startswith("sandbox_")]
+        context = getattr(report, "context", None)
+        self._add(
+            "report", str(report.nodeid), str(report.when), report.outcome, str(getattr(report, "wasxfail", None)),
+            report.longreprtext, isinstance(report.longrepr, tuple), sections, properties,
+            list(report.location), sorted(map(str, report.keywords)), repr(context) if context is not None else "",
+        )  # fmt: skip
+
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str, nodeid: str, location: object) -> None:
+        """A warning, wherever it came from."""
+        message = warning_message
+        self._add(
+            "warning",
+            when,
+            str(nodeid),
+            message.category.__name__,
+            str(message.message),
+            message.filename,
+            message.lineno,
+            str(location),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What one run showed."""
+
+    status: object
+    events: list[Any]
+    output: str
+    files: dict[str, str]
+
+
+def run(suite: generator.Suite, place: Path, extra: Sequence[str]) -> Seen:
+    """Run a suite in a fresh directory, always the same one, in a fork of this process."""
+    shutil.rmtree(place, ignore_errors=True)
+    for name, source in suite.files.items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    output, errors = place.parent / "output", place.parent / "errors"
+    record = place.parent / "record"
+    record.unlink(missing_ok=True)
+    pid = os.fork()
+    if pid == 0:
+        status: object = "no status"
+        recorder = Recorder()
+        try:
+            os.chdir(place)
+            with output.open("wb") as file:
+                os.dup2(file.fileno(), 1)
+            with errors.open("wb") as file:
+                os.dup2(file.fileno(), 2)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            # What the parent had opened for itself is a file without a position of its own.
+            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+            status = int(pytest.main([*suite.arguments, *extra], plugins=[recorder]))
+        except BaseException:
+            status = traceback.format_exc()
+        finally:
+            record.write_text(json.dumps({"status": status, "events": recorder.events}))
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(0)
+    os.waitpid(pid, 0)
+    found = json.loads(record.read_text())
+    text = output.read_text(encoding="utf-8", errors="backslashreplace")
+    files = {name: normal((place / name).read_text()) for name in ("junit.xml", "log.txt") if (place / name).exists()}
+    files["stderr"] = normal(errors.read_text(encoding="utf-8", errors="backslashreplace"))
+    return Seen(found["status"], found["events"], normal(text), files)
+
+
+#: With these arguments what fixtures do is shown as it happens; those of wider scopes may be set up for a test earlier.
+LIVE = {"--capture=no", "--capture=tee-sys", "--setup-show", "--log-cli-level=INFO"}
+
+
+def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool = False) -> Iterator[str]:
+    """Every place where they are not the same, as a diff; loose, or of a suite that is: only what became of each test."""
+    if plain.status != boxed.status:
+        yield f"exit status {plain.status} is {boxed.status} with --sandbox"
+    if loose or suite.loose:
+        yield from _diff("outcomes", _outcomes(plain), _outcomes(boxed))
+        return
+    yield from _diff("events", [json.dumps(event) for event in plain.events], [json.dumps(event) for event in boxed.events])
+    output = [run.output.splitlines() for run in (plain, boxed)]
+    if LIVE.intersection(suite.arguments):
+        output = [sorted(" ".join(lines).split()) for lines in output]
+    yield from _diff("output", *output)
+    for name in plain.files.keys() | boxed.files.keys():
+        yield from _diff(name, _junit(plain.files.get(name, "")), _junit(boxed.files.get(name, "")))
+
+
+def _outcomes(seen: Seen) -> list[str]:
+    return [" ".join(map(str, event[:5])) for event in seen.events if event[0] == "report"]
+
+
+def _junit(text: str) -> list[str]:
+    """Line by line, without the properties that a sandbox adds, and the element around them if there are no others."""
+    text = re.sub(r'<property name="sandbox_[^"]*" value="[^"]*" ?/>', "", text)
+    text = re.sub(r"<properties>\s*</properties>", "", text)
+    return re.sub(r"><", ">\n<", re.sub(r"(<testcase[^>]*[^/])></testcase>", r"\1 />", text)).splitlines()
+
+
+def _diff(name: str, plain: list[str], boxed: list[str]) -> Iterator[str]:
+    lines = list(difflib.unified_diff(plain, boxed, f"{name}, plain", f"{name}, with --sandbox", lineterm="", n=1))
+    if lines:
+        yield "\n".join(lines)
+
+
+def compare(seed: int, place: Path, options: Sequence[str] = (), *, loose: bool = False) -> list[str]:
+    """The differences of one seed; see `differences`."""
+    suite = generator.make(seed)
+    plain = run(suite, place / "suite", ["--no-sandbox"])
+    boxed = run(suite, place / "suite", ["--sandbox", "--sandbox-keep=never", *options])
+    return list(differences(suite, plain, boxed, loose=loose))
+
+
+def main() -> int:
+    """Compare seeds; 1 where one differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("first", type=int)
+    parser.add_argument("count", type=int)
+    parser.add_argument("--loose", action="store_true", help="only what became of each test, and the exit status")
+    parser.add_argument("--show", action="store_true", help="the differences themselves")
+    options, more = parser.parse_known_args()
+    different, began = [], time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="generated-") as directory:
+        for seed in range(options.first, options.first + options.count):
+            found = compare(seed, Path(directory), [word for word in more if word != "--"], loose=options.loose)
+            if found:
+                different.append(seed)
+                print(f"seed {seed}: {len(found)} differences", flush=True)
+                if options.show:
+                    print("\n".join(found), flush=True)
+    took = time.monotonic() - began
+    print(f"{options.count} suites in {took:.0f} s, {len(different)} with differences: {different}")
+    return int(bool(different))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
