@@ -29,7 +29,7 @@ def vm(session: nox.Session) -> None:
 
 #: What differs by kernel.
 BY_KERNEL = [
-    *("tests/primitives", "tests/_linux", "tests/sandbox/test_limits_and_usage.py", "tests/sandbox/test_wire.py"),
+    *("tests/primitives", "tests/_linux", "tests/sandbox/test_limits.py", "tests/sandbox/test_wire.py"),
     *("tests/plugin/test_scratch.py", "tests/plugin/test_doctor.py"),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,14 +54,37 @@ def mounts() -> tuple[MountEntry, ...]:
 
 
 def visible(entries: tuple[MountEntry, ...]) -> tuple[MountEntry, ...]:
-    """The mounts that a path can reach: a later mount on a path hides earlier ones there and below."""
-    shown: dict[str, MountEntry] = {}
+    """The mounts that a path can reach, each before those on it: another one hides it from its root, or from a directory above.
+
+    What is mounted on what tells, and not the order: a container's `/` may come after what is in it.
+    """
+    on: dict[int, dict[str, MountEntry]] = {}
+    ids = {entry.mount_id for entry in entries}
     for entry in entries:
-        prefix = entry.point.rstrip("/") + "/"
-        for point in [point for point in shown if point == entry.point or point.startswith(prefix)]:
-            del shown[point]
-        shown[entry.point] = entry
-    return tuple(shown.values())
+        parent = entry.parent_id if entry.parent_id in ids and entry.parent_id != entry.mount_id else _NOWHERE
+        on.setdefault(parent, {})[entry.point] = entry
+    shown: list[MountEntry] = []
+    reached = [entry for entry in on.get(_NOWHERE, {}).values() if not _is_covered(entry.point, on[_NOWHERE])]
+    while reached:
+        entry = reached.pop()
+        above = on.get(entry.mount_id, {})
+        if entry.point not in above:
+            shown.append(entry)
+        reached += [one for one in above.values() if not _is_covered(one.point, above)]
+    return tuple(shown)
+
+
+#: For the parent of the mounts at the top, which is not to be seen.
+_NOWHERE = -1
+
+
+def _is_covered(point: str, points: Container[str]) -> bool:
+    """Whether a directory above the point is one of the points."""
+    while point != "/":
+        point = os.path.dirname(point)
+        if point in points:
+            return True
+    return False
 
 
 def threads() -> int:

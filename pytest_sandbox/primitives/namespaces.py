@@ -6,6 +6,7 @@ Sources: user_namespaces(7), mount_setattr(2) (ID-mapped mounts).
 from __future__ import annotations
 
 import enum
+import functools
 import os
 
 from pytest_sandbox._linux.flags import Clone
@@ -19,8 +20,8 @@ MAPPED_IDS = 65536
 class Identity(enum.Enum):
     """Who a sandbox's processes are on the machine.
 
-    MAPPED: started as root, ids on an unused host range. SAME: started as root where the tree cannot be id-mapped.
-    USER: started as an ordinary user, who is mapped to himself.
+    MAPPED: started as root, ids on an unused host range. SAME: started as root where the tree cannot be id-mapped; each id is
+    itself. USER: started as an ordinary user, who is mapped to himself.
     """
 
     MAPPED = "id-mapped"
@@ -28,19 +29,38 @@ class Identity(enum.Enum):
     USER = "user"
 
 
-def id_map(identity: Identity, depth: int, inside: int) -> str:
-    """The line for uid_map or gid_map of the namespace at `depth` (0 is the outermost), for a caller with id `inside`."""
+def same_ids(text: str) -> str:
+    """Lines for a uid_map or gid_map that map each id to itself that this text of that file has.
+
+    All ids on a machine of one's own, but some only in the user namespace of a container, where to name another is EPERM.
+    """
+    ranges = (line.split() for line in text.splitlines())
+    return "\n".join(f"{first} {first} {count}" for first, _, count in ranges)
+
+
+def id_map(identity: Identity, depth: int, inside: int, same: str) -> str:
+    """The lines for uid_map or gid_map of the namespace at `depth` (0 is the outermost), for a caller with id `inside`.
+
+    same: what `same_ids` says of the caller's own.
+    """
     if identity is Identity.USER:
         return f"{inside} {inside} 1"
     if identity is Identity.SAME:
-        return "0 0 4294967295"
+        return same
     return f"0 {HOST_BASE if depth == 0 else 0} {MAPPED_IDS}"
 
 
 def maps(identity: Identity, depth: int, uid: int, gid: int) -> dict[str, str]:
-    """What goes into which file of /proc/PID, in this order; "" is nothing."""
+    """What goes into which file of /proc/PID, in this order; "" is nothing. For the controller, whose own ids SAME is about."""
     deny = "deny" if identity is Identity.USER else ""
-    return {"setgroups": deny, "uid_map": id_map(identity, depth, uid), "gid_map": id_map(identity, depth, gid)}
+    ids = {"uid_map": uid, "gid_map": gid}
+    return {"setgroups": deny} | {name: id_map(identity, depth, inside, _own(name)) for name, inside in ids.items()}
+
+
+@functools.cache
+def _own(name: str) -> str:
+    with open(f"/proc/self/{name}", encoding="ascii") as file:
+        return same_ids(file.read())
 
 
 def write_maps(pid: int | str, identity: Identity, depth: int, uid: int, gid: int) -> None:

@@ -31,9 +31,69 @@ def test_mountinfo() -> None:
     assert (unicode.point, unicode.root, unicode.fstype) == ("/\u00a0\u2028\x0b\udcff", "/deep/root", "fuse.sshfs")
 
 
-def test_visible() -> None:
-    """A mount hides those below its point that came before it."""
-    assert [entry.mount_id for entry in proc.visible(proc.parse_mountinfo(MOUNTINFO))] == [27, 31, 32, 35]
+def lines(*mounts: tuple[int, int, str]) -> str:
+    """Text of mountinfo, of ids, parents' ids and points."""
+    return "".join(f"{mount} {parent} 0:{mount} / {point} rw - tmpfs t rw\n" for mount, parent, point in mounts)
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        (MOUNTINFO, {27, 31, 32, 35}),
+        # Rootless Podman's with --userns=keep-id: the root is mounted last.
+        (lines((2, 5, "/etc/hosts"), (3, 6, "/dev/shm"), (5, 1, "/"), (6, 5, "/dev")), {2, 3, 5, 6}),
+        # On another's root, where something was mounted before.
+        (lines((1, 0, "/"), (2, 1, "/a"), (3, 2, "/a/b"), (4, 2, "/a")), {1, 4}),
+        # On a directory above another.
+        (lines((1, 0, "/"), (6, 1, "/c/d"), (8, 6, "/c/d/e"), (7, 1, "/c")), {1, 7}),
+        # A root on the root.
+        (lines((2, 1, "/"), (3, 2, "/"), (4, 3, "/a"), (5, 2, "/b")), {3, 4}),
+    ],
+)
+def test_visible(text: str, ids: set[int]) -> None:
+    """Those that no other mount hides, each behind the one that it is on."""
+    shown = proc.visible(proc.parse_mountinfo(text))
+    assert {entry.mount_id for entry in shown} == ids
+    place = {entry.mount_id: number for number, entry in enumerate(shown)}
+    assert all(place.get(entry.parent_id, -1) < place[entry.mount_id] for entry in shown)
+
+
+MOUNTS_UPON_MOUNTS = """
+mount --make-rprivate /
+mount -t tmpfs one /mnt
+mkdir -p /mnt/b/c /mnt/d
+mount -t tmpfs two /mnt/b/c
+mount -t tmpfs three /mnt/b
+mount -t tmpfs four /mnt/d
+mkdir /mnt/b/c
+mount -t tmpfs five /mnt/b/c
+mount --rbind /mnt/d /mnt/b
+"""
+REACHED = """
+import os
+from pytest_sandbox._linux import proc
+entries = proc.mounts()
+reached = set()
+for entry in entries:
+    try:
+        fd = os.open(entry.point, os.O_PATH)
+    except OSError:
+        continue  # hidden
+    with open(f"/proc/self/fdinfo/{fd}") as info:
+        reached.add(int(info.read().partition("mnt_id:")[2].split()[0]))
+    os.close(fd)
+assert reached == {entry.mount_id for entry in proc.visible(entries)}
+print(len(entries) - len(reached))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts outside of a user namespace")
+def test_visible_is_what_paths_reach() -> None:
+    """The kernel says by which mount it reaches each point."""
+    command = ["unshare", "--mount", "sh", "-ec", f'{MOUNTS_UPON_MOUNTS}\nexec "$0" -c "$1"', sys.executable, REACHED]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert int(said.stdout) >= 3
 
 
 def test_own_mounts() -> None:

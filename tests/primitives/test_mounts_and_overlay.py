@@ -14,7 +14,7 @@ from pytest_sandbox._linux.flags import Clone
 from pytest_sandbox._linux.proc import MountEntry
 from pytest_sandbox.primitives import mounts, overlay
 from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, ReadOnlyOp
-from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity, id_map
+from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity, id_map, same_ids
 from pytest_sandbox.primitives.overlay import Tree, TreeKind
 from pytest_sandbox.sandbox import probes
 
@@ -94,13 +94,13 @@ def test_layers_are_listed_flat() -> None:
 @pytest.mark.parametrize(
     ("identity", "depth", "line"),
     [
-        (Identity.USER, 0, "1000 1000 1"), (Identity.USER, 3, "1000 1000 1"), (Identity.SAME, 0, "0 0 4294967295"),
+        (Identity.USER, 0, "1000 1000 1"), (Identity.USER, 3, "1000 1000 1"), (Identity.SAME, 0, "0 0 1\n1 1 65535"),
         (Identity.MAPPED, 0, f"0 {HOST_BASE} 65536"), (Identity.MAPPED, 1, "0 0 65536"),
     ],
 )  # fmt: skip
 def test_id_map(identity: Identity, depth: int, line: str) -> None:
     """A user is himself; root's ids are on an unused range, mapped once."""
-    assert id_map(identity, depth, 1000) == line
+    assert id_map(identity, depth, 1000, same_ids("0 1000 1\n1 100000 65535\n")) == line
 
 
 # -- the kernel --------------------------------------------------------------------------------------------------------
