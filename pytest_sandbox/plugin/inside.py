@@ -21,6 +21,7 @@ import pytest
 from _pytest.capture import CaptureManager
 from _pytest.logging import LoggingPlugin, caplog_records_key
 from _pytest.nodes import Node
+from _pytest.outcomes import TEST_OUTCOME
 from _pytest.runner import CallInfo
 
 from pytest_sandbox.plugin import carried, ledger, measuring, reports, timers
@@ -209,9 +210,18 @@ def _close(world: World, inside: Inside, index: int) -> None:
     if call.excinfo is None:  # plugins see one report of a teardown, and the last test's own process makes that
         report = pytest.TestReport.from_item_and_call(item, call)
     else:
+        _expect_failures(item)
         report = item.ihook.pytest_runtest_makereport(item=item, call=call)
     measuring.send(world.config, inside)
     inside.channel.send(reports.to_frame(world.config, report) | {"op": "closed"})
+
+
+def _expect_failures(item: pytest.Item) -> None:
+    """Know of the item what its set-up, in another process, has found out: whether it may fail."""
+    from _pytest.skipping import evaluate_xfail_marks, xfailed_key
+
+    with contextlib.suppress(*TEST_OUTCOME):  # a mark's condition is foreign code
+        item.stash[xfailed_key] = evaluate_xfail_marks(item)
 
 
 # -- units ------------------------------------------------------------------------------------------------------------
