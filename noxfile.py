@@ -42,6 +42,12 @@ def vm_qemu(session: nox.Session) -> None:
     session.run(*suite, "--qemu=5.10", "tests/plugin/test_doctor.py", external=True)
 
 
+@nox.session(name="vm-engines", venv_backend="none")
+def vm_engines(session: nox.Session) -> None:
+    """`pytest --sandbox` in containers of Docker, Podman and runc; tests/vm/engines.py says what it takes."""
+    session.run("python3", "tests/vm/engines.py", *(session.posargs or ["--qemu=6.12"]), external=True)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Every rule of the linter that pyproject.toml does not name, and the formatter's opinion."""

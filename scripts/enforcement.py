@@ -1,6 +1,7 @@
 """What is enforced and measured on this machine, found by running: each limit is met by a program in a sandbox of its own.
 
     python scripts/enforcement.py [--who WHO]                    what this machine does for root, or for a user, to be read
+    python scripts/enforcement.py --limits memory,pids           only these limits
     python scripts/enforcement.py --json "hybrid, root" > FILE   the same, as a column of that name
     python scripts/enforcement.py --join FILE ... > docs/enforced.md
 
@@ -213,6 +214,7 @@ def again(options: argparse.Namespace) -> int:
     bare = options.who == "bare-user"
     starter = delegation.scope(who.uid) if options.systemd and not bare else []
     argv = [*starter, sys.executable, __file__, *(["--json", options.json] if options.json else [])]
+    argv += ["--limits", options.limits] if options.limits else []
     with workplace.temporary(who) as home, delegation.delegated(None if bare or starter else who.uid) as cgroups:
         (home / "tmp").mkdir()
         who.own(home)
@@ -224,6 +226,7 @@ def main() -> int:
     """Print a machine's column, or a table of several; 1 where something is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="NAME")
+    parser.add_argument("--limits", metavar="NAME,...", help="only these, and no figures")
     parser.add_argument("--who", choices=("caller", "user", "bare-user"), help="in cgroups of their own, as of tests/run.py")
     parser.add_argument("--systemd", metavar="USER", help="systemd gives them their cgroups; as of tests/run.py")
     parser.add_argument("--join", type=Path, nargs="+", metavar="FILE")
@@ -234,12 +237,15 @@ def main() -> int:
     if options.who:
         return again(options)
     limits: dict[str, str] = {}
+    wanted = cases()
+    if options.limits:
+        wanted = {limit: wanted[limit] for limit in options.limits.split(",")}
     with on_disk() as disk:
-        for limit, case in cases().items():
+        for limit, case in wanted.items():
             limits[limit] = verdict(limit, case, disk)
             if not options.json:
                 print(f"{limit:<22}{limits[limit]}", flush=True)
-    figures = measured()
+    figures = {} if options.limits else measured()
     if options.json:
         about = {"name": options.json, "kernel": os.uname().release}
         print(json.dumps({"about": about, "limits": limits, "figures": figures}, indent=1))

@@ -37,7 +37,7 @@ NO_GUEST, NO_TIME = 125, 124
 #: The ordinary user of a guest with systemd (init.sh).
 USER = "tester"
 #: What a manager of a user's own takes, and the packages of Debian's that have it.
-_SYSTEMD = ("/lib/systemd/systemd", "/usr/lib/systemd/user/dbus.socket")
+_SYSTEMD = ("lib/systemd/systemd", "usr/lib/systemd/user/dbus.socket")
 #: How often the guest's output is looked at, in seconds.
 _INTERVAL = 0.1
 
@@ -50,15 +50,19 @@ def run(
     show: Sequence[Path] = (),
     memory: str = "2G",
     disk: str | None = None,
+    tree: Path = Path("/"),
     seconds: float = 600,
     tell: Callable[[str], object] = sys.stdout.write,
 ) -> int:
     """Boot, run, power off; the command's exit status, NO_GUEST or NO_TIME.
 
-    disk: the size of an ext4 that is mounted at /var/tmp. tell: called with the command's output, as it comes.
+    disk: the size of an ext4 that is mounted at /var/tmp. tree: what the guest has as its root. tell: called with the command's
+    output, as it comes.
     """
-    if cgroups == "systemd" and not all(map(os.path.exists, _SYSTEMD)):
-        raise GuestError(f"without {', '.join(_SYSTEMD)} no systemd runs. Fix: apt-get install systemd dbus-user-session")
+    if cgroups == "systemd" and not all((tree / path).exists() for path in _SYSTEMD):
+        raise GuestError(
+            f"without {', '.join(_SYSTEMD)} in {tree} no systemd runs. Fix: apt-get install systemd dbus-user-session"
+        )
     with tempfile.TemporaryDirectory(prefix="guest-") as directory:
         job = Path(directory)
         (job / "command").write_text(f"cd {shlex.quote(os.getcwd())}\n{shlex.join(command)}\n", encoding="utf-8")
@@ -68,6 +72,7 @@ def run(
             _make_disk(image, disk)
         shown = ",".join(map(os.fspath, [*show, *machine.show]))
         words = [f"init={INIT}", "quiet", "panic=-1", f"job={job}", f"cgroups={cgroups}", *([f"show={shown}"] if shown else [])]
+        words += [f"tree={tree}"] if tree != Path("/") else []
         argv = machine.argv(words, memory=memory, job=job, disk=image)
         with (job / "console").open("wb") as console, (job / "output").open(encoding="utf-8", errors="replace") as output:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True)

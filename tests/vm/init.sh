@@ -5,20 +5,21 @@
 # with cgroups=systemd it leaves pid 1 to systemd then, whose service runs it a third time.
 # From the kernel's command line: job=DIRECTORY (of the host: has `command`, gets `output` and `status`), show=DIRECTORIES of the
 # host (with commas) that are below a directory that the guest has for itself, cgroups=v2|v1|hybrid|none|systemd,
-# modules=DIRECTORY, disk=DEVICE (an ext4).
+# modules=DIRECTORY, disk=DEVICE (an ext4), tree=DIRECTORY of the host's that is to be the guest's root in the place of the host's.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.UTF-8
 
 read_arguments() {
 	mount -t proc proc /proc
-	eval "$(tr ' ' '\n' </proc/cmdline | grep -E '^(job|show|cgroups|modules|disk)=[-_./,[:alnum:]]*$')"
+	eval "$(tr ' ' '\n' </proc/cmdline | grep -E '^(job|show|cgroups|modules|disk|tree)=[-_./,[:alnum:]]*$')"
 }
 
 on_the_host_tree() {
 	grep -qw overlay /proc/filesystems || insmod "$modules/kernel/fs/overlayfs/overlay.ko" || exit
 	mount -t tmpfs -o mode=755 layer /mnt
 	mkdir /mnt/upper /mnt/work /mnt/root
-	mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work root /mnt/root
+	mount -t overlay -o "lowerdir=${tree:-/},upperdir=/mnt/upper,workdir=/mnt/work" root /mnt/root
 	mkdir /mnt/root/.host
+	[ -z "$tree" ] || install -D "$0" "/mnt/root$0"
 	cd /mnt/root && pivot_root . .host && exec chroot . /bin/bash "$0" again
 	exit 1
 }
@@ -44,7 +45,8 @@ mount_file_systems() {
 	[ -z "$disk" ] || { mount -t ext4 "$disk" /var/tmp && chmod 1777 /var/tmp; }
 	mkdir -p "$job"
 	if grep -qw hostfs /proc/filesystems; then # User-Mode Linux
-		mount -t hostfs -o "$job" none "$job"
+		# Newer kernels take names for options, and newer mounts nothing else; older kernels take a directory.
+		mount -t hostfs -o "hostfs=$job" none "$job" || mount -t hostfs -o "$job" none "$job"
 	else # QEMU
 		mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 job "$job"
 	fi

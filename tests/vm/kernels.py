@@ -4,7 +4,7 @@
 
 Puts into DIR/VERSION, unless it is there: `vmlinux`, `initrd.img`, `lib/modules` of the newest linux-image of that version. One
 that apt's own lists do not have is sought in the same archive's suite of the Debian that ships it, by lists of its own.
-Debian: apt-get install busybox-static cpio kmod xz-utils zstd. Imports only the standard library and `machine`.
+Debian: apt-get install busybox-static cpio kmod xz-utils zstd. Imports only the standard library and what lies beside it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import archive
 from machine import GuestError
 
 #: Which Debian ships which.
@@ -53,48 +54,24 @@ def _download(version: str, place: Path) -> Path:
     options: list[str] = []
     package = _newest(version, options)
     if package is None and version in SUITES:
-        options = _other_lists(SUITES[version], place)
+        options = archive.lists_of(SUITES[version], place)
         package = _newest(version, options)
     if package is None:
         raise GuestError(f"apt knows no linux-image of version {version}. Fix: apt-get update, or one of {', '.join(SUITES)}")
-    _run(["apt-get", *options, *_as_root(), "download", package], cwd=place)
+    archive.run(["apt-get", *options, *archive.AS_ROOT, "download", package], cwd=place)
     (file,) = place.glob("*.deb")
     return file
 
 
 def _newest(version: str, options: Sequence[str]) -> str | None:
-    found = _run(["apt-cache", *options, "search", "--names-only", f"^linux-image-{re.escape(version)}\\."])
+    found = archive.run(["apt-cache", *options, "search", "--names-only", f"^linux-image-{re.escape(version)}\\."])
     packages = re.findall(r"^linux-image-[.\d+-]*(?:\+deb\d+)?-amd64-unsigned(?= )", found, re.MULTILINE)
     return max(packages, key=lambda name: [int(number) for number in re.findall(r"\d+", name)], default=None)
 
 
-def _other_lists(suite: str, place: Path) -> list[str]:
-    """Options of apt for the suite, in the archives that the machine has its own from."""
-    archives = set(_run(["apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"]).split("\n"))
-    lines = []
-    for archive in archives:
-        label, _, uri = archive.partition(" ")
-        name = {"Debian": suite, "Debian-Security": f"{suite}-security"}.get(label)
-        lines += [f"deb {uri} {name} main\n"] if name else []
-    (place / "apt" / "lists" / "partial").mkdir(parents=True)
-    (place / "apt" / "cache" / "archives" / "partial").mkdir(parents=True)
-    (place / "apt" / "sources.list").write_text("".join(lines), encoding="utf-8")
-    options = ["-o", f"Dir::Etc::sourcelist={place}/apt/sources.list", "-o", "Dir::Etc::sourceparts=-"]
-    options += ["-o", f"Dir::State::lists={place}/apt/lists", "-o", f"Dir::Cache={place}/apt/cache"]
-    _run(["apt-get", *options, *_as_root(), "-qq", "update"])
-    return options
-
-
-def _as_root() -> list[str]:
-    """apt's own user may not write here."""
-    return ["-o", "APT::Sandbox::User=root"]
-
-
 def _unpack(package: Path, directory: Path) -> None:
     directory.mkdir()
-    left_out = [f"--exclude=*/kernel/{path}/*" for path in _LEFT_OUT]
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as reading:
-        subprocess.run(["tar", "x", "--no-same-owner", *left_out], cwd=directory, stdin=reading.stdout, check=True)
+    archive.unpack(package, directory, "--no-same-owner", *(f"--exclude=*/kernel/{path}/*" for path in _LEFT_OUT))
     if not (directory / "lib").exists():
         (directory / "lib").symlink_to("usr/lib")
 
@@ -102,7 +79,7 @@ def _unpack(package: Path, directory: Path) -> None:
 def _prepare(directory: Path) -> None:
     """Make of what the package has what QEMU boots."""
     (modules,) = (directory / "lib" / "modules").iterdir()
-    _run(["depmod", "-b", str(directory), modules.name])
+    archive.run(["depmod", "-b", str(directory), modules.name])
     image = next((directory / "boot").glob("vmlinuz-*")).read_bytes()
     (directory / "vmlinux").write_bytes(_decompressed(image))
     with tempfile.TemporaryDirectory() as root:
@@ -142,21 +119,10 @@ def _fill_initrd(root: Path, directory: Path, version: str) -> None:
 
 def _with_needed(module: str, directory: Path, version: str) -> Iterator[Path]:
     """Files, the module's own last; none for what the kernel has built in."""
-    for line in _run(["modprobe", "-d", str(directory), "-S", version, "--show-depends", module]).splitlines():
+    for line in archive.run(["modprobe", "-d", str(directory), "-S", version, "--show-depends", module]).splitlines():
         kind, _, path = line.partition(" ")
         if kind == "insmod":
             yield Path(path.strip())
-
-
-def _run(argv: Sequence[str], cwd: Path | None = None) -> str:
-    """A program's output; GuestError with its own words where it fails or is not there."""
-    try:
-        result = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise GuestError(f"there is no {argv[0]} here; kernels are fetched on Debian, with kmod installed") from error
-    if result.returncode:
-        raise GuestError(f"{' '.join(argv)}: exit status {result.returncode}: {result.stderr.strip()[-2000:]}")
-    return result.stdout
 
 
 def main() -> int:
