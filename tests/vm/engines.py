@@ -1,4 +1,4 @@
-"""Runs `pytest --sandbox` in containers of several engines, with several flags; prints the tables of docs/internals/engines.md.
+"""Runs `pytest --sandbox` in containers of several engines, with several flags; prints tables in markdown.
 
     python tests/vm/engines.py [--kernel FILE | --qemu 6.12] [--debian bookworm,trixie,forky] [--engine docker] [--log DIR]
 
