@@ -130,7 +130,8 @@ def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequ
             inside.channel.send({"op": "for", "unit": unit_index, "item": item_index})
             took, complete = _set_up(world, inside, world.session.items[item_index], needed)
             duration += took
-            world.failed |= set() if complete else {unit_index}
+            if not complete:
+                world.failed.add(unit_index)
     return duration
 
 

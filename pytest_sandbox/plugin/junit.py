@@ -1,4 +1,4 @@
-"""What the JUnit reporter keeps in memory, from a sandbox to the controller. Imports pytest and `model`.
+"""What the JUnit reporter keeps in memory, from a sandbox to the controller. Imports pytest, `model` and `reports`.
 
 record_xml_attribute and record_testsuite_property do not go into reports, but into the memory of the process in which they are
 called.
@@ -13,6 +13,7 @@ import pytest
 from _pytest.junitxml import LogXML, xml_key
 
 from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.plugin.reports import writable_text
 
 #: How many of the run's properties the controller knows already.
 _KNOWN: pytest.StashKey[int] = pytest.StashKey()
@@ -40,11 +41,6 @@ def news(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     return {"attributes": attributes, "properties": properties} if attributes or properties else {}
 
 
-def _text(value: object) -> str:
-    """Text that a file can be written with: no half of a surrogate pair."""
-    return str(value).encode("utf-8", "backslashreplace").decode()
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Noted:
     """What a sandbox says that a test noted."""
@@ -56,8 +52,8 @@ class Noted:
     def from_frame(cls, frame: dict[str, Any]) -> Noted:
         """Raises WireError for what is nothing for junit."""
         try:
-            properties = [(_text(name), _text(value)) for name, value in frame.get("properties") or ()]
-            attributes = {_text(name): _text(value) for name, value in (frame.get("attributes") or {}).items()}
+            properties = [(writable_text(name), writable_text(value)) for name, value in frame.get("properties") or ()]
+            attributes = {writable_text(name): writable_text(value) for name, value in (frame.get("attributes") or {}).items()}
         except (AttributeError, TypeError, ValueError) as error:
             raise WireError(f"a frame has nothing for junit: {error!r}") from error
         return cls(attributes, properties)

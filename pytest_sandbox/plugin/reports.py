@@ -12,7 +12,8 @@ import math
 import sys
 import sysconfig
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import pytest
 from _pytest._code.code import TerminalRepr
@@ -24,6 +25,7 @@ _OUTCOMES = ("passed", "failed", "skipped", "rerun")  # the last is pytest-rerun
 _PHASES = ("setup", "call", "teardown")
 #: What pytest captures, in its order.
 _CAPTURED = ("stdout", "stderr", "log")
+_Name = TypeVar("_Name")
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -178,11 +180,11 @@ def warning_from_frame(config: pytest.Config, frame: dict[str, Any], nodeid: str
     """What `pytest_warning_recorded` is to be called with, as if the warning had been caught here. Raises WireError."""
     try:
         category = _category(*map(str, frame["category"]))
-        text, filename, lineno = _text(frame["text"]), _text(frame["filename"]), _line(frame["lineno"])
+        text, filename, lineno = writable_text(frame["text"]), writable_text(frame["filename"]), _line(frame["lineno"])
         if hasattr(config, "workerinput") and not _is_everywhere(category):
             text, category = f"{category.__name__}: {text}", _known(category)
         message = warnings.WarningMessage(_message(category, text), category, filename, lineno)
-        message.line = _text(frame.get("line") or "")
+        message.line = writable_text(frame.get("line") or "")
         message.source = object() if frame.get("source") else None  # pytest then says how to find where it was made
         location = _location(frame.get("location"))
     except Exception as error:  # a module that is named may raise what it likes when it is looked into
@@ -190,7 +192,7 @@ def warning_from_frame(config: pytest.Config, frame: dict[str, Any], nodeid: str
     return {"warning_message": message, "nodeid": nodeid, "when": "runtest", "location": location}
 
 
-def _text(value: object) -> str:
+def writable_text(value: object) -> str:
     """Text that can be written to a file, and sent by pytest-xdist: no half of a surrogate pair."""
     return str(value).encode("utf-8", "backslashreplace").decode()
 
@@ -206,7 +208,7 @@ def _location(value: object) -> tuple[str, int, str] | None:
     if not isinstance(value, list):
         return None
     path, line, function = value
-    return _text(path), _line(line), _text(function)
+    return writable_text(path), _line(line), writable_text(function)
 
 
 def _is_everywhere(category: type[Warning]) -> bool:
@@ -232,8 +234,8 @@ def sendable(value: object) -> Any:  # noqa: ANN401  # plain data, as deep as it
         parts = [sendable(one) for one in value]
         return tuple(parts) if isinstance(value, tuple) else parts
     if isinstance(value, int) and not -(1 << 31) <= value < 1 << 63:  # execnet packs any negative one into four bytes
-        return _text(value)
-    return value if isinstance(value, (bool, int, float, bytes, type(None))) else _text(value)
+        return writable_text(value)
+    return value if isinstance(value, (bool, int, float, bytes, type(None))) else writable_text(value)
 
 
 def _category(module: str, name: str) -> type[Warning]:
@@ -271,15 +273,21 @@ def joined(first: list[tuple[str, str]], second: list[tuple[str, str]]) -> list[
 
 def in_order(sections: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Captured output of one phase in pytest's order, whichever process it came from; all else stays in its place."""
-    names = [name for name, _ in sections]
     content = dict(sections)
+    if len(content) != len(sections):
+        return sections
+    names = list(content)
     for phase in _PHASES:
-        wanted = [name for key in _CAPTURED if (name := f"Captured {key} {phase}") in content]
-        places = [place for place, name in enumerate(names) if name in wanted]
-        if len(places) == len(wanted):
-            for place, name in zip(places, wanted, strict=True):
-                names[place] = name
-    return [(name, content[name]) for name in names] if len(content) == len(sections) else sections
+        _put_in_order(names, [f"Captured {key} {phase}" for key in _CAPTURED])
+    return [(name, content[name]) for name in names]
+
+
+def _put_in_order(names: list[_Name], order: Sequence[_Name]) -> None:
+    """Have those of `order` that are among the names, each once, follow each other as they do there, in the places they have."""
+    there = [name for name in order if name in names]
+    places = [place for place, name in enumerate(names) if name in there]
+    for place, name in zip(places, there, strict=True):
+        names[place] = name
 
 
 def _after(before: str, name: str, content: str) -> str:
@@ -294,7 +302,5 @@ def merge_sections(item: pytest.Item) -> None:
         merged[when, key] = _after(merged.get((when, key), ""), key, content)
     names = list(merged)
     for phase in dict.fromkeys(when for when, _ in names):
-        places = [place for place, (when, key) in enumerate(names) if when == phase and key in _CAPTURED]
-        for place, key in zip(places, [key for key in _CAPTURED if (phase, key) in merged], strict=True):
-            names[place] = (phase, key)
+        _put_in_order(names, [(phase, key) for key in _CAPTURED])
     item._report_sections[:] = [(when, key, merged[when, key]) for when, key in names]

@@ -35,23 +35,33 @@ ALWAYS = {
 }  # fmt: skip
 
 
-def try_in_child(attempt: Callable[[], None]) -> OSError | None:
-    """Run `attempt` in a forked child; the OSError that it raised there."""
+def _ask_child(question: Callable[[], bytes]) -> bytes:
+    """What a forked child answers; nothing where it dies of the question."""
     reading, writing = os.pipe()
     pid = fork()
     if pid == 0:
         try:
-            attempt()
-            os.write(writing, b"0")
-        except OSError as error:
-            os.write(writing, f"{error.errno} {error.filename or error.strerror}".encode())
+            os.write(writing, question())
         finally:
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read().decode()
+        answer = pipe.read()
     os.waitpid(pid, 0)
-    number, _, what = answer.partition(" ")
+    return answer
+
+
+def try_in_child(attempt: Callable[[], None]) -> OSError | None:
+    """Run `attempt` in a forked child; the OSError that it raised there."""
+
+    def question() -> bytes:
+        try:
+            attempt()
+        except OSError as error:
+            return f"{error.errno} {error.filename or error.strerror}".encode()
+        return b"0"
+
+    number, _, what = _ask_child(question).decode().partition(" ")
     return OSError(int(number or 0), os.strerror(int(number or 0)), what) if number != "0" else None
 
 
@@ -76,26 +86,20 @@ def find_identity() -> Identity:
     """
     if os.geteuid() != 0:
         return Identity.USER
-    points = [tree.path for tree in overlay.plan_for_root(proc.visible(proc.mounts())).trees]
+    points = _points()
     needed = {max((point for point in points if overlay.is_below(place, [point])), key=len, default="/") for place in places()}
     return Identity.SAME if {"/", *needed} & unmappable() else Identity.MAPPED
+
+
+def _points() -> list[str]:
+    return [tree.path for tree in overlay.plan_for_root(proc.visible(proc.mounts())).trees]
 
 
 @functools.cache
 def unmappable() -> frozenset[str]:
     """The trees whose file systems cannot be id-mapped: for root, who alone has them mapped."""
-    points = dict.fromkeys(["/", *(tree.path for tree in overlay.plan_for_root(proc.visible(proc.mounts())).trees)])
-    reading, writing = os.pipe()
-    pid = fork()
-    if pid == 0:
-        try:
-            os.write(writing, b"\0".join(os.fsencode(point) for point in points if try_to_map(point) is not None) or b"\0")
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(pid, 0)
+    points = dict.fromkeys(["/", *_points()])  # a chroot need not be a mount
+    answer = _ask_child(lambda: b"\0".join(os.fsencode(point) for point in points if try_to_map(point) is not None) or b"\0")
     return frozenset(points if not answer else map(os.fsdecode, filter(None, answer.split(b"\0"))))
 
 

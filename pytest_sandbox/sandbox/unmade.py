@@ -13,7 +13,7 @@ from pytest_sandbox._linux.flags import Clone
 from pytest_sandbox.model.capability import Capability, Cause
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.primitives import mounts
-from pytest_sandbox.primitives.namespaces import Identity
+from pytest_sandbox.primitives.namespaces import Identity, write_maps
 from pytest_sandbox.sandbox.layout import Layout
 from pytest_sandbox.sandbox.probes import lacks, try_in_child
 
@@ -50,9 +50,7 @@ def _overlay(path: str) -> None:
     uid, gid = os.geteuid(), os.getegid()
     syscalls.unshare(Clone.NEWNS if uid == 0 else Clone.NEWUSER | Clone.NEWNS)
     if uid != 0:
-        for name, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-                file.write(line)
+        write_maps("self", Identity.USER, 0, uid, gid)
     mounts.make_private()
     below = os.open(lower, os.O_PATH)
     place = tempfile.gettempdir()

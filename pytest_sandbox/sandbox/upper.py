@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 from pytest_sandbox.model.outcome import Change, ChangeKind
-from pytest_sandbox.primitives.overlay import Tree, TreeKind
+from pytest_sandbox.primitives.overlay import Tree, TreeKind, is_below
 
 MOST_CHANGES = 1000
 #: Directories below this depth are not looked into (an open descriptor a level): the changes are then cut.
@@ -289,7 +289,7 @@ def copy_files(layer: int, trees: Sequence[Tree], where: str, target: Callable[[
 
 def _open_directory_of(layer: int, trees: Sequence[Tree], path: str) -> int | None:
     """Open a directory as a layer has it; None where nothing was written there."""
-    around = [(len(tree.path), index) for index, tree in enumerate(trees) if _is_in(path, tree.path)]
+    around = [(len(tree.path), index) for index, tree in enumerate(trees) if is_below(path, [tree.path])]
     if not around:
         return None
     index = max(around)[1]
@@ -299,18 +299,18 @@ def _open_directory_of(layer: int, trees: Sequence[Tree], path: str) -> int | No
     try:
         directory = _open_upper(layer, index)
         for name in names.split("/") if names else ():
-            try:
-                below = os.open(name, _DIRECTORY, dir_fd=directory)
-            finally:
-                os.close(directory)
-            directory = below
+            directory = _step(directory, name)
     except OSError:
         return None
     return directory
 
 
-def _is_in(path: str, top: str) -> bool:
-    return path == top or path.startswith(top.rstrip("/") + "/")
+def _step(directory: int, name: str) -> int:
+    """Open a directory in another one, which is closed; ENOTDIR or ELOOP where it is none."""
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=directory)
+    finally:
+        os.close(directory)
 
 
 def _copy_anew(directory: int, name: str, target: str) -> str:
@@ -352,11 +352,7 @@ def _descend(top: int, names: Sequence[str]) -> int:
     for name in names:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=directory)
-        try:
-            below = os.open(name, _DIRECTORY, dir_fd=directory)
-        finally:
-            os.close(directory)
-        directory = below
+        directory = _step(directory, name)
     return directory
 
 

@@ -7,6 +7,7 @@ a wider fixture made, as only that is meant to differ in a sandbox. Standard lib
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import random
 import textwrap
@@ -342,7 +343,7 @@ def indented(lines: Sequence[str]) -> list[str]:
 
 def sys_has_groups() -> bool:
     """Whether this Python has ExceptionGroup (3.11)."""
-    return hasattr(__builtins__, "ExceptionGroup") or "ExceptionGroup" in dir(__import__("builtins"))
+    return hasattr(builtins, "ExceptionGroup")
 
 
 def make(seed: int) -> Suite:
