@@ -55,12 +55,14 @@ def next_due(everyone: Collection[Running]) -> float | None:
         )
         if moment is not None
     ]
-    due += [running.gone_by for running in everyone if running.gone_by is not None]
+    due += [moment for running in everyone for moment in (running.gone_by, running.forked_by) if moment is not None]
     return min(due, default=None)
 
 
 def check(running: Running, now: float) -> None:
     """Kill it if it has used up a limit; where that is time, its stacks are asked for first."""
+    if running.forked_by is not None and now >= running.forked_by:
+        running.is_forked()
     if running.hold or running.abandoned:
         return
     if not running.entered and running.enter_by is not None and now >= running.enter_by:

@@ -22,7 +22,7 @@ from pytest_sandbox.sandbox.accounts import outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.main import GO
-from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.running import FORK_TIME, Running
 from pytest_sandbox.sandbox.scratch import remove_or_warn
 from pytest_sandbox.sandbox.wire import Frame
 from pytest_sandbox.sandbox.words import refusal
@@ -180,6 +180,7 @@ class Loop:
             return
         frame = running.order.to_frame() | pending.extra | {"namespaces": len(others), "asks": running.cgroup.has_no_tasks}
         running.parent.below.ordered.add(running.name)
+        running.forked_by = time.monotonic() + FORK_TIME
         running.parent.send(frame, (*pending.descriptors.all(), *others, *pending.tasks))
         pending.close()
         for fd in others:
@@ -188,6 +189,7 @@ class Loop:
     def _enter(self, running: Running) -> None:
         """Main is there, and waits for its "go"."""
         running.entered = True
+        running.is_forked()
         if not running.held and not running.abandoned:
             self._go(running)
 
@@ -218,6 +220,7 @@ class Loop:
                 return
             running.cgroup.verify(pid)
         except SetupError as error:
+            running.is_forked()
             running.fail(error)
             return
         self._enter(running)
@@ -238,6 +241,7 @@ class Loop:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(running.wire)
             if not running.entered:  # whoever was to enter it does not
+                running.is_forked()
                 running.kill(None)
 
     def _frame(self, running: Running, frame: Frame) -> None:
@@ -248,6 +252,7 @@ class Loop:
             running.below.ordered.discard(name)
             child = self.running.get(name)
             if child is not None:
+                child.is_forked()
                 child.fail(refusal(frame))
             return
         if frame["op"] == "joined":
@@ -282,6 +287,7 @@ class Loop:
     def _lies(self, running: Running, error: WireError) -> None:
         running.silent = True  # nothing more of what it says is heard
         running.backlog.clear()
+        running.is_forked()
         running.fail(error)
         with contextlib.suppress(KeyError):
             self._selector.unregister(running.wire)

@@ -25,6 +25,8 @@ from pytest_sandbox.sandbox.wire import Decoder, Frame
 
 #: How long a sandbox that is ending may take to be gone, in seconds; then the run goes on without it. (2,000 processes: 2 s.)
 GONE_TIME = 60.0
+#: How long a kill waits for the main process around it to have forked into it, in seconds: that one may be hostile.
+FORK_TIME = 10.0
 _MOST_OUTPUT = 64 << 20
 _CHUNK = 1 << 16
 _UCRED = struct.Struct("3i")
@@ -102,7 +104,8 @@ class Running:
 
     control, wire: the controller's ends. deadline: on the monotonic clock. hold: its time does not run out (a debugger).
     timer: what it has set itself.
-    held: made ready, but not to run yet. enter_by: when main must be there.
+    held: made ready, but not to run yet. enter_by: when main must be there. forked_by: until when it is not killed, since the
+    main process around it forks into it.
     attached: who is to fork main is in its cgroups. entered: main is. problem: why it never started, or what it
     did that it must not. own_inodes: of its layer, before it wrote. launcher: pid of the process that it was forked from,
     if that is one of its own. depth: how many are around it. sockets: unix sockets on paths where those listen.
@@ -128,6 +131,7 @@ class Running:
     sockets: tuple[str, ...] = ()
     below: Below = dataclasses.field(default_factory=Below)
     enter_by: float | None = None
+    forked_by: float | None = None
     attached: bool = False
     entered: bool = False
     words: LastWords = dataclasses.field(default_factory=LastWords)
@@ -197,14 +201,23 @@ class Running:
             self.control.send(signal_main(STACKS_SIGNAL))
 
     def kill(self, why: Ending | None) -> None:
-        """SIGKILL init, and with it every process of its namespace; the first reason stands."""
+        """SIGKILL init, and with it every process of its namespace; the first reason stands.
+
+        A fork into it is let go on: cut off, it would leave locks of the C library taken in the main process around it.
+        """
         self.killed = self.killed or why
         self.abandoned = True
-        if self.pidfd is not None:
+        if self.pidfd is not None and self.forked_by is None:
             self.snapshot = self.snapshot or self.cgroup.snapshot()
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             self.ends()
+
+    def is_forked(self) -> None:
+        """The main process around it has forked into it, or does not: from now on it can be killed."""
+        self.forked_by = None
+        if self.abandoned:
+            self.kill(None)
 
     def ends(self) -> None:
         """Its init is dying, which takes all others of its namespace along."""

@@ -218,6 +218,7 @@ class Supervisor:
         """Kill every sandbox, the innermost included, and wait until all are gone."""
         for running in tuple(self._loop.running.values()):
             running.abandoned = True
+            running.forked_by = None  # whoever forks into it dies too
             running.kill(None)
             if running.pidfd is None and running.launcher is not None:
                 os.kill(running.launcher, signal.SIGKILL)  # not reaped yet, so the pid is still its own

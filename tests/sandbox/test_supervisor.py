@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import random
 import secrets
@@ -320,6 +321,43 @@ def test_many_at_once(supervisor: Supervisor) -> None:
     heard = [below(supervisor, outer, name, limits=limits[name])[1] for name in [*limits] * 15]
     endings = [outcome.ending for outcome in wait(supervisor, *heard)]
     assert endings == [Ending.TIMED_OUT, Ending.TOO_MUCH_OUTPUT, Ending.SIGNALLED, Ending.EXITED] * 15
+
+
+def delay_forks(_: Inside) -> int:
+    """Whoever calls fork(3) does not come out of it for a while: a thread was there, so that it has taken locks."""
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+    libc = ctypes.PyDLL(None)  # keeps the GIL
+    handler = ctypes.PYFUNCTYPE(None)(lambda: libc.usleep(300_000))
+    _kept.append(handler)
+    libc.__register_atfork(None, handler, None, None)
+    return 0
+
+
+_kept: list[Any] = []
+
+
+def test_nobody_is_killed_while_it_is_forked(supervisor: Supervisor) -> None:
+    """Nor runs: the process in which the fork(3) is still under way shares the scope's memory, and all locks in it."""
+
+    def look(inside: Inside) -> int:
+        inside.channel.send({"op": "pids", "pids": sorted(int(name) for name in os.listdir("/proc") if name.isdigit())})
+        return 0
+
+    outer, above = root(supervisor, scope({"delay": delay_forks, "look": look, "kill": lambda _: os.kill(-1, signal.SIGKILL) or 0}))
+    outer.send({"op": "do", "body": "delay"})
+    supervisor.run_while(lambda: not above.frames)
+    killed, first = below(supervisor, outer, "look")
+    supervisor.run_while(lambda: killed.pending is not None)
+    time.sleep(0.1)  # it is forked by now, and forker sleeps
+    killed.kill(None)
+    _, second = below(supervisor, outer, "look")
+    _, third = below(supervisor, outer, "kill")
+    _, fourth = below(supervisor, outer, "look")
+    outcomes = wait(supervisor, first, second, third, fourth)
+    assert [outcome.ending for outcome in outcomes] == [Ending.NO_REPORT, Ending.EXITED, Ending.EXITED, Ending.EXITED]
+    assert [frame["pids"] for one in (second, fourth) for frame in one.frames] == [[1, 3], [1, 3]]
 
 
 def test_the_end_of_a_scope_is_the_end_of_what_is_below(supervisor: Supervisor) -> None:

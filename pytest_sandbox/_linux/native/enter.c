@@ -11,7 +11,10 @@
  *                              word to go, and returns from sandbox_enter() with 0
  *
  * forker ends at once, and main is adopted by pid 1 of its namespace. The callers' thread-local storage is used by whoever of
- * the three runs, one at a time. Sources: clone(2), setns(2), capabilities(7), rseq(2).
+ * the three runs, one at a time. forker holds locks of the C library in fork(3), in memory that is the caller's too: who killed
+ * it there, as whoever kills its namespace would, would leave them locked. So main says that it is in only when forker has
+ * ended, and the controller kills nothing before that. Sources: clone(2), setns(2), capabilities(7), rseq(2), pthread_atfork(3),
+ * PR_SET_PDEATHSIG(2const).
  */
 #define _GNU_SOURCE
 #undef _FORTIFY_SOURCE /* its longjmp refuses a jump to another stack */
@@ -167,6 +170,21 @@ static int greet(const struct entry *entry)
 	return write(entry->own[0], entry->greeting, entry->greeting_length) != (ssize_t)entry->greeting_length;
 }
 
+/* Wait until forker, which is main's parent, has ended, and pid 1 is that. All signals are blocked. */
+static void outlive_forker(void)
+{
+	struct timespec at_once = {0, 0};
+	sigset_t end;
+
+	sigemptyset(&end);
+	sigaddset(&end, SIGUSR1);
+	prctl(PR_SET_PDEATHSIG, SIGUSR1, 0, 0, 0);
+	while (getppid() != 1)
+		sigwaitinfo(&end, NULL);
+	prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
+	sigtimedwait(&end, NULL, &at_once); /* it had ended after the first prctl, and before we looked */
+}
+
 /* Main's first steps. What goes wrong is in its stderr. */
 static void settle(const struct entry *entry)
 {
@@ -180,6 +198,7 @@ static void settle(const struct entry *entry)
 		what = "unshare a cgroup namespace";
 		failed = unshare(CLONE_NEWCGROUP); /* which begins at the cgroup that it is in now */
 	}
+	outlive_forker();
 	if (!failed) {
 		what = "drop privileges";
 		failed = give_up(entry);
@@ -265,8 +284,8 @@ int sandbox_enter(struct entry *entry)
 		munmap(state, sizeof *state);
 		register_rseq();
 		sigaltstack(&alternate, NULL);
-		sigprocmask(SIG_SETMASK, &mask, NULL);
 		settle(entry);
+		sigprocmask(SIG_SETMASK, &mask, NULL);
 		setsid(); /* kill(0, ...) and the terminal's signals end at the sandbox's border */
 		entry->in_child();
 		/* The word to go. Waited for here, since the less Python runs the fewer pages are copied. */
