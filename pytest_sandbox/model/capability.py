@@ -35,6 +35,8 @@ class Cause(enum.Enum):
     """Debian's sysctl."""
     APPARMOR = enum.auto()
     """Ubuntu's restriction of user namespaces."""
+    PROFILE = enum.auto()
+    """An AppArmor profile that pytest is confined by, as engines have one."""
     SECCOMP = enum.auto()
     NO_ADMIN = enum.auto()
     """Root lacks CAP_SYS_ADMIN."""
@@ -46,7 +48,6 @@ class Cause(enum.Enum):
     """Root of a user namespace among mounts of another one's."""
     STACKED = enum.auto()
     """A third overlay on two. Detail: the directory."""
-    """A file system that cannot be id-mapped, on a machine whose root can. Detail: the directory."""
     NO_ATTRIBUTES = enum.auto()
     """No user attributes on a tmpfs. Detail: a directory that has them."""
     NO_FILTER = enum.auto()
@@ -62,6 +63,8 @@ class Cause(enum.Enum):
     """The real root does not pass a controller on. Detail: what to write into which file."""
     OUTSIDE = enum.auto()
     """The process's cgroup is not below the root of its cgroup namespace, or not to be seen."""
+    FOREIGN = enum.auto()
+    """The cgroup file system is of another cgroup namespace: one of the host's, as a volume."""
     UNMOUNTED = enum.auto()
     NO_CONTROLLER = enum.auto()
     VERSION_1 = enum.auto()

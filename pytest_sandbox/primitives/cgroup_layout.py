@@ -87,7 +87,8 @@ def _place(hierarchy: Hierarchy, mounts: list[_Mount]) -> Hierarchy:
     showing = [m for m in mine if _below(path, m.root) is not None]
     if not showing:
         reason = f"{mine[-1].point} shows {mine[-1].root} of the {hierarchy.name} hierarchy; this process is in {path}"
-        return dataclasses.replace(hierarchy, problem=Problem(reason, Cause.OUTSIDE))
+        foreign = mine[-1].root.startswith("/..")
+        return dataclasses.replace(hierarchy, problem=Problem(reason, Cause.FOREIGN if foreign else Cause.OUTSIDE))
     # The last mount covers those before it on the same point; a read-only one serves only to name the reason.
     mount = max(enumerate(showing), key=lambda pair: (pair[1].writable, pair[0]))[1]
     inner = _below(path, mount.root) or ""

@@ -1,7 +1,8 @@
 """Which rule refused, by what a system call and the machine say. Pure but for `read`; imports `model` and `hostkind`.
 
 The rules are the kernel's: ENOSPC of user.max_*_namespaces (namespaces(7)), EPERM and ENOSYS of seccomp filters,
-EACCES of AppArmor, EPERM of mount_too_revealing (fs/namespace.c), EINVAL of FILESYSTEM_MAX_STACK_DEPTH (fs/overlayfs/super.c).
+EACCES of AppArmor (a profile's, proc_pid_attr(5); or for all users),
+EPERM of mount_too_revealing (fs/namespace.c), EINVAL of FILESYSTEM_MAX_STACK_DEPTH (fs/overlayfs/super.c).
 """
 
 from __future__ import annotations
@@ -78,6 +79,13 @@ def _is_chroot(read: Reader) -> bool:
     return bool(points) and "/" not in points
 
 
+def of_filter(read: Reader = read_file) -> Refusal | None:
+    """A seccomp filter, if there is one."""
+    if "\nSeccomp:\t2" not in (read("/proc/self/status") or ""):
+        return None
+    return Refusal(Cause.SECCOMP, "forbidden by a seccomp filter, as container engines have one (Seccomp: 2)")
+
+
 def _of_user(error: OSError, read: Reader) -> Refusal | None:
     """Rules for user namespaces. A filter says EPERM at once; AppArmor lets the namespace be made, and then says EACCES."""
 
@@ -87,9 +95,14 @@ def _of_user(error: OSError, read: Reader) -> Refusal | None:
     found = []
     if says("/proc/sys/kernel/unprivileged_userns_clone", "0"):
         found.append(Refusal(Cause.USERNS_CLONE, "kernel.unprivileged_userns_clone is 0: for root only (Debian)"))
-    if "\nSeccomp:\t2" in (read("/proc/self/status") or ""):
-        found.append(Refusal(Cause.SECCOMP, "forbidden by a seccomp filter, as container engines have one (Seccomp: 2)"))
+    if filtered := of_filter(read):
+        found.append(filtered)
     if says("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"):
         rule = "AppArmor's restriction of unprivileged user namespaces (Ubuntu): one may be made, and nothing done in it"
         found.insert(0 if error.errno == errno.EACCES else len(found), Refusal(Cause.APPARMOR, rule))
+    profile = (read("/proc/self/attr/apparmor/current") or read("/proc/self/attr/current") or "").strip()
+    if error.errno == errno.EACCES and profile.endswith((" (enforce)", " (kill)")):
+        found.insert(
+            0, Refusal(Cause.PROFILE, f"forbidden by AppArmor's profile {profile.rpartition(' ')[0]}, as engines have one")
+        )
     return found[0] if found else None

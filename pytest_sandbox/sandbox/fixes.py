@@ -118,6 +118,13 @@ def _outside(kind: HostKind, _: str) -> str:
     return f"as root: unshare --cgroup --mount sh -c '{mount} && exec pytest --sandbox'"
 
 
+def _foreign(kind: HostKind, detail: str) -> str:
+    """A volume of the host's cgroup file system, as people are told to take who do not want `--privileged`."""
+    if kind.engine in (Engine.DOCKER, Engine.PODMAN):
+        return f"without a volume for /sys/fs/cgroup: {_privileged(kind)}"
+    return _outside(kind, detail)
+
+
 # -- namespaces ---------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +171,10 @@ def _refused(kind: HostKind, _: str) -> str:
         "one of: sysctl -w kernel.unprivileged_userns_clone=1 (Debian); sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 "
         f"(Ubuntu 23.10 and newer); {_ANY}"
     )
+
+
+def _profile(kind: HostKind, _: str) -> str:
+    return _unconfine(kind) if kind.engine else "aa-exec -p unconfined pytest --sandbox (package apparmor)"
 
 
 def _seccomp(kind: HostKind, _: str) -> str:
@@ -264,6 +275,7 @@ _FIXES: dict[Cause, str | Callable[[HostKind, str], str]] = {
     Cause.COUNT: _count,
     Cause.USERNS_CLONE: _userns_clone,
     Cause.APPARMOR: _apparmor,
+    Cause.PROFILE: _profile,
     Cause.SECCOMP: _seccomp,
     Cause.NO_ADMIN: _admin,
     Cause.MASKED: _masked,
@@ -281,6 +293,7 @@ _FIXES: dict[Cause, str | Callable[[HostKind, str], str]] = {
     Cause.SHARED: _alone,
     Cause.REAL_ROOT: lambda _, what: f"as root: echo {what}",
     Cause.OUTSIDE: _outside,
+    Cause.FOREIGN: _foreign,
     Cause.UNMOUNTED: _unmounted,
     Cause.NO_CONTROLLER: _controller,
     Cause.VERSION_1: _version,

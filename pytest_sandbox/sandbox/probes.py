@@ -221,7 +221,7 @@ def _file_system(name: str) -> Capability:
 
 _WHO = {
     Identity.MAPPED: "ids on an unused host range over an id-mapped tree",
-    Identity.SAME: "the root file system cannot be id-mapped: root is the host's root, held by capabilities and masks",
+    Identity.SAME: "where tests write cannot be id-mapped: root has this root's ids, held by capabilities and masks",
     Identity.USER: "the user is mapped to himself",
 }
 

@@ -14,6 +14,7 @@ from pytest_sandbox.model.capability import Capability, Cause
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.primitives import mounts
 from pytest_sandbox.primitives.namespaces import Identity, write_maps
+from pytest_sandbox.sandbox import causes
 from pytest_sandbox.sandbox.layout import Layout
 from pytest_sandbox.sandbox.probes import lacks, try_in_child
 
@@ -30,6 +31,10 @@ def explain(error: Exception, layout: Layout) -> Capability:
     if number == errno.EINVAL and text.startswith("open_tree") and layout.identity is not Identity.USER:
         rule = "root of a user namespace, among mounts that belong to another and are locked together (mount_namespaces(7))"
         return lacks("sandbox", f"EINVAL of open_tree(2): {rule}", Cause.LOCKED)
+    if number == errno.EPERM and text.startswith("pivot_root") and (filtered := causes.of_filter()):
+        # As Docker's does of a root with CAP_SYS_ADMIN: containers/profiles, seccomp_default.go.
+        rule = f"{filtered.rule}, which allows mount(2) and not this"
+        return lacks("sandbox", f"EPERM of pivot_root(2): {rule}", filtered.cause)
     return lacks("sandbox", text, Cause.SEE_ABOVE)
 
 

@@ -75,7 +75,7 @@ def test_v2_base(path: str, root: str, directory: str) -> None:
             "shows /a of the v2 hierarchy; this process is in /ab",
             Cause.OUTSIDE,
         ),
-        ("/", V2_MOUNT.format("/..", "rw"), "shows /.. of the v2 hierarchy; this process is in /", Cause.OUTSIDE),
+        ("/", V2_MOUNT.format("/..", "rw"), "shows /.. of the v2 hierarchy; this process is in /", Cause.FOREIGN),
         ("/", "", "the v2 cgroup hierarchy is not mounted", Cause.UNMOUNTED),
     ],
 )

@@ -124,6 +124,14 @@ SYSTEMD = HostKind(systemd=True, uid=1000)
         (Cause.SHARED, HostKind(systemd=True), "systemd-run --scope -p Delegate=yes pytest --sandbox"),
         (Cause.OUTSIDE, ON_PODMAN, "start pytest with the container, or in it by podman exec, not by nsenter"),
         (Cause.OUTSIDE, HostKind(), "as root: unshare --cgroup --mount"),
+        (
+            Cause.FOREIGN,
+            ON_DOCKER,
+            "without a volume for /sys/fs/cgroup: docker run --privileged --cgroupns=private",
+        ),
+        (Cause.FOREIGN, HostKind(), "as root: unshare --cgroup --mount"),
+        (Cause.PROFILE, ON_DOCKER, "docker run --cap-add SYS_ADMIN --security-opt seccomp=unconfined"),
+        (Cause.PROFILE, HostKind(), "aa-exec -p unconfined pytest --sandbox"),
         (Cause.VERSION_1, HostKind(distribution=frozenset({"rhel"})), "sudo grubby --update-kernel=ALL"),
     ],
 )
@@ -137,6 +145,7 @@ def test_the_fix_is_for_this_kind_of_host(cause: Cause, kind: HostKind, fix: str
 
 SECCOMP = {"/proc/self/status": "Name:\tpytest\nSeccomp:\t2\n"}
 MOUNTS = "23 31 0:21 / /proc rw - proc proc rw\n50 23 0:40 / {} rw - tmpfs tmpfs rw\n"
+PROFILE = {"/proc/self/attr/apparmor/current": "docker-default (enforce)\n"}
 APPARMOR = {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n"}
 
 
@@ -166,6 +175,13 @@ APPARMOR = {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n"}
             "EPERM of unshare(2): no user namespace is made",
         ),
         (errno.EPERM, {}, Cause.REFUSED, "nothing says by whom"),
+        (
+            errno.EACCES,
+            {**PROFILE, **SECCOMP},
+            Cause.PROFILE,
+            "EACCES of unshare(2): forbidden by AppArmor's profile docker-default",
+        ),
+        (errno.EPERM, {**PROFILE, **SECCOMP}, Cause.SECCOMP, "EPERM of unshare(2): forbidden by a seccomp filter"),
     ],
 )
 def test_the_rule_behind_a_namespace(number: int, evidence: dict[str, str], cause: Cause, said: str) -> None:
