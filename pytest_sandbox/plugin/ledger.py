@@ -23,6 +23,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._live: set[FixtureDef[Any]] = set()
+        self._of_others: list[object] = []
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: FixtureDef[Any]) -> None:
@@ -38,18 +39,24 @@ class Ledger:
 
     def forget(self, session: pytest.Session) -> None:
         """Forget every fixture that is set up: those of the controller's own items (enabled=False) are no sandbox's."""
+        self.disown(session)
         _state(session).stack.clear()
         for definition in self._live:
             definition.cached_result = None
-            definition._finalizers.clear()
         self._live.clear()
 
     def disown(self, session: pytest.Session) -> None:
-        """Forget every finalizer that was inherited: the values stay, their owner tears them down."""
+        """Run no finalizer that was inherited: the values stay, their owner tears them down.
+
+        They are kept all the same: with the last reference to a fixture's generator Python closes it, which runs its `finally`
+        and leaves its `with`.
+        """
         state = _state(session)
-        for node, (_, problem) in tuple(state.stack.items()):
+        for node, (finalizers, problem) in tuple(state.stack.items()):
+            self._of_others.append(finalizers)
             state.stack[node] = ([], problem)
         for definition in self._live:
+            self._of_others.append(definition._finalizers.copy())
             definition._finalizers.clear()
 
 

@@ -428,3 +428,79 @@ def _command_line(pid: str) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except OSError:  # it has ended meanwhile
         return ""
+
+
+def test_context_managers(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A fixture's `with` is left, and its `finally` run, once, by whoever has set it up, and not where a sandbox inherits it."""
+    make(
+        pytester,
+        conftest="""
+        import contextlib, gc, sqlite3
+        @contextlib.contextmanager
+        def managed(name):
+            write(f"enter {name}")
+            state = {"open": True}
+            try: yield state
+            finally:
+                state["open"] = False
+                write(f"leave {name}")
+        def maker(scope):
+            @pytest.fixture(scope=scope, name=scope + "_context")
+            def made():
+                with managed(scope) as state:
+                    try: yield state
+                    finally: write(f"finally {scope}")
+            return made
+        session_context, package_context, module_context, class_context = map(maker, ("session", "package", "module", "class"))
+        @pytest.fixture(scope="module")
+        def database():
+            with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+                connection.execute("create table numbers (number)")
+                yield connection
+        @pytest.fixture(scope="session")
+        def added(request):
+            context = managed("added"); state = context.__enter__()
+            request.addfinalizer(lambda: context.__exit__(None, None, None))
+            return state
+        """,
+        test_it="""
+        import gc, pytest
+        class TestClass:
+            def test_1(self, session_context, added, package_context, module_context, class_context):
+                gc.collect()
+                assert session_context["open"] and package_context["open"] and module_context["open"] and class_context["open"]
+            def test_2(self, class_context, added): assert class_context["open"] and added["open"]
+        def test_3(session_context, module_context): assert session_context["open"] and module_context["open"]
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_database(database, number):
+            database.execute("insert into numbers values (?)", [number])
+        """,
+        test_more="""
+        def test_4(session_context, module_context, added):
+            assert session_context["open"] and module_context["open"] and added["open"]
+        """,
+    )
+    assert same_log(compare).count("leave session") == 1
+
+
+def test_context_managers_of_unsandboxed_tests(pytester: pytest.Pytester, compare: Compare) -> None:
+    """What the controller has set up, for tests with enabled=False, no sandbox leaves."""
+    make(
+        pytester,
+        conftest="""
+        import contextlib
+        @pytest.fixture(scope="session")
+        def context():
+            try: yield
+            finally: write("finally")
+        """,
+        test_it="""
+        import pytest
+        @pytest.mark.sandbox(enabled=False)
+        def test_here(context): pass
+        def test_1(): pass
+        @pytest.mark.sandbox(enabled=False)
+        def test_here_too(context): pass
+        """,
+    )
+    assert same_log(compare) == ["finally"]
