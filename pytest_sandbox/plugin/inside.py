@@ -24,7 +24,7 @@ from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
 from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin import carried, ledger, measuring, reports, timers
+from pytest_sandbox.plugin import carried, ledger, measuring, reports, reruns, timers
 from pytest_sandbox.plugin.reporter import Reporter, silence_foreign_hooks
 from pytest_sandbox.plugin.scopes import Need, Unit
 from pytest_sandbox.plugin.settling import settle_in
@@ -71,6 +71,7 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
         world.book.forget(world.session)
         world.reporter.listens = True  # from now on: pluggy has just told it every warning of the run so far
         silence_foreign_hooks(world.reporter, world.config)
+        reruns.take_over(world.config)
         # A worker of pytest-xdist has something else there while it runs.
         vars(world.config.hook)["pytest_runtest_protocol"] = world.protocol
     ledger.enter(world.session, node)
@@ -114,8 +115,8 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
     unit = world.units[frame["unit"]]
     with measuring.sheltered(world.config):
         if frame["node"] is None:
-            items, grows, world.session.testsfailed = frame["items"], frame["grows"], frame["failed"]
-            fork_into(inside, frame, descriptors, lambda child: unit_body(world, items, child, grows=grows))
+            world.session.testsfailed = frame["failed"]
+            fork_into(inside, frame, descriptors, lambda child: unit_body(world, frame, child))
         else:
             fork_into(inside, frame, descriptors, lambda child: scope_body(world, unit.chain[frame["node"]], child))
 
@@ -228,15 +229,23 @@ def _expect_failures(item: pytest.Item) -> None:
 # -- units ------------------------------------------------------------------------------------------------------------
 
 
-def unit_body(world: World, items: Sequence[int], inside: Inside, *, grows: bool) -> int:
-    """The main process of a test sandbox. grows: whether it is told, item by item, which one comes after the last of `items`."""
+def unit_body(world: World, order: Frame, inside: Inside) -> int:
+    """The main process of a test sandbox.
+
+    order: `items`, indexes; `grows`, whether it is told, item by item, which one comes after the last of these; `earlier`, how
+    many attempts at a single one were made before.
+    """
     _begin(world, inside)
     session, reporter = world.session, world.reporter
+    items, grows = order["items"], order["grows"]
+    alone = len(items) == 1 and not grows
     try:
         for index, following in _with_following(inside.channel, items, grows=grows):
             inside.channel.send({"op": "start", "item": index, "shares_network": inside.order.shares_network})
             item = session.items[index]
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None if following is None else session.items[following])
+            nextitem = None if following is None else session.items[following]
+            with reruns.attempts(item, alone=alone, earlier=order["earlier"]):
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
             reporter.news(item, ended=True)
             measuring.send(world.config, inside)
             stops = session.shouldstop or session.shouldfail

@@ -35,7 +35,6 @@ def settle_in(config: pytest.Config, inside: Inside, *, keeps: bool) -> None:
     faulthandler.enable(file=inside.descriptors.stacks, all_threads=True)
     faulthandler.register(STACKS_SIGNAL, file=inside.descriptors.stacks, all_threads=True, chain=False)
     _silence_reporters(config, inside.channel)
-    _count_here(config)
 
 
 def captures(config: pytest.Config) -> list[FDCapture | FDCaptureBinary]:
@@ -102,17 +101,6 @@ def _take_fault_handler(config: pytest.Config, stacks: int) -> None:
     fd = config.stash.get(fault_handler_stderr_fd_key, None)
     if fd is not None:
         os.dup2(stacks, fd, inheritable=False)
-
-
-def _count_here(config: pytest.Config) -> None:
-    """Let pytest-rerunfailures count by itself, as it does without pytest-xdist; with it, workers that crash have a server count.
-
-    A sandbox is no worker, and has no way to that server.
-    """
-    counts = getattr(config, "failures_db", None)
-    plain = next((kind for kind in type(counts).__mro__ if kind.__name__ == "StatusDB"), None)
-    if plain is not None:
-        config.failures_db = plain()  # type: ignore[attr-defined]
 
 
 class _Forward:

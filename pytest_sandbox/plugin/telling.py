@@ -20,6 +20,7 @@ from pytest_sandbox.plugin.junit import Noted
 from pytest_sandbox.plugin.measured import Account, measured_of
 from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
 from pytest_sandbox.plugin.reports import from_frame, joined, seconds, warning_from_frame, whole_number
+from pytest_sandbox.plugin.reruns import Reruns
 from pytest_sandbox.plugin.scope import Scope, Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.settling import keeps_terminal
@@ -63,28 +64,35 @@ class Line(Protocol):
         """Those of fixtures that scopes have set up for a unit; once."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Turn:
+    """(The rest of) a unit as one sandbox runs it: items, by index. See `inside.unit_body` for the others."""
+
+    items: tuple[int, ...]
+    grows: bool = False
+    earlier: int = 0
+
+
 class Telling:
     """One run of (the rest of) a unit.
 
     unmade: why there never was a sandbox. position: which of its items runs. reports, warnings: of that one. finished: items
     before it. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. grows: the last of the
-    items runs when `go_on` says which one comes after it.
+    items runs when `go_on` says which one comes after it. reruns: whether there is another attempt after this one.
     """
 
     def __init__(
         self,
         session: pytest.Session,
         unit: Unit,
-        items: Sequence[int],
+        turn: Turn,
         book: Book,
         supervisor: Supervisor,
         line: Line,
-        *,
-        grows: bool = False,
     ) -> None:
-        self.session, self.unit, self.items = session, unit, tuple(items)
+        self.session, self.unit, self.items, self.grows = session, unit, turn.items, turn.grows
+        self.reruns = Reruns(session.items[turn.items[0]], turn.earlier)
         self._book, self._supervisor, self._line = book, supervisor, line
-        self.grows = grows
         self._measured = measured_of(session.config)
         self._account = Account(self._measured)
         self._requests = Requests(supervisor, self._measured)
@@ -209,7 +217,7 @@ class Telling:
             self._carried.setdefault(self.item.nodeid, []).append(news)
         elif op == "coverage":
             self._account.hear(frame)
-        else:
+        elif not self.reruns.on_frame(running, frame):
             self._requests.on_frame(running, frame)
 
     def _expect(self, frame: Frame) -> None:
@@ -223,7 +231,7 @@ class Telling:
         self.finished.append(Finished(self.item, self.reports, [*self._line.early_warnings(self.unit), *self.warnings]))
         self.reports, self.warnings = [], []
         self.position += 1
-        self._begun = False
+        self._begun = self.reruns.is_set_up = False
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The sandbox is gone: whatever was not reported is reported now, with the ending."""
@@ -247,6 +255,7 @@ class Telling:
             self.unmade = Unrunnable(f"the sandbox could not be made: {running.problem}")
         else:
             self._complete(outcome.sentence, outcome)
+            self.reruns.after_kill(self.finished[-1].reports)
 
     def _fail_after_all(self, outcome: Outcome) -> None:
         """A limit that ends tests was met when they had said all they had to: that is the last one's failure all the same."""
@@ -280,7 +289,10 @@ class Telling:
 
     def _complete(self, sentence: str, outcome: Outcome | None) -> None:
         """Make a full set of reports of what the sandbox left unsaid about its current item."""
-        item, said = self.item, {report.when: report for report in self.reports}
+        item = self.item
+        if self.reruns.is_set_up and not self.reports:
+            self.reports.append(make_report(item, "setup", "passed", None))
+        said = {report.when: report for report in self.reports}
         when = "teardown"
         if "setup" not in said:
             when = "setup"
@@ -314,6 +326,7 @@ class Telling:
             remember()
         for report in done:
             item.ihook.pytest_runtest_logreport(report=report)
+            self.reruns.fired(item, report)
 
     def report_all_but_last(self) -> None:
         """Fire what is finished, but for the last item's teardown, which scopes that end with it may still change."""

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -29,9 +30,10 @@ from pytest_sandbox.plugin.measured import measured_of
 from pytest_sandbox.plugin.report import Book
 from pytest_sandbox.plugin.scope import Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
-from pytest_sandbox.plugin.telling import Telling
+from pytest_sandbox.plugin.telling import Telling, Turn
 from pytest_sandbox.plugin.tree import Tree
 from pytest_sandbox.sandbox import host, probes
+from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 
 #: How many sandboxes are made ready while one runs: to make one takes longer than a short test.
@@ -150,8 +152,9 @@ class Walk:
 
         alone: only the first of the items, and report it now. grows: the others are still to come, see `Telling`.
         """
+        earlier = 0
         while items:
-            told = self._take(unit, items, grows=grows)
+            told = self._take(unit, Turn(tuple(items), grows, earlier))
             if self._is_stopping:
                 return
             if told.running is not None:
@@ -165,6 +168,11 @@ class Walk:
                 if not self._is_stopping:
                     return
                 self._kill(told)
+            if told.reruns.again:
+                items, earlier = told.items, told.reruns.earlier + 1
+                self._finish(told, items[0])
+                self._wait(told.reruns.delay)
+                continue
             if alone or told.over or not adjacent or self._tree.ending(following):
                 self._finish(told, following)
             items = told.remaining if told.over and not alone else ()
@@ -186,16 +194,22 @@ class Walk:
     def _is_stopping(self) -> bool:
         return bool(self._session.shouldfail or self._session.shouldstop)
 
-    def _take(self, unit: Unit, items: Sequence[int], *, grows: bool) -> Telling:
+    def _wait(self, duration: float) -> None:
+        """Serve the sandboxes for so long, in seconds."""
+        end = time.monotonic() + duration
+        while (left := end - time.monotonic()) > 0:
+            self._supervisor.step(left)
+
+    def _take(self, unit: Unit, turn: Turn) -> Telling:
         """The unit's sandbox: the one that waits for this, or was made ready ahead, or a new one."""
-        if self._line and self._line[0].unit is unit and self._line[0].items[-len(items) :] == tuple(items):
+        if self._line and self._line[0].unit is unit and self._line[0].items[-len(turn.items) :] == turn.items:
             return self._line[0]
-        if self._ahead and self._ahead[0].unit is unit and self._ahead[0].items == tuple(items) and not self._ahead[0].over:
+        if self._ahead and self._ahead[0].unit is unit and self._ahead[0].items == turn.items and not self._ahead[0].over:
             told = self._ahead.popleft()
             self._line.append(told)
             return told
         self._drop_ahead()
-        told = self._tell(unit, items, grows=grows)
+        told = self._tell(unit, turn)
         self._line.append(told)
         self.news()
         # What is set up now shows, live, below the name of the test that it is set up for.
@@ -205,14 +219,18 @@ class Walk:
             return told
         told.log_start()
         try:
-            told.running = self._tree.fork(unit, items, told, told, held=False, grows=grows)
-            told.running.reported = False
+            told.running = self._fork(told, turn, held=False)
         except Unrunnable as problem:
             told.unmade = problem
         return told
 
-    def _tell(self, unit: Unit, items: Sequence[int], *, grows: bool = False) -> Telling:
-        return Telling(self._session, unit, items, self._book, self._supervisor, self, grows=grows)
+    def _tell(self, unit: Unit, turn: Turn) -> Telling:
+        return Telling(self._session, unit, turn, self._book, self._supervisor, self)
+
+    def _fork(self, told: Telling, turn: Turn, *, held: bool) -> Running:
+        running = self._tree.fork(told.unit, turn.items, told, told, held=held, grows=turn.grows, earlier=turn.earlier)
+        running.reported = False
+        return running
 
     def _make_ready(self, following: Sequence[Unit]) -> None:
         """Make the next units' sandboxes while this one runs."""
@@ -220,12 +238,12 @@ class Walk:
             # Items of a shared sandbox count failures for --maxfail, and so must know of all before.
             if len(unit.items) > 1 or not self._tree.is_ready_for(unit):
                 return
-            told = self._tell(unit, unit.items)
+            turn = Turn(unit.items)
+            told = self._tell(unit, turn)
             try:
-                told.running = self._tree.fork(unit, unit.items, told, told, held=True, grows=False)
+                told.running = self._fork(told, turn, held=True)
             except Unrunnable:
                 return
-            told.running.reported = False
             self._ahead.append(told)
 
     def _drop_ahead(self) -> None:

@@ -204,25 +204,6 @@ def test_teardown_errors_of_scopes(pytester: pytest.Pytester, compare: Compare) 
     assert boxed.result.parseoutcomes() == {"passed": 4, "errors": 2}
 
 
-def test_reruns(pytester: pytest.Pytester, compare: Compare) -> None:
-    """pytest-rerunfailures, whose workers otherwise ask a server in the controller, runs a test again in its sandbox."""
-    pytest.importorskip("pytest_rerunfailures")
-    pytester.makepyfile(
-        """
-        import os, pytest
-        tries = []
-        @pytest.mark.flaky(reruns=2)
-        def test_flaky(): tries.append(1); assert len(tries) == 3
-        @pytest.mark.flaky(reruns=1)
-        def test_exit(): os._exit(0)
-        def test_good(): pass
-        """
-    )
-    found = run(compare, "-n2")
-    # That plugin says nothing of a test before its end.
-    assert found.result.parseoutcomes() == {"passed": 2, "errors": 1, "rerun": 2}
-
-
 # -- scopes ------------------------------------------------------------------------------------------------------------
 
 NOTING = """
