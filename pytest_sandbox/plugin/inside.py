@@ -25,6 +25,7 @@ from _pytest.outcomes import TEST_OUTCOME
 from _pytest.runner import CallInfo
 
 from pytest_sandbox.plugin import carried, ledger, measuring, reports, reruns, timers
+from pytest_sandbox.plugin.generators import Generators
 from pytest_sandbox.plugin.reporter import Reporter, silence_foreign_hooks
 from pytest_sandbox.plugin.scopes import Need, Unit
 from pytest_sandbox.plugin.settling import settle_in
@@ -48,14 +49,22 @@ class World:
         self.reporter = Reporter(session.config)
         self.protocol = session.config.hook.pytest_runtest_protocol
         self.failed: set[int] = set()
+        self.generators = Generators()
+        self.generators.note()
 
 
 def _begin(world: World, inside: Inside) -> None:
     world.book.disown(world.session)
+    world.generators.restore()
     settle_in(world.config, inside, keeps=world.keeps_terminal)
     measuring.begin(world.config)
     world.reporter.owner = os.getpid()
     carried.begin(world.config)
+
+
+def _tell_generators(world: World, inside: Inside) -> None:
+    if news := world.generators.news():
+        inside.channel.send({"op": "generators", **news})
 
 
 # -- scopes -----------------------------------------------------------------------------------------------------------
@@ -79,6 +88,7 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
     gc.freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
     while True:
         frame, descriptors = inside.channel.receive()
+        world.generators.put(frame.get("generators"))
         if frame["op"] == "prepare":
             if not _make_ripe(world, inside, frame):
                 return _leave(inside)
@@ -104,6 +114,8 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
         _send_interruption(inside.channel, error)
         inside.channel.send({"op": "dropped", "name": frame["name"]})
         return True
+    finally:
+        _tell_generators(world, inside)
     world.reporter.news(world.session.items[frame["item"]])
     measuring.send(world.config, inside)
     inside.channel.send({"op": "prepared", "duration": duration})
@@ -215,6 +227,7 @@ def _close(world: World, inside: Inside, index: int) -> None:
         _expect_failures(item)
         report = item.ihook.pytest_runtest_makereport(item=item, call=call)
     measuring.send(world.config, inside)
+    _tell_generators(world, inside)
     inside.channel.send(reports.to_frame(world.config, report) | {"op": "closed"})
 
 
@@ -233,9 +246,14 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
     """The main process of a test sandbox.
 
     order: `items`, indexes; `grows`, whether it is told, item by item, which one comes after the last of these; `earlier`, how
-    many attempts at a single one were made before.
+    many attempts at a single one were made before; `waits`, whether it was made before its turn, and is told when that has come.
     """
     _begin(world, inside)
+    while order["waits"]:
+        frame, _ = inside.channel.receive()
+        if frame["op"] == "begin":
+            world.generators.put(frame.get("generators"))
+            break
     session, reporter = world.session, world.reporter
     items, grows = order["items"], order["grows"]
     alone = len(items) == 1 and not grows
@@ -248,6 +266,7 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
             reporter.news(item, ended=True)
             measuring.send(world.config, inside)
+            _tell_generators(world, inside)
             stops = session.shouldstop or session.shouldfail
             if stops:
                 inside.channel.send({"op": "stop", "reason": str(stops)})

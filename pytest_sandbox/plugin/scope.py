@@ -12,6 +12,7 @@ from _pytest.nodes import Node
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin import carried
+from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.junit import Noted
 from pytest_sandbox.plugin.measured import Account, measured_of
 from pytest_sandbox.plugin.report import show, show_bytes
@@ -49,7 +50,7 @@ class Scope:
     """An open scope sandbox.
 
     has: the parameter of each fixture set up there, by definition's id. asking: for whom it works, and of: for which unit and
-    item it sets up now, which may be later ones. warnings: of its teardown.
+    item it sets up now, which may be later ones. warnings: of its teardown. version: of the generators' state that it has.
     """
 
     node: Node
@@ -62,6 +63,7 @@ class Scope:
     asking: deque[Told] = dataclasses.field(default_factory=deque)
     of: tuple[int, int] | None = None
     warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    version: int = 0
 
     @property
     def is_made(self) -> bool:
@@ -84,7 +86,9 @@ class Scope:
 
 
 class Home(Protocol):
-    """Where scopes stand: the tree."""
+    """Where scopes stand: the tree. baton: what generators are handed on by."""
+
+    baton: Baton
 
     def unshare(self, scope: Scope, item: pytest.Item, threads: str) -> None:
         """A fixture that the scope sets up has started threads."""
@@ -153,6 +157,9 @@ class ScopeListener:
             carried.from_frame(self._config, item, {**frame, "ended": False})()
         elif op == "coverage":
             self._account.hear(frame)
+        elif op == "generators":
+            self._home.baton.take(frame)
+            self._scope.version = self._home.baton.version
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The scope is gone, by itself or closed."""

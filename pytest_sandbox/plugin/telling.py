@@ -16,6 +16,7 @@ from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.plugin import carried
 from pytest_sandbox.plugin.fixtures import Requests
+from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.junit import Noted
 from pytest_sandbox.plugin.measured import Account, measured_of
 from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
@@ -55,7 +56,11 @@ class Finished:
 
 
 class Line(Protocol):
-    """What units stand in: the walk."""
+    """What units stand in: the walk. baton: what generators are handed on by."""
+
+    @property
+    def baton(self) -> Baton:
+        """See `Home`."""
 
     def news(self) -> None:
         """One of them has said something."""
@@ -79,6 +84,7 @@ class Telling:
     unmade: why there never was a sandbox. position: which of its items runs. reports, warnings: of that one. finished: items
     before it. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. grows: the last of the
     items runs when `go_on` says which one comes after it. reruns: whether there is another attempt after this one.
+    version: of the generators' state that its sandbox was made with.
     """
 
     def __init__(
@@ -105,6 +111,7 @@ class Telling:
         self.outcome: Outcome | None = None
         self.running: Running | None = None
         self.stopped = False
+        self.version = 0
         self.unmade: Unrunnable | None = None
         self._noted: dict[str, Noted] = {}
         self._carried: dict[str, list[Callable[[], None]]] = {}
@@ -217,6 +224,8 @@ class Telling:
             self._carried.setdefault(self.item.nodeid, []).append(news)
         elif op == "coverage":
             self._account.hear(frame)
+        elif op == "generators":
+            self._line.baton.take(frame)
         elif not self.reruns.on_frame(running, frame):
             self._requests.on_frame(running, frame)
 

@@ -16,6 +16,7 @@ from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.spec import Limits, Spec
 from pytest_sandbox.plugin import inside, measuring, resolve
+from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.inside import World
 from pytest_sandbox.plugin.report import Book, make_report
 from pytest_sandbox.plugin.scope import Scope, ScopeListener, Told, Unrunnable
@@ -58,6 +59,7 @@ class Tree:
         self._early: dict[int, list[dict[str, Any]]] = {}
         self._unshared: set[int] = set()
         self.open: list[Scope] = []
+        self.baton = Baton()
 
     def begin(self, unit: Unit) -> None:
         """Fork the session's sandbox now, before the controller itself runs tests."""
@@ -82,7 +84,7 @@ class Tree:
         parent = next(scope for scope in self.open if scope.node is unit.chain[-1])
         wanted = self._prepare(parent, [(unit, items[0])])
         order = {"node": None, "items": list(items), "prepare": wanted, "failed": self._world.session.testsfailed}
-        return self._start(parent, unit, items, listener, told, order | extra, held=held)
+        return self._start(parent, unit, items, listener, told, order | extra | {"waits": held}, held=held)
 
     def is_ready_for(self, unit: Unit) -> bool:
         """Whether the unit can be forked as the tree stands: nothing to open, to set up or to change."""
@@ -133,10 +135,12 @@ class Tree:
         """Have a sandbox forked from an open scope; `order` is what `inside.scope_body` reads."""
         for above in self.open:
             above.last_item = items[-1]
-        prepare = None
+        prepare, generators = None, self._hand_on(parent)
         if order["prepare"]:
             parent.asking.append(told)
-            prepare = {"op": "prepare", "prepare": order["prepare"], "item": items[0]}
+            prepare = {"op": "prepare", "prepare": order["prepare"], "item": items[0], "generators": generators}
+        else:
+            order["generators"] = generators
         if parent.running is None or parent.outcome is not None:
             raise self.why_dead(told) or Unrunnable("the sandbox around it is gone")
         del order["prepare"]
@@ -144,6 +148,11 @@ class Tree:
         opens = order["node"] is not None
         spec, is_scope = self._spec if opens else unit.spec, opens or unit.can_spawn
         return self._supervisor.start(parent.running, spec, listener, scope=is_scope, held=held, prepare=prepare, **order)
+
+    def _hand_on(self, scope: Scope) -> Frame | None:
+        """The generators' state, for a scope that has not got it."""
+        state, scope.version = self.baton.since(scope.version), self.baton.version
+        return state
 
     # -- what is set up where -----------------------------------------------------------------------------------------
 
@@ -217,7 +226,7 @@ class Tree:
         self.open.remove(scope)
         scope.last_item = last_item
         if scope.outcome is None and scope.running is not None:
-            scope.running.send({"op": "close", "item": scope.last_item})
+            scope.running.send({"op": "close", "item": scope.last_item, "generators": self._hand_on(scope)})
             self._supervisor.run_while(lambda: scope.outcome is None)
         if scope.outcome is None:
             return None
@@ -235,7 +244,7 @@ class Tree:
         while self.open:
             scope = self.open.pop()
             if scope.outcome is None and scope.running is not None:
-                scope.running.send({"op": "close", "item": scope.last_item})
+                scope.running.send({"op": "close", "item": scope.last_item, "generators": self._hand_on(scope)})
             while scope.outcome is None and time.monotonic() < limit:
                 self._supervisor.step(max(0.0, limit - time.monotonic()))
 

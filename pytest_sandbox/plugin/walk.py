@@ -18,13 +18,14 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from pytest_sandbox.model.errors import SandboxError
 from pytest_sandbox.plugin import inside, resolve, scopes, settling
+from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.measured import measured_of
 from pytest_sandbox.plugin.report import Book
@@ -66,6 +67,7 @@ class Walk:
             config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # or each child makes its own
         keeps = settling.keeps_terminal(config)
         world = inside.World(session, self._units, ledger, keeps_terminal=keeps)
+        self._generators, self._version = world.generators, 0
         self._supervisor = _supervisor(self._units, settling.kept_descriptors(config, keeps=keeps))
         self._tree = Tree(world, self._supervisor, settings, book, self._units, in_order=in_order)
         self._line: deque[Telling] = deque()
@@ -129,12 +131,28 @@ class Walk:
         if self._session.shouldstop:
             raise self._session.Interrupted(self._session.shouldstop)
 
+    @property
+    def baton(self) -> Baton:
+        """See `Line`."""
+        return self._tree.baton
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """Within: an item that is not sandboxed runs in this process."""
+        self._generators.put(self.baton.since(self._version))
+        try:
+            yield
+        finally:
+            self.baton.take(self._generators.news())
+            self._version = self.baton.version
+
     def _run_here(self, index: int, item_index: int) -> None:
         """An item with enabled=False, in the controller itself."""
         later = next((entry for entry in self._order[index + 1 :] if isinstance(entry, int)), None)
         item = self._session.items[item_index]
         nextitem = None if later is None else self._session.items[later]
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+        with self.here():
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
 
     # -- one unit -----------------------------------------------------------------------------------------------------
 
@@ -158,6 +176,8 @@ class Walk:
             if self._is_stopping:
                 return
             if told.running is not None:
+                if told.running.held:
+                    told.running.send({"op": "begin", "generators": self.baton.since(told.version)})
                 self._supervisor.release(told.running)
                 self._make_ready(adjacent)
                 self._supervisor.run_while(lambda told=told: not told.quiet and not told.pauses)  # type: ignore[misc]
@@ -229,7 +249,7 @@ class Walk:
 
     def _fork(self, told: Telling, turn: Turn, *, held: bool) -> Running:
         running = self._tree.fork(told.unit, turn.items, told, told, held=held, grows=turn.grows, earlier=turn.earlier)
-        running.reported = False
+        running.reported, told.version = False, self.baton.version
         return running
 
     def _make_ready(self, following: Sequence[Unit]) -> None:
