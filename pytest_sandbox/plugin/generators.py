@@ -7,12 +7,12 @@ frame that is sent anyway. Imports pytest_sandbox.model, and NumPy not at all.
 
 from __future__ import annotations
 
-import array
-import base64
 import binascii
-import math
-import random
 import sys
+from array import array
+from base64 import b64decode, b64encode
+from math import isfinite
+from random import getstate, setstate
 from typing import Any
 
 from pytest_sandbox.model.errors import WireError
@@ -32,12 +32,12 @@ class Generators:
 
     def note(self) -> None:
         """Remember how they are now."""
-        self._python, self._numpy = random.getstate(), _numpy_state()
+        self._python, self._numpy = getstate(), _numpy_state()
 
     def restore(self) -> None:
         """After a fork: put `random` back; NumPy's is as it was."""
         if self._python is not None:
-            random.setstate(self._python)
+            setstate(self._python)
 
     def put(self, state: Frame | None) -> None:
         """Make them what a frame says that the controller has handed on, if it says anything."""
@@ -45,7 +45,7 @@ class Generators:
             return
         if "python" in state:
             words, position, gauss = state["python"]
-            random.setstate((_VERSION, (*_unpacked(words), position), gauss))
+            setstate((_VERSION, (*_unpacked(words), position), gauss))
         numpy = sys.modules.get("numpy")
         if "numpy" in state and numpy is not None:
             words, position, has_gauss, gauss = state["numpy"]
@@ -55,14 +55,14 @@ class Generators:
     def news(self) -> Frame:
         """What has changed since it was last noted; it is noted now."""
         state: Frame = {}
-        before, self._python = self._python, random.getstate()
+        before, self._python = self._python, getstate()
         if self._python != before and self._python[0] == _VERSION:
             *words, position = self._python[1]
             state["python"] = [_packed(words), position, self._python[2]]
         earlier, self._numpy = self._numpy, _numpy_state()
         if self._numpy is not None and (earlier is None or self._numpy[1:] != earlier[1:]):
             words, position, has_gauss, gauss = self._numpy[1:]
-            state["numpy"] = [base64.b64encode(words).decode(), position, has_gauss, gauss]
+            state["numpy"] = [b64encode(words).decode(), position, has_gauss, gauss]
         return state
 
 
@@ -79,11 +79,11 @@ def _numpy_state() -> tuple[Any, ...] | None:
 
 
 def _packed(words: list[int]) -> str:
-    return base64.b64encode(array.array("I", words)).decode()
+    return b64encode(array("I", words)).decode()
 
 
 def _unpacked(text: str) -> list[int]:
-    return array.array("I", base64.b64decode(text)).tolist()
+    return array("I", b64decode(text)).tolist()
 
 
 class Baton:
@@ -119,7 +119,7 @@ def _parts(value: object, count: int) -> list[Any]:
 
 def _words(value: object) -> str:
     try:
-        size = len(base64.b64decode(str(value), validate=True))
+        size = len(b64decode(str(value), validate=True))
     except (binascii.Error, ValueError):
         size = -1
     if size != 4 * _WORDS:
@@ -134,6 +134,6 @@ def _position(value: object) -> int:
 
 
 def _number(value: object) -> float:
-    if not isinstance(value, float) or not math.isfinite(value):
+    if not isinstance(value, float) or not isfinite(value):
         raise WireError("a generator's number is none")
     return value

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
-import os
 import sys
-import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from gc import collect, freeze
+from os import getpid
+from threading import enumerate as living_threads
 from typing import Any
 
 import pytest
@@ -58,7 +59,7 @@ def _begin(world: World, inside: Inside) -> None:
     world.generators.restore()
     settle_in(world.config, inside, keeps=world.keeps_terminal)
     measuring.begin(world.config)
-    world.reporter.owner = os.getpid()
+    world.reporter.owner = getpid()
     carried.begin(world.config)
 
 
@@ -84,8 +85,8 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
         # A worker of pytest-xdist has something else there while it runs.
         vars(world.config.hook)["pytest_runtest_protocol"] = world.protocol
     ledger.enter(world.session, node)
-    gc.collect()
-    gc.freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
+    collect()
+    freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
     while True:
         frame, descriptors = inside.channel.receive()
         world.generators.put(frame.get("generators"))
@@ -104,7 +105,7 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
     try:
         duration = _prepare(world, inside, frame["prepare"])
     except _ThreadStarted as spoilt:
-        with contextlib.suppress(Exception):  # whoever sets the fixture up again will say what is wrong with it
+        with suppress(Exception):  # whoever sets the fixture up again will say what is wrong with it
             ledger.leave(world.session)
         measuring.send(world.config, inside)
         inside.channel.send({"op": "threaded", "name": spoilt.name, "threads": spoilt.threads})
@@ -164,10 +165,10 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
         for need in needed:
             # Said before it is done: should this process die of it, the controller knows whose fault it was.
             inside.channel.send({"op": "fixture", "name": need.name})
-            threads = threading.enumerate()
+            threads = living_threads()
             if not ledger.set_up(item, need):
                 return False
-            started = [thread.name for thread in threading.enumerate() if thread not in threads]
+            started = [thread.name for thread in living_threads() if thread not in threads]
             result = need.definition.cached_result
             if started and result is not None and result[2] is None:
                 raise _ThreadStarted(need.name, started)
@@ -219,7 +220,7 @@ def _close(world: World, inside: Inside, index: int) -> None:
     measuring.name_phase(world.config, item, "teardown")
     with _caught_warnings(world, item), _captured(world.config, item, "teardown"):
         call = CallInfo.from_call(leave, "teardown")
-        gc.collect()
+        collect()
     world.reporter.news(item)
     if call.excinfo is None:  # plugins see one report of a teardown, and the last test's own process makes that
         report = pytest.TestReport.from_item_and_call(item, call)
@@ -235,7 +236,7 @@ def _expect_failures(item: pytest.Item) -> None:
     """Know of the item what its set-up, in another process, has found out: whether it may fail."""
     from _pytest.skipping import evaluate_xfail_marks, xfailed_key
 
-    with contextlib.suppress(*TEST_OUTCOME):  # a mark's condition is foreign code
+    with suppress(*TEST_OUTCOME):  # a mark's condition is foreign code
         item.stash[xfailed_key] = evaluate_xfail_marks(item)
 
 
@@ -275,7 +276,7 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
                 break
     except BaseException as error:  # noqa: BLE001  # the same of a test
         _send_interruption(inside.channel, error)
-        with contextlib.suppress(BaseException):
+        with suppress(BaseException):
             ledger.leave(session)  # as plain pytest does at the session's end
         measuring.send(world.config, inside)
     _run_exit_functions()
@@ -306,16 +307,16 @@ def _send_interruption(channel: Channel, error: BaseException) -> None:
 
 def _run_exit_functions() -> None:
     """The sandbox's own atexit functions; what it inherited was dropped when it began."""
-    with contextlib.suppress(BaseException):
+    with suppress(BaseException):
         atexit._run_exitfuncs()
 
 
 def _leave(inside: Inside) -> int:
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             stream.flush()
     inside.channel.send({"op": "done"})
-    with contextlib.suppress(EOFError):
+    with suppress(EOFError):
         while inside.channel.receive()[0]["op"] != "bye":
             pass
     return 0

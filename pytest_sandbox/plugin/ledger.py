@@ -5,7 +5,7 @@ A child inherits the set-up fixtures of all enclosing scopes and tears down only
 
 from __future__ import annotations
 
-import contextlib
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -66,7 +66,7 @@ def _state(session: pytest.Session) -> SetupState:
 
 def enter(session: pytest.Session, node: Node) -> None:
     """Set up the collectors down to `node`; a failure is kept by pytest for every item below, as it does itself."""
-    with contextlib.suppress(*TEST_OUTCOME):
+    with suppress(*TEST_OUTCOME):
         _state(session).setup(node)  # type: ignore[arg-type]  # walks listchain(), which every node has
 
 

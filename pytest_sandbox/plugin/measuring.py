@@ -14,6 +14,7 @@ import itertools
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
+from os import getpid
 from typing import Any
 
 import pytest
@@ -78,7 +79,7 @@ class Recorder:
     def begin(self) -> None:
         """Be the calling process's, which was just forked into its sandbox."""
         self._show()
-        self._owner = os.getpid()
+        self._owner = getpid()
         for collector in type(self._coverage._collector)._collectors:
             collector.pid = self._owner  # a test may start a Coverage of its own, which pauses this one and no stranger's
         self._disk._pid = -1  # whoever comes to write it is a fork, even if pids repeat in a namespace
@@ -96,7 +97,7 @@ class Recorder:
     @property
     def _writes(self) -> bool:
         """Whether this is a fork that a test made."""
-        return self._owner not in (-1, os.getpid())
+        return self._owner not in (-1, getpid())
 
     def set_context(self, context: str | None) -> str | None:
         """As CoverageData's: returns the one before."""
@@ -154,7 +155,7 @@ class Recorder:
 
     def send(self, inside: Inside) -> None:
         """Say what was measured since the last time."""
-        if os.getpid() != self._owner:
+        if getpid() != self._owner:
             return
         self._flush()
         if any(self._kept.values()):

@@ -6,10 +6,10 @@ Imports pytest and what is beside it.
 from __future__ import annotations
 
 import contextlib
-import gc
-import os
 import sys
 import warnings
+from gc import collect
+from os import _exit, getpid
 from typing import NoReturn
 
 import pytest
@@ -41,7 +41,7 @@ class Reporter:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: CallInfo[None]) -> None:
         """Say what an OSError was about, and join what scopes captured for this item with what it captures itself."""
-        if os.getpid() != self.owner:
+        if getpid() != self.owner:
             _end_fork(call)
         reports.merge_sections(item)
         if call.excinfo is not None:
@@ -53,7 +53,7 @@ class Reporter:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Stream the report."""
         if report.when == "call":
-            gc.collect()  # unraisable exceptions and never-awaited coroutines belong to this test
+            collect()  # unraisable exceptions and never-awaited coroutines belong to this test
         self._channel.send(reports.to_frame(self._config, report))
 
     def pytest_warning_recorded(
@@ -85,7 +85,7 @@ def _end_fork(call: CallInfo[None]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-    os._exit(0 if call.excinfo is None else 1)
+    _exit(0 if call.excinfo is None else 1)
 
 
 def silence_foreign_hooks(reporter: Reporter, config: pytest.Config) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -39,7 +39,7 @@ class Timers:
             if settings.disable_debugger_detection or not _plugin(item.config).is_debugging():
                 self._send(settings.timeout)
             return True
-        self._alarm = time.monotonic() + settings.timeout
+        self._alarm = monotonic() + settings.timeout
         self._send(settings.timeout, GRACE)
         return None
 
@@ -52,7 +52,7 @@ class Timers:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self) -> None:
         """The alarm has come through: what follows has all the time that it has without a sandbox."""
-        if self._alarm is not None and time.monotonic() >= self._alarm:
+        if self._alarm is not None and monotonic() >= self._alarm:
             self.pytest_timeout_cancel_timer()
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import resource
 import socket
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from os import _exit, close, getcwdb, setsid, write
 from typing import NoReturn
 
 from pytest_sandbox._linux import native
@@ -44,12 +44,12 @@ def fork_into(inside: Inside, frame: Frame, descriptors: Sequence[int], body: Bo
         if forked is not native.Forked.CALLER:
             _begin(inside, order, body, forked)
     for fd in descriptors:
-        os.close(fd)
+        close(fd)
 
 
 def _cwd() -> bytes:
     try:
-        return os.getcwdb()
+        return getcwdb()
     except FileNotFoundError:  # a fixture has removed it
         return b"/"
 
@@ -65,12 +65,12 @@ def _begin(inside: Inside, order: Order, body: Body, forked: native.Forked) -> N
 
 def become_main(order: Order, given: Descriptors, body: Body) -> NoReturn:
     """Run the body in the outermost sandbox's main process, which has no privileges any more; ends with its exit code."""
-    os.setsid()  # its own session: kill(0, ...) and the terminal's signals end at the sandbox's border
+    setsid()  # its own session: kill(0, ...) and the terminal's signals end at the sandbox's border
     process.leave_keyring()
     process.set_limits(_limits(order))
     wire = socket.socket(fileno=given.wire)
     if wire.recv(1) != GO:  # the controller has thought better of it, or is gone
-        os._exit(1)
+        _exit(1)
     _run(Inside(order, Channel(wire), given, outermost=True), body)
 
 
@@ -88,11 +88,11 @@ def _run(inside: Inside, body: Body) -> NoReturn:
     except EOFError:
         code = 1  # the controller is gone, and with it whoever would read why
     except BaseException:
-        with contextlib.suppress(Exception):
-            os.write(inside.descriptors.stderr, traceback.format_exc().encode("utf-8", "replace"))
+        with suppress(Exception):
+            write(inside.descriptors.stderr, traceback.format_exc().encode("utf-8", "replace"))
     finally:
         process.flush()
-        os._exit(code)
+        _exit(code)
 
 
 def _limits(order: Order) -> list[tuple[int, int]]:

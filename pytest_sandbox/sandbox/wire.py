@@ -1,16 +1,17 @@
 """Frames between the controller and a sandbox: a length of four bytes, then a JSON object. Imports `model` only.
 
 Descriptors travel with a frame (SCM_RIGHTS, unix(7)) towards the sandbox, never out of it. JSON, since what comes from a
-sandbox is not trusted: no pickle.
+sandbox is not trusted: no pickle. What runs beside tests names functions of the standard library here and in other files as it
+found them (`from os import getpid`): a fixture may have put something else into the module since.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import struct
+from os import _exit, getpid, set_inheritable
 from typing import Any
 
 from pytest_sandbox.model.errors import SandboxError, WireError
@@ -22,7 +23,7 @@ _HEADER = struct.Struct("!I")
 LONGEST = 256 << 20
 #: The most that one sandbox may say in all, in bytes: what is said is kept, as reports, until the run's end.
 MOST = 1 << 30
-_MOST_DESCRIPTORS = 32
+_DESCRIPTORS = socket.CMSG_SPACE(4 * 32)
 #: No bomb fits into so few bytes, nor is one so flat.
 _SMALL, _DEEPEST = 1 << 20, 200
 _MOST_STRUCTURE, _MOST_STRINGS = 16 << 20, 1 << 20
@@ -30,6 +31,12 @@ _MOST_STRUCTURE, _MOST_STRINGS = 16 << 20, 1 << 20
 _STRING = re.compile(rb'"[^"]*"?')
 _BRACKET = re.compile(rb"[][{}]")
 
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 _ENCODER = json.JSONEncoder(default=repr, ensure_ascii=False)
 
 
@@ -62,14 +69,10 @@ def _check_structure(body: bytes) -> None:
         raise WireError(f"a frame is {deepest} levels deep")
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
-
-
 def _decode(body: bytes) -> Frame:
     _check_structure(body)
     try:
-        frame = json.loads(body.decode("utf-8", "surrogatepass"), parse_constant=_refuse_constant)
+        frame = _DECODER.decode(body.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise WireError(f"a frame of {len(body)} bytes is no JSON: {error}") from None
     if not isinstance(frame, dict) or not isinstance(frame.get("op"), str):
@@ -117,27 +120,27 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
-        self._owner = os.getpid()
+        self._owner = getpid()
 
     def adopt(self) -> None:
         """Be the calling process's: it was forked, and has another socket under the same number."""
-        self._owner = os.getpid()
+        self._owner = getpid()
 
     def send(self, frame: Frame) -> None:
         """Send a frame; a controller that has gone away is no error, since it takes the sandbox with it."""
-        if os.getpid() != self._owner:
+        if getpid() != self._owner:
             return
         try:
             self.socket.sendall(encode(frame))
         except (BrokenPipeError, ConnectionResetError):
-            os._exit(1)
+            _exit(1)
 
     def receive(self) -> tuple[Frame, list[int]]:
         """The next frame and its descriptors; EOFError when the controller is gone.
 
         Raises SandboxError in any other process than its own: it would take an answer that is not its own.
         """
-        if os.getpid() != self._owner:
+        if getpid() != self._owner:
             raise SandboxError("a fork of the test's process cannot ask the controller: ask in the test itself")
         header, descriptors = self._read(_HEADER.size)
         (length,) = _HEADER.unpack(header)
@@ -147,11 +150,13 @@ class Channel:
     def _read(self, count: int) -> tuple[bytes, list[int]]:
         data, descriptors = bytearray(), list[int]()
         while len(data) < count:
-            part, received, _, _ = socket.recv_fds(self.socket, count - len(data), _MOST_DESCRIPTORS)
-            descriptors += received
+            part, ancillary, _, _ = self.socket.recvmsg(count - len(data), _DESCRIPTORS)
+            for level, kind, value in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    descriptors += memoryview(value[: len(value) - len(value) % 4]).cast("i").tolist()
             if not part:
                 raise EOFError
             data += part
         for fd in descriptors:
-            os.set_inheritable(fd, False)
+            set_inheritable(fd, False)
         return bytes(data), descriptors

@@ -14,6 +14,7 @@ import fcntl
 import functools
 import os
 from collections.abc import Collection, Sequence
+from ctypes import byref
 from typing import Any, NoReturn
 
 _HERE = os.path.dirname(__file__)
@@ -175,7 +176,7 @@ def fork(plan: Plan) -> Forked:
             for function in (python.PyOS_BeforeFork, python.PyOS_AfterFork_Parent, python.PyOS_AfterFork_Child)
         ),
     )
-    result = library.sandbox_enter(ctypes.byref(entry))
+    result = library.sandbox_enter(byref(entry))
     if result < 0:
         raise OSError(entry.error, os.strerror(entry.error), _STEPS[entry.step])
     if result:

@@ -1,0 +1,259 @@
+"""Plugins that need nothing of ours: a small suite of each has the same outcomes, files and words with and without --sandbox."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.compat.conftest import Compat, Run
+
+_TIME = re.compile(r"\d+(\.\d+)? ?(m?s|seconds)\b|in \d+:\d+|took .*|0x[0-9a-f]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A plugin's modules, what must be installed, a suite, options, and which lines must be the same (a pattern)."""
+
+    plugins: Sequence[str]
+    needed: Sequence[str]
+    suite: str
+    options: Sequence[str] = ()
+    same: str = "$^"
+    conftest: str = ""
+
+
+ASYNCIO = """
+    import asyncio, pytest, pytest_asyncio
+    @pytest_asyncio.fixture(scope="module", loop_scope="module")
+    async def server():
+        async def answer(reader, writer):
+            writer.write(b"hello " + await reader.readline()); await writer.drain(); writer.close()
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        yield server.sockets[0].getsockname()
+        server.close()
+    @pytest_asyncio.fixture
+    async def value():
+        await asyncio.sleep(0); yield 3
+    async def test_value(value): assert value == 3
+    async def test_fails(value): assert value == 4
+    @pytest.mark.asyncio(loop_scope="module")
+    async def test_server(server):
+        reader, writer = await asyncio.open_connection(*server)
+        writer.write(b"world\\n"); assert await reader.read() == b"hello world\\n"
+    @pytest.mark.asyncio(loop_scope="module")
+    async def test_server_again(server):
+        reader, writer = await asyncio.open_connection(*server)
+        writer.write(b"you\\n"); assert await reader.read() == b"hello you\\n"
+    @pytest.mark.parametrize("x", [1, 2])
+    async def test_parametrized(x): assert x == 1
+"""
+ANYIO = """
+    import anyio, pytest
+    pytestmark = pytest.mark.anyio
+    @pytest.fixture(scope="module", params=["asyncio", "trio"])
+    def anyio_backend(request): return request.param
+    @pytest.fixture(scope="module")
+    async def stream(anyio_backend):
+        send, receive = anyio.create_memory_object_stream(5)
+        async with send, receive: yield send, receive
+    async def test_sends(stream):
+        await stream[0].send(1); assert await stream[1].receive() == 1
+    async def test_fails(stream): assert 0
+    async def test_sleeps(): await anyio.sleep(0.01)
+"""
+HYPOTHESIS = """
+    import pytest
+    from hypothesis import given, settings, strategies as st, example, target, event, note
+    @settings(derandomize=True, max_examples=20)
+    @given(st.integers())
+    def test_passes(x): event(f"odd {x % 2}")
+    @settings(derandomize=True)
+    @given(st.integers(0, 1000))
+    def test_fails(x): note("noted"); assert x < 500
+    @settings(derandomize=True)
+    @example(3)
+    @given(st.lists(st.text()))
+    def test_example(x): assert x != 3
+    @settings(derandomize=True)
+    @given(x=st.data())
+    def test_data(x): assert x.draw(st.integers()) != 0
+    @settings(deadline=1, derandomize=True, max_examples=5)
+    @given(st.just(1))
+    def test_deadline(x):
+        import time; time.sleep(0.1)
+    @pytest.fixture
+    def own(): return 1
+    @settings(derandomize=True)
+    @given(st.integers())
+    def test_health(own, x): pass
+"""
+MOCK = """
+    import os, pytest
+    def test_patch(mocker):
+        mocker.patch("os.getcwd", return_value="/here"); assert os.getcwd() == "/here"
+    def test_undone(): assert os.getcwd() != "/here"
+    def test_fails(mocker):
+        call = mocker.Mock(); call(1); call.assert_called_once_with(2)
+    @pytest.fixture(scope="module")
+    def wide(module_mocker): return module_mocker.patch("os.getpid", return_value=-7)
+    def test_wide(wide): assert os.getpid() == -7
+    def test_wide_too(wide): assert os.getpid() == -7 and wide.call_count >= 1
+"""
+PLAIN = """
+    import pytest
+    def test_good(): print("of good")
+    def test_bad(): print("of bad"); assert 0, "bad"
+    @pytest.fixture
+    def broken(): raise ValueError("broken")
+    def test_error(broken): pass
+    @pytest.mark.skip(reason="why not")
+    def test_skip(): pass
+    @pytest.mark.xfail
+    def test_xfail(): assert 0
+    @pytest.mark.parametrize("x", [1, 2, 3])
+    def test_three(x): assert x != 2
+"""
+RANDOMLY = """
+    import random, pytest
+    @pytest.mark.parametrize("x", range(6))
+    def test(x): print("drawn", x, random.random())
+    class TestClass:
+        def test_1(self): print("drawn", 1, random.random())
+        def test_2(self): print("drawn", 2, random.random())
+"""
+HTTPSERVER = """
+    import json, urllib.request
+    def test_serves(httpserver):
+        httpserver.expect_request("/a").respond_with_data("text")
+        assert urllib.request.urlopen(httpserver.url_for("/a")).read() == b"text"
+    def test_serves_json(httpserver):
+        httpserver.expect_request("/b").respond_with_json([1])
+        assert json.load(urllib.request.urlopen(httpserver.url_for("/b"))) == [1]
+    def test_nobody_asked(httpserver):
+        httpserver.expect_request("/c").respond_with_data("text")
+        httpserver.check_assertions()
+    def test_unexpected(httpserver):
+        try: urllib.request.urlopen(httpserver.url_for("/d"))
+        except OSError: pass
+        httpserver.check_assertions()
+"""
+_OUTCOMES = r"^(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS|E   )"
+_ASYNCIO = ["-o", "asyncio_mode=auto"]
+_DEBUG = ["-o", "asyncio_debug=true", "-o", "asyncio_default_test_loop_scope=module"]
+_HYPOTHESIS = ["_hypothesis_pytestplugin"]
+_SEEDED = HYPOTHESIS.replace("derandomize=True", "database=None")
+_STATISTICS = r"passing, |Stopped"
+CASES = {
+    "asyncio": Case(["pytest_asyncio.plugin"], ["pytest_asyncio"], ASYNCIO, _ASYNCIO, _OUTCOMES),
+    "asyncio in debug mode": Case(["pytest_asyncio.plugin"], ["pytest_asyncio"], ASYNCIO, [*_ASYNCIO, *_DEBUG], _OUTCOMES),
+    "anyio": Case(["anyio.pytest_plugin"], ["anyio", "trio"], ANYIO, (), _OUTCOMES),
+    "hypothesis": Case(_HYPOTHESIS, ["hypothesis"], HYPOTHESIS, (), r"Falsifying|^E   |x=|Draw|^noted|FAILED"),
+    "hypothesis's statistics": Case(_HYPOTHESIS, ["hypothesis"], HYPOTHESIS, ["--hypothesis-show-statistics"], _STATISTICS),
+    "hypothesis by seed": Case(_HYPOTHESIS, ["hypothesis"], _SEEDED, ["--hypothesis-seed=5"], r"Falsifying|^E   |x=|FAILED"),
+    "mock": Case(["pytest_mock"], ["pytest_mock"], MOCK, (), _OUTCOMES),
+    "randomly": Case(["pytest_randomly"], ["pytest_randomly"], RANDOMLY, ["-rP", "--randomly-seed=11"], "^drawn|random seed"),
+    "sugar": Case(["pytest_sugar"], ["pytest_sugar"], PLAIN, (), "✓|✗|s  |passed|failed"),
+    "instafail": Case(["pytest_instafail"], ["pytest_instafail"], PLAIN, ["--instafail"], r"^E   |^___|test_it.py"),
+    "httpserver": Case(["pytest_httpserver.pytest_plugin"], ["pytest_httpserver"], HTTPSERVER, ["-Wignore"], "FAILED"),
+}
+
+
+@pytest.fixture(params=sorted(CASES))
+def case(request: pytest.FixtureRequest) -> Case:
+    """Each of them."""
+    return CASES[request.param]
+
+
+#: Tests that have no case of these, but look at what a plugin writes.
+WRITERS = {
+    "test_html": (["pytest_metadata.plugin", "pytest_html.plugin", "pytest_html.fixtures"], ["pytest_html"]),
+    "test_reportlog": (["pytest_reportlog.plugin"], ["pytest_reportlog"]),
+}
+
+
+@pytest.fixture
+def plugins(request: pytest.FixtureRequest) -> Sequence[str]:
+    """See conftest."""
+    if "case" not in request.fixturenames:
+        return WRITERS[request.node.name][0]
+    case: Case = request.getfixturevalue("case")
+    return case.plugins
+
+
+@pytest.fixture
+def needed(request: pytest.FixtureRequest) -> Sequence[str]:
+    """See conftest."""
+    if "case" not in request.fixturenames:
+        return WRITERS[request.node.name][1]
+    case: Case = request.getfixturevalue("case")
+    return case.needed
+
+
+def lines(run: Run, pattern: str) -> list[str]:
+    """Those that match, without times."""
+    found = [_TIME.sub("TIME", line) for line in run.result.stdout.lines if re.search(pattern, line)]
+    return [line for line in found if "wall TIME" not in line]
+
+
+def left(run: Run) -> list[str]:
+    """The files that there are then; Hypothesis's notes of other sources say what is imported."""
+    return sorted(name for name in run.files if "/constants/" not in name and "unicode_data" not in name)
+
+
+def test_same(compat: Compat, case: Case) -> None:
+    """The same outcomes, exit status and files, and the same words."""
+    compat.pytester.makepyfile(test_it=case.suite)
+    plain, boxed = compat.both("-rA", *case.options)
+    assert plain.outcomes
+    assert left(boxed) == left(plain)
+    assert lines(boxed, case.same) == lines(plain, case.same)
+    assert lines(plain, case.same) or case.same == "$^"
+
+
+def test_html(compat: Compat) -> None:
+    """The page has the same results, with what a test has added to it."""
+    compat.pytester.makeconftest("""
+        import pytest
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item):
+            from pytest_html import extras
+            report = yield
+            report.extras = [*getattr(report, "extras", []), extras.text("an extra of " + item.name)]
+            return report
+    """)
+    compat.pytester.makepyfile(test_it=PLAIN)
+    plain, boxed = compat.both("--html=report.html", "--self-contained-html", same=False)
+    assert boxed.outcomes == plain.outcomes
+    pages = []
+    for run in (plain, boxed):
+        found = re.search(r'data-jsonblob="([^"]*)"', run.read("report.html"))
+        assert found
+        pages.append(json.loads(html.unescape(found[1])))
+    results = [
+        {
+            name: [(one["result"], [extra["content"] for extra in one["extras"]]) for one in found]
+            for name, found in page["tests"].items()
+        }
+        for page in pages
+    ]
+    assert results[1] == results[0]
+    assert base64.b64encode(b"an extra of test_good").decode() in str(results[0])
+
+
+def test_reportlog(compat: Compat) -> None:
+    """A line for each report, in the same order."""
+    compat.pytester.makepyfile(test_it=PLAIN)
+    plain, boxed = compat.both("--report-log=log.json")
+    said = [[json.loads(line) for line in run.read("log.json").splitlines()] for run in (plain, boxed)]
+    known = ("$report_type", "nodeid", "when", "outcome", "exitstatus", "keywords")
+    first, second = ([{key: one.get(key) for key in known} for one in lines] for lines in said)
+    assert second == first
+    assert len(first) > 20
