@@ -31,7 +31,7 @@ import pytest
 #: What differs by its nature, in any text: times, addresses, counters of processes and runs, and what a sandbox adds.
 INTENDED = (
     (r"^sandbox: .*\n", ""),
-    (r"(?m)^-+ Sandbox -+\n(?:(?![-_=!]{3}).*\n)*", ""),
+    (r"(?m)^-+ Sandbox( files)? -+\n(?:(?:wall |added: |modified: |deleted: |replaced: |what it wrote|  |\.\.\.).*\n)*", ""),
     (r"\bin \d+\.\d+s\b( \(\d:\d\d:\d\d\))?", "in N s"),
     (r"0x[0-9a-f]{6,}", "0xN"),
     (r"\bThread-\d+\b", "Thread-N"),

@@ -22,7 +22,7 @@ class Loud:
     def __del__(self): raise ValueError("from __del__")
 def in_thread():
     def run(): raise ValueError("in a thread")
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, name="own")  # a number would count anew in each sandbox
     thread.start()
     thread.join()
 """
