@@ -300,9 +300,18 @@ def _send_interruption(channel: Channel, error: BaseException) -> None:
     if isinstance(error, pytest.exit.Exception):
         channel.send({"op": "exit", "reason": str(error.msg), "returncode": error.returncode})
     elif isinstance(error, KeyboardInterrupt):
-        channel.send({"op": "interrupt"})
+        path, line = _origin(error)
+        channel.send({"op": "interrupt", "path": path, "line": line})
     else:
         channel.send({"op": "internal", "traceback": traceback.format_exc()})
+
+
+def _origin(error: BaseException) -> tuple[str, int]:
+    """Where it was raised: path and line, as pytest tells of a KeyboardInterrupt."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return ("", 0) if trace is None else (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
 
 
 def _run_exit_functions() -> None:
