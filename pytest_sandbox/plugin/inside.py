@@ -136,16 +136,21 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
 
 def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequence[int]]]) -> float:
     """Set up fixtures: of a unit, for an item of it, by the indexes of its needs; returns how long it took, in seconds."""
-    duration = 0.0
+    duration, left = 0.0, list[tuple[int, int]]()
     for unit_index, item_index, need_indexes in wanted:
         unit = world.units[unit_index]
-        needed = [unit.above[index] for index in need_indexes]
+        count = 0
         if unit_index not in world.failed:
             inside.channel.send({"op": "for", "unit": unit_index, "item": item_index})
-            took, complete = _set_up(world, inside, world.session.items[item_index], needed)
+            needed = [unit.above[index] for index in need_indexes]
+            took, count = _set_up(world, inside, world.session.items[item_index], needed)
             duration += took
-            if not complete:
+            if count < len(needed):
                 world.failed.add(unit_index)
+                count += 1  # the one that failed is not set up again, either
+        left += [(unit_index, index) for index in need_indexes[count:]]
+    if left:
+        inside.channel.send({"op": "left", "needs": left})
     return duration
 
 
@@ -157,27 +162,27 @@ class _ThreadStarted(BaseException):
         self.name, self.threads = name, list(threads)
 
 
-def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Need]) -> tuple[float, bool]:
-    """How long it took, in seconds, and whether all could be set up: not what comes after one that fails."""
+def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Need]) -> tuple[float, int]:
+    """How long it took, in seconds, and how many could be set up: not what comes after one that fails."""
 
-    def work() -> bool:
+    def work() -> int:
         __tracebackhide__ = True
-        for need in needed:
+        for count, need in enumerate(needed):
             # Said before it is done: should this process die of it, the controller knows whose fault it was.
             inside.channel.send({"op": "fixture", "name": need.name})
             threads = living_threads()
             if not ledger.set_up(item, need):
-                return False
+                return count
             started = [thread.name for thread in living_threads() if thread not in threads]
             result = need.definition.cached_result
             if started and result is not None and result[2] is None:
                 raise _ThreadStarted(need.name, started)
-        return True
+        return len(needed)
 
     measuring.name_phase(world.config, item, "setup")
     with _caught_warnings(world, item), _captured(world.config, item, "setup"), timers.timed(item):
         call = CallInfo.from_call(work, "setup", reraise=(BaseException,))
-    return call.duration, bool(call.result)
+    return call.duration, call.result or 0
 
 
 @contextlib.contextmanager

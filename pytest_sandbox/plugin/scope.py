@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import pytest
@@ -96,8 +97,18 @@ class Home(Protocol):
     def is_of(self, item: int, unit: int) -> bool:
         """Whether there is such a unit, with this item."""
 
+    def leave(self, scope: Scope, needs: Sequence[tuple[int, int]]) -> None:
+        """The scope has not set up these needs of units, by index, since another had failed before."""
+
     def warn_later(self, unit: int, warning: dict[str, Any]) -> None:
         """A fixture that is set up early has warned; that belongs to the unit it is set up for."""
+
+
+def _pairs(frame: Frame) -> list[tuple[int, int]]:
+    try:
+        return [(int(unit), int(need)) for unit, need in frame["needs"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise WireError(f"a frame names no needs: {error!r}") from error
 
 
 class ScopeListener:
@@ -160,6 +171,8 @@ class ScopeListener:
         elif op == "generators":
             self._home.baton.take(frame)
             self._scope.version = self._home.baton.version
+        elif op == "left":
+            self._home.leave(self._scope, _pairs(frame))
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The scope is gone, by itself or closed."""

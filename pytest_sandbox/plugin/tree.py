@@ -14,6 +14,7 @@ import pytest
 from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
 
+from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.spec import Limits, Spec
 from pytest_sandbox.plugin import inside, measuring, resolve
 from pytest_sandbox.plugin.generators import Baton
@@ -251,6 +252,13 @@ class Tree:
     def is_of(self, item: int, unit: int) -> bool:
         """See `Home`."""
         return 0 <= unit < len(self._units) and item in self._units[unit].items
+
+    def leave(self, scope: Scope, needs: Sequence[tuple[int, int]]) -> None:
+        """See `Home`. Who needs them next has them set up."""
+        for unit, need in needs:
+            if not (0 <= unit < len(self._units) and 0 <= need < len(self._units[unit].above)):
+                raise WireError(f"there is no need {need} of unit {unit}")
+            scope.has.pop(id(self._units[unit].above[need].definition), None)
 
     def warn_later(self, unit: int, warning: dict[str, Any]) -> None:
         """See `Home`."""

@@ -504,3 +504,33 @@ def test_context_managers_of_unsandboxed_tests(pytester: pytest.Pytester, compar
         """,
     )
     assert same_log(compare) == ["finally"]
+
+
+def test_after_one_that_failed(pytester: pytest.Pytester, compare: Compare) -> None:
+    """What comes after a fixture that failed is set up once, by its scope, for the next test that needs it."""
+    make(
+        pytester,
+        conftest="""
+        @pytest.fixture(scope="session")
+        def broken(log): raise ValueError("broken")
+        @pytest.fixture(scope="module", autouse=True)
+        def module(log):
+            log("module is set up"); yield; log("module is torn down")
+        @pytest.fixture(scope="session")
+        def session(log):
+            log("session is set up"); yield; log("session is torn down")
+        """,
+        test_it="""
+        def test_broken(broken, session): pass
+        def test_broken_too(session, broken): pass
+        def test_1(): pass
+        def test_2(session): pass
+        def test_3(session): pass
+        """,
+        test_more="""
+        def test_4(session, broken): pass
+        def test_5(): pass
+        """,
+    )
+    lines = same_log(compare)
+    assert [lines.count(f"{scope} is set up") for scope in ("module", "session")] == [2, 1]
