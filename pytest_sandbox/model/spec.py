@@ -37,6 +37,10 @@ class Keep(enum.Enum):
     ALWAYS = "always"
 
 
+#: A quota of a millisecond in a period of a second: Documentation/scheduler/sched-bwc.rst.
+LEAST_CPUS = 0.001
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
     """Upper bounds of what one sandbox may use; None is no bound.
@@ -80,6 +84,8 @@ class Limits:
                 raise SpecError(f"the limit {field.name}={value!r} is no {'whole ' if whole else ''}number; None is no limit")
             if not (value >= 0 if field.name in _MAY_BE_NONE_AT_ALL else 0 < value < float("inf")):
                 raise SpecError(f"the limit {field.name}={value!r} must be above 0; None is no limit")
+            if field.name == "cpus" and value < LEAST_CPUS:
+                raise SpecError(f"the limit cpus={value!r} is less than the kernel can hold: write at least {LEAST_CPUS}")
 
     def within(self, outer: Limits) -> Limits:
         """The stricter of each. Raises SpecError where no CPU is in both sets."""

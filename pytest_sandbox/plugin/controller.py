@@ -72,6 +72,8 @@ class Controller:
         plans = [self._given.base, *resolve.plans(session.items, self._given)]
         # Items without a marker go on to have one plan.
         changed = {plan: self._settled(plan, self.known) for plan in set(plans)}
+        if self.settings.degrade:
+            changed = {plan: dataclasses.replace(new, spec=host.degraded(new.spec)) for plan, new in changed.items()}
         plans = [changed[plan] for plan in plans]
         base, *self.plans = let_through(self.config, session.items, plans)
         self.settings = dataclasses.replace(self.settings, base=base)

@@ -14,7 +14,7 @@ import pytest
 from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
 
-from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.model.errors import SetupError, UnavailableError, WireError
 from pytest_sandbox.model.spec import Limits, Spec
 from pytest_sandbox.plugin import inside, measuring, resolve
 from pytest_sandbox.plugin.generators import Baton
@@ -115,8 +115,11 @@ class Tree:
         def body(found: Inside) -> int:
             return inside.scope_body(world, node, found)
 
-        with measuring.sheltered(world.config):
-            running = self._supervisor.start_root(self._spec, body, listener)
+        try:
+            with measuring.sheltered(world.config):
+                running = self._supervisor.start_root(self._spec, body, listener)
+        except (SetupError, UnavailableError) as error:
+            raise pytest.UsageError(f"--sandbox: {error}") from error
         self._supervisor.run_while(lambda: running.layer is None and not running.ended)
         if running.ended:
             raise pytest.UsageError(_explain(running, scope))
@@ -148,7 +151,10 @@ class Tree:
         order["unit"] = self._index[id(unit)]
         opens = order["node"] is not None
         spec, is_scope = self._spec if opens else unit.spec, opens or unit.can_spawn
-        return self._supervisor.start(parent.running, spec, listener, scope=is_scope, held=held, prepare=prepare, **order)
+        try:
+            return self._supervisor.start(parent.running, spec, listener, scope=is_scope, held=held, prepare=prepare, **order)
+        except (SetupError, UnavailableError) as error:
+            raise Unrunnable(str(error)) from error
 
     def _hand_on(self, scope: Scope) -> Frame | None:
         """The generators' state, for a scope that has not got it."""

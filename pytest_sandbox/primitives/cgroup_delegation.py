@@ -78,8 +78,10 @@ class Delegation:
             leaf = self.leaf_directory(base)
             self._locks.make(leaf)
             self._leaf = leaf
-            for pid in filter(_is_own, pids_in(base)):
-                write(leaf + "/cgroup.procs", str(pid))
+            while own := [pid for pid in pids_in(base) if _is_own(pid)]:
+                for pid in own:
+                    with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                        write(leaf + "/cgroup.procs", str(pid))
 
     def _return(self) -> None:
         """Go back to where this process was."""

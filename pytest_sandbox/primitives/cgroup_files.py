@@ -27,7 +27,7 @@ REMOVE_SECONDS = 2.0
 
 
 def read(path: str) -> bytes:
-    """A cgroup file's whole content; raises OSError."""
+    """A cgroup file's whole content; raises OSError. Of no other file: its records may be longer."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         chunks = []

@@ -138,7 +138,7 @@ def explain(error: OSError, hierarchy: Hierarchy) -> Problem:
     if code in (errno.EACCES, errno.EPERM):
         reason = f"this cgroup is not delegated to user {os.geteuid()} ({said})"
         if hierarchy.version == V2:
-            return Problem(reason, Cause.NOT_DELEGATED)
+            return Problem(reason, Cause.NOT_DELEGATED, hierarchy.directory)
         return Problem(reason, Cause.NOT_DELEGATED_V1, hierarchy.directory)
     if code == errno.EBUSY:
         return Problem(

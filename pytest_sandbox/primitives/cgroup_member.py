@@ -235,9 +235,8 @@ class Cgroup:
 
     def processes(self) -> tuple[int, ...]:
         """Host pids of what is in here or below, zombies left out."""
-        # Any hierarchy will do, for all have the same members; the first is v2 where there is one.
-        directory = next(iter(self._places), None)
-        return files.pids_below(directory) if directory else ()
+        # In each hierarchy: whoever has a way in may have used it in one of them only.
+        return tuple(dict.fromkeys(pid for directory in self._places for pid in files.pids_below(directory)))
 
     def kill(self, seconds: float = files.KILL_SECONDS) -> tuple[int, ...]:
         """SIGKILL everything in here and wait until it is dead; returns the pids that still are not after `seconds`.

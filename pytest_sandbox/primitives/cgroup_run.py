@@ -217,7 +217,8 @@ def _names(directory: str) -> list[str]:
 
 def _text(path: str) -> str:
     try:
-        return os.fsdecode(files.read(path))
+        with open(path, "rb") as file:
+            return os.fsdecode(file.read())
     except OSError:
         # No /proc/self/cgroup: a kernel without cgroups; none will be found.
         return ""

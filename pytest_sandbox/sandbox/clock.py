@@ -38,7 +38,7 @@ def restart(running: Running) -> None:
 def set_timer(running: Running, seconds: float, grace: float = 0.0) -> None:
     """What a sandbox asks for itself, besides its limit: to be killed so long from now, or later by a grace; 0: not any more."""
     now = time.monotonic()
-    running.timer = Timer(seconds, now, now + seconds + grace) if seconds else None
+    running.timer = Timer(seconds, now, now + seconds + grace) if seconds > 0 else None
 
 
 def next_due(everyone: Collection[Running]) -> float | None:
@@ -55,19 +55,22 @@ def next_due(everyone: Collection[Running]) -> float | None:
         )
         if moment is not None
     ]
-    due += [moment for running in everyone for moment in (running.gone_by, running.forked_by) if moment is not None]
+    due += [moment for running in everyone for moment in (running.gone_by, running.spared_until) if moment is not None]
     return min(due, default=None)
 
 
 def check(running: Running, now: float) -> None:
     """Kill it if it has used up a limit; where that is time, its stacks are asked for first."""
-    if running.forked_by is not None and now >= running.forked_by:
-        running.is_forked()
+    if running.spared_until is not None and now >= running.spared_until:
+        _give_up_fork(running)
     if running.hold or running.abandoned:
         return
     if not running.entered and running.enter_by is not None and now >= running.enter_by:
         running.fail(SetupError("make a sandbox", "it is not ready after two minutes", errno.ETIMEDOUT))
-        running.hang_up()
+        if running.pidfd is None:
+            running.hang_up()
+        elif running.being_forked:
+            _give_up_fork(running)
     if running.kill_at is not None and now >= running.kill_at:
         running.kill(running.killed)
     elif running.deadline is not None and now >= running.deadline:
@@ -76,6 +79,13 @@ def check(running: Running, now: float) -> None:
         _out_of_time(running, Ending.TIMED_OUT, now)
     if running.next_look is not None and now >= running.next_look:
         _look(running, now)
+
+
+def _give_up_fork(running: Running) -> None:
+    """The main process around it does not come to the end of its fork, nor of another one: a handler hangs, or it is hostile."""
+    running.fork_is_over()
+    if running.parent is not None:
+        running.parent.fail(SetupError("fork a sandbox", "its main process does not come to an end of it", errno.ETIMEDOUT))
 
 
 def _which_time(running: Running, now: float) -> Ending:
@@ -90,7 +100,7 @@ def _which_time(running: Running, now: float) -> Ending:
 
 def _out_of_time(running: Running, why: Ending, now: float) -> None:
     if running.kill_at is None:
-        running.killed = why
+        running.killed = running.killed or why
         running.ask_for_stacks()
         running.kill_at = now + STACKS_TIME
 
@@ -102,7 +112,7 @@ def _look(running: Running, now: float) -> None:
     running.next_look = now + min(LOOK, max(FIRST_LOOK, age / 20))
     if limits.output is not None and running.output() > limits.output:
         running.kill(Ending.TOO_MUCH_OUTPUT)
-    if limits.cpu_time is not None:
+    elif limits.cpu_time is not None:
         used = running.cgroup.cpu_seconds()
         if used is not None and used >= limits.cpu_time:
             _out_of_time(running, Ending.CPU_TIME, now)

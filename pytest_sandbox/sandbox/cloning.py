@@ -30,7 +30,7 @@ _READ_TIME = 5.0
 
 
 #: How long a sandbox may take to be made, on a busy machine and in the hands of a hostile scope, in seconds.
-_PATIENCE = 120.0
+PATIENCE = 120.0
 
 
 class Cloning:
@@ -50,7 +50,7 @@ class Cloning:
                 text = f"in {running.depth} others: {DEEPEST} levels are the most"
                 running.problem = SetupError("make a sandbox", text, errno.ELOOP)
                 return
-            running.enter_by = time.monotonic() + _PATIENCE
+            running.enter_by = time.monotonic() + PATIENCE
             running.sockets, shares = _listeners(parent, running.order.spec.network)
             running.order = dataclasses.replace(running.order, shares_network=shares)
             if shares and _is_wider(parent, running.order.spec):
@@ -59,11 +59,11 @@ class Cloning:
                 running.problem = UnavailableError("the limit bandwidth", why, fix)
                 return
             running.recipe = self._recipe(running)
-            parent.below.clones[parent.below.cloned] = running
-            parent.below.cloned += 1
             order = pid1.clone(self._layout(running.depth), shares_network=shares)
             try:
                 socket.send_fds(parent.control, [order], [pending.inner.fileno()])
+                parent.below.clones[parent.below.cloned] = running
+                parent.below.cloned += 1
                 for packet in running.recipe.packets:
                     _send(running.control, packet)
             except OSError as error:  # that init has died, which its pidfd will tell; or it does not read so much
@@ -107,7 +107,9 @@ def _send(control: socket.socket, packet: bytes) -> None:
     try:
         control.send(packet)
     except BlockingIOError:
-        select.select([], [control], [], _READ_TIME)
+        room = select.poll()
+        room.register(control, select.POLLOUT)
+        room.poll(_READ_TIME * 1000)
         control.send(packet)
 
 

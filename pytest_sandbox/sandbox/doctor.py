@@ -16,7 +16,7 @@ from pytest_sandbox.sandbox.host import capabilities, make_layout
 from pytest_sandbox.sandbox.probes import find_identity
 
 #: Without these there is no sandbox at all.
-NEEDED = ("platform", "user", "mount", "pid", "net", "ipc", "uts", "proc", "sysfs", "sandbox")
+NEEDED = ("platform", "native", "user", "mount", "pid", "net", "ipc", "uts", "proc", "sysfs", "sandbox")
 
 
 def try_sandbox() -> Capability:
@@ -34,7 +34,7 @@ def try_sandbox() -> Capability:
         with Supervisor(name, layout) as supervisor:
             running = supervisor.start_root(spec, lambda _: 0, listener)
             supervisor.run_while(lambda: not running.ended)
-    except OSError as error:
+    except (OSError, SandboxError) as error:
         return explain(error, layout)
     if running.problem is not None or running.last_words is None:
         return explain(running.problem or SandboxError("it ended at once"), layout)

@@ -7,6 +7,7 @@ there is no evidence. All of them are in docs/host-setup.md, word for word, whic
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 
 from pytest_sandbox.model.capability import Cause
@@ -220,8 +221,12 @@ def _as_root(kind: HostKind) -> HostKind:
 
 
 def _delegate_v1(kind: HostKind, directory: str) -> str:
-    """systemd hands over nothing of version 1."""
-    return _delegate(kind) if kind.engine else _HAND_OVER.format(directory=directory, uid=kind.uid)
+    """systemd hands over nothing of version 1. A new cpuset is empty, and takes no process: cpuset(7)."""
+    if kind.engine:
+        return _delegate(kind)
+    text = _HAND_OVER.format(directory=directory, uid=kind.uid)
+    fill = "mkdir tests && for file in cpus mems; do cat cpuset.$file > tests/cpuset.$file; done"
+    return text.replace("mkdir tests", fill) if os.path.basename(directory) == "cpuset" else text
 
 
 def _alone(kind: HostKind, _: str = "") -> str:

@@ -16,6 +16,7 @@ from pytest_sandbox._linux import proc
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import UnavailableError
 from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Network, Spec
+from pytest_sandbox.model.units import cpus_in, format_cpus
 from pytest_sandbox.primitives import cgroups, mounts, overlay, process
 from pytest_sandbox.primitives.namespaces import Identity
 from pytest_sandbox.sandbox import probes
@@ -144,9 +145,24 @@ def unenforced(spec: Spec, known: Mapping[str, Capability]) -> list[Capability]:
     for name in OF_TMPFS if spec.scratch is not None else ():
         if getattr(spec.limits, name) is not None:
             missing.append(Capability(name, False, "scratch replaces the tmpfs whose size is the limit", "leave scratch out"))
+    if lacking := _absent_cpus(spec):
+        reason = f"CPU {format_cpus(lacking)} is not there for us, who have {format_cpus(os.sched_getaffinity(0))}"
+        missing.append(Capability("cpuset", False, reason, "name CPUs that are there"))
     if spec.network is Network.HOST and spec.limits.bandwidth is not None:
         missing.append(Capability("bandwidth", False, "network=host is no network of its own", "leave one of them out"))
     return missing
+
+
+def _absent_cpus(spec: Spec) -> frozenset[int]:
+    return frozenset() if spec.limits.cpuset is None else cpus_in(spec.limits.cpuset) - os.sched_getaffinity(0)
+
+
+def degraded(spec: Spec) -> Spec:
+    """`spec` without CPUs that are not there, for who takes what there is."""
+    if spec.limits.cpuset is None or not _absent_cpus(spec):
+        return spec
+    there = cpus_in(spec.limits.cpuset) & os.sched_getaffinity(0)
+    return dataclasses.replace(spec, limits=dataclasses.replace(spec.limits, cpuset=format_cpus(there) if there else None))
 
 
 def refuse(spec: Spec, known: Mapping[str, Capability]) -> None:

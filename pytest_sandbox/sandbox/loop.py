@@ -22,7 +22,7 @@ from pytest_sandbox.sandbox.accounts import outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.main import GO
-from pytest_sandbox.sandbox.running import FORK_TIME, Running
+from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.scratch import remove_or_warn
 from pytest_sandbox.sandbox.wire import Frame
 from pytest_sandbox.sandbox.words import refusal
@@ -33,6 +33,8 @@ _TURN = 0.01
 _SQUATTERS_TIME = 1.0
 #: How long what one sandbox has said is still heard after its end, in seconds.
 _LAST_TURN = 10.0
+#: The longest time to wait for an event, in seconds: epoll_wait(2) counts milliseconds in an int.
+_LONGEST_WAIT = 3600.0
 
 
 class Loop:
@@ -69,7 +71,7 @@ class Loop:
         due = clock.next_due(self.running.values())
         if due is not None:
             wait = max(0.0, due - time.monotonic())
-            timeout = wait if timeout is None else min(timeout, wait)
+            timeout = min(wait, _LONGEST_WAIT if timeout is None else timeout)
         unheard = [running for running in self.running.values() if running.backlog]
         self._listen_for_room()
         for key, _ in self._selector.select(0 if unheard else timeout):
@@ -180,7 +182,7 @@ class Loop:
             return
         frame = running.order.to_frame() | pending.extra | {"namespaces": len(others), "asks": running.cgroup.has_no_tasks}
         running.parent.below.ordered.add(running.name)
-        running.forked_by = time.monotonic() + FORK_TIME
+        running.being_forked = True
         running.parent.send(frame, (*pending.descriptors.all(), *others, *pending.tasks))
         pending.close()
         for fd in others:
@@ -189,7 +191,7 @@ class Loop:
     def _enter(self, running: Running) -> None:
         """Main is there, and waits for its "go"."""
         running.entered = True
-        running.is_forked()
+        running.fork_is_over()
         if not running.held and not running.abandoned:
             self._go(running)
 
@@ -220,7 +222,7 @@ class Loop:
                 return
             running.cgroup.verify(pid)
         except SetupError as error:
-            running.is_forked()
+            running.fork_is_over()
             running.fail(error)
             return
         self._enter(running)
@@ -241,7 +243,7 @@ class Loop:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(running.wire)
             if not running.entered:  # whoever was to enter it does not
-                running.is_forked()
+                running.fork_is_over()
                 running.kill(None)
 
     def _frame(self, running: Running, frame: Frame) -> None:
@@ -252,7 +254,7 @@ class Loop:
             running.below.ordered.discard(name)
             child = self.running.get(name)
             if child is not None:
-                child.is_forked()
+                child.fork_is_over()
                 child.fail(refusal(frame))
             return
         if frame["op"] == "joined":
@@ -261,7 +263,8 @@ class Loop:
             self._on_children(running, frame)
             return
         if frame["op"] == "done":
-            running.snapshot = running.cgroup.snapshot()
+            if running.gone_by is None:  # of an empty cgroup there is nothing to be told
+                running.snapshot = running.cgroup.snapshot()
             running.send({"op": "bye"})
         elif frame["op"] == "raised":
             running.failed, running.errno = True, refusal(frame).errno
@@ -287,7 +290,7 @@ class Loop:
     def _lies(self, running: Running, error: WireError) -> None:
         running.silent = True  # nothing more of what it says is heard
         running.backlog.clear()
-        running.is_forked()
+        running.fork_is_over()
         running.fail(error)
         with contextlib.suppress(KeyError):
             self._selector.unregister(running.wire)

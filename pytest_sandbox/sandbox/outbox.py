@@ -79,6 +79,10 @@ class Outbox:
                 self._frames.popleft()
                 self._size -= _OVERHEAD
 
+    def descriptors(self) -> set[int]:
+        """Those that wait with their frames."""
+        return {fd for _, descriptors in self._frames for fd in descriptors}
+
     def close(self) -> None:
         """Forget what waits."""
         for _, descriptors in self._frames:

@@ -58,10 +58,10 @@ def try_in_child(attempt: Callable[[], None]) -> OSError | None:
         try:
             attempt()
         except OSError as error:
-            return f"{error.errno} {error.filename or error.strerror}".encode()
+            return f"{error.errno or errno.EIO} {error.filename or error.strerror or error}".encode()
         return b"0"
 
-    number, _, what = _ask_child(question).decode().partition(" ")
+    number, _, what = (_ask_child(question) or b"%d the probe, which died" % errno.ECHILD).decode().partition(" ")
     return OSError(int(number or 0), os.strerror(int(number or 0)), what) if number != "0" else None
 
 

@@ -61,15 +61,24 @@ def _removed(name: str, directory: int) -> bool:
         return False
 
 
+def _open_up(name: str, directory: int) -> None:
+    """Let a subdirectory be listed and written; what has become a link since is ENOTDIR, and is not followed."""
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", 0o700)
+    finally:
+        os.close(fd)
+
+
 def _hollow(name: str, top: int, moved: int) -> int:
     """Empty a subdirectory: its files go, its directories move up under a number; returns how many have moved by now."""
-    os.chmod(name, 0o700, dir_fd=top)
+    _open_up(name, top)
     directory = os.open(name, _DIRECTORY, dir_fd=top)
     try:
         for child in os.listdir(directory):
             if _removed(child, directory):
                 continue
-            os.chmod(child, 0o700, dir_fd=directory)  # to move a directory is to write its ".."
+            _open_up(child, directory)  # to move a directory is to write its ".."
             while True:
                 moved += 1
                 with contextlib.suppress(OSError):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import array
 import contextlib
 import dataclasses
+import fcntl
 import os
 import signal
 import socket
 import struct
+import termios
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -104,8 +106,8 @@ class Running:
 
     control, wire: the controller's ends. deadline: on the monotonic clock. hold: its time does not run out (a debugger).
     timer: what it has set itself.
-    held: made ready, but not to run yet. enter_by: when main must be there. forked_by: until when it is not killed, since the
-    main process around it forks into it.
+    held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
+    forking into it. spared_until: until when a kill waits for that.
     attached: who is to fork main is in its cgroups. entered: main is. problem: why it never started, or what it
     did that it must not. own_inodes: of its layer, before it wrote. launcher: pid of the process that it was forked from,
     if that is one of its own. depth: how many are around it. sockets: unix sockets on paths where those listen.
@@ -131,7 +133,8 @@ class Running:
     sockets: tuple[str, ...] = ()
     below: Below = dataclasses.field(default_factory=Below)
     enter_by: float | None = None
-    forked_by: float | None = None
+    being_forked: bool = False
+    spared_until: float | None = None
     attached: bool = False
     entered: bool = False
     words: LastWords = dataclasses.field(default_factory=LastWords)
@@ -190,9 +193,11 @@ class Running:
     def descriptors(self) -> set[int]:
         """Those that the controller has of it."""
         own = {self.control.fileno(), self.wire.fileno(), self.stdout, self.stderr, self.stacks, self.shown}
+        own |= self.outbox.descriptors()
         own |= {fd for fd in (self.pidfd, self.layer) if fd is not None}
         own |= {self.below.netlink.fileno()} if self.below.netlink is not None else set()
-        return own | {*self.pending.own(), self.pending.inner.fileno()} if self.pending else own
+        own |= {*self.pending.own(), self.pending.inner.fileno()} if self.pending else set()
+        return own - {-1}  # a socket that has been handed over
 
     def ask_for_stacks(self) -> None:
         """Let init make main print its stacks; of which a program that is no Python dies."""
@@ -207,15 +212,19 @@ class Running:
         """
         self.killed = self.killed or why
         self.abandoned = True
-        if self.pidfd is not None and self.forked_by is None:
+        if self.pidfd is None:
+            return
+        if self.being_forked:
+            self.spared_until = self.spared_until or time.monotonic() + FORK_TIME
+        else:
             self.snapshot = self.snapshot or self.cgroup.snapshot()
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             self.ends()
 
-    def is_forked(self) -> None:
+    def fork_is_over(self) -> None:
         """The main process around it has forked into it, or does not: from now on it can be killed."""
-        self.forked_by = None
+        self.being_forked, self.spared_until = False, None
         if self.abandoned:
             self.kill(None)
 
@@ -229,15 +238,15 @@ class Running:
         return sum(os.fstat(fd).st_size for fd in (self.stdout, self.stderr, self.shown))
 
     def frames(self, *, to_the_end: bool = False) -> Iterator[Frame]:
-        """What main has said and nobody has heard yet, as far as one reading brings it, or to the end.
+        """What main has said and nobody has heard yet, as far as one reading brings it, or all that it has said by now.
 
         Who stops in between finds the rest in the `backlog`.
         """
-        has_read = False
+        has_read, left = False, _unread(self.wire) if to_the_end else 0
         while True:
             while self.backlog:
                 yield self.backlog.popleft()
-            if self.silent or (has_read and not to_the_end):
+            if self.silent or (has_read and left <= 0):
                 return
             try:
                 data = self.wire.recv(_CHUNK)
@@ -249,7 +258,7 @@ class Running:
                 self.silent = True
                 return
             self.backlog.extend(self.decoder.feed(data))
-            has_read = True
+            has_read, left = True, left - len(data)
 
     def joiner(self) -> int | None:
         """The pid of who has spoken on the wire, as the kernel vouches for it; None where nobody has. Leaves the words there."""
@@ -298,6 +307,14 @@ class Running:
             if fd is not None:
                 os.close(fd)
         self.pidfd = self.layer = None
+
+
+def _unread(sock: socket.socket) -> int:
+    """How many bytes wait there: FIONREAD of unix(7), SIOCINQ, is of all of them."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))[0])
+    except OSError:
+        return 0
 
 
 def _speaker(ancillary: Sequence[tuple[int, int, bytes]]) -> int | None:

@@ -12,10 +12,10 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 
-from pytest_sandbox.model.errors import TeardownWarning
+from pytest_sandbox.model.errors import TeardownWarning, UnavailableError
 from pytest_sandbox.model.outcome import Change, Usage
 from pytest_sandbox.model.spec import Network, Spec
 from pytest_sandbox.primitives import process
@@ -25,6 +25,7 @@ from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity
 from pytest_sandbox.sandbox import host, scratch, upper
 from pytest_sandbox.sandbox.accounts import changes_of, fill_of, usage_of
 from pytest_sandbox.sandbox.child import Body, Control, Descriptors, Order
+from pytest_sandbox.sandbox.cloning import PATIENCE
 from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.launcher import launch
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
@@ -34,7 +35,7 @@ from pytest_sandbox.sandbox.running import Listener, Pending, Running, make_desc
 from pytest_sandbox.sandbox.wire import Frame
 
 #: How long a killed sandbox or a launcher may take to be gone before the run gives up waiting, in seconds.
-GONE_TIME = 10.0
+CLOSING_TIME = 10.0
 
 
 class Supervisor:
@@ -45,6 +46,7 @@ class Supervisor:
         self._name = name
         self._count = 0
         self._launchers: list[int] = []
+        self._lost: set[str] = set()
         host.refuse_missing(("platform", "native"), host.capabilities())
         with contextlib.ExitStack() as undo:
             for fd in _fill_standard_descriptors():
@@ -79,6 +81,7 @@ class Supervisor:
         self._reap_launchers()
         tasks = running.cgroup.open_tasks()
         close = sorted((self._loop.descriptors() | {self._janitor.fd}) - set(given.all()))
+        running.enter_by = time.monotonic() + PATIENCE
         running.launcher = launch(self._layout, running.order, given, Control(inner, tasks), body, close=close)
         self._launchers.append(running.launcher)
         inner.close()
@@ -92,6 +95,9 @@ class Supervisor:
                 if os.waitpid(pid, os.WNOHANG)[0] == 0:
                     continue
             self._launchers.remove(pid)
+            for running in self._loop.running.values():
+                if running.launcher == pid:
+                    running.launcher = None
 
     def start(
         self,
@@ -129,6 +135,11 @@ class Supervisor:
         name = f"s{self._count}"
         cgroup = self._cgroups.create(name, spec.limits, leaf=self._layout.identity is not Identity.MAPPED)
         count_pids = "pids" in cgroup.unenforced and self._layout.identity is Identity.USER
+        try:
+            self._refuse_lost(spec, cgroup.unenforced.keys() - ({"pids"} if count_pids else set()), cgroup.unenforced)
+        except UnavailableError:
+            cgroup.remove()
+            raise
         given, inner, control, talk = make_descriptors(self._owner)
         if (own := scratch_of(self._layout, spec, name, scope=scope)) is not None:
             os.mkdir(own, 0o755)
@@ -154,6 +165,16 @@ class Supervisor:
         running.depth = 0 if parent is None else parent.depth + 1
         self._loop.add(running)
         return running, given, inner
+
+    def _refuse_lost(self, spec: Spec, names: Iterable[str], reasons: Mapping[str, str]) -> None:
+        """Refuse, or warn of, a limit that this machine was found to enforce and that does not hold here all the same."""
+        for name in sorted(names):
+            if name in self._lost or not host.capabilities()[name].available:
+                continue
+            if name in spec.asked:
+                raise UnavailableError(f"the limit {name}", reasons[name], "see docs/host-setup, or leave the limit out")
+            self._lost.add(name)
+            warnings.warn(TeardownWarning(f"the limit {name} is not enforced: {reasons[name]}"), stacklevel=4)
 
     @property
     def _owner(self) -> tuple[int, int] | None:
@@ -218,20 +239,21 @@ class Supervisor:
         """Kill every sandbox, the innermost included, and wait until all are gone."""
         for running in tuple(self._loop.running.values()):
             running.abandoned = True
-            running.forked_by = None  # whoever forks into it dies too
+            running.being_forked = False  # whoever forks into it dies too
             running.kill(None)
             if running.pidfd is None and running.launcher is not None:
-                os.kill(running.launcher, signal.SIGKILL)  # not reaped yet, so the pid is still its own
-        limit = time.monotonic() + GONE_TIME
+                with contextlib.suppress(ProcessLookupError):  # whoever has taken SIGCHLD for itself
+                    os.kill(running.launcher, signal.SIGKILL)  # not reaped yet, so the pid is still its own
+        limit = time.monotonic() + CLOSING_TIME
         while self._loop.running and (left := limit - time.monotonic()) > 0:
             self.step(left)
 
     def close(self) -> None:
-        """Kill what still runs and remove everything that the run made; waits for nothing longer than GONE_TIME."""
+        """Kill what still runs and remove everything that the run made; waits for nothing longer than CLOSING_TIME."""
         try:
             self.kill_all()
             for pid in self._launchers:
-                process.wait_or_kill(pid, GONE_TIME)
+                process.wait_or_kill(pid, CLOSING_TIME)
             for running in tuple(self._loop.running.values()):
                 warnings.warn(TeardownWarning(f"{running.name}, pid {running.pid}, cannot be killed"), stacklevel=2)
                 running.close()

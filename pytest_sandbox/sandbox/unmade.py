@@ -45,7 +45,8 @@ def _stacked(text: str, layout: Layout) -> str | None:
     """The tree on which an overlay was refused, if it is one on which there can be none."""
     match = _TARGET.search(text)
     target = (match[1].removeprefix(layout.root) or "/") if match else "/"
-    return target if try_in_child(lambda: _overlay(target)) is not None else None
+    error = try_in_child(lambda: _overlay(target))
+    return target if error is not None and error.errno == errno.EINVAL else None
 
 
 def _overlay(path: str) -> None:

@@ -211,7 +211,8 @@ def test_the_rule_behind_a_file_system() -> None:
 #: As the page has them.
 DETAILS = {
     Cause.COUNT: ["user.max_net_namespaces"], Cause.STACKED: ["/", "DIRECTORY"], Cause.NO_ATTRIBUTES: ["DIRECTORY"],
-    Cause.NOT_DELEGATED_V1: ["DIRECTORY"], Cause.REAL_ROOT: ["+CONTROLLER > DIRECTORY/cgroup.subtree_control"],
+    Cause.NOT_DELEGATED: ["", "DIRECTORY"], Cause.NOT_DELEGATED_V1: ["DIRECTORY", "DIRECTORY/cpuset"],
+    Cause.REAL_ROOT: ["+CONTROLLER > DIRECTORY/cgroup.subtree_control"],
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from pytest_sandbox import Change, ChangeKind, Ending, Limits, Network, Outcome, Spec, WireError
+from pytest_sandbox import Capability, Change, ChangeKind, Ending, Limits, Network, Outcome, Spec, UnavailableError, WireError
 from pytest_sandbox.model.errors import TeardownWarning
 from pytest_sandbox.primitives.cgroup_layout import V1, V2, find_hierarchies
 from pytest_sandbox.sandbox import host, probes
@@ -338,7 +338,7 @@ def delay_forks(_: Inside) -> int:
 _kept: list[Any] = []
 
 
-def test_nobody_is_killed_while_it_is_forked(supervisor: Supervisor) -> None:
+def test_nobody_is_killed_while_it_fork_is_over(supervisor: Supervisor) -> None:
     """Nor runs: the process in which the fork(3) is still under way shares the scope's memory, and all locks in it."""
 
     def look(inside: Inside) -> int:
@@ -670,3 +670,45 @@ def test_what_does_not_die_does_not_hold_the_run(
     _, other = root(supervisor, lambda _: 0)
     assert wait(supervisor, other)[0].ok
     freezer.thaw()
+
+
+# -- what does not come about ------------------------------------------------------------------------------------------
+
+
+def test_a_scope_that_does_not_fork(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for once, and killed with what it was to make: nothing else could be made there either."""
+    monkeypatch.setattr("pytest_sandbox.sandbox.cloning.PATIENCE", 3.0)
+
+    def hang(_: Inside) -> int:
+        os.register_at_fork(before=lambda: time.sleep(600))
+        return 0
+
+    outer, above = root(supervisor, scope({"hang": hang, "leave": lambda _: 0}))
+    outer.send({"op": "do", "body": "hang"})
+    supervisor.run_while(lambda: not above.frames)
+    heard = [below(supervisor, outer, "leave")[1] for _ in range(3)]
+    outcomes = wait(supervisor, above, *heard)
+    assert {outcome.ending for outcome in outcomes} == {Ending.NO_REPORT}
+    assert "does not come to an end of it" in outcomes[0].sentence
+
+
+def test_a_limit_that_cannot_be_held_after_all(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked for is refused where the cgroup does not take it, whatever the machine was found to do."""
+    known = host.capabilities()
+    lost = next((name for name in ("memory_high", "hugetlb", "cpus", "memory") if not known[name].available), None)
+    if lost is None:
+        pytest.skip("this machine holds every limit")
+    monkeypatch.setattr(host, "capabilities", lambda: {name: Capability(name, True) for name in known})
+    changed: dict[str, Any] = {lost: 1 if lost == "cpus" else 64 << 20}
+    limits = Limits(**changed)
+    with pytest.raises(UnavailableError, match=lost):
+        supervisor.start_root(Spec(limits=limits, asked=frozenset({lost})), scope({}), Heard())
+    with pytest.warns(TeardownWarning, match=f"the limit {lost} is not enforced"):
+        _, heard = root(supervisor, lambda _: 0, limits=limits)
+    wait(supervisor, heard)
+
+
+def test_a_distant_deadline(supervisor: Supervisor) -> None:
+    """A time limit of a month is one."""
+    _, heard = root(supervisor, sleep(0.1), limits=Limits(timeout=3e6, output=None))
+    assert wait(supervisor, heard)[0].status == 0

@@ -182,6 +182,9 @@ static void outlive_forker(void)
 	while (getppid() != 1)
 		sigwaitinfo(&end, NULL);
 	prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
+	/* kill(0, ...) and the terminal's signals end at the sandbox's border. Takes tasklist_lock, which who ends holds from the
+	 * moment when we get another parent until the signal is sent (exit_notify): no such signal comes later. */
+	setsid();
 	sigtimedwait(&end, NULL, &at_once); /* it had ended after the first prctl, and before we looked */
 }
 
@@ -191,6 +194,7 @@ static void settle(const struct entry *entry)
 	const char *what = "write to a cgroup's tasks";
 	int failed = 0;
 
+	outlive_forker();
 	/* Main, and none of the helpers: they share the caller's memory, and would take it along if they were killed in there. */
 	for (size_t i = 0; i < entry->cgroup_count && !failed; i++)
 		failed = write(entry->cgroups[i], "0", 1) != 1 || close(entry->cgroups[i]);
@@ -198,7 +202,6 @@ static void settle(const struct entry *entry)
 		what = "unshare a cgroup namespace";
 		failed = unshare(CLONE_NEWCGROUP); /* which begins at the cgroup that it is in now */
 	}
-	outlive_forker();
 	if (!failed) {
 		what = "drop privileges";
 		failed = give_up(entry);
@@ -286,7 +289,6 @@ int sandbox_enter(struct entry *entry)
 		sigaltstack(&alternate, NULL);
 		settle(entry);
 		sigprocmask(SIG_SETMASK, &mask, NULL);
-		setsid(); /* kill(0, ...) and the terminal's signals end at the sandbox's border */
 		entry->in_child();
 		/* The word to go. Waited for here, since the less Python runs the fewer pages are copied. */
 		while ((got = read(entry->own[0], &answer, 1)) < 0 && errno == EINTR)

@@ -615,7 +615,9 @@ static word clone_into(struct clone_args *args, const char *const *texts)
 	if (pid < 0)
 		return pid;
 	CALL(__NR_wait4, pid, &status, 0, NULL, 0);
-	return status ? -(status >> 8 & 0xff) : 1;
+	if (!status)
+		return 1;
+	return status >> 8 & 0xff ? -(status >> 8 & 0xff) : -ECHILD; /* somebody has killed it: 0 would be the new pid 1 */
 }
 
 /* FLAGS is followed by three texts: for setgroups (of a user who maps himself), uid_map and gid_map. */
