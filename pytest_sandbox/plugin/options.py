@@ -160,7 +160,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("cpus", units.parse_fraction, _L.cpus, "most CPUs at a time, such as 0.5", "CPUS"),
     Option("cpuset", units.parse_cpus, _L.cpuset, "the CPUs to run on, such as 0-3,8", "LIST"),
     Option("cpu_time", units.parse_seconds, _L.cpu_time, "most CPU time, all processes together", "SECONDS"),
-    Option("timeout", units.parse_seconds, _L.timeout, "most wall time of each test", "SECONDS"),
+    Option("timeout", units.parse_seconds, _L.timeout, "most wall time of a test, and of each wider fixture's set-up", "SECONDS"),
     Option("disk", _size(4096), _L.disk, "most bytes written to files and still there", "SIZE"),
     Option(
         "inodes",

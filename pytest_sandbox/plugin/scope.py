@@ -34,6 +34,10 @@ class Told(Protocol):
     interruption: Frame | None
 
     @property
+    def timeout(self) -> float | None:
+        """The time limit of its unit, which each fixture that is set up for it has too; in seconds."""
+
+    @property
     def item(self) -> pytest.Item:
         """The test whose reports, warnings and properties these are."""
 
@@ -52,6 +56,7 @@ class Scope:
 
     has: the parameter of each fixture set up there, by definition's id. asking: for whom it works, and of: for which unit and
     item it sets up now, which may be later ones. warnings: of its teardown. version: of the generators' state that it has.
+    is_timed: by the time limit of a test, and not by pytest-timeout.
     """
 
     node: Node
@@ -65,6 +70,7 @@ class Scope:
     of: tuple[int, int] | None = None
     warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     version: int = 0
+    is_timed: bool = False
 
     @property
     def is_made(self) -> bool:
@@ -75,6 +81,12 @@ class Scope:
     def name(self) -> str:
         """For messages."""
         return self.node.nodeid or "the session"
+
+    def time(self, running: Running, limit: float | None) -> None:
+        """Let the scope be killed after so long, unless pytest-timeout has said when. None: not any more."""
+        if running.timer is None or self.is_timed:
+            self.is_timed = limit is not None
+            clock.set_timer(running, limit or 0)
 
     def lacks(self, need: Need) -> bool:
         """Whether a fixture is not set up here, or not with this parameter."""
@@ -135,8 +147,10 @@ class ScopeListener:
             scope.of = (unit, index)
         elif op == "fixture":
             scope.setting_up = str(frame.get("name", ""))
+            scope.time(running, None if told is None else told.timeout)
         elif op in ("prepared", "exit", "interrupt", "internal") and told is not None:
             scope.setting_up, scope.of = "", None
+            scope.time(running, None)
             scope.asking.popleft()
             if op == "prepared":
                 self._account.restart()
@@ -146,6 +160,7 @@ class ScopeListener:
         elif op == "closed":
             scope.closed = from_frame(self._config, frame, item.nodeid)
         elif op == "timer":
+            scope.is_timed = False
             clock.set_timer(running, seconds(frame, "seconds"), seconds(frame, "grace"))
         elif op == "hold":
             running.hold = bool(frame.get("value")) and keeps_terminal(self._config)

@@ -127,6 +127,11 @@ class Telling:
         return self.session.items[self.items[min(self.position, len(self.items) - 1)]]
 
     @property
+    def timeout(self) -> float | None:
+        """See `Told`."""
+        return self.unit.spec.limits.timeout
+
+    @property
     def over(self) -> bool:
         """Whether its outcome is known, or there will be none."""
         return self.outcome is not None or self.unmade is not None

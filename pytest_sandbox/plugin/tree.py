@@ -15,6 +15,7 @@ from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.errors import SetupError, UnavailableError, WireError
+from pytest_sandbox.model.outcome import Ending
 from pytest_sandbox.model.spec import Limits, Spec
 from pytest_sandbox.plugin import inside, measuring, resolve
 from pytest_sandbox.plugin.generators import Baton
@@ -233,6 +234,8 @@ class Tree:
         self.open.remove(scope)
         scope.last_item = last_item
         if scope.outcome is None and scope.running is not None:
+            unit = self._of.get(last_item)
+            scope.time(scope.running, None if unit is None else unit.spec.limits.timeout)
             scope.running.send({"op": "close", "item": scope.last_item, "generators": self._hand_on(scope)})
             self._supervisor.run_while(lambda: scope.outcome is None)
         if scope.outcome is None:
@@ -357,4 +360,6 @@ def _explain(running: Running, scope: Scope) -> str:
     reason = running.problem or (outcome.sentence if outcome else "it ended at once")
     errors = outcome.stderr.decode("utf-8", "replace").strip() if outcome else ""
     fix = "run pytest --sandbox-doctor, which names what is missing"
+    if outcome is not None and outcome.ending is Ending.OUT_OF_MEMORY:
+        fix = "raise --sandbox-memory, which the session's own sandbox has too"
     return f"--sandbox: the first sandbox could not be made: {reason}. Fix: {fix}. {errors}".rstrip()

@@ -131,7 +131,12 @@ def _was_full(facts: Facts) -> bool:
 def _disk_full(facts: Facts, more: str = "") -> tuple[Ending, str]:
     limits, usage = facts.limits, facts.usage
     used = f"{_size(usage.overlay_bytes)} in {usage.overlay_inodes} files left at the end"
-    return Ending.DISK_FULL, f"disk full: limit {_size(limits.disk)} and {limits.inodes} files, {used}{more}"
+    limit = f"{_size(limits.disk)} and {limits.inodes} files"
+    if limits.inodes is not None and usage.overlay_inodes is not None and usage.overlay_inodes + 1 >= limits.inodes:
+        limit = f"{limits.inodes} files"
+    elif limits.disk is not None and usage.overlay_bytes is not None and usage.overlay_bytes > 0.9 * limits.disk:
+        limit = _size(limits.disk)
+    return Ending.DISK_FULL, f"disk full: limit {limit}, {used}{more}"
 
 
 def _size(value: int | None) -> str:

@@ -128,3 +128,34 @@ def test_exit_functions(pytester: pytest.Pytester, compare: Compare) -> None:
     run = compare.one("--sandbox-writable=log.txt")
     assert run.files["log.txt"] == "of the test\n"
     assert run.result.stdout.str().count("of the session") == 1
+
+
+def test_fixtures_of_wider_scopes_have_the_time_limit_too(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Each the time of the test that it is set up for, and the teardown that of the last; who exceeds it is named."""
+    pytester.makepyfile(
+        test_set_up="""
+        import pytest, time
+        @pytest.fixture(scope="session")
+        def quick():
+            time.sleep(1.7)
+        @pytest.fixture(scope="session")
+        def hangs(quick):
+            time.sleep(600)
+        def test_quick(quick): time.sleep(1.7)
+        def test_hangs(hangs): pass
+        def test_hangs_too(hangs): pass
+        def test_good(): pass
+        """,
+        test_torn_down="""
+        import pytest, time
+        @pytest.fixture(scope="module")
+        def hangs():
+            yield
+            time.sleep(600)
+        def test_1(hangs): pass
+        """,
+    )
+    run = compare.one("--sandbox-timeout=3", "--tb=short")
+    assert run.result.parseoutcomes() == {"passed": 3, "errors": 3}, run.text
+    assert "while it set up fixture 'hangs': timed out: killed after" in run.text
+    assert "ended before it had torn down: timed out: killed after" in run.text
