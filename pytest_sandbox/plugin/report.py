@@ -147,13 +147,29 @@ class Book:
                 report.sections.append(("Sandbox", describe(outcome, report.longreprtext)))
                 _name_limit(report, outcome.ending)
                 break
-        if outcome.leaks and not any(report.failed for report in done):
-            self._warn_of_leaks(item, outcome)
+        if outcome.leaks and done and not any(report.failed for report in done):
+            error = self._warn_of_leaks(item, outcome)
+            if error is not None:
+                properties = done[-1].user_properties
+                done[-1] = make_report(item, "teardown", "failed", error, outcome)
+                done[-1].user_properties = properties
 
-    def _warn_of_leaks(self, item: pytest.Item, outcome: Outcome) -> None:
+    def _warn_of_leaks(self, item: pytest.Item, outcome: Outcome) -> str | None:
+        """Warn as if the test had, by the filters that hold for it; what is said where they make it an error."""
+        from _pytest.warnings import catch_warnings_for_item
+
         names = "; ".join(f"{leak.command} (pid {leak.pid})" for leak in outcome.leaks)
         warning = LeakWarning(f"left {len(outcome.leaks)} process(es) running, killed now: {names}")
-        self._warn(item, warning, str(item.path), (item.location[1] or 0) + 1)
+        place = str(item.path), (item.location[1] or 0) + 1
+        if not self._config.pluginmanager.hasplugin("warnings"):
+            self._warn(item, warning, *place)
+            return None
+        try:
+            with catch_warnings_for_item(config=self._config, ihook=item.ihook, when="runtest", item=item):
+                warnings.warn_explicit(warning, LeakWarning, *place)
+        except LeakWarning as error:
+            return f"LeakWarning: {error}"
+        return None
 
     def warn_of_threads(self, item: pytest.Item, definition: FixtureDef[Any], threads: str) -> None:
         """Say that a fixture of a wider scope is set up by each test's sandbox, and how to have it once."""

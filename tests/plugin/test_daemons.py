@@ -101,3 +101,29 @@ def test_thread_of_a_fixture(pytester: pytest.Pytester, compare: Compare) -> Non
     run = compare.one()
     run.result.assert_outcomes(passed=3, warnings=1)
     assert "fixture 'url'" in run.text
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ([], {"passed": 3, "warnings": 2}),
+        (["-W", "error:left "], {"passed": 3, "errors": 2}),
+        (["-W", "error::pytest_sandbox.plugin.report.LeakWarning"], {"passed": 3, "errors": 2}),
+        (["-W", "ignore:left "], {"passed": 3}),
+        (["-p", "no:warnings"], {"passed": 3, "warnings": 3}),  # nobody filters then
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_filters_of_what_is_left(pytester: pytest.Pytester, compare: Compare, options: list[str], found: dict[str, int]) -> None:
+    """The warning of processes that a test leaves heeds the run's filters and the test's marks; it can be an error."""
+    pytester.makepyfile(
+        """
+        import pytest, subprocess
+        def test_leaves(): subprocess.Popen(["sleep", "600"])
+        def test_leaves_too(): subprocess.Popen(["sleep", "600"])
+        @pytest.mark.filterwarnings("ignore:left ")
+        def test_may_leave(): subprocess.Popen(["sleep", "600"])
+        """
+    )
+    run = compare.one(*options)
+    assert run.result.parseoutcomes() == found, run.text
