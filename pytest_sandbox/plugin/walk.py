@@ -41,6 +41,8 @@ from pytest_sandbox.sandbox.supervisor import Supervisor
 AHEAD = 2
 #: How long scopes may take to tear down after Ctrl-C, in seconds.
 PATIENCE = 10.0
+#: How long a test may take to tear down what is its own, before that, in seconds.
+INTERRUPT_TIME = 3.0
 
 
 class Walk:
@@ -77,7 +79,11 @@ class Walk:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        interrupted = None
         try:
+            if kind is KeyboardInterrupt:
+                with contextlib.suppress(Exception, KeyboardInterrupt):
+                    interrupted = self._interrupt()
             if kind is not None or self._tree.open:  # as where somebody else has stopped the run between two items
                 with contextlib.suppress(Exception, KeyboardInterrupt):
                     self._tree.close_in_a_hurry(PATIENCE)
@@ -85,6 +91,19 @@ class Walk:
                 self._measured.finish(self._supervisor, self._spec)
         finally:
             self._supervisor.close()
+        if interrupted is not None:
+            interrupted.raise_interruption()  # where the test was, and not where the controller waited for it
+
+    def _interrupt(self) -> Telling | None:
+        """Have the running test raise KeyboardInterrupt, and tear down what is its own; None where it does not."""
+        told = self._line[0] if self._line else None
+        if told is None or told.running is None or told.over or not told.running.entered:
+            return None
+        told.running.interrupt()
+        limit = time.monotonic() + INTERRUPT_TIME
+        while told.outcome is None and (left := limit - time.monotonic()) > 0:
+            self._supervisor.step(left)
+        return told if told.interruption is not None else None
 
     def begin(self) -> None:
         """Make the session's sandbox now: none shall see what becomes of the controller from here on."""

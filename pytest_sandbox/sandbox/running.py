@@ -199,6 +199,11 @@ class Running:
         own |= {*self.pending.own(), self.pending.inner.fileno()} if self.pending else set()
         return own - {-1}  # a socket that has been handed over
 
+    def interrupt(self) -> None:
+        """Let init send main what Ctrl-C sends to a program."""
+        with contextlib.suppress(OSError):
+            self.control.send(signal_main(signal.SIGINT))
+
     def ask_for_stacks(self) -> None:
         """Let init make main print its stacks; of which a program that is no Python dies."""
         self.snapshot = self.snapshot or self.cgroup.snapshot()

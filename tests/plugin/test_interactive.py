@@ -157,3 +157,43 @@ def test_interrupt(pytester: pytest.Pytester, how: str) -> None:
         assert process.returncode == 2
         assert "KeyboardInterrupt" in output
     assert log.read_text().split() == ["up", "runs", "down"]
+
+
+@pytest.mark.parametrize("deaf", [False, True], ids=["heeded", "ignored"])
+def test_what_an_interrupted_test_tears_down(pytester: pytest.Pytester, *, deaf: bool) -> None:
+    """All that is its own, as in a plain run, which says where it was; who ignores it is killed. Scopes tear down after it."""
+    pytester.makepyfile(
+        f"""
+        import pathlib, pytest, signal, time
+        def log(text):
+            with open("log.txt", "a") as file: file.write(text + "\\n")
+        @pytest.fixture(scope="session")
+        def session():
+            yield
+            log("session")
+        @pytest.fixture
+        def own(session):
+            yield
+            log("own")
+        def test_1(own):
+            if {deaf}: signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                log("runs")
+                time.sleep(600)  # here
+            finally: log("finally")
+        def test_2(): log("never")
+        """
+    )
+    log = pytester.path / "log.txt"
+    log.touch()
+    command = [sys.executable, "-m", "pytest", "--sandbox", "--sandbox-writable=log.txt"]
+    process = subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.PIPE, text=True)
+    _wait_for(log, "runs")
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, output
+    assert log.read_text().split() == (["runs", "session"] if deaf else ["runs", "finally", "own", "session"])
+    source = next(pytester.path.glob("test_*.py"))
+    line = next(number for number, text in enumerate(source.read_text().splitlines(), 1) if "# here" in text)
+    assert (f"{source}:{line}: KeyboardInterrupt" in output) is not deaf
