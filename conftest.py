@@ -1,6 +1,7 @@
 """The suite's own plugins, and the mark of what a test needs. `pytester` can only be asked for here, in the root conftest."""
 
 import os
+import pathlib
 import signal
 
 import pytest
@@ -8,6 +9,16 @@ import pytest
 from pytest_sandbox import capabilities
 
 pytest_plugins = ["pytester"]
+
+# In a checkout that is used as it is, the compiled parts are as old as their last build.
+for source, built in (("enter.c", "enter.so"), ("init.c", "init")):
+    parts = pathlib.Path(__file__).parent / "pytest_sandbox" / "_linux" / "native"
+    if (
+        (parts / source).exists()
+        and (parts / built).exists()
+        and (parts / source).stat().st_mtime > (parts / built).stat().st_mtime
+    ):
+        raise pytest.UsageError(f"{built} is older than {source}: run python hatch_build.py")
 
 # A shell that starts the suite in the background has it ignore SIGINT, and so whatever the tests start, and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
