@@ -11,14 +11,10 @@ from pytest_sandbox import capabilities
 pytest_plugins = ["pytester"]
 
 # In a checkout that is used as it is, the compiled parts are as old as their last build.
-for source, built in (("enter.c", "enter.so"), ("init.c", "init")):
-    parts = pathlib.Path(__file__).parent / "pytest_sandbox" / "_linux" / "native"
-    if (
-        (parts / source).exists()
-        and (parts / built).exists()
-        and (parts / source).stat().st_mtime > (parts / built).stat().st_mtime
-    ):
-        raise pytest.UsageError(f"{built} is older than {source}: run python hatch_build.py")
+_parts = pathlib.Path(__file__).parent / "pytest_sandbox" / "_linux" / "native"
+for _source, _built in ((_parts / "enter.c", _parts / "enter.so"), (_parts / "init.c", _parts / "init")):
+    if _source.exists() and _built.exists() and _source.stat().st_mtime > _built.stat().st_mtime:
+        raise pytest.UsageError(f"{_built.name} is older than {_source.name}: run python hatch_build.py")
 
 # A shell that starts the suite in the background has it ignore SIGINT, and so whatever the tests start, and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
