@@ -1,7 +1,7 @@
 """pytest-rerunfailures under --sandbox: each attempt at a test is a sandbox of its own.
 
 In a sandbox that plugin decides, as ever, whether its test is run again, since it has the exception. It says so by a report whose
-outcome is "rerun"; when it has closed the attempt, and would begin the next, the sandbox ends instead (`attempt`), and the
+outcome is "rerun"; when it has closed the attempt, and would begin the next, the sandbox ends instead (`attempts`), and the
 controller makes another, which is told how many came before (`Reruns`). The delay is the controller's to wait, outside of the
 test's time limit. Who was killed decides nothing: the controller asks the plugin then.
 
@@ -12,26 +12,21 @@ pytest-rerunfailures not at all.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 
 from pytest_sandbox.model.errors import SandboxError, WireError
+from pytest_sandbox.plugin.others import loaded
 from pytest_sandbox.plugin.reports import seconds, whole_number
 from pytest_sandbox.plugin.settling import INSIDE
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.wire import Channel, Frame
 
+_NAME = "pytest_rerunfailures"
 #: The longest delay that is waited for, in seconds: a sandbox says how long.
 LONGEST_DELAY = 3600.0
-
-
-def _plugin(config: pytest.Config) -> Any:  # noqa: ANN401  # has no types
-    """pytest-rerunfailures' module, if that is a plugin of this run, under whatever name; None if not."""
-    module = sys.modules.get("pytest_rerunfailures")
-    return module if module is not None and config.pluginmanager.is_registered(module) else None
 
 
 # -- in a sandbox -------------------------------------------------------------------------------------------------------
@@ -70,7 +65,7 @@ class Attempts:
 
 def take_over(config: pytest.Config) -> None:
     """In the outermost sandbox: hear what pytest-rerunfailures decides, if that is there."""
-    if _plugin(config) is not None:
+    if loaded(config, _NAME) is not None:
         config.pluginmanager.register(Attempts(), "sandbox-attempts")
 
 
@@ -116,7 +111,7 @@ class _Clock:
 @contextlib.contextmanager
 def attempts(item: pytest.Item, *, alone: bool, earlier: int) -> Iterator[None]:
     """Within: pytest's protocol of the item, `earlier` attempts having been made. alone: this one ends the sandbox."""
-    plugin = _plugin(item.config)
+    plugin = loaded(item.config, _NAME)
     if plugin is None:
         yield
         return
@@ -143,7 +138,7 @@ class Reruns:
     """
 
     def __init__(self, item: pytest.Item, earlier: int) -> None:
-        self._item, self._plugin = item, _plugin(item.config)
+        self._item, self._plugin = item, loaded(item.config, _NAME)
         self.earlier = earlier
         self.again = False
         self.delay = 0.0

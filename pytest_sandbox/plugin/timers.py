@@ -9,15 +9,16 @@ are blocked) the controller follows. Imports pytest only, and pytest-timeout not
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
 import pytest
 
+from pytest_sandbox.plugin.others import loaded
 from pytest_sandbox.plugin.settling import INSIDE
 
+_NAME = "pytest_timeout"
 #: How long after its alarm a test may take to come to its report, in seconds.
 GRACE = 5.0
 
@@ -36,7 +37,7 @@ class Timers:
     def pytest_timeout_set_timer(self, item: pytest.Item, settings: Any) -> bool | None:  # noqa: ANN401  # pytest-timeout's own
         """Set the controller's timer; with the method "thread" there is no other."""
         if settings.method == "thread":
-            if settings.disable_debugger_detection or not _plugin(item.config).is_debugging():
+            if settings.disable_debugger_detection or not loaded(item.config, _NAME).is_debugging():
                 self._send(settings.timeout)
             return True
         self._alarm = monotonic() + settings.timeout
@@ -56,22 +57,16 @@ class Timers:
             self.pytest_timeout_cancel_timer()
 
 
-def _plugin(config: pytest.Config) -> Any:  # noqa: ANN401  # has no types
-    """pytest-timeout's module, if that is a plugin of this run, under whatever name; None if not."""
-    module = sys.modules.get("pytest_timeout")
-    return module if module is not None and config.pluginmanager.is_registered(module) else None
-
-
 def take_over(config: pytest.Config) -> None:
     """In the outermost sandbox: be asked by pytest-timeout, if that is there."""
-    if _plugin(config) is not None:
+    if loaded(config, _NAME) is not None:
         config.pluginmanager.register(Timers(config), "sandbox-timers")
 
 
 @contextlib.contextmanager
 def timed(item: pytest.Item) -> Iterator[None]:
     """Within: what pytest-timeout says of the item, for fixtures that are set up for it outside of its protocol."""
-    plugin = _plugin(item.config)
+    plugin = loaded(item.config, _NAME)
     settings = plugin._get_item_settings(item) if plugin is not None and hasattr(plugin, "_get_item_settings") else None
     if settings is None or not settings.timeout or settings.func_only:
         yield
