@@ -355,7 +355,7 @@ ENDS = {
     "kill": "os.kill(os.getpid(), signal.SIGKILL)",
     "segfault": "os.kill(os.getpid(), signal.SIGSEGV)",
     "timeout": "time.sleep(60)",
-    "output": "[os.write(1, bytes(1 << 20)) for _ in range(64)]",
+    "output": "[os.write(1, bytes(1 << 20)) for _ in range(64)]; time.sleep(60)",
 }
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from pytest_sandbox import Limits, Network, Result, Sandbox, Spec, UnavailableError, capabilities
-from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.spec import MIB
 from pytest_sandbox.sandbox.host import unenforced
 
@@ -78,7 +77,7 @@ def test_cpuset() -> None:
 @needs("cpuset")
 def test_cpuset_of_cpus_that_are_not_there() -> None:
     """Version 2 would take it and mean something else."""
-    with pytest.raises(SetupError, match="CPU 8000 is not there"):
+    with pytest.raises(UnavailableError, match="CPU 8000 is not there"):
         run("true", cpuset="0,8000")
 
 
