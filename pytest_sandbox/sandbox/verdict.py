@@ -132,10 +132,11 @@ def _disk_full(facts: Facts, more: str = "") -> tuple[Ending, str]:
     limits, usage = facts.limits, facts.usage
     used = f"{_size(usage.overlay_bytes)} in {usage.overlay_inodes} files left at the end"
     limit = f"{_size(limits.disk)} and {limits.inodes} files"
-    if limits.inodes is not None and usage.overlay_inodes is not None and usage.overlay_inodes + 1 >= limits.inodes:
-        limit = f"{limits.inodes} files"
-    elif limits.disk is not None and usage.overlay_bytes is not None and usage.overlay_bytes > 0.9 * limits.disk:
-        limit = _size(limits.disk)
+    # Where it is still so at the end. The layer itself has a few directories.
+    no_files = limits.inodes is not None and (usage.overlay_inodes or 0) >= limits.inodes - 4
+    no_bytes = limits.disk is not None and (usage.overlay_bytes or 0) > 0.9 * limits.disk
+    if no_files is not no_bytes:
+        limit = f"{limits.inodes} files" if no_files else _size(limits.disk)
     return Ending.DISK_FULL, f"disk full: limit {limit}, {used}{more}"
 
 

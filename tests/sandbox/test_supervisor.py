@@ -698,7 +698,7 @@ def test_a_limit_that_cannot_be_held_after_all(supervisor: Supervisor, monkeypat
     lost = next((name for name in ("memory_high", "hugetlb", "cpus", "memory") if not known[name].available), None)
     if lost is None:
         pytest.skip("this machine holds every limit")
-    monkeypatch.setattr(host, "capabilities", lambda: {name: Capability(name, True) for name in known})
+    monkeypatch.setattr(host, "capabilities", lambda: {**known, lost: Capability(lost, True)})
     changed: dict[str, Any] = {lost: 1 if lost == "cpus" else 64 << 20}
     limits = Limits(**changed)
     with pytest.raises(UnavailableError, match=lost):
