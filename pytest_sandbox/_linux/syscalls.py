@@ -136,9 +136,9 @@ _python.syscall.restype = ctypes.c_long
 def clone3(flags: Clone) -> int:
     """clone3(2) as a fork into new namespaces: 0 in the child, its pid in the parent.
 
-    Only for a process of one thread: nothing takes malloc's locks for the child, as fork(3) would. Nor are Python's hooks of
-    os.fork() run (they would touch, and so copy, half a megabyte): the child must run only code of ours, and foreign code
-    in a child that it makes by os.fork().
+    Only for a process of one thread, or whose others rest (`process.undisturbed`): nothing takes malloc's locks for the child, as
+    fork(3) would. Nor are Python's hooks of os.fork() run (they would touch, and so copy, half a megabyte): the child must run
+    only code of ours, and foreign code in a child that it makes by os.fork().
     """
     args = _CloneArgs(flags=int(flags), exit_signal=_SIGCHLD)
     pid = int(_python.syscall(ctypes.c_long(_CLONE3), ctypes.byref(args), ctypes.c_size_t(ctypes.sizeof(args))))

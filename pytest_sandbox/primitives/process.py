@@ -14,7 +14,9 @@ import select
 import signal
 import stat
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import FrameType
 
 from pytest_sandbox._linux import syscalls
@@ -28,6 +30,8 @@ ROOT_CAPABILITIES = frozenset({
 
 #: The signal that makes a sandboxed Python print its stacks: the last real-time signal, which nobody uses.
 STACKS_SIGNAL = signal.SIGRTMAX
+#: How long a thread waits for Python's lock until it asks for it, while a process is cloned, in seconds.
+_PATIENCE = 0.5
 
 Handler = Callable[[int, "FrameType | None"], object]
 
@@ -80,6 +84,23 @@ def set_limits(limits: Iterable[tuple[int, int]]) -> None:
         _, hard = resource.getrlimit(which)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(which, (value, value))
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within: no thread asks for Python's lock (the GIL), for half a second at least: time to clone a process.
+
+    A child that is cloned, without Python's hooks, while one asks would, as soon as it lets go of the lock, wait for that thread
+    to take it, which is not in the child. In a launcher there is one where a handler of os.register_at_fork() starts threads.
+    """
+    interval = sys.getswitchinterval()
+    if threading.active_count() > 1:
+        sys.setswitchinterval(_PATIENCE)
+        time.sleep(0.001)  # who asks already, or was about to, has its turn
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def reset_signals() -> dict[int, Handler]:

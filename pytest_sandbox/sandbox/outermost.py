@@ -44,7 +44,8 @@ def spawn(
     namespace has its ids, before init goes on. OSError: the kernel refused a namespace or the ids.
     """
     released, release = os.pipe()
-    pid = syscalls.clone3(_namespaces(layout, order))
+    with process.undisturbed():
+        pid = syscalls.clone3(_namespaces(layout, order))
     if pid == 0:
         control.run(lambda: _become_init(layout, order, given, control, body, released), close=(release, *inherited))
     os.close(released)
