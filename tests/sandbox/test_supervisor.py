@@ -11,8 +11,6 @@ import signal
 import socket
 import stat
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +22,6 @@ import pytest
 from pytest_sandbox import Capability, Change, ChangeKind, Ending, Limits, Network, Outcome, Spec, UnavailableError, WireError
 from pytest_sandbox.model.errors import TeardownWarning
 from pytest_sandbox.primitives.cgroup_layout import V1, V2, find_hierarchies
-from pytest_sandbox.primitives.namespaces import Identity
 from pytest_sandbox.sandbox import host, probes
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.main import fork_into
@@ -715,37 +712,3 @@ def test_a_distant_deadline(supervisor: Supervisor) -> None:
     """A time limit of a month is one."""
     _, heard = root(supervisor, sleep(0.1), limits=Limits(timeout=3e6, output=None))
     assert wait(supervisor, heard)[0].status == 0
-
-
-def test_handlers_that_start_busy_threads(identity: Identity) -> None:
-    """In the launcher too, which clones init without Python's hooks: no thread may be asking for Python's lock then."""
-    code = """
-import os, secrets, sys, threading, time
-from pytest_sandbox import Spec
-from pytest_sandbox.primitives.namespaces import Identity
-from pytest_sandbox.sandbox import host
-from pytest_sandbox.sandbox.supervisor import Supervisor
-class Nobody:
-    def on_frame(self, running, frame): pass
-    def on_end(self, running, outcome): print(outcome.status, sys.getswitchinterval())
-def busy():
-    while True: sum(range(1000)); time.sleep(0.0001)
-def body(inside):
-    return int(sys.getswitchinterval() != 0.003)
-sys.setswitchinterval(0.003)
-os.register_at_fork(after_in_child=lambda: [threading.Thread(target=busy, daemon=True).start() for _ in range(3)])
-with Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(Identity(sys.argv[1]))) as supervisor:
-    for _ in range(20):
-        running = supervisor.start_root(Spec(), body, Nobody(), scope=False)
-        supervisor.run_while(lambda: not running.ended)
-"""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, identity.value], capture_output=True, text=True, timeout=100, check=False
-    )
-    assert done.stdout.splitlines() == ["0 0.003"] * 20, done.stderr
-
-
-@pytest.fixture
-def identity() -> Identity:
-    """Who tests are here."""
-    return probes.find_identity()
