@@ -105,15 +105,17 @@ class Compat:
 
 
 @pytest.fixture
-def plugins() -> list[str]:
-    """What is loaded, by `-p`; a module's own says which."""
-    return []
+def plugins(request: pytest.FixtureRequest) -> list[str]:
+    """What is loaded, by `-p`: the test module's LOADED."""
+    found: list[str] = getattr(request.module, "LOADED", [])
+    return found
 
 
 @pytest.fixture
-def needed() -> list[str]:
-    """Which modules must be there; a module's own says which."""
-    return []
+def needed(request: pytest.FixtureRequest, plugins: list[str]) -> list[str]:
+    """Which modules must be installed: the test module's NEEDED, or else all that are loaded."""
+    found: list[str] = getattr(request.module, "NEEDED", plugins)
+    return found
 
 
 @pytest.fixture

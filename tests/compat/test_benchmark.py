@@ -29,16 +29,8 @@ def test_other(): pass
 NAMES = ["test_fast", "test_n[10]", "test_n[1000]", "test_fails_after"]
 
 
-@pytest.fixture
-def plugins() -> list[str]:
-    """See conftest."""
-    return ["benchmark"]
-
-
-@pytest.fixture
-def needed() -> list[str]:
-    """See conftest."""
-    return ["pytest_benchmark"]
+LOADED = ["benchmark"]
+NEEDED = ["pytest_benchmark"]
 
 
 @pytest.fixture

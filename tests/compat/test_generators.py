@@ -43,12 +43,6 @@ SUITE = """
 
 
 @pytest.fixture
-def plugins() -> list[str]:
-    """See conftest."""
-    return []
-
-
-@pytest.fixture
 def needed(request: pytest.FixtureRequest) -> list[str]:
     """See conftest."""
     return ["numpy"] if "numpy" in request.node.name else []

@@ -71,16 +71,7 @@ class TestClass:
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-@pytest.fixture
-def plugins() -> list[str]:
-    """See conftest."""
-    return ["inline_snapshot"]
-
-
-@pytest.fixture
-def needed() -> list[str]:
-    """See conftest."""
-    return ["inline_snapshot"]
+LOADED = ["inline_snapshot"]
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ _TIME = re.compile(r"\d+(\.\d+)? ?(m?s|seconds)\b|in \d+:\d+|took .*|0x[0-9a-f]+
 class Case:
     """A plugin's modules, what must be installed, a suite, options, and which lines must be the same (a pattern)."""
 
-    plugins: Sequence[str]
-    needed: Sequence[str]
+    plugins: list[str]
+    needed: list[str]
     suite: str
     options: Sequence[str] = ()
     same: str = "$^"
@@ -172,29 +172,30 @@ def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
-#: Tests that have no case of these, but look at what a plugin writes.
+#: Tests that look at what a plugin writes.
 WRITERS = {
-    "test_html": (["pytest_metadata.plugin", "pytest_html.plugin", "pytest_html.fixtures"], ["pytest_html"]),
-    "test_reportlog": (["pytest_reportlog.plugin"], ["pytest_reportlog"]),
+    "test_html": Case(["pytest_metadata.plugin", "pytest_html.plugin", "pytest_html.fixtures"], ["pytest_html"], PLAIN),
+    "test_reportlog": Case(["pytest_reportlog.plugin"], ["pytest_reportlog"], PLAIN),
 }
 
 
 @pytest.fixture
-def plugins(request: pytest.FixtureRequest) -> Sequence[str]:
-    """See conftest."""
-    if "case" not in request.fixturenames:
-        return WRITERS[request.node.name][0]
-    case: Case = request.getfixturevalue("case")
-    return case.plugins
+def subject(request: pytest.FixtureRequest) -> Case:
+    """What the test is of."""
+    found: Case = WRITERS.get(request.node.name) or request.getfixturevalue("case")
+    return found
 
 
 @pytest.fixture
-def needed(request: pytest.FixtureRequest) -> Sequence[str]:
+def plugins(subject: Case) -> list[str]:
     """See conftest."""
-    if "case" not in request.fixturenames:
-        return WRITERS[request.node.name][1]
-    case: Case = request.getfixturevalue("case")
-    return case.needed
+    return subject.plugins
+
+
+@pytest.fixture
+def needed(subject: Case) -> list[str]:
+    """See conftest."""
+    return subject.needed
 
 
 def lines(run: Run, pattern: str) -> list[str]:

@@ -11,16 +11,7 @@ if TYPE_CHECKING:
     from tests.compat.conftest import Compat, Run
 
 
-@pytest.fixture
-def plugins() -> list[str]:
-    """See conftest."""
-    return ["pytest_rerunfailures"]
-
-
-@pytest.fixture
-def needed() -> list[str]:
-    """See conftest."""
-    return ["pytest_rerunfailures"]
+LOADED = ["pytest_rerunfailures"]
 
 
 def lines(run: Run, *words: str) -> list[str]:

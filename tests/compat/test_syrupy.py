@@ -59,16 +59,7 @@ def test_3(snapshot): assert 4 == snapshot
 """
 
 
-@pytest.fixture
-def plugins() -> list[str]:
-    """See conftest."""
-    return ["syrupy"]
-
-
-@pytest.fixture
-def needed() -> list[str]:
-    """See conftest."""
-    return ["syrupy"]
+LOADED = ["syrupy"]
 
 
 @pytest.fixture

@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-
-@pytest.fixture
-def plugins() -> list[str]:
-    """The plugin."""
-    return ["pytest_timeout"]
-
-
-@pytest.fixture
-def needed() -> list[str]:
-    """Its module."""
-    return ["pytest_timeout"]
+LOADED = ["pytest_timeout"]
 
 
 SUITE = """
