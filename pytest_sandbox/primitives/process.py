@@ -88,10 +88,11 @@ def set_limits(limits: Iterable[tuple[int, int]]) -> None:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Within: no thread asks for Python's lock (the GIL), for half a second at least: time to clone a process.
+    """Within: threads seldom wait for Python's lock (the GIL), and ask for it after half a second only.
 
-    A child that is cloned, without Python's hooks, while one asks would, as soon as it lets go of the lock, wait for that thread
-    to take it, which is not in the child. In a launcher there is one where a handler of os.register_at_fork() starts threads.
+    A child that is cloned, without Python's hooks, while one waits or asks may, as soon as it lets go of the lock, wait for that
+    thread, which is not in the child. In a launcher there is one where a handler of os.register_at_fork() starts threads. This
+    makes it rare; what would end it is in TODO.md.
     """
     interval = sys.getswitchinterval()
     if threading.active_count() > 1:
