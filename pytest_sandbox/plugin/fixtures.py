@@ -71,20 +71,12 @@ class SandboxInfo:
 
     def usage(self) -> Usage:
         """What it consumed so far; what is not known before its end is None, with the reason in `missing`."""
-        return Usage(**_ask(self._inside, {"op": "usage?"}, "usage")["usage"])
+        return Usage(**self._inside.channel.ask({"op": "usage?"}, "usage")["usage"])
 
     def changes(self) -> tuple[Change, ...]:
         """What it wrote and deleted so far."""
-        answer = _ask(self._inside, {"op": "changes?"}, "changes")
+        answer = self._inside.channel.ask({"op": "changes?"}, "changes")
         return tuple(Change(path, ChangeKind(kind), size) for path, kind, size in answer["changes"])
-
-
-def _ask(inside: Inside, question: Frame, answer: str) -> Frame:
-    inside.channel.send(question)
-    while True:
-        frame, _ = inside.channel.receive()
-        if frame["op"] == answer:
-            return frame
 
 
 class SandboxFactory:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import sys
-import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
 from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin import carried, ledger, measuring, reports, reruns, timers
+from pytest_sandbox.plugin import carried, interruption, ledger, measuring, reports, reruns, timers
 from pytest_sandbox.plugin.generators import Generators
 from pytest_sandbox.plugin.reporter import Reporter, silence_foreign_hooks
 from pytest_sandbox.plugin.scopes import Need, Unit
@@ -112,7 +111,7 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
         return False
     except BaseException as error:  # noqa: BLE001  # KeyboardInterrupt and pytest.exit too: the controller does what they ask
         measuring.send(world.config, inside)
-        _send_interruption(inside.channel, error)
+        interruption.send(inside.channel, error)
         inside.channel.send({"op": "dropped", "name": frame["name"]})
         return True
     finally:
@@ -255,11 +254,8 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
     many attempts at a single one were made before; `waits`, whether it was made before its turn, and is told when that has come.
     """
     _begin(world, inside)
-    while order["waits"]:
-        frame, _ = inside.channel.receive()
-        if frame["op"] == "begin":
-            world.generators.put(frame.get("generators"))
-            break
+    if order["waits"]:
+        world.generators.put(inside.channel.wait_for("begin")["generators"])
     session, reporter = world.session, world.reporter
     items, grows = order["items"], order["grows"]
     alone = len(items) == 1 and not grows
@@ -280,7 +276,7 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
             if stops:
                 break
     except BaseException as error:  # noqa: BLE001  # the same of a test
-        _send_interruption(inside.channel, error)
+        interruption.send(inside.channel, error)
         with suppress(BaseException):
             ledger.leave(session)  # as plain pytest does at the session's end
         measuring.send(world.config, inside)
@@ -294,29 +290,9 @@ def _with_following(channel: Channel, items: Sequence[int], *, grows: bool) -> I
     if not grows:
         coming.append(None)
     while (index := coming.popleft()) is not None:
-        while not coming:
-            frame, _ = channel.receive()
-            if frame["op"] == "next":
-                coming.append(frame["item"])
+        if not coming:
+            coming.append(channel.wait_for("next")["item"])
         yield index, coming[0]
-
-
-def _send_interruption(channel: Channel, error: BaseException) -> None:
-    if isinstance(error, pytest.exit.Exception):
-        channel.send({"op": "exit", "reason": str(error.msg), "returncode": error.returncode})
-    elif isinstance(error, KeyboardInterrupt):
-        path, line = _origin(error)
-        channel.send({"op": "interrupt", "path": path, "line": line})
-    else:
-        channel.send({"op": "internal", "traceback": traceback.format_exc()})
-
-
-def _origin(error: BaseException) -> tuple[str, int]:
-    """Where it was raised: path and line, as pytest tells of a KeyboardInterrupt."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return ("", 0) if trace is None else (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
 
 
 def _run_exit_functions() -> None:
@@ -331,6 +307,5 @@ def _leave(inside: Inside) -> int:
             stream.flush()
     inside.channel.send({"op": "done"})
     with suppress(EOFError):
-        while inside.channel.receive()[0]["op"] != "bye":
-            pass
+        inside.channel.wait_for("bye")
     return 0

@@ -85,17 +85,10 @@ class _Counts:
         """The controller knows."""
 
     def get_suite_reruns(self) -> int:
-        return int(self._ask({"op": "reruns?"})["count"])
+        return int(self._channel.ask({"op": "reruns?"}, "reruns")["count"])
 
     def try_increment_suite_reruns(self, most: int) -> bool:
-        return bool(self._ask({"op": "reruns?", "most": most})["granted"])
-
-    def _ask(self, question: Frame) -> Frame:
-        self._channel.send(question)
-        while True:
-            frame, _ = self._channel.receive()
-            if frame["op"] == "reruns":
-                return frame
+        return bool(self._channel.ask({"op": "reruns?", "most": most}, "reruns")["granted"])
 
 
 class _Clock:

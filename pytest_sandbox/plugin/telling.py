@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import pytest
 from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
-from pytest_sandbox.plugin import carried
+from pytest_sandbox.plugin import carried, interruption
 from pytest_sandbox.plugin.fixtures import Requests
 from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.junit import Noted
@@ -33,7 +33,6 @@ from pytest_sandbox.sandbox.wire import Frame
 
 #: Limits that end whoever meets them: by a kill, which the test may not have noticed.
 _MET = frozenset({Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.CPU_TIME, Ending.TOO_MUCH_OUTPUT})
-_LONGEST_FILE = 1_000_000
 _TMP_FIXTURES = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_factory", "pytester", "testdir"})
 
 
@@ -402,22 +401,9 @@ class Telling:
         if frame["op"] != "stop":
             self._fire(self.item, self.reports)  # as far as the test came
             Finished(self.item, [], [*self._line.early_warnings(self.unit), *self.warnings]).warn()
-        if frame["op"] == "exit":
-            code = frame.get("returncode")
-            pytest.exit(str(frame.get("reason", "")), returncode=code if isinstance(code, int) else None)
-        if frame["op"] == "interrupt":
-            _interrupt(self.item, str(frame.get("path")), whole_number(frame, "line"))
-        if frame["op"] != "stop":
-            raise RuntimeError(f"in the sandbox of {self.item.nodeid}:\n{frame.get('traceback')}")
+            interruption.raise_again(self.item, frame)
         if not self.session.shouldfail:  # which the reports fired here may have said already
             self.session.shouldstop = str(frame.get("reason", ""))
-
-
-def _interrupt(item: pytest.Item, path: str, line: int) -> NoReturn:
-    """Raise KeyboardInterrupt where the test did, if that was in its own file: pytest says where it came from."""
-    if path == str(item.path) and 0 < line < _LONGEST_FILE:
-        exec(compile("\n" * (line - 1) + "raise KeyboardInterrupt", path, "exec"), {})  # noqa: S102  # our own words, at that line
-    raise KeyboardInterrupt
 
 
 def _has_failed(report: pytest.TestReport) -> bool:

@@ -255,8 +255,7 @@ class Tree:
             scope = self.open.pop()
             if scope.outcome is None and scope.running is not None:
                 scope.running.send({"op": "close", "item": scope.last_item, "generators": self._hand_on(scope)})
-            while scope.outcome is None and time.monotonic() < limit:
-                self._supervisor.step(max(0.0, limit - time.monotonic()))
+            self._supervisor.run_while(lambda scope=scope: scope.outcome is None, limit - time.monotonic())  # type: ignore[misc]
 
     def is_of(self, item: int, unit: int) -> bool:
         """See `Home`."""
@@ -311,13 +310,16 @@ class Tree:
 
     def _first_dead(self, told: Told) -> Scope | None:
         """The outermost scope that has ended. What it was making, or held, may be heard of first: wait for the cause."""
-        limit = time.monotonic() + DEATH_TIME
-        while time.monotonic() < limit and told.interruption is None:
-            dead = next((scope for scope in self.open if scope.outcome is not None), None)
-            if dead is not None and dead.is_made and dead.outcome is not None and dead.outcome.status is not None:
-                return dead
-            self._supervisor.step(max(0.0, limit - time.monotonic()))
-        return next((scope for scope in self.open if scope.outcome is not None), None)
+
+        def first() -> Scope | None:
+            return next((scope for scope in self.open if scope.outcome is not None), None)
+
+        def is_known() -> bool:
+            dead = first()
+            return dead is not None and dead.is_made and dead.outcome is not None and dead.outcome.status is not None
+
+        self._supervisor.run_while(lambda: told.interruption is None and not is_known(), DEATH_TIME)
+        return first()
 
     def survives(self, unit: Unit) -> bool:
         """Whether a scope died of a fixture that the unit does not need, but a later one: it can be run all the same."""

@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import os
 import secrets
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -100,9 +99,7 @@ class Walk:
         if told is None or told.running is None or told.over or not told.running.entered:
             return None
         told.running.interrupt()
-        limit = time.monotonic() + INTERRUPT_TIME
-        while told.outcome is None and (left := limit - time.monotonic()) > 0:
-            self._supervisor.step(left)
+        self._supervisor.run_while(lambda: told.outcome is None, INTERRUPT_TIME)
         return told if told.interruption is not None else None
 
     def begin(self) -> None:
@@ -210,7 +207,7 @@ class Walk:
             if told.reruns.again:
                 items, earlier = told.items, told.reruns.earlier + 1
                 self._finish(told, items[0])
-                self._wait(told.reruns.delay)
+                self._supervisor.run_while(lambda: True, told.reruns.delay)
                 continue
             if alone or told.over or not adjacent or self._tree.ending(following):
                 self._finish(told, following)
@@ -232,12 +229,6 @@ class Walk:
     @property
     def _is_stopping(self) -> bool:
         return bool(self._session.shouldfail or self._session.shouldstop)
-
-    def _wait(self, duration: float) -> None:
-        """Serve the sandboxes for so long, in seconds."""
-        end = time.monotonic() + duration
-        while (left := end - time.monotonic()) > 0:
-            self._supervisor.step(left)
 
     def _take(self, unit: Unit, turn: Turn) -> Telling:
         """The unit's sandbox: the one that waits for this, or was made ready ahead, or a new one."""

@@ -98,8 +98,7 @@ def function(
         process.flush()
         inside.channel.send({"op": "done"})
         with contextlib.suppress(EOFError):
-            while inside.channel.receive()[0]["op"] != "bye":
-                pass
+            inside.channel.wait_for("bye")
         return code
 
     return body

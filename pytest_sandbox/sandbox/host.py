@@ -159,9 +159,9 @@ def _absent_cpus(spec: Spec) -> frozenset[int]:
 
 def degraded(spec: Spec) -> Spec:
     """`spec` without CPUs that are not there, for who takes what there is."""
-    if spec.limits.cpuset is None or not _absent_cpus(spec):
+    if spec.limits.cpuset is None:
         return spec
-    there = cpus_in(spec.limits.cpuset) & os.sched_getaffinity(0)
+    there = cpus_in(spec.limits.cpuset) - _absent_cpus(spec)
     return dataclasses.replace(spec, limits=dataclasses.replace(spec.limits, cpuset=format_cpus(there) if there else None))
 
 

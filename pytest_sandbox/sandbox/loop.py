@@ -222,8 +222,7 @@ class Loop:
                 return
             running.cgroup.verify(pid)
         except SetupError as error:
-            running.fork_is_over()
-            running.fail(error)
+            running.fail_unforked(error)
             return
         self._enter(running)
 
@@ -254,8 +253,7 @@ class Loop:
             running.below.ordered.discard(name)
             child = self.running.get(name)
             if child is not None:
-                child.fork_is_over()
-                child.fail(refusal(frame))
+                child.fail_unforked(refusal(frame))
             return
         if frame["op"] == "joined":
             return
@@ -290,8 +288,7 @@ class Loop:
     def _lies(self, running: Running, error: WireError) -> None:
         running.silent = True  # nothing more of what it says is heard
         running.backlog.clear()
-        running.fork_is_over()
-        running.fail(error)
+        running.fail_unforked(error)
         with contextlib.suppress(KeyError):
             self._selector.unregister(running.wire)
         if running.pidfd is None and not running.ended:  # whoever was to make it lies in its stead

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import dataclasses
 import fcntl
@@ -23,7 +22,7 @@ from pytest_sandbox.primitives.process import STACKS_SIGNAL
 from pytest_sandbox.sandbox.child import Descriptors, Order
 from pytest_sandbox.sandbox.outbox import Outbox
 from pytest_sandbox.sandbox.pid1 import LastWords, Recipe, signal_main
-from pytest_sandbox.sandbox.wire import Decoder, Frame
+from pytest_sandbox.sandbox.wire import Decoder, Frame, descriptors_in
 
 #: How long a sandbox that is ending may take to be gone, in seconds; then the run goes on without it. (2,000 processes: 2 s.)
 GONE_TIME = 60.0
@@ -185,6 +184,11 @@ class Running:
         self.problem = self.problem or problem
         self.kill(None)
 
+    def fail_unforked(self, problem: SandboxError) -> None:
+        """The same, where the main process around it forks into it no more."""
+        self.fork_is_over()
+        self.fail(problem)
+
     def hang_up(self) -> None:
         """Leave init alone, which then ends: for one that has no pid yet to be killed by."""
         with contextlib.suppress(OSError):
@@ -282,11 +286,7 @@ class Running:
             return None
         except ConnectionResetError:
             return b"", None, []
-        descriptors = list[int]()
-        for level, kind, value in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                descriptors += array.array("i", value[: len(value) - len(value) % 4])
-        return data, _speaker(ancillary), descriptors
+        return data, _speaker(ancillary), descriptors_in(ancillary)
 
     def read_shown(self) -> bytes:
         """What it wrote past its capture."""

@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from pytest_sandbox.model.errors import TeardownWarning, UnavailableError
@@ -135,8 +135,9 @@ class Supervisor:
         name = f"s{self._count}"
         cgroup = self._cgroups.create(name, spec.limits, leaf=self._layout.identity is not Identity.MAPPED)
         count_pids = "pids" in cgroup.unenforced and self._layout.identity is Identity.USER
+        lost = {name: why for name, why in cgroup.unenforced.items() if not (count_pids and name == "pids")}
         try:
-            self._refuse_lost(spec, cgroup.unenforced.keys() - ({"pids"} if count_pids else set()), cgroup.unenforced)
+            self._refuse_lost(spec, lost)
         except UnavailableError:
             cgroup.remove()
             raise
@@ -166,15 +167,15 @@ class Supervisor:
         self._loop.add(running)
         return running, given, inner
 
-    def _refuse_lost(self, spec: Spec, names: Iterable[str], reasons: Mapping[str, str]) -> None:
+    def _refuse_lost(self, spec: Spec, lost: Mapping[str, str]) -> None:
         """Refuse, or warn of, a limit that this machine was found to enforce and that does not hold here all the same."""
-        for name in sorted(names):
+        for name, why in lost.items():
             if name in self._lost or not host.capabilities()[name].available:
                 continue
             if name in spec.asked:
-                raise UnavailableError(f"the limit {name}", reasons[name], "see docs/host-setup, or leave the limit out")
+                raise UnavailableError(f"the limit {name}", why, "see docs/host-setup, or leave the limit out")
             self._lost.add(name)
-            warnings.warn(TeardownWarning(f"the limit {name} is not enforced: {reasons[name]}"), stacklevel=4)
+            warnings.warn(TeardownWarning(f"the limit {name} is not enforced: {why}"), stacklevel=4)
 
     @property
     def _owner(self) -> tuple[int, int] | None:
@@ -184,10 +185,14 @@ class Supervisor:
 
     # -- running ------------------------------------------------------------------------------------------------------
 
-    def run_while(self, condition: Callable[[], bool]) -> None:
-        """Serve every sandbox until `condition` is false."""
+    def run_while(self, condition: Callable[[], bool], seconds: float | None = None) -> None:
+        """Serve every sandbox until `condition` is false, or so many seconds are over."""
+        limit = None if seconds is None else time.monotonic() + seconds
         while condition():
-            self.step()
+            left = None if limit is None else limit - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            self.step(left)
 
     def step(self, timeout: float | None = None) -> None:
         """Wait for the next event or due time, and serve it."""
@@ -244,9 +249,7 @@ class Supervisor:
             if running.pidfd is None and running.launcher is not None:
                 with contextlib.suppress(ProcessLookupError):  # whoever has taken SIGCHLD for itself
                     os.kill(running.launcher, signal.SIGKILL)  # not reaped yet, so the pid is still its own
-        limit = time.monotonic() + CLOSING_TIME
-        while self._loop.running and (left := limit - time.monotonic()) > 0:
-            self.step(left)
+        self.run_while(lambda: bool(self._loop.running), CLOSING_TIME)
 
     def close(self) -> None:
         """Kill what still runs and remove everything that the run made; waits for nothing longer than CLOSING_TIME."""

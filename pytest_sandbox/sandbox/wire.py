@@ -11,6 +11,7 @@ import json
 import re
 import socket
 import struct
+from collections.abc import Iterable
 from os import _exit, getpid, set_inheritable
 from typing import Any
 
@@ -38,6 +39,15 @@ def _refuse_constant(name: str) -> None:
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 _ENCODER = json.JSONEncoder(default=repr, ensure_ascii=False)
+
+
+def descriptors_in(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """Those that came with a message of recvmsg(2): SCM_RIGHTS of unix(7)."""
+    found = list[int]()
+    for level, kind, value in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found += memoryview(value[: len(value) - len(value) % 4]).cast("i").tolist()
+    return found
 
 
 def encode(frame: Frame) -> bytes:
@@ -147,13 +157,22 @@ class Channel:
         body, more = self._read(length)
         return _decode(body), descriptors + more
 
+    def wait_for(self, op: str) -> Frame:
+        """The next frame with this `op`; what comes before is for nobody."""
+        while (frame := self.receive()[0])["op"] != op:
+            pass
+        return frame
+
+    def ask(self, question: Frame, answer: str) -> Frame:
+        """Send a frame, and wait for one with the `op` answer."""
+        self.send(question)
+        return self.wait_for(answer)
+
     def _read(self, count: int) -> tuple[bytes, list[int]]:
         data, descriptors = bytearray(), list[int]()
         while len(data) < count:
             part, ancillary, _, _ = self.socket.recvmsg(count - len(data), _DESCRIPTORS)
-            for level, kind, value in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    descriptors += memoryview(value[: len(value) - len(value) % 4]).cast("i").tolist()
+            descriptors += descriptors_in(ancillary)
             if not part:
                 raise EOFError
             data += part
