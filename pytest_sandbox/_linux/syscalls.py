@@ -9,7 +9,7 @@ import ctypes
 import os
 import platform
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from pytest_sandbox._linux._abi import ffi
@@ -148,16 +148,10 @@ def clone3(flags: Clone) -> int:
     return pid
 
 
-def fork(confine: Callable[[], object]) -> int:
-    """As os.fork(), but the child calls `confine` before any handler of os.register_at_fork(), which is foreign code."""
-    ctypes.pythonapi.PyOS_BeforeFork()
+def fork() -> int:
+    """fork(3) without Python's hooks of os.fork(), for a process of one thread."""
     pid = int(_python.fork())
     errno = ctypes.get_errno()
-    if pid == 0:
-        confine()
-        ctypes.pythonapi.PyOS_AfterFork_Child()
-        return 0
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
     if pid < 0:
         raise OSError(errno, os.strerror(errno), "fork")
     return pid

@@ -1,6 +1,6 @@
 """The entry point: options, the marker, and the decision whether this run is sandboxed. Imports `options` and `resolve`.
 
-Without `--sandbox` nothing else of the package is imported, on no platform.
+Without `--sandbox` nothing else of the package is imported, on no platform, but for the small `forks`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_sandbox.plugin import options, resolve
+from pytest_sandbox.primitives import forks  # noqa: F401 - now: its handler is to come before those of conftest files
 
 if TYPE_CHECKING:
     from pytest_sandbox.plugin.fixtures import SandboxFactory, SandboxInfo

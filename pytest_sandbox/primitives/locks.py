@@ -79,10 +79,10 @@ def _is_at(path: str, fd: int) -> bool:
         return False
 
 
-def _forget() -> None:
-    # To close is not to unlock: the lock belongs to what the descriptors of parent and child have in common.
+def forget() -> None:
+    """Close all that are held, without unlocking: a lock belongs to what the descriptors of parent and child have in common."""
     for locks in tuple(_everyone):
         locks.release()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=forget)

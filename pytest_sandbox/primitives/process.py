@@ -91,8 +91,8 @@ def undisturbed() -> Iterator[None]:
     """Within: threads seldom wait for Python's lock (the GIL), and ask for it after half a second only.
 
     A child that is cloned, without Python's hooks, while one waits or asks may, as soon as it lets go of the lock, wait for that
-    thread, which is not in the child. In a launcher there is one where a handler of os.register_at_fork() starts threads. This
-    makes it rare; what would end it is in TODO.md.
+    thread, which is not in the child. A launcher has threads only where a handler of os.register_at_fork() that is older than
+    `forks` starts them. This makes it rare.
     """
     interval = sys.getswitchinterval()
     if threading.active_count() > 1:
@@ -223,16 +223,6 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-
-
-def fork() -> int:
-    """os.fork(), also from a process with threads."""
-    import warnings
-
-    with warnings.catch_warnings():
-        # From Python 3.12 on, os.fork() in a process with threads warns; the child here runs only what is written here.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
 
 
 def spare_init(pid: int) -> None:

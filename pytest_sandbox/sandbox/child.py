@@ -19,7 +19,6 @@ import os
 import socket
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NoReturn
 
 from pytest_sandbox.model.spec import Keep, Limits, Network, Spec
 from pytest_sandbox.primitives.process import Handler
@@ -136,7 +135,7 @@ class Control:
         """Hand over what `pid1.Recipe` says."""
         socket.send_fds(self.socket, [b"r"], list(descriptors))
 
-    def run(self, body: Callable[[], NoReturn], *, close: Iterable[int]) -> NoReturn:
+    def run(self, body: Callable[[], None], *, close: Iterable[int]) -> None:
         """Close what is not this process's, which was just forked, and run `body` in it; say what goes wrong, and end."""
         try:
             for fd in close:
@@ -145,7 +144,6 @@ class Control:
         except BaseException as error:
             with contextlib.suppress(OSError):
                 self.socket.send(b"F" + json.dumps(describe(error)).encode())
-        finally:
             os._exit(1)
 
 

@@ -10,11 +10,12 @@ import contextlib
 import os
 import signal
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.cgroups import remove_run
+from pytest_sandbox.primitives.forks import fork
 from pytest_sandbox.primitives.locks import left
-from pytest_sandbox.primitives.process import fork
 from pytest_sandbox.sandbox.removal import remove_tree
 
 _LEAVE = "leave"
@@ -27,10 +28,7 @@ class Janitor:
 
     def __init__(self) -> None:
         reading, writing = os.pipe()
-        self._pid = fork()
-        if self._pid == 0:
-            os.close(writing)
-            _main(reading)
+        self._pid = fork(lambda: _main(reading))
         os.close(reading)
         self.fd = writing
 
@@ -51,7 +49,7 @@ class Janitor:
         process.wait_or_kill(self._pid, _LEAVE_TIME)
 
 
-def _main(reading: int) -> None:
+def _main(reading: int) -> NoReturn:
     try:
         os.setsid()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -2,6 +2,9 @@
 
 As root it also clones the machine's trees, id-mapped, before there is a namespace that could lock them. It lives as long
 as the session's init, whose parent it is, and both die with the controller.
+
+Init and main are forked in the midst of that fork: handlers of `os.register_at_fork()`, but for what is older than the plugin,
+run in main and nowhere else, as if the controller had forked that itself.
 """
 
 from __future__ import annotations
@@ -10,16 +13,16 @@ import dataclasses
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Attr, Clone
-from pytest_sandbox.primitives import mounts, process
+from pytest_sandbox.primitives import locks, mounts, process
+from pytest_sandbox.primitives.forks import fork
 from pytest_sandbox.primitives.namespaces import Identity
 from pytest_sandbox.primitives.overlay import TreeKind
-from pytest_sandbox.primitives.process import fork
 from pytest_sandbox.sandbox.child import Body, Control, Descriptors, Order
 from pytest_sandbox.sandbox.layout import Layout
+from pytest_sandbox.sandbox.main import become_main
 from pytest_sandbox.sandbox.outermost import spawn
 from pytest_sandbox.sandbox.store import make_target
 
@@ -28,13 +31,15 @@ def launch(layout: Layout, order: Order, given: Descriptors, control: Control, b
     """Fork the launcher; returns its pid. `close` are the controller's own descriptors, which must not outlive it."""
     controller = os.getpid()
     process.flush()
-    pid = fork()
+    pid = fork(lambda: control.run(lambda: _launch(controller, layout, order, given, control), close=close))
     if pid == 0:
-        control.run(lambda: _launch(controller, layout, order, given, control, body), close=close)
+        become_main(order, given, body)
     return pid
 
 
-def _launch(controller: int, layout: Layout, order: Order, given: Descriptors, control: Control, body: Body) -> NoReturn:
+def _launch(controller: int, layout: Layout, order: Order, given: Descriptors, control: Control) -> None:
+    """Returns in main only."""
+    locks.forget()
     control = dataclasses.replace(control, handlers=process.reset_signals())
     # Ctrl-C reaches the whole group of the terminal; what it means for sandboxes is the controller's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -45,10 +50,11 @@ def _launch(controller: int, layout: Layout, order: Order, given: Descriptors, c
         order,
         given,
         control,
-        body,
         inherited=tuple(clones.values()),
         mapped=lambda pid: _place(layout, clones, pid),
     )
+    if init == 0:
+        return
     for fd in (control.socket.fileno(), *control.tasks, *given.all()):
         os.close(fd)
     os.waitpid(init, 0)

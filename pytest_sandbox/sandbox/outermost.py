@@ -6,10 +6,8 @@ Imports `main` and below, and no plugin.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
 
 from pytest_sandbox._linux import native, syscalls
 from pytest_sandbox._linux.flags import MNT_DETACH, Clone
@@ -19,9 +17,8 @@ from pytest_sandbox.primitives.cgroups import enter
 from pytest_sandbox.primitives.namespaces import Identity, fresh, write_maps
 from pytest_sandbox.primitives.seccomp import forbid_mounts
 from pytest_sandbox.sandbox import layout as layouts
-from pytest_sandbox.sandbox.child import Body, Control, Descriptors, Order
+from pytest_sandbox.sandbox.child import Control, Descriptors, Order
 from pytest_sandbox.sandbox.layout import Layout
-from pytest_sandbox.sandbox.main import become_main
 from pytest_sandbox.sandbox.store import copy_files, make_store
 
 #: pid of main, whom init forks itself.
@@ -33,12 +30,11 @@ def spawn(
     order: Order,
     given: Descriptors,
     control: Control,
-    body: Body,
     *,
     inherited: Sequence[int],
     mapped: Callable[[int], None],
 ) -> int:
-    """Clone init of the outermost sandbox; returns its pid.
+    """Clone init of the outermost sandbox; returns its pid, and 0 in main.
 
     inherited: descriptors of the caller that the sandbox shall not have. mapped: called with the pid when the new user
     namespace has its ids, before init goes on. OSError: the kernel refused a namespace or the ids.
@@ -47,7 +43,8 @@ def spawn(
     with process.undisturbed():
         pid = syscalls.clone3(_namespaces(layout, order))
     if pid == 0:
-        control.run(lambda: _become_init(layout, order, given, control, body, released), close=(release, *inherited))
+        control.run(lambda: _become_init(layout, order, given, control, released), close=(release, *inherited))
+        return 0
     os.close(released)
     try:
         write_maps(pid, layout.identity, layout.depth, layout.uid, layout.gid)
@@ -65,7 +62,8 @@ def _namespaces(layout: Layout, order: Order) -> Clone:
     return flags
 
 
-def _become_init(layout: Layout, order: Order, given: Descriptors, control: Control, body: Body, released: int) -> NoReturn:
+def _become_init(layout: Layout, order: Order, given: Descriptors, control: Control, released: int) -> None:
+    """Returns in main only."""
     if not os.read(released, 1):  # the parent could not map our ids, or is gone
         os._exit(1)
     os.close(released)
@@ -83,26 +81,40 @@ def _become_init(layout: Layout, order: Order, given: Descriptors, control: Cont
     with contextlib.suppress(OSError):
         os.chdir(layout.cwd)
     control.greet()
-    with _view_without_store(order) as backstage:
-        syscalls.unshare(Clone.NEWCGROUP)
-        # Before anything else runs in main, a thread that an at-fork handler starts among it: rights are a thread's own.
-        main = syscalls.fork(functools.partial(_confine, order))
-        if main == 0:
-            for fd in (control.socket.fileno(), *ready, *backstage):
-                os.close(fd)
-            process.restore_signals(control.handlers)
-            process.set_dumpable(True)
-            become_main(order, given, body)
-        view = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    own = _leave_store() if order.scope else None
+    syscalls.unshare(Clone.NEWCGROUP)
+    if syscalls.fork() == 0:
+        for fd in (control.socket.fileno(), *ready, *([] if own is None else [own])):
+            os.close(fd)
+        _confine(order)
+        process.restore_signals(control.handlers)
+        process.set_dumpable(True)
+        return
     control.send_ready(ready)
-    if order.scope:
+    if own is not None:
+        view = _namespace()
+        syscalls.setns(own, Clone.NEWNS)
+        os.close(own)
         process.keep_privileges(layout.last_capability)
         native.become_init(control.socket.detach(), _MAIN, view)
     process.drop_privileges((), layout.last_capability)
     native.become_init(control.socket.detach(), _MAIN)
 
 
+def _leave_store() -> int:
+    """Go into a mount namespace for main, in which no store is; a descriptor of init's own, which main must not have."""
+    own = _namespace()
+    syscalls.unshare(Clone.NEWNS)
+    syscalls.umount(layouts.INNER_STORE, MNT_DETACH)
+    return own
+
+
+def _namespace() -> int:
+    return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def _confine(order: Order) -> None:
+    """Before anything foreign runs in main, a thread that a handler starts among it: rights are a thread's own."""
     process.drop_privileges(order.keep, order.last_capability)
     if not order.may_mount:
         forbid_mounts()
@@ -131,17 +143,3 @@ def _make_root(layout: Layout, order: Order) -> list[int]:
     mounts.enter(layout.root)
     os.umask(umask)
     return ready
-
-
-@contextlib.contextmanager
-def _view_without_store(order: Order) -> Iterator[list[int]]:
-    """A mount namespace for main, in which no store is; init comes back to its own, whose descriptor main must not have."""
-    if not order.scope:
-        yield []
-        return
-    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    syscalls.unshare(Clone.NEWNS)
-    syscalls.umount(layouts.INNER_STORE, MNT_DETACH)
-    yield [own]
-    syscalls.setns(own, Clone.NEWNS)
-    os.close(own)

@@ -12,13 +12,14 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from pytest_sandbox._linux import native, proc, syscalls
 from pytest_sandbox._linux.flags import Attr, Clone, Mount
 from pytest_sandbox.model.capability import Capability, Cause
 from pytest_sandbox.primitives import cgroups, mounts, network, overlay
+from pytest_sandbox.primitives.forks import fork
 from pytest_sandbox.primitives.namespaces import Identity, write_maps
-from pytest_sandbox.primitives.process import fork
 from pytest_sandbox.sandbox import causes, fixes
 from pytest_sandbox.sandbox.causes import Refusal
 from pytest_sandbox.sandbox.hostkind import HostKind, here
@@ -38,12 +39,14 @@ ALWAYS = {
 def _ask_child(question: Callable[[], bytes]) -> bytes:
     """What a forked child answers; nothing where it dies of the question."""
     reading, writing = os.pipe()
-    pid = fork()
-    if pid == 0:
+
+    def put() -> NoReturn:
         try:
             os.write(writing, question())
         finally:
             os._exit(0)
+
+    pid = fork(put)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         answer = pipe.read()
@@ -126,8 +129,8 @@ def _mapped_namespace() -> Iterator[int]:
     """A user namespace whose ids are mapped as those of root's sandboxes are."""
     ready, tell = os.pipe()
     end, hold = os.pipe()
-    holder = os.fork()
-    if holder == 0:
+
+    def be_its_owner() -> NoReturn:
         try:
             os.close(hold)
             syscalls.unshare(Clone.NEWUSER)
@@ -135,6 +138,8 @@ def _mapped_namespace() -> Iterator[int]:
             os.read(end, 1)
         finally:
             os._exit(0)
+
+    holder = fork(be_its_owner)
     os.close(tell)
     os.close(end)
     try:

@@ -277,6 +277,57 @@ def test_what_a_fork_of_python_runs(supervisor: Supervisor) -> None:
     assert first["random"] != second["random"]
 
 
+@pytest.mark.parametrize("scope", [True, False], ids=["scope", "alone"])
+def test_the_outermost_is_one_fork_for_who_is_told_of_forks(supervisor: Supervisor, scope: bool) -> None:
+    """Handlers run once in the controller, once in main, which has lost its privileges then, and in no process between."""
+    calls = list[str]()
+
+    def in_child() -> None:
+        if calls:
+            with open("/proc/self/status", encoding="ascii") as status:
+                rights = next(line.split()[1] for line in status if line.startswith("CapBnd"))
+            calls.append(f"{os.getpid()} {int(rights, 16) >> 21 & 1}")  # CAP_SYS_ADMIN
+
+    def tell(inside: Inside) -> int:
+        inside.channel.send({"op": "text", "text": calls})
+        return 0
+
+    os.register_at_fork(before=lambda: calls.append("before") if calls else None, after_in_child=in_child)
+    calls.append("begun")
+    try:
+        heard = Heard()
+        supervisor.start_root(Spec(), tell, heard, scope=scope)
+        wait(supervisor, heard)
+        assert heard.frames[0]["text"] == ["begun", "before", "2 0"]
+        assert calls == ["begun", "before"]
+    finally:
+        calls.clear()
+
+
+def test_handlers_that_start_busy_threads(supervisor: Supervisor) -> None:
+    """Such threads are in main only: what makes sandboxes has one, which waits for no lock that another one holds."""
+    busy = list[bool]()
+
+    def labour() -> None:
+        while busy:
+            sum(range(1000))
+            time.sleep(0.0001)
+
+    def start() -> None:
+        for _ in range(3 * len(busy)):
+            threading.Thread(target=labour, daemon=True).start()
+
+    os.register_at_fork(after_in_child=start)
+    busy.append(True)
+    try:
+        for _ in range(20):
+            heard = Heard()
+            supervisor.start_root(Spec(), lambda _: threading.active_count(), heard, scope=False)
+            assert wait(supervisor, heard)[0].status == 4
+    finally:
+        busy.clear()
+
+
 def test_shared_network(supervisor: Supervisor) -> None:
     """`auto` shares where something listens around it, `shared` always, `loopback` never."""
     sockets: list[socket.socket] = []
