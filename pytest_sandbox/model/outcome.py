@@ -16,6 +16,7 @@ class Ending(enum.Enum):
     TIMED_OUT = "timed out"
     CPU_TIME = "cpu time"
     TOO_MANY_PROCESSES = "too many processes"
+    TOO_MANY_OPEN_FILES = "too many open files"
     DISK_FULL = "disk full"
     TOO_MUCH_OUTPUT = "too much output"
     NO_REPORT = "no report"

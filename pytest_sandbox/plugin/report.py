@@ -33,7 +33,7 @@ _PROPERTIES = (
 #: The table's figures: what each is called there, the field of Usage, and how it is written.
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "wall": ("wall", format_seconds), "cpu": ("cpu", format_seconds), "memory": ("memory_peak", format_size),
-    "pids": ("pids_peak", str), "written": ("overlay_bytes", format_size), "network": ("network_sent", format_size),
+    "pids": ("pids_peak", str), "disk": ("overlay_bytes", format_size), "network": ("network_sent", format_size),
 }  # fmt: skip
 #: Least width of each, and of the ending: most tables of most runs then look the same.
 _LEAST = (9, 9, 9, 5, 9, 9, 18)
@@ -132,34 +132,31 @@ class Book:
             lines.append(_where_layers_are(spec, attributes))
         return lines
 
-    def add_test(self, item: pytest.Item, done: list[pytest.TestReport], outcome: Outcome, *, shares_network: bool) -> None:
-        """Note a test's outcome, and put it into its reports."""
+    def add_test(
+        self, item: pytest.Item, done: list[pytest.TestReport], outcome: Outcome, *, shares_network: bool, tests: int
+    ) -> None:
+        """Note a test's outcome, and put it into its reports. tests: how many its sandbox ran; it was the last of them."""
         if self._settings.usage:
-            self._rows.append(_Row(item.nodeid, outcome, "test"))
-        if done:
-            done[-1].user_properties = [*done[-1].user_properties, *_properties(outcome)]
-            if shares_network:
-                done[-1].user_properties.append(("sandbox_network", "shared with the scope around it"))
+            self._rows.append(_Row(item.nodeid, outcome, "test" if tests == 1 else f"{tests} tests, up to"))
         if shares_network:
             self._sharing.append(item.nodeid)
-        for report in done:
-            if report.failed and not any(name == "Sandbox" for name, _ in report.sections):
-                report.sections.append(("Sandbox", describe(outcome, report.longreprtext)))
-                _name_limit(report, outcome.ending)
-                break
+        if done:
+            done[-1].user_properties = [*done[-1].user_properties, *_properties(outcome, tests, shares_network=shares_network)]
+            _add_section(done, outcome, tests)
         if outcome.leaks and done and not any(report.failed for report in done):
-            error = self._warn_of_leaks(item, outcome)
+            error = self._warn_of_leaks(item, outcome, tests)
             if error is not None:
                 properties = done[-1].user_properties
                 done[-1] = make_report(item, "teardown", "failed", error, outcome)
                 done[-1].user_properties = properties
 
-    def _warn_of_leaks(self, item: pytest.Item, outcome: Outcome) -> str | None:
+    def _warn_of_leaks(self, item: pytest.Item, outcome: Outcome, tests: int) -> str | None:
         """Warn as if the test had, by the filters that hold for it; what is said where they make it an error."""
         from _pytest.warnings import catch_warnings_for_item
 
         names = "; ".join(f"{leak.command} (pid {leak.pid})" for leak in outcome.leaks)
-        warning = LeakWarning(f"left {len(outcome.leaks)} process(es) running, killed now: {names}")
+        who = "" if tests == 1 else f", or one of the {tests - 1} tests before it in the same sandbox did"
+        warning = LeakWarning(f"left {len(outcome.leaks)} process(es) running{who}, killed now: {names}")
         place = str(item.path), (item.location[1] or 0) + 1
         if not self._config.pluginmanager.hasplugin("warnings"):
             self._warn(item, warning, *place)
@@ -241,6 +238,18 @@ def make_report(item: pytest.Item, when: str, result: str, text: str | None, out
     return report
 
 
+def _add_section(done: Sequence[pytest.TestReport], outcome: Outcome, tests: int) -> None:
+    """Describe the outcome in the first report that failed, if it is not there already, and of how many tests it is."""
+    for report in done:
+        if report.failed and not any(name == "Sandbox" for name, _ in report.sections):
+            report.sections.append(("Sandbox", describe(outcome, report.longreprtext)))
+            _name_limit(report, outcome.ending)
+            break
+    more = f"\n(of {tests} tests that shared a sandbox)" if tests > 1 else ""
+    for report in done:
+        report.sections = [(name, text + more if name == "Sandbox" else text) for name, text in report.sections]
+
+
 def _name_limit(report: pytest.TestReport, ending: Ending) -> None:
     """Put the limit before what the short summary, junit and --tb=line say of an exception that was its consequence."""
     crash = getattr(report.longrepr, "reprcrash", None)
@@ -312,7 +321,7 @@ def _limit(name: str, value: Any) -> str:  # noqa: ANN401  # a number, or a list
     return format_seconds(value) if form == "SECONDS" else str(value) if isinstance(value, str) else f"{value:g}"
 
 
-def _properties(outcome: Outcome) -> list[tuple[str, object]]:
+def _properties(outcome: Outcome, tests: int, *, shares_network: bool) -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = [("sandbox_ending", outcome.ending.value)]
     for name in _PROPERTIES:
         value = getattr(outcome.usage, name)
@@ -320,6 +329,10 @@ def _properties(outcome: Outcome) -> list[tuple[str, object]]:
             found.append((f"sandbox_{name}", round(value, 6) if isinstance(value, float) else value))
     if outcome.leaks:
         found.append(("sandbox_leaks", "; ".join(leak.command for leak in outcome.leaks)))
+    if tests > 1:
+        found.append(("sandbox_tests", tests))
+    if shares_network:
+        found.append(("sandbox_network", "shared with the scope around it"))
     return found
 
 

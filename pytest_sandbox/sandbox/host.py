@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import resource
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -128,8 +129,12 @@ def capabilities() -> Capabilities:
 def settled(spec: Spec, known: Mapping[str, Capability]) -> Spec:
     """`spec` as it is to be on this machine: where a tmpfs has no user attributes, layers lie on a disk.
 
-    Not so where a scratch, or none, was asked for, nor where a limit was that only a tmpfs enforces.
+    Not so where a scratch, or none, was asked for, nor where a limit was that only a tmpfs enforces. No limit on open files is
+    above the hard one that this process has.
     """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if spec.limits.files is not None and resource.RLIM_INFINITY != most < spec.limits.files:
+        spec = dataclasses.replace(spec, limits=dataclasses.replace(spec.limits, files=most))
     if spec.scratch is not None or spec.asked.intersection((*OF_TMPFS, "scratch")) or known["xattr"].available:
         return spec
     return dataclasses.replace(spec, scratch=probes.find_scratch())

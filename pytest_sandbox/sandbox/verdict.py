@@ -104,6 +104,8 @@ def _by_refusal(facts: Facts) -> tuple[Ending, str] | None:
     if not facts.failed:
         return None
     limits = facts.limits
+    if facts.errno == errno.EMFILE and limits.files is not None:
+        return Ending.TOO_MANY_OPEN_FILES, f"too many open files: limit {limits.files} descriptors a process"
     # EAGAIN is also what a socket says: it is a sign only where refusals are not counted.
     suspected = facts.processes_refused is None and facts.errno == errno.EAGAIN and limits.pids is not None
     processes, disk = bool(facts.processes_refused) or suspected, _was_full(facts)

@@ -193,3 +193,31 @@ def test_only_not_sandboxed(pytester: pytest.Pytester, compare: Compare) -> None
         "import pytest\npytestmark = pytest.mark.sandbox(enabled=False)\n" + "def test_1(): pass\ndef test_2(): assert 0\n"
     )
     compare.same("-rA")
+
+
+def test_what_is_told_of_several(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Of a sandbox that several tests shared the last one has the figures, which are said to be of all of them."""
+    pytester.makepyfile(
+        """
+        import pytest, subprocess
+        pytestmark = pytest.mark.sandbox(scope="module")
+        def test_leaks(): subprocess.Popen(["sleep", "60"])
+        def test_innocent(): pass
+        """,
+        test_failing="""
+        import pytest
+        pytestmark = pytest.mark.sandbox(scope="module")
+        def test_1(): pass
+        def test_2(): assert 0
+        """,
+        test_alone="def test_alone(): assert 0",
+    )
+    run = compare.one("--sandbox-usage", "--junitxml=report.xml")
+    text = run.result.stdout.str()
+    assert "left 1 process(es) running, or one of the 1 tests before it in the same sandbox did, killed now: sleep 60" in text
+    table = text[text.index("= sandbox usage =") :]
+    assert "[2 tests, up to] test_what_is_told_of_several.py::test_innocent" in table
+    assert "[2 tests, up to] test_failing.py::test_2" in table
+    assert " test_alone.py::test_alone" in table
+    assert text.count("(of 2 tests that shared a sandbox)") == 1
+    assert (pytester.path / "report.xml").read_text().count('name="sandbox_tests" value="2"') == 2

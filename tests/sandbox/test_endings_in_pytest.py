@@ -48,7 +48,7 @@ CASES = [
     pytest.param("output='1M'", "while True: subprocess.run(['seq', '100000'])", "too much output: .*limit 1M", id="its output"),
     pytest.param("", "os._exit(0)", "ended without a report: its main process left with exit status 0", id="no report"),
     pytest.param("", "os.kill(os.getpid(), 11)", "killed by SIGSEGV", id="crash"),
-    pytest.param("files=40", "while True: os.dup(0)", "Too many open files", id="files"),
+    pytest.param("files=40", "while True: os.dup(0)", "too many open files: limit 40 descriptors a process", id="files"),
 ]  # fmt: skip
 
 
@@ -77,6 +77,7 @@ def test_output_before_the_end(pytester: pytest.Pytester) -> None:
     [
         pytest.param("disk='1M'", "open('/tmp/big', 'wb').write(bytes(1 << 23))", "disk full: OSError: [Errno 28]", id="disk"),
         pytest.param("inodes=20", "for i in range(99): open(f'/tmp/{i}', 'w')", "disk full: OSError: [Errno 28]", id="inodes"),
+        pytest.param("files=40", "while True: os.dup(0)", "too many open files: OSError: [Errno 24]", id="files"),
         pytest.param("pids=5", "for _ in range(9): subprocess.Popen(['sleep', '9'])", "too many processes: Blocking", id="pids",
                      marks=pytest.mark.needs("pids")),
         pytest.param("memory='64M'", f"{GRANDCHILD[:-1]}, check=True)",

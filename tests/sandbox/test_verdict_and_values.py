@@ -12,7 +12,7 @@ from pytest_sandbox import Capability, Ending, Limits, Spec, UnavailableError, U
 from pytest_sandbox.sandbox import host, values
 from pytest_sandbox.sandbox.verdict import Facts, judge
 
-FACTS = Facts(Limits(memory=1 << 26, timeout=2.0, cpu_time=1.0, pids=5), Usage(1.0, cpu=1.5, memory_peak=1 << 26), 0)
+FACTS = Facts(Limits(memory=1 << 26, timeout=2.0, cpu_time=1.0, pids=5, files=64), Usage(1.0, cpu=1.5, memory_peak=1 << 26), 0)
 FULL, KILLED = Usage(1.0, memory_peak=1 << 30), Usage(1.0, memory_peak=1 << 26, oom_kills=1)
 MET, NOT_MET = (dataclasses.replace(KILLED, memory_max_events=times) for times in (3, 0))
 
@@ -33,6 +33,9 @@ MET, NOT_MET = (dataclasses.replace(KILLED, memory_max_events=times) for times i
         ({"errno": errno.EAGAIN, "failed": True, "processes_refused": None}, Ending.TOO_MANY_PROCESSES, "limit 5"),
         ({"errno": errno.EAGAIN, "failed": True}, Ending.EXITED, "exited with status 0"),
         ({"processes_refused": 2}, Ending.EXITED, "exited with status 0"),
+        ({"errno": errno.EMFILE, "failed": True}, Ending.TOO_MANY_OPEN_FILES, "too many open files: limit 64 descriptors"),
+        ({"errno": errno.EMFILE, "failed": True, "limits": Limits()}, Ending.EXITED, "exited with status 0"),
+        ({"errno": errno.EMFILE}, Ending.EXITED, "exited with status 0"),
         ({"layer_full": 1.0, "failed": True}, Ending.DISK_FULL, "disk full: limit 1G and 200000 files"),
         ({"errno": errno.ENOSPC, "failed": True, "usage": Usage(1.0)}, Ending.DISK_FULL, "disk full"),
         ({"errno": errno.ENOSPC, "failed": True, "usage": FULL}, Ending.DISK_FULL, "disk full"),

@@ -97,7 +97,7 @@ CASES = (
     Case("fills_inodes", "inodes=100", "for n in range(1000): open(f'/tmp/{n}', 'w').close()", "disk full", "limit 100 files"),
     Case("floods", "output='1M'", "while True: os.write(1, bytes(1 << 16))", "too much output", "limit 1M"),
     Case("floods_by_child", "output='1M'", "subprocess.run(['cat', '/dev/zero'])", "too much output", "limit 1M"),
-    Case("opens", "files=64", "while True: os.dup(0)", "exited", "Too many open files"),
+    Case("opens", "files=64", "while True: os.dup(0)", "too many open files", "limit 64"),
     Case("leaks", "", "inner.daemon(inner.sleeper('leak'))", "exited", outcome="passed"),
     Case("leaks_stopped", "", "inner.fork(lambda: os.fork() or os.kill(os.getpid(), signal.SIGSTOP))", "exited",
          outcome="passed"),
@@ -124,6 +124,7 @@ CASES = (
     # What looks like a limit and is none.
     Case("speaks_of_room", "", "raise OSError(errno.ENOSPC, 'no watch')", "exited", "no watch", needs=MEMORY),
     Case("speaks_of_processes", "pids=20", "raise BlockingIOError(errno.EAGAIN, 'a socket')", "exited", "a socket", needs=PIDS),
+    Case("speaks_of_files", "", "raise OSError(errno.EMFILE, 'no watch')", "exited", "no watch"),
     Case("exits_137", "", "os._exit(137)", "no report", "left with exit status 137"),
 )  # fmt: skip
 
