@@ -183,7 +183,7 @@ class Cgroup:
 
     @property
     def has_no_tasks(self) -> bool:
-        """Whether a process must be attached somewhere before it forks, since it cannot enter by itself (v2)."""
+        """Whether a process must be attached somewhere, since it cannot enter by itself (v2)."""
         return any(place.version != V1 for place in self._places.values())
 
     def attach_to_v2(self, pid: int) -> None:

@@ -209,7 +209,7 @@ class Loop:
             self._lies(running, error)
 
     def _join(self, running: Running) -> None:
-        """Somebody is in its namespaces, and says so: who is to be attached to cgroups before it forks main, or main itself."""
+        """Main is in its namespaces, and says so: to be attached to cgroups first, where it cannot enter them by itself."""
         pid = running.joiner()
         if pid is None:
             return
@@ -217,6 +217,7 @@ class Loop:
             if running.cgroup.has_no_tasks and not running.attached:
                 running.cgroup.attach_to_v2(pid)
                 running.attached = True
+                running.fork_is_over()
                 with contextlib.suppress(OSError):  # it has died, which will be told
                     running.wire.send(GO)
                 return

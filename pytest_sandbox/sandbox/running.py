@@ -107,7 +107,7 @@ class Running:
     timer: what it has set itself.
     held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
     forking into it. spared_until: until when a kill waits for that.
-    attached: who is to fork main is in its cgroups. entered: main is. problem: why it never started, or what it
+    attached: main is in its cgroups of version 2. entered: in all. problem: why it never started, or what it
     did that it must not. own_inodes: of its layer, before it wrote. launcher: pid of the process that it was forked from,
     if that is one of its own. depth: how many are around it. sockets: unix sockets on paths where those listen.
     crowded: the loop waits for room in its socket. silent: main, and whoever has inherited from it, has closed that.

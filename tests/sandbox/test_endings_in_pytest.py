@@ -64,6 +64,25 @@ def test_ending(pytester: pytest.Pytester, limit: str, body: str, sentence: str)
         assert "in other" in output
 
 
+@pytest.mark.needs("memory", "swap")
+def test_too_little_memory_to_begin_in(pytester: pytest.Pytester) -> None:
+    """A fork of what is large takes more for its page tables: that ends it, and not the scope that it is forked from."""
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture(scope="session")
+        def large(): return [bytearray(b"x") * (1 << 20) for _ in range(400)]
+        @pytest.mark.sandbox(memory="1M")
+        @pytest.mark.parametrize("number", range(3))
+        def test_small(large, number): pass
+        def test_next(large): pass
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "-rA")
+    result.assert_outcomes(errors=3, passed=1)
+    result.stdout.re_match_lines(["out of memory: the kernel killed .*limit 1M, peak 1M"] * 3)
+
+
 def test_output_before_the_end(pytester: pytest.Pytester) -> None:
     """What Python and a subprocess wrote before SIGKILL is in the report."""
     body = "print('mine', flush=True); subprocess.run(['echo', 'its']); os.kill(os.getpid(), 9)"

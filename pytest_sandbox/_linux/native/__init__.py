@@ -25,8 +25,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 _CONTROL, _VIEW, _ABOVE = 3, 5, 16
 
 _STEPS = (
-    "", "clone of a joiner", "setns", "write to the controller", "read from the controller",
-    "exchange descriptors", "setrlimit", "fork",
+    "", "clone of a joiner", "setns", "exchange descriptors", "setrlimit", "fork",
 )  # fmt: skip
 
 
@@ -71,8 +70,8 @@ class Plan:
     cgroups: version 1's `tasks`. namespaces: the user namespace first; the caller must own it (user_namespaces(7)).
     own, given: the caller's files, the first of them a socket, and what the child has under the same numbers. greeting:
     written to that socket by the child when it is in all of them; it comes back from `fork` when a byte comes in answer.
-    asks: whether the same is said before, by whoever is about to fork the child, and a byte waited for. directory: where
-    the child starts, or in "/". limits: of setrlimit(2), soft and hard. keep: capabilities, of those up to last_capability.
+    asks: whether the child says the same before, and waits for a byte, to be put into cgroups by somebody else. directory:
+    where it starts, or in "/". limits: of setrlimit(2), soft and hard. keep: capabilities, of those up to last_capability.
     The child has none of the other descriptors that are named here.
     """
 

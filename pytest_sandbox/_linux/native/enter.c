@@ -38,7 +38,7 @@
 #include <unistd.h>
 
 enum step {
-	STEP_CLONE = 1, STEP_SETNS, STEP_SAY, STEP_WAIT, STEP_DESCRIPTORS, STEP_LIMITS, STEP_FORK,
+	STEP_CLONE = 1, STEP_SETNS, STEP_DESCRIPTORS, STEP_LIMITS, STEP_FORK,
 };
 enum { MOST_FILES = 8, JOIN_SESSION_KEYRING = 1 };
 
@@ -52,7 +52,7 @@ struct entry {
 	size_t file_count;
 	const char *greeting; /* what main says on that socket when it is in; a byte in answer is its word to go */
 	size_t greeting_length;
-	int asks; /* whether joiner says so too, and waits for a byte: it is to be put into cgroups by somebody else */
+	int asks; /* whether main says so before too, and waits for a byte: it is to be put into cgroups by somebody else */
 	const char *directory; /* where main starts, if it is there */
 	const struct limit { int resource; uint64_t value; } *limits;
 	size_t limit_count;
@@ -191,11 +191,19 @@ static void outlive_forker(void)
 /* Main's first steps. What goes wrong is in its stderr. */
 static void settle(const struct entry *entry)
 {
-	const char *what = "write to a cgroup's tasks";
+	const char *what = "write to the controller";
 	int failed = 0;
+	char answer;
 
 	outlive_forker();
 	/* Main, and none of the helpers: they share the caller's memory, and would take it along if they were killed in there. */
+	if (entry->asks) {
+		failed = greet(entry);
+		if (!failed && read(entry->own[0], &answer, 1) != 1)
+			_exit(1); /* the controller has thought better of it, or is gone */
+	}
+	if (!failed)
+		what = "write to a cgroup's tasks";
 	for (size_t i = 0; i < entry->cgroup_count && !failed; i++)
 		failed = write(entry->cgroups[i], "0", 1) != 1 || close(entry->cgroups[i]);
 	if (!failed) {
@@ -220,7 +228,6 @@ static int joiner(void *argument)
 {
 	struct state *state = argument;
 	struct entry *entry = state->entry;
-	char answer;
 
 	if (exchange(entry))
 		return fail(entry, STEP_DESCRIPTORS);
@@ -229,13 +236,6 @@ static int joiner(void *argument)
 			return fail(entry, STEP_SETNS);
 	if (chdir(entry->directory))
 		errno = 0; /* it is hidden inside: main starts in "/", where setns(2) has put us */
-	if (entry->asks) {
-		if (greet(entry))
-			return fail(entry, STEP_SAY);
-		errno = 0;
-		if (read(entry->own[0], &answer, 1) != 1)
-			return fail(entry, STEP_WAIT);
-	}
 	/* No namespace hides a session keyring (keyrings(7)). A filter may keep keyctl(2) from everybody in here. */
 	syscall(SYS_keyctl, JOIN_SESSION_KEYRING, NULL);
 	for (size_t i = 0; i < entry->limit_count; i++)
