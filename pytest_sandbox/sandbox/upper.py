@@ -204,30 +204,32 @@ def _before(entry: Entry, layers: Sequence[int]) -> os.stat_result | None:
     """What was at an entry's path before: in the nearest layer that has it or hides it, else on the machine."""
     relative = entry.path.split("/")[-1 - entry.depth :]
     for layer in layers:
-        found = _in_layer(layer, entry.tree, relative)
-        if found is not None:
-            return None if is_whiteout(found) else found
+        found, hides = _in_layer(layer, entry.tree, relative)
+        if hides or found is not None:
+            return found
     try:
         return os.lstat(entry.path)
     except OSError:
         return None
 
 
-def _in_layer(layer: int, tree: int, names: Sequence[str]) -> os.stat_result | None:
-    """The status of an entry of another layer, or of the whiteout or file above it that hides what lies below."""
-    directory = -1
+def _in_layer(layer: int, tree: int, names: Sequence[str]) -> tuple[os.stat_result | None, bool]:
+    """The status of an entry of another layer, and where it has none, whether it hides what lies below."""
+    directory, opaque = -1, False
     try:
         directory = _open_upper(layer, tree)
         for name in names[:-1]:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            if not stat.S_ISDIR(status.st_mode):
-                return status
+            if not stat.S_ISDIR(status.st_mode):  # a whiteout, or what takes the directory's place
+                return None, True
             inner = os.open(name, _DIRECTORY, dir_fd=directory)
             os.close(directory)
             directory = inner
-        return os.stat(names[-1], dir_fd=directory, follow_symlinks=False)
+            opaque = opaque or _is_opaque(directory)
+        status = os.stat(names[-1], dir_fd=directory, follow_symlinks=False)
+        return (None, True) if is_whiteout(status) else (status, False)
     except OSError:
-        return None
+        return None, opaque
     finally:
         if directory >= 0:
             os.close(directory)

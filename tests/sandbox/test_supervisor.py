@@ -184,6 +184,46 @@ def test_deleted_by_a_scope_and_made_again(supervisor: Supervisor) -> None:
     ]
 
 
+def test_a_directory_that_a_scope_made_anew(supervisor: Supervisor) -> None:
+    """What is made in it is new, though the scope around has a file of that name; so is what takes a file's place."""
+
+    def scene(_: Inside) -> int:
+        os.makedirs("/tmp/old")
+        for name in ("/tmp/old/x", "/tmp/file"):
+            with open(name, "x", encoding="utf-8") as file:
+                file.write("outer")
+        return 0
+
+    def anew(_: Inside) -> int:
+        os.unlink("/tmp/old/x")
+        os.rmdir("/tmp/old")
+        os.unlink("/tmp/file")
+        os.makedirs("/tmp/old")
+        return 0
+
+    def leaf(_: Inside) -> int:
+        os.makedirs("/tmp/file")
+        for name in ("/tmp/old/x", "/tmp/file/y"):
+            with open(name, "x", encoding="utf-8") as file:
+                file.write("y")
+        return 0
+
+    bodies: Bodies = {"scene": scene, "anew": anew, "leaf": leaf}
+    outer, heard = root(supervisor, scope(bodies))
+    outer.send({"op": "do", "body": "scene"})
+    supervisor.run_while(lambda: not heard.frames)
+    middle, heard = below(supervisor, outer, "scope", inner=True)
+    supervisor.run_while(lambda: not middle.below.is_here)
+    middle.send({"op": "do", "body": "anew"})
+    supervisor.run_while(lambda: not heard.frames)
+    _, heard = below(supervisor, middle, "leaf")
+    assert set(wait(supervisor, heard)[0].changes) == {
+        Change("/tmp/old/x", ChangeKind.ADDED, 1),
+        Change("/tmp/file", ChangeKind.ADDED),
+        Change("/tmp/file/y", ChangeKind.ADDED, 1),
+    }
+
+
 def _make() -> int:
     os.makedirs("/tmp/x", exist_ok=True)
     with open("/tmp/x/y", "w", encoding="utf-8") as file:

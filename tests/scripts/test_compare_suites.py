@@ -112,3 +112,11 @@ def test_a_known_difference_has_a_reason_and_is_no_fault(tmp_path: Path, monkeyp
     plain = {"ab": "passed", "b": "passed"}
     comparison = compare(plain, {"ab": "failed", "b": "failed"}, plain)
     assert (comparison.known, comparison.different) == ({"ab": "asserts on the clock"}, ["b"])
+
+
+def test_failing_alike_shows_nothing() -> None:
+    """A suite of which little passes, and one of which there is nothing, cannot say that all is well."""
+    few = {"a": "failed", "b": "failed", "c": "passed"}
+    assert compare(few, few, few).shows_nothing
+    assert not compare(few | {"d": "passed"}, few, few).shows_nothing
+    assert any("nothing is shown" in line for line in compare(few, few, few).details())
