@@ -21,7 +21,7 @@ from pytest_sandbox.sandbox import clock, pid1, upper
 from pytest_sandbox.sandbox.accounts import outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
-from pytest_sandbox.sandbox.main import GO
+from pytest_sandbox.sandbox.main import GO, JOINED
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.scratch import remove_or_warn
 from pytest_sandbox.sandbox.wire import Frame
@@ -208,30 +208,35 @@ class Loop:
         except WireError as error:
             self._lies(running, error)
 
-    def _join(self, running: Running) -> None:
-        """Main is in its namespaces, and says so: to be attached to cgroups first, where it cannot enter them by itself."""
+    def _join(self, running: Running) -> bool:
+        """Main is in its namespaces, and says so. Whether it will say so again, when it has been put into its cgroups.
+
+        Raises WireError where it says something else.
+        """
         pid = running.joiner()
         if pid is None:
-            return
+            return False
         try:
             if running.cgroup.has_no_tasks and not running.attached:
+                running.take(JOINED)
                 running.cgroup.attach_to_v2(pid)
                 running.attached = True
                 running.fork_is_over()
                 with contextlib.suppress(OSError):  # it has died, which will be told
                     running.wire.send(GO)
-                return
+                return True
             running.cgroup.verify(pid)
         except SetupError as error:
             running.fail_unforked(error)
-            return
+            return False
         self._enter(running)
+        return False
 
     def _on_wire(self, running: Running) -> None:
-        if not running.entered and running.parent is not None:
-            self._join(running)
         end = time.monotonic() + _TURN
         try:
+            if not running.entered and running.parent is not None and self._join(running):
+                return
             running.outbox.flush()
             for frame in running.frames():
                 self._frame(running, frame)

@@ -277,6 +277,11 @@ class Running:
             return None
         return _speaker(ancillary) if data else None
 
+    def take(self, words: bytes) -> None:
+        """Read what `joiner` has seen, and nothing after it. Raises WireError where that is not `words`."""
+        if (found := self.wire.recv(len(words))) != words:
+            raise WireError(f"it has said {found!r} where {words!r} was due")
+
     def packet_of_init(self) -> tuple[bytes, int | None, list[int]] | None:
         """What init says, its pid as the kernel vouches for it, and descriptors; no words: it is gone. None: nothing yet."""
         space = _SPEAKER + socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
