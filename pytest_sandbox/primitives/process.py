@@ -78,6 +78,13 @@ def leave_keyring() -> None:
         syscalls.join_new_session_keyring()
 
 
+def leave_session() -> None:
+    """Begin a session: kill(0, ...) and the terminal's signals end at the sandbox's border. Blocked signals are forgotten."""
+    os.setsid()
+    while signal.sigtimedwait(signal.valid_signals(), 0):
+        continue
+
+
 def set_limits(limits: Iterable[tuple[int, int]]) -> None:
     """setrlimit(2) of (resource, value) pairs, soft and hard, never above the hard limit there is."""
     for which, value in limits:

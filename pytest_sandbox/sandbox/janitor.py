@@ -1,14 +1,13 @@
 """A process that cleans up when the controller cannot: forked before the first cgroup is made, gone after the last.
 
-It lies in a session of its own, so that neither Ctrl-C nor a kill of the whole process group reaches it, and waits for
-the end of a pipe. Processes need no janitor: they die with the launcher.
+It lies in a session of its own, so that no kill of the whole process group reaches it, blocks all signals, and waits for the
+end of a pipe. Processes need no janitor: they die with the launcher.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -52,8 +51,6 @@ class Janitor:
 def _main(reading: int) -> NoReturn:
     try:
         os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
         _close_all_but(reading)
         with os.fdopen(reading, encoding="utf-8", errors="surrogateescape") as pipe:
             orders = [line.rstrip("\n").split("\0", 1) for line in pipe]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 from collections.abc import Mapping, Sequence
 
 from pytest_sandbox._linux import syscalls
@@ -41,8 +40,7 @@ def _launch(controller: int, layout: Layout, order: Order, given: Descriptors, c
     """Returns in main only."""
     locks.forget()
     control = dataclasses.replace(control, handlers=process.reset_signals())
-    # Ctrl-C reaches the whole group of the terminal; what it means for sandboxes is the controller's to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # All signals are blocked (`fork`): Ctrl-C reaches the whole group of the terminal; what it means is the controller's to say.
     process.die_with_parent(controller)
     clones = {} if layout.identity is Identity.USER else _clone_trees(layout)
     init = spawn(

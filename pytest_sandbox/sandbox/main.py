@@ -7,7 +7,7 @@ import socket
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from os import _exit, close, getcwdb, setsid, write
+from os import _exit, close, getcwdb, write
 from typing import NoReturn
 
 from pytest_sandbox._linux import native
@@ -65,7 +65,6 @@ def _begin(inside: Inside, order: Order, body: Body, forked: native.Forked) -> N
 
 def become_main(order: Order, given: Descriptors, body: Body) -> NoReturn:
     """Run the body in the outermost sandbox's main process, which has no privileges any more; ends with its exit code."""
-    setsid()  # its own session: kill(0, ...) and the terminal's signals end at the sandbox's border
     process.leave_keyring()
     process.set_limits(_limits(order))
     wire = socket.socket(fileno=given.wire)

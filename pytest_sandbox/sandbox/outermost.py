@@ -84,6 +84,7 @@ def _become_init(layout: Layout, order: Order, given: Descriptors, control: Cont
     own = _leave_store() if order.scope else None
     syscalls.unshare(Clone.NEWCGROUP)
     if syscalls.fork() == 0:
+        process.leave_session()
         for fd in (control.socket.fileno(), *ready, *([] if own is None else [own])):
             os.close(fd)
         _confine(order)
