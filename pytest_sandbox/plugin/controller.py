@@ -10,7 +10,7 @@ import pytest
 
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import UnavailableError
-from pytest_sandbox.plugin import carried, paths, resolve
+from pytest_sandbox.plugin import carried, junit, paths, resolve
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.measured import measure
 from pytest_sandbox.plugin.report import Book
@@ -47,6 +47,10 @@ class Controller:
         self.book = Book(config, self.settings)
         self.ledger = Ledger()
         config.pluginmanager.register(self.ledger, "sandbox-ledger")
+
+    def pytest_sessionstart(self) -> None:
+        """See `junit.keep_to_schema`."""
+        junit.keep_to_schema(self.config)
 
     def pytest_report_header(self) -> list[str]:
         """What is enforced, and loudly what is not."""

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from pytest_sandbox.model.capability import Capability
-from pytest_sandbox.plugin import resolve
+from pytest_sandbox.plugin import junit, resolve
 from pytest_sandbox.plugin.controller import Controller, known
 from pytest_sandbox.plugin.report import Book
 from pytest_sandbox.plugin.reports import sendable
@@ -102,6 +102,7 @@ class Master:
 
     def __init__(self, config: pytest.Config, settings: resolve.Settings, known: Mapping[str, Capability] | None) -> None:
         self._known = known
+        self._config = config
         self._asked = _asked(settings)
         self._book = Book(config, settings)
         self._undo = contextlib.ExitStack()
@@ -112,7 +113,8 @@ class Master:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Make room before there is a worker."""
+        """Make room before there is a worker; see `junit.keep_to_schema`."""
+        junit.keep_to_schema(self._config)
         self._undo.enter_context(make_room(f"{os.getpid()}-{secrets.token_hex(4)}"))
 
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401  # pytest-xdist's

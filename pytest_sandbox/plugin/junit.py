@@ -19,6 +19,31 @@ from pytest_sandbox.plugin.reports import writable_text
 _KNOWN: pytest.StashKey[int] = pytest.StashKey()
 
 
+class _KeepingToSchema(LogXML):
+    """A reporter of a family in which a test has no properties (xunit2, the default): strict readers refuse such a file.
+
+    Those that tests record themselves go there all the same, as in plain pytest, which warns of them.
+    """
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Leave our own out."""
+        everything = report.user_properties
+        report.user_properties = [(name, value) for name, value in everything if not str(name).startswith("sandbox_")]
+        try:
+            super().pytest_runtest_logreport(report)
+        finally:
+            report.user_properties = everything
+
+
+def keep_to_schema(config: pytest.Config) -> None:
+    """Keep a sandbox's figures out of a file whose schema has no place for them. To be called when all is configured."""
+    xml = config.stash.get(xml_key, None)
+    if type(xml) is LogXML and xml.family == "xunit2":
+        config.pluginmanager.unregister(xml)
+        xml.__class__ = _KeepingToSchema
+        config.pluginmanager.register(xml)
+
+
 def silence(config: pytest.Config) -> None:
     """In a sandbox: take the reporter away, which would report by itself."""
     xml: LogXML | None = config.stash.get(xml_key, None)

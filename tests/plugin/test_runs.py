@@ -209,6 +209,7 @@ def test_junit(pytester: pytest.Pytester, compare: Compare, family: str) -> None
     pair.assert_same(screen=False)
     plain, boxed = (_elements(run.files["junit.xml"]) for run in (pair.plain, pair.boxed))
     assert boxed == plain
+    assert ('name="sandbox_ending"' in pair.boxed.files["junit.xml"]) is (family != "xunit2")
 
 
 def _elements(text: str) -> list[str]:

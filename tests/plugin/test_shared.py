@@ -212,7 +212,7 @@ def test_what_is_told_of_several(pytester: pytest.Pytester, compare: Compare) ->
         """,
         test_alone="def test_alone(): assert 0",
     )
-    run = compare.one("--sandbox-usage", "--junitxml=report.xml")
+    run = compare.one("--sandbox-usage", "--junitxml=report.xml", "-o", "junit_family=xunit1")
     text = run.result.stdout.str()
     assert "left 1 process(es) running, or one of the 1 tests before it in the same sandbox did, killed now: sleep 60" in text
     table = text[text.index("= sandbox usage =") :]

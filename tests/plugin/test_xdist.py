@@ -181,7 +181,7 @@ def test_last_failed(pytester: pytest.Pytester, compare: Compare) -> None:
     """--lf runs what failed under workers before."""
     pytester.makepyfile("def test_1(): assert 0\ndef test_2(): pass\ndef test_3(): assert 0\n")
     run(compare, "-n2")
-    again = run(compare, "-n2", "--lf", "--durations=3", "--junitxml=junit.xml")
+    again = run(compare, "-n2", "--lf", "--durations=3", "--junitxml=junit.xml", "-o", "junit_family=xunit1")
     again.result.assert_outcomes(failed=2)
     assert "slowest" in again.text
     assert 'name="sandbox_ending"' in (pytester.path / "junit.xml").read_text()

@@ -103,7 +103,7 @@ class Attack:
         """Start the inner pytest, or a Python program in its place, under the witness; seconds: on a machine that is not slow."""
         self._result.unlink(missing_ok=True)
         seconds *= _slowness()
-        inner = program or ["-m", "pytest", "--sandbox", f"--junitxml={self.path / 'junit.xml'}"]
+        inner = program or ["-m", "pytest", "--sandbox", f"--junitxml={self.path / 'junit.xml'}", "-o", "junit_family=xunit1"]
         with (self.path / "output").open("w") as output:
             process = subprocess.Popen(
                 [
