@@ -269,9 +269,9 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
             reporter.news(item, ended=True)
             measuring.send(world.config, inside)
             _tell_generators(world, inside)
-            stops = session.shouldstop or session.shouldfail
+            stops = {name: str(why) for name in ("shouldstop", "shouldfail") if (why := getattr(session, name))}
             if stops:
-                inside.channel.send({"op": "stop", "reason": str(stops)})
+                inside.channel.send({"op": "stop", **stops})
             inside.channel.send({"op": "finish", "item": index})
             if stops:
                 break

@@ -13,7 +13,7 @@ import pytest
 from _pytest.junitxml import LogXML, xml_key
 
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.plugin.reports import writable_text
+from pytest_sandbox.plugin.reports import identity, writable_text
 
 #: How many of the run's properties the controller knows already.
 _KNOWN: pytest.StashKey[int] = pytest.StashKey()
@@ -59,7 +59,7 @@ def news(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     if xml is None:
         return {}
     reporters: Any = xml.node_reporters  # by what identifies a report, which pytest 9 changed, and the worker
-    mine = reporters.get((item.nodeid, None)) or reporters.get((getattr(item, "id", None), None))
+    mine = reporters.get((item.nodeid, None)) or reporters.get((identity(item), None))
     attributes = {} if mine is None else {str(name): str(value) for name, value in mine.attrs.items()}
     properties = xml.global_properties[config.stash[_KNOWN] :]
     config.stash[_KNOWN] = len(xml.global_properties)
@@ -91,5 +91,4 @@ class Noted:
         for name, value in self.properties:
             xml.add_global_property(name, value)
         if self.attributes:
-            identity: Any = getattr(item, "id", item.nodeid)
-            xml.node_reporter(identity).attrs.update(self.attributes)
+            xml.node_reporter(identity(item)).attrs.update(self.attributes)

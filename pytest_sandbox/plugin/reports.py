@@ -75,8 +75,14 @@ def _id(report: pytest.TestReport) -> object:
     return getattr(report, "id", report.nodeid)
 
 
-def from_frame(config: pytest.Config, frame: dict[str, Any], nodeid: str) -> pytest.TestReport:
-    """The report of a frame, which must be one of the test `nodeid`. Raises WireError for what is no report of it."""
+def identity(item: pytest.Item) -> Any:  # noqa: ANN401  # a NodeId from pytest 9.2 on
+    """By what reports of an item go: not always its nodeid, which a class may override."""
+    return item.id if hasattr(pytest.Item, "id") else item.nodeid
+
+
+def from_frame(config: pytest.Config, frame: dict[str, Any], item: pytest.Item) -> pytest.TestReport:
+    """The report of a frame, which must be one of the test. Raises WireError for what is no report of it."""
+    nodeid = str(identity(item))
     try:
         report = _from_frame(config, frame)
     except Exception as error:  # pytest's own classes raise what they like on nonsense

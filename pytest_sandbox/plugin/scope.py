@@ -158,7 +158,7 @@ class ScopeListener:
             else:
                 told.interruption = frame
         elif op == "closed":
-            scope.closed = from_frame(self._config, frame, item.nodeid)
+            scope.closed = from_frame(self._config, frame, item)
         elif op == "timer":
             scope.is_timed = False
             clock.set_timer(running, seconds(frame, "seconds"), seconds(frame, "grace"))

@@ -174,7 +174,7 @@ class Telling:
             return  # a test that has met its limit has failed, also if it ends before it is killed
         op = frame["op"]
         if op == "report":
-            report = from_frame(self.session.config, frame, self.item.nodeid)
+            report = from_frame(self.session.config, frame, self.item)
             self.reports.append(report)
             running.failed = running.failed or report.failed
         elif op == "start":
@@ -402,8 +402,9 @@ class Telling:
             self._fire(self.item, self.reports)  # as far as the test came
             Finished(self.item, [], [*self._line.early_warnings(self.unit), *self.warnings]).warn()
             interruption.raise_again(self.item, frame)
-        if not self.session.shouldfail:  # which the reports fired here may have said already
-            self.session.shouldstop = str(frame.get("reason", ""))
+        for name in ("shouldstop", "shouldfail"):
+            if frame.get(name) and not getattr(self.session, name):  # which the reports fired here may have said already
+                setattr(self.session, name, str(frame[name]))
 
 
 def _has_failed(report: pytest.TestReport) -> bool:

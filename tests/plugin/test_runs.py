@@ -322,6 +322,47 @@ def test_exit_tears_scopes_down(pytester: pytest.Pytester, compare: Compare) -> 
     assert pair.boxed.files["log.txt"] == pair.plain.files["log.txt"]
 
 
+@pytest.mark.parametrize("stop", ["shouldstop", "shouldfail", "shouldfail = request.session.shouldstop"])
+@pytest.mark.parametrize("options", [(), ("--maxfail=1",)])
+def test_a_test_stops_the_run(pytester: pytest.Pytester, compare: Compare, stop: str, options: tuple[str, ...]) -> None:
+    """By either of the session's attributes, or both: the same words, the same exit status."""
+    pytester.makepyfile(
+        f"""
+        def test_1(request):
+            request.session.{stop} = "that is all"
+            assert 0
+        def test_2(): pass
+        """
+    )
+    compare.same(*options)
+
+
+def test_an_item_that_calls_itself_otherwise(pytester: pytest.Pytester, compare: Compare) -> None:
+    """An item of a class that overrides `nodeid`, or has an `id` of its own."""
+    pytester.makeconftest(
+        """
+        import pytest
+        class Mine(pytest.Item):
+            nodeid = "foo"
+            def runtest(self): pytest.xfail("as expected")
+        class Numbered(pytest.Item):
+            def runtest(self): assert self.name != "bad"
+        if not hasattr(pytest.Item, "id"):
+            Numbered.id = 42
+        class File(pytest.File):
+            def collect(self):
+                yield Numbered.from_parent(self, name="good")
+                yield Numbered.from_parent(self, name="bad")
+                if hasattr(pytest.Item, "id"):  # before, pytest's own reports had the other name
+                    yield Mine.from_parent(self, name="mine")
+        def pytest_collect_file(file_path, parent):
+            if file_path.suffix == ".foo": return File.from_parent(parent, path=file_path)
+        """
+    )
+    (pytester.path / "one.foo").touch()
+    compare.same("-rA")
+
+
 def test_shouldstop(pytester: pytest.Pytester, compare: Compare) -> None:
     """A test that sets session.shouldstop ends the run after it."""
     pytester.makepyfile(
