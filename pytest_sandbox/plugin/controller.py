@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 import pytest
 
@@ -103,14 +104,34 @@ class Controller:
             self.book.say(f"sandbox: nothing to hide: {path} does not exist here")
 
 
+def _refuse_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> NoReturn:
+    del nextitem
+    raise pytest.UsageError(
+        f"--sandbox: a plugin's or conftest's own pytest_runtestloop runs {item.nodeid}, which would be without a sandbox. "
+        "Fix: run without that, or with --no-sandbox"
+    )
+
+
 class Alone(Controller):
     """The plugin object of a run in one process."""
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """See that nobody else's loop runs tests, which would do so without sandboxes."""
+        hooks: Any = self.config.hook
+        self._protocol = hooks.pytest_runtest_protocol
+        hooks.pytest_runtest_protocol = _refuse_protocol
+        try:
+            return (yield)
+        finally:
+            hooks.pytest_runtest_protocol = self._protocol
+
+    def loop(self, session: pytest.Session) -> bool | None:
         """The run itself, in the place of pytest's own loop."""
         if session.testsfailed and not session.config.option.continue_on_collection_errors:
             return None  # pytest's own says so
+        hooks: Any = self.config.hook
+        hooks.pytest_runtest_protocol = self._protocol
         if session.items:
             with self.walk(session, in_order=True) as walk:
                 walk.all()

@@ -67,6 +67,13 @@ def _configure(config: pytest.Config) -> None:
         controller.register(config, settings)
 
 
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """The sandboxed run's loop: after those of conftest files and later plugins, and before pytest's own, as that is."""
+    loop = getattr(session.config.pluginmanager.getplugin("sandbox-controller"), "loop", None)
+    found: bool | None = None if loop is None else loop(session)
+    return found
+
+
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """`--sandbox-doctor`: print what this machine can do, and end."""
     if not config.getoption("sandbox_doctor"):
