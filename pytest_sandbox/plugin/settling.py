@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import io
 import os
 import stat
+import sys
 from typing import IO, Any
 
 import pytest
@@ -32,6 +34,7 @@ def settle_in(config: pytest.Config, inside: Inside, *, keeps: bool) -> None:
     if not inside.outermost:
         return
     _take_descriptors(config, inside, keeps=keeps)
+    _forward_streams(config, inside.channel)
     faulthandler.enable(file=inside.descriptors.stacks, all_threads=True)
     faulthandler.register(STACKS_SIGNAL, file=inside.descriptors.stacks, all_threads=True, chain=False)
     _silence_reporters(config, inside.channel)
@@ -103,8 +106,8 @@ def _take_fault_handler(config: pytest.Config, stacks: int) -> None:
         os.dup2(stacks, fd, inheritable=False)
 
 
-class _Forward:
-    """A text file whose lines the controller writes to its terminal."""
+class _Forward(io.TextIOBase):
+    """A text file whose lines the controller writes to its terminal; nothing is kept back."""
 
     encoding = "utf-8"
 
@@ -115,11 +118,25 @@ class _Forward:
         self._channel.send({"op": "terminal", "text": text})
         return len(text)
 
-    def flush(self) -> None:
-        """Nothing is kept back."""
 
-    def isatty(self) -> bool:
+def _forward_streams(config: pytest.Config, channel: Channel) -> None:
+    """Let what tests print without capture be seen where the caller's sys.stdout is an object in memory (a notebook's)."""
+    manager: CaptureManager | None = config.pluginmanager.getplugin("capturemanager")
+    whole: MultiCapture[Any] | None = getattr(manager, "_global_capturing", None)
+    for name, capture in (("stdout", whole and whole.out), ("stderr", whole and whole.err)):
+        owner, attribute = (sys, name) if capture is None else (getattr(capture, "syscapture", capture), "_old")
+        if not _has_descriptor(getattr(owner, attribute, None)):
+            setattr(owner, attribute, _Forward(channel))
+            if (tee := getattr(owner, "tmpfile", None)) is not None and hasattr(tee, "_other"):
+                tee._other = _Forward(channel)
+
+
+def _has_descriptor(stream: Any) -> bool:  # noqa: ANN401  # whatever somebody has put there
+    try:
+        stream.fileno()
+    except (AttributeError, OSError, ValueError):
         return False
+    return True
 
 
 class _Stub:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -144,3 +146,31 @@ def test_log_file(pytester: pytest.Pytester, compare: Compare, mode: str) -> Non
     assert pair.boxed.files["log.txt"] == pair.plain.files["log.txt"]
     assert "info two" in pair.boxed.files["log.txt"]
     assert ("from before" in pair.boxed.files["log.txt"]) == (mode == "a")
+
+
+@pytest.mark.parametrize("capture", ["fd", "sys", "no", "tee-sys"])
+def test_a_caller_whose_stdout_is_in_memory(pytester: pytest.Pytester, capture: str) -> None:
+    """As in a notebook: what is not captured is seen there, in its place."""
+    pytester.makepyfile(
+        """
+        import sys
+        def test_it(capsys):
+            with capsys.disabled():
+                print("said aloud")
+            print("said low"); print("err", file=sys.stderr)
+        """
+    )
+    code = """
+import io, sys, pytest
+kept, sys.stdout, sys.stderr = sys.stdout, io.StringIO(), io.StringIO()
+status = pytest.main(["-p", "no:cacheprovider", *sys.argv[1:]])
+said = sys.stdout.getvalue() + sys.stderr.getvalue()
+sys.stdout = kept
+print(status, said.count("said aloud"), said.count("said low"), said.index("said aloud") < said.index("1 passed"))
+"""
+    runs = [
+        subprocess.run([sys.executable, "-c", code, f"--capture={capture}", *more], capture_output=True, text=True, check=False)
+        for more in ([], ["--sandbox"])
+    ]
+    assert runs[1].stdout == runs[0].stdout, runs
+    assert runs[0].stdout.startswith("ExitCode.OK 1 ") or runs[0].stdout.startswith("0 1 ")
