@@ -11,7 +11,7 @@ import pytest
 
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import UnavailableError
-from pytest_sandbox.plugin import carried, junit, paths, resolve
+from pytest_sandbox.plugin import carried, junit, paths, resolve, watchdog
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.measured import measure
 from pytest_sandbox.plugin.report import Book
@@ -63,6 +63,7 @@ class Controller:
         try:
             self._plan(session)
             measure(self.config)
+            watchdog.note(self.config)
             boxed = [item for item, plan in zip(session.items, self.plans, strict=True) if plan.enabled]
             with (
                 carried.carrying(self.config, boxed),

@@ -16,7 +16,7 @@ from typing import IO, Any
 import pytest
 from _pytest.capture import CaptureManager, FDCapture, FDCaptureBinary, MultiCapture
 
-from pytest_sandbox.plugin import junit
+from pytest_sandbox.plugin import junit, watchdog
 from pytest_sandbox.primitives.process import STACKS_SIGNAL
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.wire import Channel
@@ -35,6 +35,7 @@ def settle_in(config: pytest.Config, inside: Inside, *, keeps: bool) -> None:
         return
     _take_descriptors(config, inside, keeps=keeps)
     _forward_streams(config, inside.channel)
+    watchdog.settle(config)
     faulthandler.enable(file=inside.descriptors.stacks, all_threads=True)
     faulthandler.register(STACKS_SIGNAL, file=inside.descriptors.stacks, all_threads=True, chain=False)
     _silence_reporters(config, inside.channel)

@@ -349,3 +349,26 @@ def test_what_the_factory_is_given(pytester: pytest.Pytester) -> None:
             assert sandbox_factory(hide=["/etc/passwd"]).run(["cat", "/etc/passwd"]).stdout == b""
     """)
     pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=6)
+
+
+def test_a_watchdog_of_the_whole_run(pytester: pytest.Pytester) -> None:
+    """faulthandler's, in pytest's process: no test hangs that would cancel it, and pytest's own barks in a test."""
+    pytester.makeconftest("import faulthandler\ndef pytest_configure(): faulthandler.dump_traceback_later(600)\n")
+    pytester.makepyfile(
+        """
+        import faulthandler, time
+        def test_fails(): assert 0
+        def test_waits(capfd):
+            faulthandler.dump_traceback_later(0.1)
+            time.sleep(0.5)
+            assert "test_waits" in capfd.readouterr().err
+        def test_cancels(capfd):
+            faulthandler.dump_traceback_later(0.2)
+            faulthandler.cancel_dump_traceback_later()
+            time.sleep(0.4)
+            assert not capfd.readouterr().err
+        """
+    )
+    result = pytester.runpytest_subprocess(*OPTIONS, "--sandbox-timeout=20s")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.no_fnmatch_line("*timed out*")

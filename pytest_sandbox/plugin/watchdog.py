@@ -1,0 +1,79 @@
+"""A watchdog of faulthandler's that runs in pytest's process when sandboxes are forked from it (a conftest's, for all of CI).
+
+Its thread is not in a forked child, where `faulthandler.cancel_dump_traceback_later()` waits for the end of it for ever; pytest
+calls that after every failure. faulthandler does not tell whether one runs. Imports pytest and `primitives`.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+from typing import Any, NoReturn
+
+import pytest
+
+from pytest_sandbox.primitives.forks import fork
+from pytest_sandbox.primitives.process import wait_or_kill
+
+_RUNS: pytest.StashKey[bool] = pytest.StashKey()
+#: How long a child may take to cancel a watchdog, in seconds: one that has to be waited for is taken for one that runs.
+_PATIENCE = 0.5
+
+
+def note(config: pytest.Config) -> None:
+    """In the controller: find out, and remember it for sandboxes. Costs a fork where a thread is not of Python's making."""
+    config.stash[_RUNS] = len(os.listdir("/proc/self/task")) > threading.active_count() and not _can_cancel()
+
+
+def _can_cancel() -> bool:
+    reading, writing = os.pipe()
+
+    def cancel() -> NoReturn:
+        faulthandler.cancel_dump_traceback_later()
+        os.write(writing, b"x")
+        os._exit(0)
+
+    pid = fork(cancel)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        wait_or_kill(pid, 2 * _PATIENCE)
+        return bool(pipe.read())
+
+
+def settle(config: pytest.Config) -> None:
+    """In the outermost sandbox: have watchdogs of Python's own threads, where faulthandler's cannot be used any more."""
+    if config.stash.get(_RUNS, False):
+        one = _Watchdog()
+        faulthandler.dump_traceback_later = one.start
+        faulthandler.cancel_dump_traceback_later = one.cancel
+
+
+class _Watchdog:
+    """What faulthandler offers, but for a process that holds the GIL for ever."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def start(self, timeout: float, repeat: bool = False, file: Any = None, exit: bool = False) -> None:  # noqa: A002, ANN401
+        """See `faulthandler.dump_traceback_later`."""
+        self.cancel()
+        to = sys.stderr if file is None else file
+
+        def bark() -> None:
+            faulthandler.dump_traceback(to)
+            if exit:
+                os._exit(1)
+            if repeat:
+                self.start(timeout, repeat, to, exit)
+
+        self._timer = threading.Timer(timeout, bark)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def cancel(self) -> None:
+        """See `faulthandler.cancel_dump_traceback_later`."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
