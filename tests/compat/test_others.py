@@ -7,6 +7,7 @@ import dataclasses
 import html
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -176,6 +177,8 @@ def case(request: pytest.FixtureRequest) -> Case:
 WRITERS = {
     "test_html": Case(["pytest_metadata.plugin", "pytest_html.plugin", "pytest_html.fixtures"], ["pytest_html"], PLAIN),
     "test_reportlog": Case(["pytest_reportlog.plugin"], ["pytest_reportlog"], PLAIN),
+    "test_hypothesis_replays_what_failed": Case(_HYPOTHESIS, ["hypothesis"], ""),
+    "test_hypothesis_reproduces": Case(_HYPOTHESIS, ["hypothesis"], ""),
 }
 
 
@@ -258,3 +261,45 @@ def test_reportlog(compat: Compat) -> None:
     first, second = ([{key: one.get(key) for key in known} for one in lines] for lines in said)
     assert second == first
     assert len(first) > 20
+
+
+FAILS_IN_THE_DATABASE = """
+    import os
+    from hypothesis import Phase, given, settings, strategies as st
+    PHASES = [Phase.reuse] if os.path.exists("reuse") else list(Phase)
+    @settings(phases=PHASES, report_multiple_bugs=False)
+    @given(st.lists(st.integers(), max_size=5))
+    def test_it(x): assert sum(x) < 1000
+"""
+
+
+def test_hypothesis_replays_what_failed(compat: Compat) -> None:
+    """What one sandbox has written to the database is there for the next run, which does nothing but replay it."""
+    compat.pytester.makepyfile(test_it=FAILS_IN_THE_DATABASE)
+    first = compat.one()
+    assert first.status == pytest.ExitCode.TESTS_FAILED
+    assert any(".hypothesis/examples" in name for name in first.files)
+    (compat.pytester.path / "reuse").touch()
+    again = [compat.one(), compat.one(sandbox=False)]
+    assert [run.status for run in again] == [pytest.ExitCode.TESTS_FAILED] * 2
+    assert [run.line("x=[") for run in again] == [first.line("x=[")] * 2
+    shutil.rmtree(compat.pytester.path / ".hypothesis")
+    assert compat.one().status == pytest.ExitCode.OK
+
+
+def test_hypothesis_reproduces(compat: Compat) -> None:
+    """@reproduce_failure, with what a sandboxed run has printed: the same failure in either, and its error where it is gone."""
+    body = "    @given(st.integers())\n    def test_it(x): assert x < {most}\n"
+    head = "    from hypothesis import given, reproduce_failure, settings, strategies as st\n"
+    printing = head + "    @settings(print_blob=True, derandomize=True, database=None)\n"
+    compat.pytester.makepyfile(test_it=printing + body.format(most=500))
+    blob = re.search(r"@reproduce_failure\(.*\)", compat.one().text)
+    assert blob
+    compat.pytester.makepyfile(test_it=f"{head}    {blob[0]}\n{body.format(most=500)}")
+    plain, boxed = compat.both("-rA")
+    assert "assert 500 < 500" in boxed.text
+    assert lines(boxed, _OUTCOMES) == lines(plain, _OUTCOMES)
+    compat.pytester.makepyfile(test_it=f"{head}    {blob[0]}\n{body.format(most=501)}")
+    plain, boxed = compat.both("-rA")
+    assert "DidNotReproduce" in boxed.text
+    assert lines(boxed, _OUTCOMES) == lines(plain, _OUTCOMES)

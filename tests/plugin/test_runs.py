@@ -363,6 +363,34 @@ def test_an_item_that_calls_itself_otherwise(pytester: pytest.Pytester, compare:
     compare.same("-rA")
 
 
+@pytest.mark.parametrize("namespace", [False, True], ids=["package", "namespace"])
+@pytest.mark.parametrize("mode", ["prepend", "append", "importlib"])
+def test_packages(pytester: pytest.Pytester, compare: Compare, mode: str, namespace: bool) -> None:
+    """Tests in packages, of files and by name (--pyargs), with conftest files and modules of one name in two of them."""
+    for part in ("one", "two"):
+        directory = pytester.mkdir(f"src-{part}") / "space" / part / "tests"
+        directory.mkdir(parents=True)
+        (directory / "conftest.py").write_text(
+            f"import pytest\n@pytest.fixture(scope='package')\ndef of(): yield {part!r}; print('down', {part!r})\n"
+        )
+        (directory / "helper.py").write_text(f"NAME = {part!r}\n")
+        (directory / "test_it.py").write_text(
+            f"from space.{part}.tests import helper\n"
+            f"def test_1(of): assert of == helper.NAME == {part!r} and __name__\n"
+            "def test_2(of): assert 0, __name__\n"
+        )
+        if not namespace:
+            (directory / "__init__.py").touch()
+            (directory.parent / "__init__.py").touch()
+    pytester.makeini(
+        f"[pytest]\nconsider_namespace_packages = true\npythonpath = src-one src-two\naddopts = --import-mode={mode}\n"
+    )
+    if not (namespace and mode != "importlib"):  # two modules of one name, which pytest itself refuses
+        compare.same("src-one", "src-two", "-rA", f"--import-mode={mode}")
+    compare.same("--pyargs", "space.one.tests", "-rA", f"--import-mode={mode}")
+    compare.same("--pyargs", "space.two.tests.test_it::test_2", "-rA", f"--import-mode={mode}")
+
+
 def test_a_loop_before_the_loop(pytester: pytest.Pytester, compare: Compare) -> None:
     """What conftest files do in pytest_runtestloop is done, and one that ends the run ends it."""
     pytester.makeconftest(

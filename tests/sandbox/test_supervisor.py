@@ -661,8 +661,11 @@ def spin(_: Inside) -> int:
 def test_which_of_two_times_ran_out_first(supervisor: Supervisor, cpu_time: float, timeout: float, first: Ending) -> None:
     """Also where the controller had no time to look before both were over."""
     running, heard = root(supervisor, spin, limits=Limits(cpu_time=cpu_time, timeout=timeout))
-    supervisor.run_while(lambda: running.deadline is None)
-    while (running.cgroup.cpu_seconds() or 0) < max(cpu_time, timeout):
+    supervisor.run_while(lambda: running.deadline is None and not running.ended)
+    assert heard.outcome is None, heard.outcome
+    limit = time.monotonic() + 60
+    while (used := running.cgroup.cpu_seconds() or 0) < max(cpu_time, timeout):
+        assert time.monotonic() < limit, f"it has used {used} s of CPU time only"
         time.sleep(0.05)
     assert wait(supervisor, heard)[0].ending is first
 

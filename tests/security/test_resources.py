@@ -144,8 +144,9 @@ def test_sockets():
         pairs.append(socket.socketpair())
 """)
     result = attack.run()
-    result.failed("test_open", "exited", "Too many open files")
-    result.failed("test_sockets", "exited", "Too many open files")
+    ending = "too many open files" if SMALL[size] else "exited"  # of a limit of ours, or the machine's
+    result.failed("test_open", ending, "Too many open files")
+    result.failed("test_sockets", ending, "Too many open files")
     result.passed("test_next")
 
 
