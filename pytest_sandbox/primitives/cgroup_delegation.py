@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.primitives.cgroup_controllers import Choice
@@ -48,14 +49,24 @@ class Delegation:
         directory, base = self.run_directory(choice), choice.hierarchy.directory
         try:
             if directory not in self._made:
-                self._locks.make(directory)
-                self._made.append(directory)
+                with self._made_or_not(directory):
+                    self._locks.make(directory)
                 inherit(directory, choice.controller.inherits)
             if choice.controller.version == V2 and choice.controller.name:
                 return self._pass_on(choice, base) or self._pass_on(choice, directory)
         except OSError as error:
             return explain(error, choice.hierarchy)
         return None
+
+    @contextlib.contextmanager
+    def _made_or_not(self, directory: str) -> Iterator[None]:
+        """Within: it is made. Known before it is there, since Ctrl-C may come at any moment."""
+        self._made.append(directory)
+        try:
+            yield
+        except OSError:
+            self._made.remove(directory)
+            raise
 
     def _pass_on(self, choice: Choice, directory: str) -> Problem | None:
         """Enable the controller for the children of `directory`."""
@@ -76,8 +87,10 @@ class Delegation:
         if self._leaf is None and os.getpid() in pids_in(base):
             self._before = _passed_on(base)
             leaf = self.leaf_directory(base)
-            self._locks.make(leaf)
+            with self._made_or_not(leaf):
+                self._locks.make(leaf)
             self._leaf = leaf
+            self._made.remove(leaf)
             while own := [pid for pid in pids_in(base) if _is_own(pid)]:
                 for pid in own:
                     with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from types import TracebackType
 from typing import NoReturn
 
 from pytest_sandbox.primitives import process
@@ -23,7 +24,7 @@ _LEAVE_TIME = 5.0
 
 
 class Janitor:
-    """The controller's end: `watch` what is about to be made, `close` when it is all removed again."""
+    """The controller's end: `watch` what is about to be made. A context manager, at whose end it is all removed again."""
 
     def __init__(self) -> None:
         reading, writing = os.pipe()
@@ -40,10 +41,14 @@ class Janitor:
         for path in paths:
             self.watch("cgroup", path)
 
-    def close(self) -> None:
-        """Nothing is left to clean up."""
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self.fd, f"{_LEAVE}\0\n".encode())
+    def __enter__(self) -> Janitor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Let it go, and after an error, Ctrl-C among them, see first that nothing is left."""
+        if kind is None:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self.fd, f"{_LEAVE}\0\n".encode())
         os.close(self.fd)
         process.wait_or_kill(self._pid, _LEAVE_TIME)
 

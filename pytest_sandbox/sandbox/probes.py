@@ -295,7 +295,7 @@ def from_cgroups(*, rare: bool) -> dict[str, Capability]:
     """All that is usual, or all that is rare: one look at the cgroups answers for all of a kind."""
     found = {}
     cgroups.settle()  # the janitor belongs where this process will be
-    with contextlib.closing(Janitor()) as janitor:
+    with Janitor() as janitor:
         for one in cgroups.capabilities(announce=janitor.watch_cgroups, rare=rare).values():
             if one.problem is None:
                 found[one.name] = Capability(one.name, True, one.hierarchy)

@@ -16,5 +16,5 @@ def make_room(name: str) -> Iterator[None]:
     They live together in the leaf that this process moves to (`cgroup_delegation`), beside which each makes its run's cgroup.
     """
     settle()  # the janitor belongs where this process will be
-    with contextlib.closing(Janitor()) as janitor, contextlib.closing(CgroupRun.open(name, announce=janitor.watch_cgroups)):
+    with Janitor() as janitor, contextlib.closing(CgroupRun.open(name, announce=janitor.watch_cgroups)):
         yield

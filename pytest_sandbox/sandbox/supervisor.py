@@ -54,8 +54,7 @@ class Supervisor:
             self._loop = Loop(layout)
             undo.callback(self._loop.close)
             settle()  # the janitor belongs where this process will be
-            self._janitor = Janitor()
-            undo.callback(self._janitor.close)
+            self._janitor = undo.enter_context(Janitor())
             locks = Locks()
             undo.callback(locks.release)
             for _, path in layout.scratches:

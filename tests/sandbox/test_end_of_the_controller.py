@@ -130,6 +130,40 @@ def test_ctrl_c(seed: int, start: Start) -> None:
     assert process.returncode == -signal.SIGINT
 
 
+INTERRUPTED = """
+import signal, sys
+from pytest_sandbox import Limits, Sandbox, Spec
+file, function, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def interrupt(frame, event, _):
+    global number
+    if event == "return" and frame.f_code.co_name == function and frame.f_code.co_filename.endswith(file):
+        number -= 1
+        if number == 0: signal.raise_signal(signal.SIGINT)
+sys.setprofile(interrupt)
+Sandbox(Spec(limits=Limits(pids=50))).run(["true"])
+sys.setprofile(None)
+"""
+
+
+@pytest.mark.needs("pids")
+@pytest.mark.parametrize("number", range(1, 7))
+@pytest.mark.parametrize(
+    ("file", "function"),
+    [("primitives/locks.py", "make"), ("primitives/cgroup_files.py", "remove"), ("primitives/cgroup_member.py", "make")],
+)
+def test_ctrl_c_when_something_was_just_made(file: str, function: str, number: int, tmp_path: Path) -> None:
+    """And before anybody has noted that it was: a probe's or a run's directory."""
+    environment = os.environ | {"SANDBOX_TEST_MARK": str(tmp_path)}
+    command = [sys.executable, "-c", INTERRUPTED, file, function, str(number)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    process.communicate()
+    assert process.returncode in (-signal.SIGINT, 0)  # 0: it does not happen so often here
+    limit = time.monotonic() + 1.0
+    while (found := cgroups(process.pid)) and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert found == []
+
+
 def test_sigterm(start: Start) -> None:
     """Whose default action gives the controller no chance."""
     process = start()
