@@ -58,9 +58,9 @@ def test_breakpoint(pytester: pytest.Pytester, where: str) -> None:
             assert number == 41
         """
     )
-    child = spawn(pytester, "--sandbox-timeout=2s")
+    child = spawn(pytester, "--sandbox-timeout=4s")  # a guest is slow
     child.expect(r"\(Pdb\) ")
-    time.sleep(2.2)
+    time.sleep(4.3)
     child.sendline("p number * 2")
     child.expect("82")
     child.expect(r"\(Pdb\) ")
