@@ -272,6 +272,12 @@ def show_bytes(data: bytes) -> None:
         sys.stdout.flush()
 
 
+def show_error(text: str) -> None:
+    """Show what belongs to pytest's stderr."""
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
 def describe(outcome: Outcome, said: str = "") -> str:
     """The ending, the figures, leaks, changes and stacks of an outcome, for a failed test's report that says `said`."""
     lines = [_figures(outcome.usage)]

@@ -22,6 +22,8 @@ from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.wire import Channel
 
 INSIDE: pytest.StashKey[Inside] = pytest.StashKey()
+#: Kinds of --capture under which what tests print is seen at once, on the stream that it is printed to.
+_ALOUD = ("no", "tee-sys")
 
 
 def settle_in(config: pytest.Config, inside: Inside, *, keeps: bool) -> None:
@@ -53,8 +55,8 @@ def keeps_terminal(config: pytest.Config) -> bool:
     """Whether tests get the terminal itself: they are to show it all, or somebody may want to talk to a debugger."""
     option = config.option
     if hasattr(config, "workerinput"):  # nobody talks to a worker of pytest-xdist, whose terminal may be another one's
-        return getattr(option, "capture", "") == "no"
-    if getattr(option, "capture", "") == "no" or getattr(option, "usepdb", False) or getattr(option, "trace", False):
+        return getattr(option, "capture", "") in _ALOUD
+    if getattr(option, "capture", "") in _ALOUD or getattr(option, "usepdb", False) or getattr(option, "trace", False):
         return True
     # While pytest captures, descriptor 0 is the null device, and what it was stands elsewhere.
     stdin = next((capture.targetfd_save for capture in captures(config) if capture.targetfd == 0), 0)
@@ -116,6 +118,8 @@ class _Forward(io.TextIOBase):
         self._channel = channel
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):  # as any other text file has it
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         self._channel.send({"op": "terminal", "text": text})
         return len(text)
 

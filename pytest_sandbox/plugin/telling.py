@@ -14,12 +14,12 @@ from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
-from pytest_sandbox.plugin import carried, interruption
+from pytest_sandbox.plugin import carried, interruption, watchdog
 from pytest_sandbox.plugin.fixtures import Requests
 from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.junit import Noted
 from pytest_sandbox.plugin.measured import Account, measured_of
-from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes
+from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes, show_error
 from pytest_sandbox.plugin.reports import from_frame, joined, seconds, warning_from_frame, whole_number
 from pytest_sandbox.plugin.reruns import Reruns
 from pytest_sandbox.plugin.scope import Scope, Unrunnable
@@ -119,6 +119,8 @@ class Telling:
         self._begun = False
         self._announced = -1
         self._done = False
+        self._watched = watchdog.timeout(session.config) > 0
+        self._barked = 0
 
     @property
     def item(self) -> pytest.Item:
@@ -160,6 +162,13 @@ class Telling:
         if self.running is not None and not self.over:
             self.running.send({"op": "next", "item": following})
             clock.restart(self.running)
+
+    def bark(self, stacks: str | None = None) -> None:
+        """Show on stderr what `faulthandler_timeout` has printed since the last time, so far or in the end."""
+        if self._watched and self.running is not None:
+            stacks = self.running.read_stacks() if stacks is None else stacks
+            show_error(stacks[self._barked :])
+            self._barked = len(stacks)
 
     @property
     def remaining(self) -> tuple[int, ...]:
@@ -253,6 +262,7 @@ class Telling:
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
         self.outcome = outcome
+        self.bark(outcome.stacks)
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)
         elif outcome.ending in _MET or running.problem is not None:

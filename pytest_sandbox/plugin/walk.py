@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from pytest_sandbox.model.errors import SandboxError
-from pytest_sandbox.plugin import inside, resolve, scopes, settling
+from pytest_sandbox.plugin import inside, resolve, scopes, settling, watchdog
 from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.measured import measured_of
@@ -42,6 +42,8 @@ AHEAD = 2
 PATIENCE = 10.0
 #: How long a test may take to tear down what is its own, before that, in seconds.
 INTERRUPT_TIME = 3.0
+#: How often is looked for what pytest's watchdog has printed, in seconds.
+_WATCH_TIME = 0.5
 
 
 class Walk:
@@ -170,6 +172,17 @@ class Walk:
         with self.here():
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
 
+    def _serve(self, told: Telling) -> None:
+        """Wait until it has run, or pauses; look now and then whether pytest's watchdog has barked at it."""
+
+        def runs() -> bool:
+            return not told.quiet and not told.pauses
+
+        watched = watchdog.timeout(self._session.config) > 0
+        while runs():
+            self._supervisor.run_while(runs, _WATCH_TIME if watched else None)
+            told.bark()
+
     # -- one unit -----------------------------------------------------------------------------------------------------
 
     def _run_unit(
@@ -196,7 +209,7 @@ class Walk:
                     told.running.send({"op": "begin", "generators": self.baton.since(told.version)})
                 self._supervisor.release(told.running)
                 self._make_ready(adjacent)
-                self._supervisor.run_while(lambda told=told: not told.quiet and not told.pauses)  # type: ignore[misc]
+                self._serve(told)
             if told.unmade is not None and told.interruption is None and not self._fails(told):
                 self._line.remove(told)
                 continue

@@ -1,7 +1,9 @@
-"""A watchdog of faulthandler's that runs in pytest's process when sandboxes are forked from it (a conftest's, for all of CI).
+"""Watchdogs of faulthandler's: pytest's own, and one that runs in pytest's process when sandboxes are forked from it.
 
-Its thread is not in a forked child, where `faulthandler.cancel_dump_traceback_later()` waits for the end of it for ever; pytest
-calls that after every failure. faulthandler does not tell whether one runs. Imports pytest and `primitives`.
+pytest's (`faulthandler_timeout`) runs in a test's sandbox, and prints to a file there, which the controller looks at. The thread
+of one of the whole run (a conftest's, for CI) is not in a forked child, where `faulthandler.cancel_dump_traceback_later()` waits
+for the end of it for ever; pytest calls that after every failure. faulthandler does not tell whether one runs. Imports pytest and
+`primitives`.
 """
 
 from __future__ import annotations
@@ -40,6 +42,13 @@ def _can_cancel() -> bool:
     with os.fdopen(reading, "rb") as pipe:
         wait_or_kill(pid, 2 * _PATIENCE)
         return bool(pipe.read())
+
+
+def timeout(config: pytest.Config) -> float:
+    """pytest's `faulthandler_timeout`, in seconds; 0: there is none."""
+    if not config.pluginmanager.hasplugin("faulthandler"):
+        return 0.0
+    return float(config.getini("faulthandler_timeout") or 0.0)
 
 
 def settle(config: pytest.Config) -> None:

@@ -301,7 +301,11 @@ class Running:
         """What stands in stdout, stderr and stacks."""
         limit = self.order.spec.limits.output
         out, err = (_read(fd, limit) for fd in (self.stdout, self.stderr))
-        return out, err, _read(self.stacks, 1 << 20).decode("utf-8", "replace")
+        return out, err, self.read_stacks()
+
+    def read_stacks(self) -> str:
+        """The stacks that it has printed so far: where it crashed, or was asked for them, or asked itself."""
+        return _read(self.stacks, 1 << 20).decode("utf-8", "replace")
 
     def close(self) -> None:
         """Close the controller's descriptors."""

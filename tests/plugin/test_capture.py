@@ -174,3 +174,12 @@ print(status, said.count("said aloud"), said.count("said low"), said.index("said
     ]
     assert runs[1].stdout == runs[0].stdout, runs
     assert runs[0].stdout.startswith("ExitCode.OK 1 ") or runs[0].stdout.startswith("0 1 ")
+
+
+def test_tee(pytester: pytest.Pytester, compare: Compare) -> None:
+    """--capture=tee-sys: what is printed is seen on the stream that it is printed to, and in the reports."""
+    pytester.makepyfile("import sys\ndef test_it():\n    print('out'); print('err', file=sys.stderr)\n    assert 0\n")
+    pair = compare("--capture=tee-sys")
+    for run in (pair.plain, pair.boxed):
+        assert [line for line in run.result.errlines if line] == ["err"]
+        assert run.result.stdout.str().count("out\n") == 2

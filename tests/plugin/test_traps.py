@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -372,3 +374,27 @@ def test_a_watchdog_of_the_whole_run(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess(*OPTIONS, "--sandbox-timeout=20s")
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.no_fnmatch_line("*timed out*")
+
+
+def test_pytests_watchdog(pytester: pytest.Pytester) -> None:
+    """faulthandler_timeout: where a test hangs is on stderr while it does, and of each that was slow."""
+    pytester.makeini("[pytest]\nfaulthandler_timeout = 1\n")
+    pytester.makepyfile(
+        """
+        import os, time
+        def hang():
+            while not os.path.exists("go"): time.sleep(0.1)
+        def test_hangs(): hang()
+        def test_quick(): pass
+        def test_slow(): time.sleep(1.5)
+        """
+    )
+    command = [sys.executable, "-m", "pytest", *OPTIONS, "--sandbox-writable=."]
+    with subprocess.Popen(command, cwd=pytester.path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        said = iter(process.stderr.readline, "")
+        assert any("in hang" in line for line in said)
+        (pytester.path / "go").touch()
+        out, err = process.communicate(timeout=60)
+    assert "3 passed" in out
+    assert err.count("Timeout (0:00:01)!") == err.count("in test_slow") == 1
