@@ -115,6 +115,7 @@ class Telling:
         self.unmade: Unrunnable | None = None
         self._noted: dict[str, Noted] = {}
         self._carried: dict[str, list[Callable[[], None]]] = {}
+        self._texts: dict[object, list[str]] = {}  # by the report, or the position, that they are shown after
         self._shares_network = False
         self._begun = False
         self._announced = -1
@@ -230,7 +231,7 @@ class Telling:
             warnings = self.warnings if self.position < len(self.items) or not self.finished else self.finished[-1].warnings
             warnings.append(warning_from_frame(self.session.config, frame, self.item.nodeid))
         elif op == "terminal":
-            show(self.session.config, str(frame.get("text", "")))
+            self._show(str(frame.get("text", "")))
         elif op == "junit":
             self._noted[self.item.nodeid] = Noted.from_frame(frame)
         elif op == "carried":
@@ -242,6 +243,14 @@ class Telling:
             self._line.baton.take(frame)
         elif not self.reruns.on_frame(running, frame):
             self._requests.on_frame(running, frame)
+
+    def _show(self, text: str) -> None:
+        """Show what the terminal reporter or a live log says: below what it comes after, if that is not shown yet."""
+        telling = [report for report in self.reports if report.when == "call" or not report.passed]
+        if telling or self._announced < self.position:
+            self._texts.setdefault(telling[-1] if telling else self.position, []).append(text)
+        else:
+            show(self.session.config, text)
 
     def _expect(self, frame: Frame) -> None:
         if self.position >= len(self.items) or frame.get("item") != self.items[self.position]:
@@ -342,6 +351,7 @@ class Telling:
             self._announced = position
             item = self.session.items[self.items[position]]
             item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+            show(self.session.config, "".join(self._texts.pop(position, ())))
 
     def _fire(self, item: pytest.Item, done: Sequence[pytest.TestReport]) -> None:
         if item.nodeid in self._noted:  # before junit hears of the item, and after it has heard of all before
@@ -351,6 +361,7 @@ class Telling:
         for report in done:
             item.ihook.pytest_runtest_logreport(report=report)
             self.reruns.fired(item, report)
+            show(self.session.config, "".join(self._texts.pop(report, ())))
 
     def report_all_but_last(self) -> None:
         """Fire what is finished, but for the last item's teardown, which scopes that end with it may still change."""

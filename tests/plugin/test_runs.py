@@ -160,6 +160,38 @@ def test_setup_show(pytester: pytest.Pytester, compare: Compare, option: str) ->
     assert plain == boxed
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--setup-show",),
+        ("--setup-show", "-v"),
+        ("-o", "log_cli=true"),
+        ("-o", "log_cli=true", "-v", "--setup-show"),
+        ("-s", "-v"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_shown_live(pytester: pytest.Pytester, compare: Compare, options: tuple[str, ...]) -> None:
+    """Stands where it stands in plain pytest: above and below the test's outcome."""
+    pytester.makepyfile(
+        """
+        import logging, pytest
+        @pytest.fixture
+        def own(): logging.warning("up"); yield; logging.warning("down")
+        @pytest.fixture
+        def broken(): logging.warning("breaks"); raise ValueError
+        def test_1(own): logging.warning("in it")
+        def test_2(own): assert 0
+        def test_3(own, broken): pass
+        @pytest.mark.skip
+        def test_4(own): pass
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_5(own, number): logging.warning("number %s", number)
+        """
+    )
+    compare.same(*options)
+
+
 def test_durations(pytester: pytest.Pytester, compare: Compare) -> None:
     """--durations counts a fixture's time for the test that it was set up for, and a teardown for the last."""
     pytester.makepyfile(
