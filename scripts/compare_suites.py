@@ -36,12 +36,26 @@ Reports = dict[str, list[tuple[str, str, str]]]
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """A project's tests: what to install with {source} as its unpacked distribution, and pytest's arguments."""
+    """A project's tests: what to install with {source} as its unpacked distribution, and pytest's arguments.
+
+    boxed: what the sandbox's run has besides.
+    """
 
     name: str
     install: tuple[str, ...]
     arguments: tuple[str, ...] = ()
     as_root: tuple[str, ...] = ()
+    boxed: tuple[str, ...] = ("--sandbox",)
+
+
+#: Those of pytest's own tests that start runs, whose reports, output and order are what a sandbox could change.
+_OF_PYTEST = (
+    "acceptance_test.py", "logging", "python", "test_assertion.py", "test_cacheprovider.py", "test_capture.py",
+    "test_collection.py", "test_debugging.py", "test_doctest.py", "test_faulthandler.py", "test_junitxml.py", "test_mark.py",
+    "test_recwarn.py", "test_reports.py", "test_runner.py", "test_runner_xunit.py", "test_scope.py", "test_session.py",
+    "test_setuponly.py", "test_setupplan.py", "test_skipping.py", "test_stepwise.py", "test_subtests.py", "test_terminal.py",
+    "test_threadexception.py", "test_tmpdir.py", "test_unittest.py", "test_unraisableexception.py", "test_warnings.py",
+)  # fmt: skip
 
 
 SUITES = {
@@ -54,6 +68,13 @@ SUITES = {
         # pytest 9.2 refuses the text "0" that its configuration gives for a number.
         Suite("psutil", ("setuptools", "-e", "{source}[test]"), ("-o", "verbosity_subtests=0"), ("--ignore=tests/test_sudo.py",)),
         Suite("watchdog", ("{source}[watchmedo]", "-r", "{source}/requirements-tests.txt"), ("tests",)),
+        # Its own runs are sandboxed, not its tests: they look into the memory of a run that they have started themselves.
+        Suite(
+            "pytest",
+            ("{source}[dev]", "pexpect"),
+            tuple(f"testing/{name}" for name in _OF_PYTEST),
+            boxed=("-p", "inner_sandbox"),
+        ),
     )
 }
 
@@ -202,7 +223,7 @@ def compare(suite: Suite, who: Identity, place: Path, python: str, options: argp
     argv = [str(venv), "-m", "pytest", "-p", "no:cacheprovider", "-p", "outcome_recorder", *suite.arguments]
     argv += suite.as_root if os.getuid() == 0 and who.uid is None else ()
     runs = []
-    for name, extra in (("plain", []), ("sandbox", [] if options.control else ["--sandbox", *options.extra]), ("again", [])):
+    for name, extra in (("plain", []), ("sandbox", [] if options.control else [*suite.boxed, *options.extra]), ("again", [])):
         print(f"{suite.name} as {who.name}: {name} ...", flush=True)
         run = run_once(who, source, argv + extra, options, f"{suite.name}-{name}")
         if run.reports is None:
@@ -257,7 +278,8 @@ def main() -> int:
     with workplace.temporary() as place:
         options.recorder = place / "recorder"
         options.recorder.mkdir()
-        shutil.copy(HERE / "outcome_recorder.py", options.recorder)
+        for plugin in ("outcome_recorder.py", "inner_sandbox.py", "shared_sandbox.py"):
+            shutil.copy(HERE / plugin, options.recorder)
         comparisons = [compare(SUITES[name], who, place, python, options) for name in options.suites or SUITES]
     for comparison in comparisons:
         print("\n".join(comparison.details()))
