@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.outcome import Ending
@@ -59,8 +59,11 @@ def next_due(everyone: Collection[Running]) -> float | None:
     return min(due, default=None)
 
 
-def check(running: Running, now: float) -> None:
-    """Kill it if it has used up a limit; where that is time, its stacks are asked for first."""
+def check(running: Running, now: float, hear: Callable[[Running], None]) -> None:
+    """Kill it if it has used up a limit; where that is time, its stacks are asked for first.
+
+    hear: takes in what it has said by now. What it said before it met the limit must not be taken for unsaid.
+    """
     if running.spared_until is not None and now >= running.spared_until:
         _give_up_fork(running)
     if running.hold or running.abandoned:
@@ -78,7 +81,7 @@ def check(running: Running, now: float) -> None:
     elif running.timer is not None and now >= running.timer.due:
         _out_of_time(running, Ending.TIMED_OUT, now)
     if running.next_look is not None and now >= running.next_look:
-        _look(running, now)
+        _look(running, now, hear)
 
 
 def _give_up_fork(running: Running) -> None:
@@ -105,14 +108,16 @@ def _out_of_time(running: Running, why: Ending, now: float) -> None:
         running.kill_at = now + STACKS_TIME
 
 
-def _look(running: Running, now: float) -> None:
-    """A file has no event for its size, nor a cgroup one for its CPU time."""
+def _look(running: Running, now: float, hear: Callable[[Running], None]) -> None:
+    """A file has no event for its size, nor a cgroup one for its CPU time. `hear`: see `check`."""
     limits, age = running.order.spec.limits, now - running.started
     # A twentieth of its age: a quick writer is caught early, and a long test is not looked at more often than needed.
     running.next_look = now + min(LOOK, max(FIRST_LOOK, age / 20))
     if limits.output is not None and running.output() > limits.output:
+        hear(running)
         running.kill(Ending.TOO_MUCH_OUTPUT)
     elif limits.cpu_time is not None:
         used = running.cgroup.cpu_seconds()
         if used is not None and used >= limits.cpu_time:
+            hear(running)
             _out_of_time(running, Ending.CPU_TIME, now)

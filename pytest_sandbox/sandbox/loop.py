@@ -83,7 +83,7 @@ class Loop:
                 self._on_wire(running)
         now = time.monotonic()
         for running in tuple(self.running.values()):
-            clock.check(running, now)
+            clock.check(running, now, self._on_wire)
             if running.gone_by is not None and now >= running.gone_by and not running.ended:
                 self._give_up(running)
 
