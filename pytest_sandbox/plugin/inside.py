@@ -131,6 +131,15 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
             fork_into(inside, frame, descriptors, lambda child: unit_body(world, frame, child))
         else:
             fork_into(inside, frame, descriptors, lambda child: scope_body(world, unit.chain[frame["node"]], child))
+    _forget_strays(world.config)
+
+
+def _forget_strays(config: pytest.Config) -> None:
+    """Errors of finalizers and threads that pytest has noted and no test has told: the one just forked has them, and no other."""
+    for module, name in (("unraisableexception", "unraisable_exceptions"), ("threadexception", "thread_exceptions")):
+        key = getattr(sys.modules.get(f"_pytest.{module}"), name, None)
+        if key is not None and (noted := config.stash.get(key, None)):
+            noted.clear()
 
 
 def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequence[int]]]) -> float:

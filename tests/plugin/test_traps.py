@@ -398,3 +398,32 @@ def test_pytests_watchdog(pytester: pytest.Pytester) -> None:
         out, err = process.communicate(timeout=60)
     assert "3 passed" in out
     assert err.count("Timeout (0:00:01)!") == err.count("in test_slow") == 1
+
+
+def test_garbage_from_before_is_told_once(pytester: pytest.Pytester) -> None:
+    """What a finalizer raises that pytest's process had not collected fails the first test, and not each."""
+    pytester.makeini("[pytest]\nfilterwarnings = error::pytest.PytestUnraisableExceptionWarning\n")
+    pytester.makeconftest(
+        """
+        import gc
+        gc.disable()
+        class Broken:
+            def __init__(self): self.me = self
+            def __del__(self): raise ValueError("del is broken")
+        Broken()
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture(scope="module")
+        def wide(): return 1
+        def test_1(wide): pass
+        def test_2(wide): pass
+        def test_3(): pass
+        """,
+        test_other="def test_4(): pass",
+    )
+    result = pytester.runpytest_subprocess(*OPTIONS)
+    assert result.stdout.str().count("ERROR at setup of") == 1
+    result.assert_outcomes(passed=3, errors=1)
