@@ -79,6 +79,10 @@ SUITES = {
 }
 
 
+#: pytest's takes an hour, and more than the usual time for each run.
+USUAL = tuple(name for name in SUITES if name != "pytest")
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One run of a suite: exit status, wall time in seconds, and the reports of each test."""
@@ -257,7 +261,9 @@ def parse() -> argparse.Namespace:
     """The command line; what stands behind "--" goes to pytest in the sandbox's run."""
     argv, extra = workplace.split_arguments(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"some of {', '.join(SUITES)} (default: all)")
+    parser.add_argument(
+        "suites", nargs="*", metavar="SUITE", help=f"some of {', '.join(SUITES)} (default: all but pytest, which takes an hour)"
+    )
     parser.add_argument("--user", action="store_true", help="called by root: run as an ordinary user instead")
     parser.add_argument("--control", action="store_true", help="no --sandbox in any run: what differs then is no fault of it")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="save output and outcomes of each run there")
@@ -280,7 +286,10 @@ def main() -> int:
         options.recorder.mkdir()
         for plugin in ("outcome_recorder.py", "inner_sandbox.py", "shared_sandbox.py"):
             shutil.copy(HERE / plugin, options.recorder)
-        comparisons = [compare(SUITES[name], who, place, python, options) for name in options.suites or SUITES]
+        comparisons = [
+            compare(SUITES[name], who, place, python, options)
+            for name in options.suites or [name for name in SUITES if name != "pytest"]
+        ]
     for comparison in comparisons:
         print("\n".join(comparison.details()))
     print("\n" + table(comparisons))
