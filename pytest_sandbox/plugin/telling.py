@@ -224,6 +224,9 @@ class Telling:
         if keeps_terminal(self.session.config):
             running.hold = on
             clock.restart(running)
+            if on:  # somebody is to talk to it, and should see what it has said before
+                show(self.session.config, "".join(text for texts in self._texts.values() for text in texts))
+                self._texts.clear()
 
     def _pass_on(self, running: Running, frame: Frame) -> None:
         op = frame["op"]
@@ -247,7 +250,9 @@ class Telling:
     def _show(self, text: str) -> None:
         """Show what the terminal reporter or a live log says: below what it comes after, if that is not shown yet."""
         telling = [report for report in self.reports if report.when == "call" or not report.passed]
-        if telling or self._announced < self.position:
+        # Whoever talks to a debugger is to see at once what pytest says before it.
+        talks = getattr(self.session.config.option, "usepdb", False)
+        if not talks and (telling or self._announced < self.position):
             self._texts.setdefault(telling[-1] if telling else self.position, []).append(text)
         else:
             show(self.session.config, text)

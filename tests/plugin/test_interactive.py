@@ -41,6 +41,43 @@ def test_pdb(pytester: pytest.Pytester) -> None:
     child.expect(pexpect.EOF)
 
 
+def test_pdb_shows_what_has_failed(pytester: pytest.Pytester) -> None:
+    """What the test has printed and its traceback stand above the debugger's prompt, or at least do not wait for its end."""
+    pytester.makepyfile("def test_1():\n    print('said before')\n    value = 41\n    assert value == 42\n")
+    child = spawn(pytester, "--pdb")
+    child.expect("captured stdout")
+    child.expect("said before")
+    child.expect("assert 41 == 42")
+    child.sendline("p value + 100")
+    child.expect("141")
+    child.sendline("c")
+    child.expect("1 failed")
+    child.expect(pexpect.EOF)
+
+
+def test_breakpoint_in_a_teardown(pytester: pytest.Pytester) -> None:
+    """What was logged live between the test and that is seen before somebody answers."""
+    pytester.makepyfile(
+        """
+        import logging, pytest
+        @pytest.fixture
+        def own():
+            yield
+            logging.warning("said before")
+            number = 41
+            breakpoint()
+        def test_1(own): pass
+        """
+    )
+    child = spawn(pytester, "-o", "log_cli=true")
+    child.expect("said before")
+    child.sendline("p number + 100")
+    child.expect("141")
+    child.sendline("c")
+    child.expect("1 passed")
+    child.expect(pexpect.EOF)
+
+
 @pytest.mark.parametrize("where", ["test", "session"])
 def test_breakpoint(pytester: pytest.Pytester, where: str) -> None:
     """breakpoint() in a test and in a session fixture, in a run by hand that captures; afterwards the time begins anew."""
