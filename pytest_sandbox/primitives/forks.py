@@ -26,8 +26,9 @@ def fork(first: Callable[[], object]) -> int:
     """As os.fork(), also from a process with threads.
 
     first: called in the child, with all signals blocked, before the handlers that were registered after this module was
-    imported. It may make further processes, and return in one of those only: as far as other handlers can tell, that one is the
-    child, and in that one this returns 0. Where it raises, the child ends.
+    imported. What those have locked for the fork is locked still: it must not fork by os.fork(). It may make further processes,
+    and return in one of those only: as far as other handlers can tell, that one is the child, and in that one this returns 0.
+    Where it raises, the child ends.
     """
     import warnings
 

@@ -42,7 +42,9 @@ def _launch(controller: int, layout: Layout, order: Order, given: Descriptors, c
     control = dataclasses.replace(control, handlers=process.reset_signals())
     # All signals are blocked (`fork`): Ctrl-C reaches the whole group of the terminal; what it means is the controller's to say.
     process.die_with_parent(controller)
+    umask = os.umask(0o022)  # who is root in the new user namespace is another one on the way to the trees
     clones = {} if layout.identity is Identity.USER else _clone_trees(layout)
+    os.umask(umask)
     init = spawn(
         layout,
         order,

@@ -126,7 +126,7 @@ def try_to_map(path: str) -> OSError | None:
 
 @contextlib.contextmanager
 def _mapped_namespace() -> Iterator[int]:
-    """A user namespace whose ids are mapped as those of root's sandboxes are."""
+    """A user namespace whose ids are mapped as those of root's sandboxes are. In a child of `fork` only."""
     ready, tell = os.pipe()
     end, hold = os.pipe()
 
@@ -139,7 +139,9 @@ def _mapped_namespace() -> Iterator[int]:
         finally:
             os._exit(0)
 
-    holder = fork(be_its_owner)
+    holder = syscalls.fork()  # whoever forks has taken locks for that, by its handlers, which are given back after `first`
+    if holder == 0:
+        be_its_owner()
     os.close(tell)
     os.close(end)
     try:
@@ -206,7 +208,7 @@ def _file_system(name: str) -> Capability:
     def attempt() -> None:
         syscalls.unshare(Clone.NEWUSER | Clone.NEWNS | Clone.NEWPID | Clone.NEWNET)
         mounts.make_private()
-        pid = os.fork()  # into the pid namespace
+        pid = syscalls.fork()  # into the pid namespace; why not os.fork(): see `_mapped_namespace`
         if pid == 0:
             try:
                 syscalls.mount(name, target, name, Mount.NOSUID | Mount.NODEV | Mount.NOEXEC | Mount.RDONLY)

@@ -427,3 +427,38 @@ def test_garbage_from_before_is_told_once(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess(*OPTIONS)
     assert result.stdout.str().count("ERROR at setup of") == 1
     result.assert_outcomes(passed=3, errors=1)
+
+
+def test_locks_that_are_held_over_a_fork(pytester: pytest.Pytester) -> None:
+    """As those of concurrent.futures: taken before each fork, given back after it on both sides, registered late."""
+    pytester.makeconftest(
+        """
+        import os, threading
+        from concurrent.futures import ThreadPoolExecutor
+        lock = threading.Lock()
+        os.register_at_fork(before=lock.acquire, after_in_child=lock.release, after_in_parent=lock.release)
+        """
+    )
+    pytester.makepyfile(
+        """
+        import os
+        from concurrent.futures import ThreadPoolExecutor
+        def test_pool():
+            with ThreadPoolExecutor(2) as pool: assert list(pool.map(abs, [-1, 2])) == [1, 2]
+        def test_fork():
+            if (pid := os.fork()) == 0: os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+        """
+    )
+    pytester.runpytest_subprocess(*OPTIONS, timeout=60).assert_outcomes(passed=2)
+    assert pytester.run(sys.executable, "-c", "import concurrent.futures.thread, conftest; from pytest_sandbox.sandbox.doctor "
+                        "import main; main()", timeout=60).ret == 0  # fmt: skip
+
+
+@pytest.mark.parametrize("umask", ["0000", "0027", "0077"])
+def test_umask(pytester: pytest.Pytester, umask: str) -> None:
+    """Whatever pytest was started with, tests have the same."""
+    pytester.makepyfile(f"import os\ndef test_it(): assert os.umask(0) == 0o{umask}")
+    command = 'umask "$1"; shift; exec "$@"'
+    result = pytester.run("sh", "-c", command, "sh", umask, sys.executable, "-m", "pytest", *OPTIONS, "--sandbox-keep=never")
+    result.assert_outcomes(passed=1)
