@@ -7,6 +7,8 @@ tell apart (tuples) or pytest's form leaves out is put right again.
 from __future__ import annotations
 
 import builtins
+import contextlib
+import json
 import linecache
 import math
 import sys
@@ -47,9 +49,26 @@ class _Text(TerminalRepr):
             tw.line(line)
 
 
+def _sendable_property(one: Any) -> Any:  # noqa: ANN401  # a test may have put anything there
+    """A name and a value, as text where JSON has no form for that: infinity, or what contains itself."""
+    if not (isinstance(one, (tuple, list)) and len(one) == 2):
+        return one
+    name, value = one
+    try:
+        json.dumps(value, allow_nan=False)
+    except TypeError:  # of no type of JSON's: the wire sends what repr makes of it
+        return one
+    except (ValueError, RecursionError):
+        with contextlib.suppress(ValueError, RecursionError):
+            return name, str(value)
+        return name, f"<{type(value).__name__} that has no text>"
+    return one
+
+
 def to_frame(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]:
     """A report as a frame."""
     data = config.hook.pytest_report_to_serializable(config=config, report=report)
+    data["user_properties"] = [_sendable_property(one) for one in report.user_properties]
     longrepr = report.longrepr
     frame = {"op": "report", "data": data, "skip": isinstance(longrepr, tuple)}
     frame["text"] = isinstance(data.get("longrepr"), str) and not isinstance(longrepr, str)

@@ -462,3 +462,16 @@ def test_umask(pytester: pytest.Pytester, umask: str) -> None:
     command = 'umask "$1"; shift; exec "$@"'
     result = pytester.run("sh", "-c", command, "sh", umask, sys.executable, "-m", "pytest", *OPTIONS, "--sandbox-keep=never")
     result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("value", ["float('nan')", "float('-inf')", "10**5000", "[loop]", "object()", "{1: 2.5}"])
+def test_properties_of_every_kind(pytester: pytest.Pytester, value: str) -> None:
+    """What a test records about itself makes neither it fail, nor the run."""
+    pytester.makepyfile(
+        f"""
+        loop = []; loop.append(loop)
+        def test_1(record_property): record_property("name", {value})
+        def test_2(): pass
+        """
+    )
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=2)
