@@ -3,7 +3,7 @@
 pytest's (`faulthandler_timeout`) runs in a test's sandbox, and prints to a file there, which the controller looks at. The thread
 of one of the whole run (a conftest's, for CI) is not in a forked child, where `faulthandler.cancel_dump_traceback_later()` waits
 for the end of it for ever; pytest calls that after every failure. faulthandler does not tell whether one runs. Imports pytest and
-`primitives`.
+`sandbox.probes`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import faulthandler
 import os
 import sys
 import threading
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
-from pytest_sandbox.primitives.forks import fork
-from pytest_sandbox.primitives.process import wait_or_kill
+from pytest_sandbox.sandbox.probes import ask_child
 
 _RUNS: pytest.StashKey[bool] = pytest.StashKey()
 #: How long a child may take to cancel a watchdog, in seconds: one that has to be waited for is taken for one that runs.
@@ -26,22 +25,13 @@ _PATIENCE = 0.5
 
 def note(config: pytest.Config) -> None:
     """In the controller: find out, and remember it for sandboxes. Costs a fork where a thread is not of Python's making."""
-    config.stash[_RUNS] = len(os.listdir("/proc/self/task")) > threading.active_count() and not _can_cancel()
 
-
-def _can_cancel() -> bool:
-    reading, writing = os.pipe()
-
-    def cancel() -> NoReturn:
+    def cancel() -> bytes:
         faulthandler.cancel_dump_traceback_later()
-        os.write(writing, b"x")
-        os._exit(0)
+        return b"done"
 
-    pid = fork(cancel)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        wait_or_kill(pid, 2 * _PATIENCE)
-        return bool(pipe.read())
+    threads = len(os.listdir("/proc/self/task"))
+    config.stash[_RUNS] = threads > threading.active_count() and not ask_child(cancel, 2 * _PATIENCE)
 
 
 def timeout(config: pytest.Config) -> float:

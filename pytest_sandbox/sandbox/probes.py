@@ -17,7 +17,7 @@ from typing import NoReturn
 from pytest_sandbox._linux import native, proc, syscalls
 from pytest_sandbox._linux.flags import Attr, Clone, Mount
 from pytest_sandbox.model.capability import Capability, Cause
-from pytest_sandbox.primitives import cgroups, mounts, network, overlay
+from pytest_sandbox.primitives import cgroups, mounts, network, overlay, process
 from pytest_sandbox.primitives.forks import fork
 from pytest_sandbox.primitives.namespaces import Identity, write_maps
 from pytest_sandbox.sandbox import causes, fixes
@@ -36,8 +36,8 @@ ALWAYS = {
 }  # fmt: skip
 
 
-def _ask_child(question: Callable[[], bytes]) -> bytes:
-    """What a forked child answers; nothing where it dies of the question."""
+def ask_child(question: Callable[[], bytes], seconds: float | None = None) -> bytes:
+    """What a forked child answers; nothing where it dies of the question, or has no answer after so many seconds."""
     reading, writing = os.pipe()
 
     def put() -> NoReturn:
@@ -49,6 +49,9 @@ def _ask_child(question: Callable[[], bytes]) -> bytes:
     pid = fork(put)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
+        if seconds is not None:
+            process.wait_or_kill(pid, seconds)
+            return pipe.read()
         answer = pipe.read()
     os.waitpid(pid, 0)
     return answer
@@ -64,7 +67,7 @@ def try_in_child(attempt: Callable[[], None]) -> OSError | None:
             return f"{error.errno or errno.EIO} {error.filename or error.strerror or error}".encode()
         return b"0"
 
-    number, _, what = (_ask_child(question) or b"%d the probe, which died" % errno.ECHILD).decode().partition(" ")
+    number, _, what = (ask_child(question) or b"%d the probe, which died" % errno.ECHILD).decode().partition(" ")
     return OSError(int(number or 0), os.strerror(int(number or 0)), what) if number != "0" else None
 
 
@@ -102,7 +105,7 @@ def _points() -> list[str]:
 def unmappable() -> frozenset[str]:
     """The trees whose file systems cannot be id-mapped: for root, who alone has them mapped."""
     points = dict.fromkeys(["/", *_points()])  # a chroot need not be a mount
-    answer = _ask_child(lambda: b"\0".join(os.fsencode(point) for point in points if try_to_map(point) is not None) or b"\0")
+    answer = ask_child(lambda: b"\0".join(os.fsencode(point) for point in points if try_to_map(point) is not None) or b"\0")
     return frozenset(points if not answer else map(os.fsdecode, filter(None, answer.split(b"\0"))))
 
 
@@ -129,8 +132,8 @@ def _mapped_namespace() -> Iterator[int]:
     """A user namespace whose ids are mapped as those of root's sandboxes are. In a child of `fork` only."""
     ready, tell = os.pipe()
     end, hold = os.pipe()
-
-    def be_its_owner() -> NoReturn:
+    holder = syscalls.fork()  # whoever forks has taken locks for that, by its handlers, which are given back after `first`
+    if holder == 0:
         try:
             os.close(hold)
             syscalls.unshare(Clone.NEWUSER)
@@ -138,10 +141,6 @@ def _mapped_namespace() -> Iterator[int]:
             os.read(end, 1)
         finally:
             os._exit(0)
-
-    holder = syscalls.fork()  # whoever forks has taken locks for that, by its handlers, which are given back after `first`
-    if holder == 0:
-        be_its_owner()
     os.close(tell)
     os.close(end)
     try:
