@@ -105,6 +105,18 @@ class Controller:
             self.book.say(f"sandbox: nothing to hide: {path} does not exist here")
 
 
+@contextlib.contextmanager
+def standing_in(config: pytest.Config, replacement: object) -> Iterator[None]:
+    """Within: `replacement` is what answers where somebody calls the hook `pytest_runtest_protocol`."""
+    hooks: Any = config.hook
+    own = hooks.pytest_runtest_protocol
+    hooks.pytest_runtest_protocol = replacement
+    try:
+        yield
+    finally:
+        hooks.pytest_runtest_protocol = own
+
+
 def _refuse_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> NoReturn:
     del nextitem
     raise pytest.UsageError(
@@ -119,22 +131,16 @@ class Alone(Controller):
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
         """See that nobody else's loop runs tests, which would do so without sandboxes."""
-        hooks: Any = self.config.hook
-        self._protocol = hooks.pytest_runtest_protocol
-        hooks.pytest_runtest_protocol = _refuse_protocol
-        try:
+        self._protocol = self.config.hook.pytest_runtest_protocol
+        with standing_in(self.config, _refuse_protocol):
             return (yield)
-        finally:
-            hooks.pytest_runtest_protocol = self._protocol
 
     def loop(self, session: pytest.Session) -> bool | None:
         """The run itself, in the place of pytest's own loop."""
         if session.testsfailed and not session.config.option.continue_on_collection_errors:
             return None  # pytest's own says so
-        hooks: Any = self.config.hook
-        hooks.pytest_runtest_protocol = self._protocol
         if session.items:
-            with self.walk(session, in_order=True) as walk:
+            with standing_in(self.config, self._protocol), self.walk(session, in_order=True) as walk:
                 walk.all()
         return True
 

@@ -21,7 +21,7 @@ import pytest
 
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.plugin import junit, resolve
-from pytest_sandbox.plugin.controller import Controller, known
+from pytest_sandbox.plugin.controller import Controller, known, standing_in
 from pytest_sandbox.plugin.report import Book
 from pytest_sandbox.plugin.reports import sendable
 from pytest_sandbox.plugin.walk import Walk
@@ -172,14 +172,9 @@ class Worker(Controller):
         try:
             with self.walk(session, in_order=False) as walk:
                 walk.begin()
-                hooks: Any = self.config.hook
-                own = hooks.pytest_runtest_protocol
-                hooks.pytest_runtest_protocol = _Protocol(session, walk, own)
                 self.config.pluginmanager.register(_Sending(), "sandbox-sending")
-                try:
+                with standing_in(self.config, _Protocol(session, walk, self.config.hook.pytest_runtest_protocol)):
                     return (yield)
-                finally:
-                    hooks.pytest_runtest_protocol = own
         except pytest.UsageError as error:
             _refuse(self.config, str(error))
             raise

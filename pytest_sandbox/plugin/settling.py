@@ -43,11 +43,16 @@ def settle_in(config: pytest.Config, inside: Inside, *, keeps: bool) -> None:
     _silence_reporters(config, inside.channel)
 
 
+def _global_capture(config: pytest.Config) -> MultiCapture[Any]:
+    """pytest's capture of the whole run; one of nothing where there is none."""
+    manager: CaptureManager | None = config.pluginmanager.getplugin("capturemanager")
+    return getattr(manager, "_global_capturing", None) or MultiCapture(None, None, None)
+
+
 def captures(config: pytest.Config) -> list[FDCapture | FDCaptureBinary]:
     """pytest's captures of descriptors 0, 1 and 2, where it has them."""
-    manager: CaptureManager | None = config.pluginmanager.getplugin("capturemanager")
-    whole: MultiCapture[Any] | None = getattr(manager, "_global_capturing", None)
-    parts = (whole.in_, whole.out, whole.err) if whole is not None else ()
+    whole = _global_capture(config)
+    parts = (whole.in_, whole.out, whole.err)
     return [part for part in parts if isinstance(part, (FDCapture, FDCaptureBinary))]
 
 
@@ -126,9 +131,8 @@ class _Forward(io.TextIOBase):
 
 def _forward_streams(config: pytest.Config, channel: Channel) -> None:
     """Let what tests print without capture be seen where the caller's sys.stdout is an object in memory (a notebook's)."""
-    manager: CaptureManager | None = config.pluginmanager.getplugin("capturemanager")
-    whole: MultiCapture[Any] | None = getattr(manager, "_global_capturing", None)
-    for name, capture in (("stdout", whole and whole.out), ("stderr", whole and whole.err)):
+    whole = _global_capture(config)
+    for name, capture in (("stdout", whole.out), ("stderr", whole.err)):
         owner, attribute = (sys, name) if capture is None else (getattr(capture, "syscapture", capture), "_old")
         if not _has_descriptor(getattr(owner, attribute, None)):
             setattr(owner, attribute, _Forward(channel))

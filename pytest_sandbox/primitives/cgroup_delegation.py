@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.primitives.cgroup_controllers import Choice
@@ -49,8 +48,7 @@ class Delegation:
         directory, base = self.run_directory(choice), choice.hierarchy.directory
         try:
             if directory not in self._made:
-                with self._made_or_not(directory):
-                    self._locks.make(directory)
+                self._make(directory)
                 inherit(directory, choice.controller.inherits)
             if choice.controller.version == V2 and choice.controller.name:
                 return self._pass_on(choice, base) or self._pass_on(choice, directory)
@@ -58,12 +56,11 @@ class Delegation:
             return explain(error, choice.hierarchy)
         return None
 
-    @contextlib.contextmanager
-    def _made_or_not(self, directory: str) -> Iterator[None]:
-        """Within: it is made. Known before it is there, since Ctrl-C may come at any moment."""
+    def _make(self, directory: str) -> None:
+        """Make and lock it. Known before it is there, since Ctrl-C may come at any moment."""
         self._made.append(directory)
         try:
-            yield
+            self._locks.make(directory)
         except OSError:
             self._made.remove(directory)
             raise
@@ -87,8 +84,7 @@ class Delegation:
         if self._leaf is None and os.getpid() in pids_in(base):
             self._before = _passed_on(base)
             leaf = self.leaf_directory(base)
-            with self._made_or_not(leaf):
-                self._locks.make(leaf)
+            self._make(leaf)
             self._leaf = leaf
             self._made.remove(leaf)
             while own := [pid for pid in pids_in(base) if _is_own(pid)]:
