@@ -259,7 +259,7 @@ def _name_limit(report: pytest.TestReport, ending: Ending) -> None:
 
 def show(config: pytest.Config, text: str) -> None:
     """Write to pytest's terminal, as its own reporter does."""
-    reporter = config.pluginmanager.getplugin("terminalreporter")
+    reporter = config.pluginmanager.getplugin("terminalreporter") if text else None
     if reporter is not None:
         reporter._tw.write(text)
         reporter._tw.flush()

@@ -84,7 +84,7 @@ class Telling:
     unmade: why there never was a sandbox. position: which of its items runs. reports, warnings: of that one. finished: items
     before it. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. grows: the last of the
     items runs when `go_on` says which one comes after it. reruns: whether there is another attempt after this one.
-    version: of the generators' state that its sandbox was made with.
+    version: of the generators' state that its sandbox was made with. watched: whether pytest's watchdog runs.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Telling:
         self._begun = False
         self._announced = -1
         self._done = False
-        self._watched = watchdog.timeout(session.config) > 0
+        self.watched = watchdog.timeout(session.config) > 0
         self._barked = 0
 
     @property
@@ -164,10 +164,10 @@ class Telling:
             self.running.send({"op": "next", "item": following})
             clock.restart(self.running)
 
-    def bark(self, stacks: str | None = None) -> None:
-        """Show on stderr what `faulthandler_timeout` has printed since the last time, so far or in the end."""
-        if self._watched and self.running is not None:
-            stacks = self.running.read_stacks() if stacks is None else stacks
+    def bark(self) -> None:
+        """Show on stderr what `faulthandler_timeout` has printed since the last time."""
+        if self.watched and self.running is not None and not self.over:
+            stacks = self.running.read_stacks()
             show_error(stacks[self._barked :])
             self._barked = len(stacks)
 
@@ -275,8 +275,8 @@ class Telling:
         show_bytes(running.read_shown())
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
+        self.bark()
         self.outcome = outcome
-        self.bark(outcome.stacks)
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)
         elif outcome.ending in _MET or running.problem is not None:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from pytest_sandbox.model.errors import SandboxError
-from pytest_sandbox.plugin import inside, resolve, scopes, settling, watchdog
+from pytest_sandbox.plugin import inside, resolve, scopes, settling
 from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.measured import measured_of
@@ -178,9 +178,8 @@ class Walk:
         def runs() -> bool:
             return not told.quiet and not told.pauses
 
-        watched = watchdog.timeout(self._session.config) > 0
         while runs():
-            self._supervisor.run_while(runs, _WATCH_TIME if watched else None)
+            self._supervisor.run_while(runs, _WATCH_TIME if told.watched else None)
             told.bark()
 
     # -- one unit -----------------------------------------------------------------------------------------------------

@@ -136,7 +136,10 @@ class Control:
         socket.send_fds(self.socket, [b"r"], list(descriptors))
 
     def run(self, body: Callable[[], None], *, close: Iterable[int]) -> None:
-        """Close what is not this process's, which was just forked, and run `body` in it; say what goes wrong, and end."""
+        """Close what is not this process's, which was just forked, and run `body` in it. Comes back where that does.
+
+        Says what goes wrong, and ends the process then.
+        """
         try:
             for fd in close:
                 os.close(fd)

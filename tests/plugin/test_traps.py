@@ -387,6 +387,7 @@ def test_pytests_watchdog(pytester: pytest.Pytester) -> None:
         def test_hangs(): hang()
         def test_quick(): pass
         def test_slow(): time.sleep(1.5)
+        def test_dies(): os.abort()
         """
     )
     command = [sys.executable, "-m", "pytest", *OPTIONS, "--sandbox-writable=."]
@@ -396,7 +397,7 @@ def test_pytests_watchdog(pytester: pytest.Pytester) -> None:
         assert any("in hang" in line for line in said)
         (pytester.path / "go").touch()
         out, err = process.communicate(timeout=60)
-    assert "3 passed" in out
+    assert "1 failed, 3 passed" in out
     assert err.count("Timeout (0:00:01)!") == err.count("in test_slow") == 1
 
 
