@@ -94,8 +94,13 @@ def end(process: subprocess.Popen[str], number: signal.Signals, *, group: bool =
     (os.killpg if group else os.kill)(process.pid, number)
     process.wait(30)
     process.communicate()
+    assert_soon_empty(lambda: left(process.pid))
+
+
+def assert_soon_empty(look: Callable[[], list[str]]) -> None:
+    """What is found is gone within a second."""
     limit = time.monotonic() + 1.0
-    while (found := left(process.pid)) and time.monotonic() < limit:
+    while (found := look()) and time.monotonic() < limit:
         time.sleep(0.02)
     assert found == []
 
@@ -115,10 +120,7 @@ def test_kill_9_with_scratch(seed: int, start: Start, tmp_path: Path) -> None:
     process = start(str(tmp_path))
     time.sleep(random.Random(seed).uniform(0, 0.25))
     end(process, signal.SIGKILL)
-    limit = time.monotonic() + 1.0
-    while os.listdir(tmp_path) and time.monotonic() < limit:
-        time.sleep(0.02)
-    assert os.listdir(tmp_path) == []
+    assert_soon_empty(lambda: os.listdir(tmp_path))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -158,10 +160,7 @@ def test_ctrl_c_when_something_was_just_made(file: str, function: str, number: i
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     process.communicate()
     assert process.returncode in (-signal.SIGINT, 0)  # 0: it does not happen so often here
-    limit = time.monotonic() + 1.0
-    while (found := cgroups(process.pid)) and time.monotonic() < limit:
-        time.sleep(0.02)
-    assert found == []
+    assert_soon_empty(lambda: cgroups(process.pid))
 
 
 def test_sigterm(start: Start) -> None:
@@ -181,14 +180,6 @@ def kill_with_janitor(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def assert_dead() -> None:
-    """Within a second nothing runs any more."""
-    limit = time.monotonic() + 1.0
-    while (found := processes()) and time.monotonic() < limit:
-        time.sleep(0.02)
-    assert found == []
-
-
 @pytest.mark.needs("kill")
 @pytest.mark.parametrize("seed", range(10))
 def test_what_a_killed_janitor_has_left(seed: int, start: Start) -> None:
@@ -200,7 +191,7 @@ def test_what_a_killed_janitor_has_left(seed: int, start: Start) -> None:
         time.sleep(0.001)
     time.sleep(random.Random(seed).uniform(0, 0.1))
     kill_with_janitor(process)
-    assert_dead()
+    assert_soon_empty(processes)
     Sandbox().run(["true"])
     assert cgroups(process.pid) == []
 
@@ -216,7 +207,7 @@ def test_what_a_killed_janitor_has_left_below_scratch(start: Start, tmp_path: Pa
     while not list(tmp_path.glob(f"pytest-sandbox-{process.pid}-*/s1/*")):  # what a layer is made of
         assert process.poll() is None
     kill_with_janitor(process)
-    assert_dead()
+    assert_soon_empty(processes)
     assert any(f"-{process.pid}-" in name for name in os.listdir(tmp_path))
     Sandbox(Spec(scratch=str(tmp_path), limits=Limits(disk=None, inodes=None))).run(["true"])
     assert sorted(tmp_path.iterdir()) == sorted(others)
@@ -234,4 +225,4 @@ def test_a_live_run_is_left_alone(start: Start, tmp_path: Path) -> None:
     for process in others:
         process.terminate()
         process.communicate()
-    assert_dead()
+    assert_soon_empty(processes)

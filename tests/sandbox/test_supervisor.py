@@ -119,6 +119,21 @@ def write(path: str, text: str) -> Callable[[Inside], int]:
     return body
 
 
+def put(text: str, *paths: str) -> None:
+    """Write files, with the directories that they lie in."""
+    for path in paths:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def do(supervisor: Supervisor, running: Running, heard: Heard, name: str) -> None:
+    """Have a scope run one of its bodies, and wait until it has."""
+    count = len(heard.frames)
+    running.send({"op": "do", "body": name})
+    supervisor.run_while(lambda: len(heard.frames) == count)
+
+
 def remove(path: str) -> Callable[[Inside], int]:
     """A body that removes a file."""
 
@@ -169,15 +184,14 @@ def test_layers(supervisor: Supervisor) -> None:
 
 def test_deleted_by_a_scope_and_made_again(supervisor: Supervisor) -> None:
     """Is new, whatever the machine has there."""
-    outer, heard = root(supervisor, scope({"remove": remove("/tmp/x/y"), "make": lambda _: _make()}))
 
-    def do(name: str) -> None:
-        count = len(heard.frames)
-        outer.send({"op": "do", "body": name})
-        supervisor.run_while(lambda: len(heard.frames) == count)
+    def make(_: Inside) -> int:
+        put("y", "/tmp/x/y")
+        return 0
 
-    do("make")
-    do("remove")
+    outer, heard = root(supervisor, scope({"remove": remove("/tmp/x/y"), "make": make}))
+    do(supervisor, outer, heard, "make")
+    do(supervisor, outer, heard, "remove")
     _, child = below(supervisor, outer, "make")
     assert [change for change in wait(supervisor, child)[0].changes if change.path == "/tmp/x/y"] == [
         Change("/tmp/x/y", ChangeKind.ADDED, 1)
@@ -188,10 +202,7 @@ def test_a_directory_that_a_scope_made_anew(supervisor: Supervisor) -> None:
     """What is made in it is new, though the scope around has a file of that name; so is what takes a file's place."""
 
     def scene(_: Inside) -> int:
-        os.makedirs("/tmp/old")
-        for name in ("/tmp/old/x", "/tmp/file"):
-            with open(name, "x", encoding="utf-8") as file:
-                file.write("outer")
+        put("outer", "/tmp/old/x", "/tmp/file")
         return 0
 
     def anew(_: Inside) -> int:
@@ -202,33 +213,21 @@ def test_a_directory_that_a_scope_made_anew(supervisor: Supervisor) -> None:
         return 0
 
     def leaf(_: Inside) -> int:
-        os.makedirs("/tmp/file")
-        for name in ("/tmp/old/x", "/tmp/file/y"):
-            with open(name, "x", encoding="utf-8") as file:
-                file.write("y")
+        put("y", "/tmp/old/x", "/tmp/file/y")
         return 0
 
     bodies: Bodies = {"scene": scene, "anew": anew, "leaf": leaf}
     outer, heard = root(supervisor, scope(bodies))
-    outer.send({"op": "do", "body": "scene"})
-    supervisor.run_while(lambda: not heard.frames)
+    do(supervisor, outer, heard, "scene")
     middle, heard = below(supervisor, outer, "scope", inner=True)
     supervisor.run_while(lambda: not middle.below.is_here)
-    middle.send({"op": "do", "body": "anew"})
-    supervisor.run_while(lambda: not heard.frames)
+    do(supervisor, middle, heard, "anew")
     _, heard = below(supervisor, middle, "leaf")
     assert set(wait(supervisor, heard)[0].changes) == {
         Change("/tmp/old/x", ChangeKind.ADDED, 1),
         Change("/tmp/file", ChangeKind.ADDED),
         Change("/tmp/file/y", ChangeKind.ADDED, 1),
     }
-
-
-def _make() -> int:
-    os.makedirs("/tmp/x", exist_ok=True)
-    with open("/tmp/x/y", "w", encoding="utf-8") as file:
-        file.write("y")
-    return 0
 
 
 def test_deep_nesting(supervisor: Supervisor) -> None:
