@@ -32,6 +32,7 @@ from pytest_sandbox.plugin.scope import Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.telling import Telling, Turn
 from pytest_sandbox.plugin.tree import Tree
+from pytest_sandbox.primitives.interrupts import deferred
 from pytest_sandbox.sandbox import host, probes
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
@@ -96,13 +97,23 @@ class Walk:
             interrupted.raise_interruption()  # where the test was, and not where the controller waited for it
 
     def _interrupt(self) -> Telling | None:
-        """Have the running test raise KeyboardInterrupt, and tear down what is its own; None where it does not."""
-        told = self._line[0] if self._line else None
-        if told is None or told.running is None or told.over or not told.running.entered:
+        """Have the running test raise KeyboardInterrupt, and tear down what is its own; None where it does not.
+
+        Whoever has run before it, and whose sandbox was still dying, is reported.
+        """
+        told = self._line[-1] if self._line else None
+        if told is None:
             return None
-        told.running.interrupt()
-        self._supervisor.run_while(lambda: told.outcome is None, INTERRUPT_TIME)
-        return told if told.interruption is not None else None
+        if told.running is not None and told.running.entered and not told.over:
+            told.running.interrupt()
+        self._supervisor.run_while(lambda: any(one.running is not None and not one.over for one in self._line), INTERRUPT_TIME)
+        self.news()
+        if told.interruption is not None:
+            return told
+        if told.over:
+            told.report_all_but_last()
+            told.report_last()
+        return None
 
     def begin(self) -> None:
         """Make the session's sandbox now: none shall see what becomes of the controller from here on."""
@@ -305,6 +316,10 @@ class Walk:
 
     def news(self) -> None:
         """Some unit has said something: report what can be, in order."""
+        with deferred():
+            self._report()
+
+    def _report(self) -> None:
         while self._line:
             told = self._line[0]
             told.report_finished()
@@ -328,11 +343,12 @@ class Walk:
     def _finish(self, told: Telling, following: int | None) -> None:
         """Wait for all that is in line, and report it; before the last teardown close the scopes that end with it."""
         self._supervisor.run_while(lambda: not all(one.over or one.running is None for one in self._line))
-        self.news()
-        while len(self._line) > 1:  # only where a stop was asked for: what ran after that did not happen
-            self._line.pop()
-        told = self._line.popleft()
-        told.report_all_but_last()
+        with deferred():
+            self._report()
+            while len(self._line) > 1:  # only where a stop was asked for: what ran after that did not happen
+                self._line.pop()
+            told = self._line.popleft()
+            told.report_all_but_last()
         if self._is_stopping or told.interruption is not None:
             following = None
         ending = self._tree.ending(following)
@@ -340,7 +356,8 @@ class Walk:
             self._drop_ahead()
         for scope in ending:
             told.merge(scope, self._tree.close(scope, told.items[max(0, told.position - 1)]))
-        told.report_last()
+        with deferred():
+            told.report_last()
         told.raise_interruption()
 
 

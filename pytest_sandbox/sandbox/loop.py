@@ -14,9 +14,11 @@ import selectors
 import socket
 import time
 import warnings
+from collections.abc import Sequence
 
 from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
 from pytest_sandbox.primitives import process
+from pytest_sandbox.primitives.interrupts import deferred
 from pytest_sandbox.sandbox import clock, pid1, upper
 from pytest_sandbox.sandbox.accounts import outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
@@ -74,7 +76,12 @@ class Loop:
             timeout = min(wait, _LONGEST_WAIT if timeout is None else timeout)
         unheard = [running for running in self.running.values() if running.backlog]
         self._listen_for_room()
-        for key, _ in self._selector.select(0 if unheard else timeout):
+        events = self._selector.select(0 if unheard else timeout)
+        with deferred():
+            self._serve(events, unheard)
+
+    def _serve(self, events: Sequence[tuple[selectors.SelectorKey, int]], unheard: Sequence[Running]) -> None:
+        for key, _ in events:
             handler, running = key.data
             if not running.ended:
                 handler(running)

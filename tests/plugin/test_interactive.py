@@ -167,7 +167,7 @@ def _wait_for(path: Path, text: str) -> None:
     limit = time.monotonic() + 20
     while text not in path.read_text():
         assert time.monotonic() < limit
-        time.sleep(0.05)
+        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("how", ["terminal", "signal"])
@@ -192,8 +192,25 @@ def test_interrupt(pytester: pytest.Pytester, how: str) -> None:
         os.kill(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=20)
         assert process.returncode == 2
-        assert "KeyboardInterrupt" in output
+        assert "test_interrupt.py:7: KeyboardInterrupt" in output
+        assert "1 passed" in output
     assert log.read_text().split() == ["up", "runs", "down"]
+
+
+def test_an_interrupt_loses_no_report(pytester: pytest.Pytester) -> None:
+    """One that comes while a report is made or told waits for the end of that, as for the sandbox that is still dying."""
+    pytester.makeconftest(
+        """
+        import os, signal
+        def pytest_runtest_logreport(report):
+            if report.nodeid.endswith("test_1") and report.when == "setup":
+                os.kill(os.getpid(), signal.SIGINT)
+        """
+    )
+    pytester.makepyfile("def test_0(): pass\ndef test_1(): pass\ndef test_2(): import time; time.sleep(100)")
+    run = pytester.runpytest_subprocess("--sandbox")
+    assert run.ret == pytest.ExitCode.INTERRUPTED
+    run.stdout.fnmatch_lines(["*KeyboardInterrupt*", "*2 passed*"])
 
 
 @pytest.mark.parametrize("deaf", [False, True], ids=["heeded", "ignored"])
