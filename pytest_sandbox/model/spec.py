@@ -1,11 +1,14 @@
-"""What a sandbox is asked to be: `Spec` and its `Limits`. Imports `errors` and `units`."""
+"""What a sandbox is asked to be: `Spec` and its `Limits`. Imports `errors`, `places` and `units`."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
+import os.path
 from typing import Any
 
+from pytest_sandbox.model import places
 from pytest_sandbox.model.errors import SpecError
 from pytest_sandbox.model.units import cpus_in, format_cpus, parse_cpus
 
@@ -39,6 +42,11 @@ class Keep(enum.Enum):
 
 #: A quota of a millisecond in a period of a second: Documentation/scheduler/sched-bwc.rst.
 LEAST_CPUS = 0.001
+#: Of any limit: the counters of cgroups and loff_t are signed, of 64 bits.
+_LARGEST = 2**63 - 1
+#: What the kernel refuses to hold, or has not got. pids: PID_MAX_LIMIT, proc(5). inodes: a tmpfs counts 1 KiB for each.
+#: cpus: the most of CONFIG_NR_CPUS.
+_MOST = {"pids": 1 << 22, "inodes": 1 << 53, "cpus": 8192}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,6 +94,8 @@ class Limits:
                 raise SpecError(f"the limit {field.name}={value!r} must be above 0; None is no limit")
             if field.name == "cpus" and value < LEAST_CPUS:
                 raise SpecError(f"the limit cpus={value!r} is less than the kernel can hold: write at least {LEAST_CPUS}")
+            if value > (most := _MOST.get(field.name, _LARGEST)):
+                raise SpecError(f"the limit {field.name}={value!r} is more than the kernel can hold, {most}; None is no limit")
 
     def within(self, outer: Limits) -> Limits:
         """The stricter of each. Raises SpecError where no CPU is in both sets."""
@@ -111,7 +121,7 @@ OF_TMPFS = ("disk", "inodes")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Spec:
-    """Everything that the layers below `plugin/` need to know to make one sandbox.
+    """Everything that the layers below `plugin/` need to know to make one sandbox. SpecError for what cannot be meant.
 
     writable: absolute paths whose changes go through to the machine. hide: absolute paths that are empty
     inside. scratch: an existing directory for what is written, instead of a tmpfs. asked: names of limits
@@ -126,3 +136,55 @@ class Spec:
     scratch: str | None = None
     keep: Keep = Keep.FAILED
     asked: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Raise SpecError for a field of another type, a path that cannot be meant, and wishes that exclude each other."""
+        self._refuse_other_types()
+        for path in self.writable:
+            places.refuse_writable(path)
+        for path in self.hide:
+            places.refuse_hidden(path)
+        self._refuse_contradictions()
+
+    def _refuse_other_types(self) -> None:
+        for name, kind in (("limits", Limits), ("network", Network), ("keep", Keep)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise SpecError(f"{name}={value!r} is no {kind.__name__}: write {_example(kind)}")
+        for name in ("writable", "hide"):
+            paths = getattr(self, name)
+            if not isinstance(paths, tuple) or not all(map(places.is_plain, paths)):
+                raise SpecError(f"{name}={paths!r} is no tuple of absolute paths without ..: write ('/a/path',)")
+        if self.scratch is not None and not places.is_plain(self.scratch):
+            raise SpecError(f"scratch={self.scratch!r} is no absolute path without ..")
+        asked: object = self.asked
+        if not isinstance(asked, frozenset) or not asked <= _ASKED:
+            raise SpecError(f"asked={asked!r} is no frozenset of names of limits: write frozenset({{'memory'}})")
+
+    def _refuse_contradictions(self) -> None:
+        for name in OF_TMPFS:
+            if self.scratch is not None and name in self.asked:
+                raise SpecError(
+                    f"{name} and scratch ({self.scratch}) exclude each other: the limit is enforced by the tmpfs that scratch "
+                    f"replaces. Leave out one of them, or set {name} or scratch to 'none'"
+                )
+        if self.network is Network.HOST and "bandwidth" in self.asked:
+            raise SpecError(
+                "bandwidth and network=host exclude each other: the limit is that of a network of the sandbox's own. "
+                "Leave out one of them"
+            )
+        for path in set(self.writable) & set(self.hide):
+            raise SpecError(f"{path} cannot be both writable and hidden: leave out one of them")
+        for writable, hidden in itertools.product(self.writable, self.hide):
+            if hidden.startswith(f"{writable}/") and os.path.dirname(hidden) != writable:
+                raise SpecError(
+                    f"{hidden} cannot be hidden below {writable}, which is writable: a test could rename what is between. "
+                    "Hide what lies directly in the writable directory, or let less be written"
+                )
+
+
+#: What a user can have set on purpose, see `Spec`.
+_ASKED = frozenset(LIMIT_NAMES) | {"scratch"}
+
+
+def _example(kind: type) -> str:
+    return ", ".join(f"{kind.__name__}.{one.name}" for one in kind) if issubclass(kind, enum.Enum) else f"{kind.__name__}(...)"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pytest_sandbox.model import places
 from pytest_sandbox.model.errors import SandboxError, SpecError, WireError
 from pytest_sandbox.model.outcome import Change, ChangeKind, Outcome, Usage
 from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Limits, Network, Spec
@@ -99,14 +100,14 @@ class SandboxFactory:
         self,
         argv: Sequence[str | os.PathLike[str]],
         *,
-        cwd: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         input: bytes | None = None,  # noqa: A002  # as in `subprocess.run`
     ) -> Result:
         """Run a program to its end. Its output, ending and usage are in the result; a limit that is hit is no exception.
 
         input is what it reads from its stdin; nothing where there is none.
-        Raises TypeError where `argv` is not a list of at least the program's name, or `input` not bytes.
+        Raises TypeError or ValueError for an argument that no program can be run with.
         """
         return self._make(bodies.program(argv, cwd, env, input))[0]
 
@@ -216,12 +217,6 @@ class _Made:
 _MOST_HIDDEN = 1000
 
 
-def _is_plain_path(path: object) -> bool:
-    return (
-        isinstance(path, str) and os.path.isabs(path) and os.path.normpath(path) == path and "\0" not in path and len(path) < 4096
-    )
-
-
 def _at_most(own: Spec, frame: Frame) -> Spec:
     """A spec with what a test asks for, and never more than it has."""
     asked = frame.get("limits") or {}
@@ -235,7 +230,7 @@ def _at_most(own: Spec, frame: Frame) -> Spec:
     if network is Network.HOST and own.network is not Network.HOST:
         raise SpecError("network='host': the test's own sandbox has not got the machine's network")
     hide = frame.get("hide") or ()
-    if not isinstance(hide, (list, tuple)) or len(hide) > _MOST_HIDDEN or not all(map(_is_plain_path, hide)):
+    if not isinstance(hide, (list, tuple)) or len(hide) > _MOST_HIDDEN or not all(map(places.is_plain, hide)):
         raise SpecError(f"hide is no list of at most {_MOST_HIDDEN} absolute paths")
     names = frozenset(name for name in asked if asked[name] is not None)
     scratch = None if names.intersection(OF_TMPFS) else own.scratch  # only a tmpfs has such a limit

@@ -10,15 +10,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from pytest_sandbox.model import places
 from pytest_sandbox.model.errors import SpecError
-
-#: What no sandbox can do without.
-_KERNEL = ("/dev", "/proc", "/sys")
 
 
 def writable(path: str, directory: Path) -> str:
-    """A path whose changes go through to the machine: it must exist, and is not the root."""
-    found = _below_root(path, directory)
+    """A path whose changes go through to the machine: it must exist. See `places.refuse_writable`."""
+    found = _real(path, directory)
+    places.refuse_writable(found)
     if not os.path.exists(found):
         raise SpecError(f"{path!r} does not exist ({found}): create it first, or correct the path")
     return found
@@ -26,9 +25,8 @@ def writable(path: str, directory: Path) -> str:
 
 def hidden(path: str, directory: Path) -> str:
     """A path that is to be empty inside. Where there is none, as ~/.ssh on a CI machine, nothing has to be hidden."""
-    found = _below_root(path, directory)
-    if found in _KERNEL:
-        raise SpecError(f"{path!r} cannot be hidden: the sandbox is made with it. Name what is meant below it")
+    found = _real(path, directory)
+    places.refuse_hidden(found)
     return found
 
 
@@ -60,13 +58,6 @@ def scratch(path: str, directory: Path) -> str:
     except OSError as error:
         fix = "name a directory that you may write, with room on its file system"
         raise SpecError(f"{path!r} cannot be written ({found}): {error.strerror}: {fix}") from error
-    return found
-
-
-def _below_root(path: str, directory: Path) -> str:
-    found = _real(path, directory)
-    if found == os.path.dirname(found):
-        raise SpecError(f"{path!r} is the whole machine: name the directories that are meant")
     return found
 
 

@@ -8,8 +8,6 @@ fix; whether this machine can enforce what was asked for is not decided here.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from pytest_sandbox.model.errors import SpecError
-from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Network, Spec
+from pytest_sandbox.model.spec import LIMIT_NAMES, Network, Spec
 
 from . import paths
 from .marks import closest_first
@@ -270,34 +268,10 @@ def _over(base: Plan, given: Mapping[str, Any]) -> Plan:
         hide=_joined(base.spec.hide, given.get("hide", ())),
         **{name: given[name] for name in ("network", "scratch", "keep") if name in given},
     )
-    _refuse_contradictions(spec)
     scope, group = base.scope, base.group
     if "scope" in given or "group" in given:
         scope, group = given.get("scope", Scope.TEST), given.get("group")
     return Plan(given.get("enabled", True) and base.enabled, scope, group, spec)
-
-
-def _refuse_contradictions(spec: Spec) -> None:
-    """Raise SpecError for two wishes of which only one can be had, wherever they were made."""
-    for name in OF_TMPFS:
-        if spec.scratch is not None and name in spec.asked:
-            raise SpecError(
-                f"{name} and scratch ({spec.scratch}) exclude each other: the limit is enforced by the tmpfs that scratch "
-                f"replaces. Leave out one of them, or set {name} or scratch to 'none'"
-            )
-    if spec.network is Network.HOST and "bandwidth" in spec.asked:
-        raise SpecError(
-            "bandwidth and network=host exclude each other: the limit is that of a network of the sandbox's own. "
-            "Leave out one of them"
-        )
-    for path in set(spec.writable) & set(spec.hide):
-        raise SpecError(f"{path} cannot be both writable and hidden: leave out one of them")
-    for writable, hidden in itertools.product(spec.writable, spec.hide):
-        if hidden.startswith(f"{writable}/") and os.path.dirname(hidden) != writable:
-            raise SpecError(
-                f"{hidden} cannot be hidden below {writable}, which is writable: a test could rename what is between. "
-                "Hide what lies directly in the writable directory, or let less be written"
-            )
 
 
 def _value(option: Option, value: object, directory: Path) -> object:

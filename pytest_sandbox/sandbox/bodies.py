@@ -53,32 +53,71 @@ def _file_of(content: bytes) -> int:
     return fd
 
 
-def _check_program(argv: Sequence[str | os.PathLike[str]], stdin: bytes | None) -> None:
-    """Raise TypeError for one string in the place of a list, for an empty list, and for input that is no bytes."""
-    if isinstance(argv, (str, bytes)) or not argv:
+def _words(argv: object) -> list[str]:
+    """Raises TypeError for what is no list of words, as one string is none; ValueError for none at all and for a NUL in one."""
+    if isinstance(argv, (str, bytes)) or not isinstance(argv, Sequence):
         raise TypeError(f"{argv!r} is no list of a program and its arguments: write ['program', 'argument']")
-    if stdin is not None and not isinstance(stdin, bytes):
-        raise TypeError(f"input is {type(stdin).__name__} and not bytes: write b'...' or text.encode()")
+    words = [os.fsdecode(part) for part in argv]
+    if not words or not words[0]:
+        raise ValueError(f"{argv!r} names no program: write ['program', 'argument']")
+    _refuse_nul(*words)
+    return words
+
+
+def _environment(environ: object) -> dict[str, str]:
+    """Raises TypeError for what is no mapping of strings; ValueError for a name that an environment cannot have: environ(7)."""
+    if environ is None:
+        return dict(os.environ)
+    if not isinstance(environ, Mapping) or not all(isinstance(part, str) for pair in environ.items() for part in pair):
+        raise TypeError(f"env={environ!r} is no mapping of strings to strings")
+    for name, value in environ.items():
+        if not name or "=" in name:
+            raise ValueError(f"{name!r} can be no name of an environment variable")
+        _refuse_nul(name, value)
+    return dict(environ)
+
+
+def _refuse_nul(*words: str) -> None:
+    for word in words:
+        if "\0" in word:
+            raise ValueError(f"{word!r} has a NUL, which no argument of a program can have: execve(2)")
 
 
 def program(
-    argv: Sequence[str | os.PathLike[str]], cwd: str | None, environ: Mapping[str, str] | None, stdin: bytes | None
+    argv: Sequence[str | os.PathLike[str]],
+    cwd: str | os.PathLike[str] | None,
+    environ: Mapping[str, str] | None,
+    stdin: bytes | None,
 ) -> Body:
-    """A body that becomes the program `argv`, found by PATH. TypeError for arguments or input that are none."""
-    _check_program(argv, stdin)
-    words = [os.fspath(part) for part in argv]
+    """A body that becomes the program `argv`, found by PATH, in `cwd`; what it cannot be is said on stderr, as a shell does.
+
+    Raises TypeError and ValueError for what cannot be meant.
+    """
+    words, variables = _words(argv), _environment(environ)
+    if stdin is not None and not isinstance(stdin, bytes):
+        raise TypeError(f"input is {type(stdin).__name__} and not bytes: write b'...' or text.encode()")
+    place = None if cwd is None else os.fsdecode(cwd)
+    _refuse_nul(*(() if place is None else (place,)))
 
     def body(inside: Inside) -> int:
         take_output(inside, stdin)
-        if cwd is not None:
-            os.chdir(cwd)
+        if place is not None:
+            try:
+                os.chdir(place)
+            except OSError as error:
+                return _cannot(f"cwd {place}", error)
         try:
-            os.execvpe(words[0], words, dict(os.environ if environ is None else environ))
+            os.execvpe(words[0], words, variables)
         except OSError as error:
-            os.write(2, f"{words[0]}: {error.strerror}\n".encode())
-            return 127 if isinstance(error, FileNotFoundError) else 126
+            return _cannot(words[0], error)
 
     return body
+
+
+def _cannot(what: str, error: OSError) -> int:
+    """Say why a program could not be begun; the exit status that a shell gives for it."""
+    os.write(2, f"{what}: {error.strerror}\n".encode(errors="replace"))
+    return 127 if isinstance(error, FileNotFoundError) else 126
 
 
 def function(

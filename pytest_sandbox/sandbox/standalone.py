@@ -35,15 +35,14 @@ class Sandbox:
         self,
         argv: Sequence[str | os.PathLike[str]],
         *,
-        cwd: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         input: bytes | None = None,  # noqa: A002  # as in `subprocess.run`
     ) -> Result:
         """Run a program to its end; a limit that is hit is told by the result, not by an exception.
 
         input is what it reads from its stdin; nothing where there is none.
-        Raises TypeError where `argv` is not a list of at least the program's name, or `input` not bytes; SetupError where no
-        sandbox can be made.
+        Raises TypeError or ValueError for an argument that no program can be run with; SetupError where no sandbox can be made.
         """
         return self._make(bodies.program(argv, cwd, env, input))[0]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from pytest_sandbox import Limits, SpecError
+from pytest_sandbox import Keep, Limits, Network, Spec, SpecError
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("memory", 0), ("memory", -1), ("memory", 1.5), ("memory", True), ("disk", 0), ("pids", "10"),
+        ("memory", 2**63), ("pids", 2**22 + 1), ("inodes", 2**54), ("cpus", 1e5), ("timeout", 1e300),
         ("swap", -4096), ("timeout", 0), ("timeout", float("inf")), ("cpus", float("nan")),
     ],
 )  # fmt: skip
@@ -39,3 +42,41 @@ def test_cpuset_is_a_list_of_cpus() -> None:
     """Checked where it is made, as numbers are."""
     with pytest.raises(SpecError, match="is not a list of CPUs"):
         Limits(cpuset="all")
+
+
+@pytest.mark.parametrize(
+    ("words", "fields"),
+    [
+        ("network='none' is no Network: write Network.AUTO, ", {"network": "none"}),
+        ("keep=True is no Keep: write Keep.NEVER, ", {"keep": True}),
+        ("limits=.* is no Limits", {"limits": {"memory": 1}}),
+        ("hide='/tmp' is no tuple of absolute paths", {"hide": "/tmp"}),
+        ("hide=.* is no tuple of absolute paths", {"hide": ("tmp",)}),
+        ("hide=.* is no tuple of absolute paths", {"hide": ("/tmp/../etc",)}),
+        ("writable=.* is no tuple of absolute paths", {"writable": ["/tmp"]}),
+        ("writable=.* is no tuple of absolute paths", {"writable": ("/a\0b",)}),
+        ("scratch='tmp' is no absolute path", {"scratch": "tmp"}),
+        ("asked='memory' is no frozenset", {"asked": "memory"}),
+        ("asked=.* is no frozenset of names of limits", {"asked": frozenset({"memroy"})}),
+        ("/ is the whole machine", {"writable": ("/",)}),
+        ("/sys/fs/cgroup cannot be writable", {"writable": ("/sys/fs/cgroup",)}),
+        ("/dev cannot be writable", {"writable": ("/dev",)}),
+        ("/sys cannot be hidden", {"hide": ("/sys",)}),
+        ("/proc/self cannot be hidden: it is of one process", {"hide": ("/proc/self",)}),
+        ("/proc/12/maps cannot be hidden: it is of one process", {"hide": ("/proc/12/maps",)}),
+        ("/a cannot be both writable and hidden", {"hide": ("/a",), "writable": ("/a",)}),
+        ("/a/b/c cannot be hidden below /a, which is writable", {"hide": ("/a/b/c",), "writable": ("/a",)}),
+    ],
+)
+def test_what_is_no_spec(words: str, fields: dict[str, Any]) -> None:
+    """A wrong type would be weaker than what was meant: it is refused, with what to write."""
+    with pytest.raises(SpecError, match=words):
+        Spec(**fields)
+
+
+def test_what_is_a_spec() -> None:
+    """All that is near what is refused."""
+    spec = Spec(
+        Limits(pids=2**22), Network.NONE, ("/dev/kvm", "/a"), ("/proc/cpuinfo", "/a/b"), "/tmp", Keep.NEVER, frozenset({"pids"})
+    )
+    assert spec.limits.pids == 2**22

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_sandbox import Limits, Network, Result, Sandbox, Spec, UnavailableError, capabilities
+from pytest_sandbox import Limits, Network, Result, Sandbox, Spec, SpecError, UnavailableError, capabilities
 from pytest_sandbox.model.spec import MIB
 from pytest_sandbox.sandbox.host import unenforced
 
@@ -106,7 +106,7 @@ def test_bandwidth() -> None:
 @needs("bandwidth")
 def test_bandwidth_of_a_network_that_is_not_its_own() -> None:
     """Cannot be limited, and is refused."""
-    with pytest.raises(UnavailableError, match="bandwidth"):
+    with pytest.raises(SpecError, match="bandwidth and network=host exclude each other"):
         run("true", network=Network.HOST, bandwidth=256 << 10)
 
 
@@ -140,7 +140,7 @@ def test_scratch_has_no_size(tmp_path: Any) -> None:
     """disk= and inodes= are sizes of a tmpfs: with scratch= they are refused if asked for."""
     spec = Spec(scratch=str(tmp_path))
     assert [capability.name for capability in unenforced(spec, capabilities())[-2:]] == ["disk", "inodes"]
-    with pytest.raises(UnavailableError, match="disk"):
+    with pytest.raises(SpecError, match=r"disk and scratch .* exclude each other"):
         Sandbox(Spec(scratch=str(tmp_path), asked=frozenset({"disk"})))
 
 

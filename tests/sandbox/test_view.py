@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -297,7 +298,31 @@ def test_current_directory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_cwd_that_is_not_there() -> None:
     """An error of the program's start, not of the sandbox."""
     result = Sandbox().run(["pwd"], cwd="/no/such/directory")
-    assert (result.status, b"/no/such/directory" in result.stderr) == (1, True)
+    assert (result.status, result.stderr) == (127, b"cwd /no/such/directory: No such file or directory\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "arguments"),
+    [
+        (TypeError, "is no list of a program", {"argv": "true"}),
+        (TypeError, "is no list of a program", {"argv": iter(["true"])}),
+        (ValueError, "names no program", {"argv": []}),
+        (ValueError, "names no program", {"argv": [""]}),
+        (ValueError, "has a NUL", {"argv": ["true", "a\0b"]}),
+        (TypeError, "NoneType", {"argv": ["true", None]}),
+        (ValueError, "has a NUL", {"argv": ["true"], "cwd": "a\0b"}),
+        (TypeError, "int", {"argv": ["true"], "cwd": 3}),
+        (TypeError, "no mapping of strings to strings", {"argv": ["true"], "env": {"A": 1}}),
+        (TypeError, "no mapping of strings to strings", {"argv": ["true"], "env": ["A=1"]}),
+        (ValueError, "can be no name of an environment variable", {"argv": ["true"], "env": {"A=B": "1"}}),
+        (ValueError, "has a NUL", {"argv": ["true"], "env": {"A": "\0"}}),
+        (TypeError, "not bytes", {"argv": ["cat"], "input": "text"}),
+    ],
+)
+def test_what_no_program_can_be_run_with(error: type[Exception], words: str, arguments: dict[str, Any]) -> None:
+    """Is the caller's mistake, and said where it is made."""
+    with pytest.raises(error, match=words):
+        Sandbox().run(**arguments)
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (0, 1, 2)])
