@@ -27,6 +27,10 @@ class Cause(enum.Enum):
     NOT_LINUX = enum.auto()
     OLD_KERNEL = enum.auto()
     NOT_BUILT = enum.auto()
+    FEW_FILES = enum.auto()
+    """This process may have too few open files. Detail: how many it needs."""
+    DEAF = enum.auto()
+    """This process ignores SIGCHLD, so that the ends of its children are not told: wait(2)."""
     SEE_ABOVE = enum.auto()
     # Of namespaces and mounts.
     COUNT = enum.auto()

@@ -41,6 +41,10 @@ class Controller:
     """What is the same for each process that has sandboxes."""
 
     def __init__(self, config: pytest.Config, settings: resolve.Settings, known: Mapping[str, Capability]) -> None:
+        if not config.pluginmanager.has_plugin("reports"):
+            raise pytest.UsageError(
+                "--sandbox: with -p no:reports no report can leave a sandbox: leave that out, or run with --no-sandbox"
+            )
         self.config = config
         self._given = settings
         self.settings = dataclasses.replace(settings, base=self._settled(settings.base, known))

@@ -181,7 +181,7 @@ def _refuse_unknown_keys(config: pytest.Config) -> None:
     keys += [override.partition("=")[0] for override in config.getoption("override_ini") or ()]
     known = ["sandbox"] + [option.key for option in OPTIONS if Where.INI in option.where]
     for key in keys:
-        if key.startswith("sandbox_") and key not in known and not _is_registered(config, key):
+        if key.replace("-", "_").startswith("sandbox_") and key not in known and not _is_registered(config, key):
             hint = elsewhere(key, Where.INI) or f"{closest(key, known)} (pytest --help lists all of them)"
             raise pytest.UsageError(f"ini key {key} is not known{hint}")
 

@@ -210,7 +210,10 @@ class Telling:
 
     def _finish(self, running: Running) -> None:
         if not any(report.when == "teardown" for report in self.reports):
-            raise WireError("it has finished a test without a report of its teardown")
+            raise WireError(
+                "it has finished a test without a report of its teardown. Fix, if a plugin or conftest has a "
+                "pytest_runtest_protocol of its own: it must call _pytest.runner.runtestprotocol"
+            )
         self._next()
         running.reported = self.position == len(self.items)
         if not running.reported:

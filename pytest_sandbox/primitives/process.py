@@ -208,7 +208,10 @@ def _reopen(fd: int, path: str) -> bool:
 
 
 def _replace(fd: int, new: int) -> None:
-    os.dup2(new, fd, inheritable=os.get_inheritable(fd))
+    try:
+        os.dup2(new, fd, inheritable=os.get_inheritable(fd))
+    except OSError:  # its number is above RLIMIT_NOFILE, which was lowered when it was open: nobody can have such a one anew
+        os.close(fd)
     os.close(new)
 
 

@@ -276,6 +276,11 @@ _FIXES: dict[Cause, str | Callable[[HostKind, str], str]] = {
     Cause.NOT_BUILT: (
         "install pytest-sandbox anew on this machine (pip install --force-reinstall --no-binary pytest-sandbox pytest-sandbox)"
     ),
+    Cause.FEW_FILES: lambda _, detail: f"before pytest: ulimit -n {detail}",
+    Cause.DEAF: (
+        "in a conftest.py: import signal; signal.signal(signal.SIGCHLD, signal.SIG_DFL), or start pytest by "
+        "env --default-signal=CHLD"
+    ),
     Cause.SEE_ABOVE: "see the lines above, and docs/host-setup",
     Cause.COUNT: _count,
     Cause.USERNS_CLONE: _userns_clone,

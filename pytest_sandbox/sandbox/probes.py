@@ -9,6 +9,8 @@ import contextlib
 import errno
 import functools
 import os
+import resource
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,6 +31,8 @@ NAMESPACES = {
     "user": Clone.NEWUSER, "mount": Clone.NEWNS, "pid": Clone.NEWPID, "net": Clone.NEWNET, "ipc": Clone.NEWIPC,
     "uts": Clone.NEWUTS, "cgroup": Clone.NEWCGROUP,
 }  # fmt: skip
+#: Open files that a run needs, and how many are plenty.
+_LEAST_FILES, _GOOD_FILES = 128, 1024
 #: Limits that need nothing but the namespaces and a clock.
 ALWAYS = {
     "timeout": "the controller's clock", "output": "the controller looks at the output's size",
@@ -170,6 +174,11 @@ def _refused(name: str, error: OSError, refusal: Refusal) -> Capability:
 def _platform() -> Capability:
     if sys.platform != "linux":
         return Capability("platform", False, f"{sys.platform} has no namespaces", fixes.fix(Cause.NOT_LINUX, HostKind()))
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != most < _LEAST_FILES:
+        return lacks("platform", f"this process may have {most} open files (ulimit -n)", Cause.FEW_FILES, str(_GOOD_FILES))
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        return lacks("platform", "this process ignores SIGCHLD, and is told of no child's end", Cause.DEAF)
     release = f"Linux {os.uname().release}"
     try:
         syscalls.mount_setattr(-1, Attr.RDONLY)  # the newest call without which there is no sandbox

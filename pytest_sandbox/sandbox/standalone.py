@@ -24,10 +24,11 @@ class Sandbox:
         result = Sandbox(Spec(limits=Limits(memory=64 << 20))).run(["make", "test"])
         value = Sandbox().call(function, 1, 2)
 
-    Raises UnavailableError for a limit in `spec.asked` that this machine cannot enforce.
+    Raises UnavailableError where no sandbox can be had, and for a limit in `spec.asked` that this machine cannot enforce.
     """
 
     def __init__(self, spec: Spec | None = None) -> None:
+        host.refuse_missing(("platform", "native"), host.capabilities())
         self.spec = host.settled(spec or Spec(), host.capabilities())
         host.refuse(self.spec, host.capabilities())
 

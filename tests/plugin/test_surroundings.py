@@ -1,0 +1,127 @@
+"""Processes that pytest is started in, and runs that lack some of its own plugins."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Compare
+
+SUITE = """
+    import logging, pytest, warnings
+    @pytest.fixture(scope="module")
+    def module(): yield 1
+    def test_passes(module): print("out"); warnings.warn("warned")
+    def test_fails(module): print("out"); logging.warning("logged"); assert [1] == [2]
+    @pytest.mark.skip
+    def test_skipped(): pass
+    @pytest.mark.xfail
+    def test_expected(): assert 0
+"""
+
+DEEP = """
+    import pytest
+    @pytest.fixture(scope="session")
+    def session(): pass
+    @pytest.fixture(scope="package")
+    def package(session): pass
+    @pytest.fixture(scope="module")
+    def module(package): pass
+    @pytest.fixture(scope="class")
+    def klass(module): pass
+    class Test:
+        @pytest.mark.parametrize("number", range(5))
+        def test_deep(self, klass, number): pass
+"""
+
+
+def _run(pytester: pytest.Pytester, change: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest in a process that was changed so."""
+    command = f"{change}\nimport sys, pytest\nsys.exit(pytest.main(['--sandbox', *sys.argv[1:]]))"
+    return subprocess.run([sys.executable, "-c", command, *args], cwd=pytester.path, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "assertion", "cacheprovider", "capture", "debugging", "doctest", "faulthandler", "junitxml", "legacypath", "logging",
+        "monkeypatch", "pastebin", "recwarn", "setuponly", "setupplan", "skipping", "stepwise", "subtests", "terminal",
+        "threadexception", "tmpdir", "unittest", "unraisableexception", "warnings",
+    ],
+)  # fmt: skip
+def test_without_one_of_pytests_own_plugins(pytester: pytest.Pytester, compare: Compare, name: str) -> None:
+    """The same as plain pytest without it."""
+    pytester.makepyfile(SUITE)
+    compare.same("-p", f"no:{name}")
+
+
+def test_what_no_report_can_do_without(pytester: pytest.Pytester) -> None:
+    """Is refused, before a test runs."""
+    pytester.makepyfile(SUITE)
+    run = pytester.runpytest_subprocess("--sandbox", "-p", "no:reports")
+    assert run.ret == pytest.ExitCode.USAGE_ERROR
+    run.stderr.fnmatch_lines(["ERROR: --sandbox: with -p no:reports no report can leave a sandbox: leave that out*"])
+
+
+def test_few_open_files(pytester: pytest.Pytester) -> None:
+    """As few as a run needs will do; fewer are refused, with what to type."""
+    pytester.makepyfile(SUITE)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0}))"
+    assert "1 failed, 1 passed, 1 skipped, 1 xfailed" in _run(pytester, limit.format(128)).stdout
+    pytester.makepyfile(test_deep=DEEP)
+    assert "5 passed" in _run(pytester, limit.format(128), "test_deep.py").stdout
+    run = _run(pytester, limit.format(127))
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "this process may have 127 open files (ulimit -n). Fix: before pytest: ulimit -n 1024" in run.stderr
+
+
+def test_a_descriptor_above_the_limit(pytester: pytest.Pytester) -> None:
+    """One that was opened before the limit was lowered, as shells have some, is no hindrance."""
+    pytester.makepyfile(SUITE)
+    change = f"""
+import os, resource
+os.dup2(os.open({str(pytester.path)!r}, os.O_RDONLY), 200)
+resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
+"""
+    assert "1 failed, 1 passed" in _run(pytester, change).stdout
+
+
+def test_who_ignores_the_end_of_children(pytester: pytest.Pytester) -> None:
+    """Nobody could wait for a sandbox: refused, with a way out."""
+    pytester.makepyfile(SUITE)
+    change = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    run = _run(pytester, change)
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "this process ignores SIGCHLD" in run.stderr
+    assert "env --default-signal=CHLD" in run.stderr
+    pytester.makeconftest("import signal; signal.signal(signal.SIGCHLD, signal.SIG_DFL)")
+    assert "1 failed, 1 passed" in _run(pytester, change).stdout
+
+
+def test_a_protocol_that_runs_nothing(pytester: pytest.Pytester) -> None:
+    """A test of which nothing is told has not passed."""
+    pytester.makepyfile("def test_1(): pass")
+    pytester.makeconftest("def pytest_runtest_protocol(item, nextitem): return True")
+    run = pytester.runpytest_subprocess("--sandbox")
+    run.assert_outcomes(errors=1)
+    run.stdout.fnmatch_lines(["*without a report of its teardown. Fix, if *pytest_runtest_protocol of its own: it must call*"])
+
+
+def test_a_protocol_that_runs_the_test(pytester: pytest.Pytester, compare: Compare) -> None:
+    """One that does what pytest's does is used."""
+    pytester.makepyfile(SUITE)
+    pytester.makeconftest(
+        """
+        from _pytest.runner import runtestprotocol
+        def pytest_runtest_protocol(item, nextitem):
+            item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+            runtestprotocol(item, nextitem=nextitem)
+            item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+            return True
+        """
+    )
+    compare.same()
