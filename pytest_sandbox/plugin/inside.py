@@ -148,9 +148,9 @@ def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequ
     for unit_index, item_index, need_indexes in wanted:
         unit = world.units[unit_index]
         count = 0
-        if unit_index not in world.failed:
+        needed = [] if unit_index in world.failed else [unit.above[index] for index in need_indexes if index < _reach(unit)]
+        if needed:
             inside.channel.send({"op": "for", "unit": unit_index, "item": item_index})
-            needed = [unit.above[index] for index in need_indexes]
             took, count = _set_up(world, inside, world.session.items[item_index], needed)
             duration += took
             if count < len(needed):
@@ -160,6 +160,11 @@ def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequ
     if left:
         inside.channel.send({"op": "left", "needs": left})
     return duration
+
+
+def _reach(unit: Unit) -> int:
+    """How many of a unit's needs pytest would set up: none after one that has failed for an item before."""
+    return next((index for index, need in enumerate(unit.above) if ledger.has_failed(need)), len(unit.above))
 
 
 class _ThreadStarted(BaseException):
@@ -188,9 +193,30 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
         return len(needed)
 
     measuring.name_phase(world.config, item, "setup")
-    with _caught_warnings(world, item), _captured(world.config, item, "setup"), timers.timed(item):
+    with _around(world, item, "setup"), timers.timed(item):
         call = CallInfo.from_call(work, "setup", reraise=(BaseException,))
     return call.duration, call.result or 0
+
+
+@contextlib.contextmanager
+def _around(world: World, item: pytest.Item, when: str) -> Iterator[None]:
+    """Within: what pytest's own plugins do around the whole protocol of an item, and around a phase of it."""
+    with _caught_warnings(world, item), _explained(world.config, item), _captured(world.config, item, when):
+        yield
+
+
+@contextlib.contextmanager
+def _explained(config: pytest.Config, item: pytest.Item) -> Iterator[None]:
+    """Have assertions say what differs."""
+    from _pytest import assertion
+
+    if not config.pluginmanager.hasplugin("assertion"):
+        yield
+        return
+    wrapper = assertion.pytest_runtest_protocol(item)
+    next(wrapper)
+    with contextlib.closing(wrapper):
+        yield
 
 
 @contextlib.contextmanager
@@ -231,7 +257,7 @@ def _close(world: World, inside: Inside, index: int) -> None:
         ledger.leave(world.session)
 
     measuring.name_phase(world.config, item, "teardown")
-    with _caught_warnings(world, item), _captured(world.config, item, "teardown"):
+    with _around(world, item, "teardown"):
         call = CallInfo.from_call(leave, "teardown")
         collect()
     world.reporter.news(item)

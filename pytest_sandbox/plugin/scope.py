@@ -131,6 +131,7 @@ class ScopeListener:
         self._config = session.config
         self._measured = measured_of(session.config)
         self._account = Account(self._measured)
+        self._shown = 0
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """Not trusted: WireError for what makes no sense."""
@@ -152,6 +153,7 @@ class ScopeListener:
             scope.setting_up, scope.of = "", None
             scope.time(running, None)
             scope.asking.popleft()
+            self._show(running)
             if op == "prepared":
                 self._account.restart()
                 told.prepared += seconds(frame, "duration")
@@ -166,6 +168,12 @@ class ScopeListener:
             running.hold = bool(frame.get("value")) and keeps_terminal(self._config)
         else:
             self._pass_on(item, frame)
+
+    def _show(self, running: Running) -> None:
+        """Show what it has written past its capture since the last time."""
+        written = running.read_shown(self._shown)
+        show_bytes(written)
+        self._shown += len(written)
 
     def _pass_on(self, item: pytest.Item, frame: Frame) -> None:
         op = frame["op"]
@@ -191,7 +199,7 @@ class ScopeListener:
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The scope is gone, by itself or closed."""
-        show_bytes(running.read_shown())
+        self._show(running)
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
         self._scope.outcome = outcome

@@ -293,9 +293,9 @@ class Running:
             return b"", None, []
         return data, _speaker(ancillary), descriptors_in(ancillary)
 
-    def read_shown(self) -> bytes:
-        """What it wrote past its capture."""
-        return _read(self.shown, self.order.spec.limits.output)
+    def read_shown(self, start: int = 0) -> bytes:
+        """What it wrote past its capture, from a position on."""
+        return _read(self.shown, self.order.spec.limits.output, start)
 
     def read_output(self) -> tuple[bytes, bytes, str]:
         """What stands in stdout, stderr and stacks."""
@@ -338,12 +338,10 @@ def _speaker(ancillary: Sequence[tuple[int, int, bytes]]) -> int | None:
     return None
 
 
-def _read(fd: int, limit: int | None) -> bytes:
-    size = os.fstat(fd).st_size
-    if not size:
-        return b""
+def _read(fd: int, limit: int | None, start: int = 0) -> bytes:
     # Bounded also without a limit: the size of a sparse file says nothing of what it takes to read it.
-    return os.pread(fd, min(size, _MOST_OUTPUT if limit is None else limit), 0)
+    end = min(os.fstat(fd).st_size, _MOST_OUTPUT if limit is None else limit)
+    return os.pread(fd, end - start, start) if end > start else b""
 
 
 def make_descriptors(owner: tuple[int, int] | None) -> tuple[Descriptors, socket.socket, socket.socket, socket.socket]:
