@@ -38,6 +38,7 @@ class World:
     """What every process of the run shares by fork: the session, and the units. keeps_terminal: see `settling`.
 
     failed: units, by index, for which a scope could not set up all; as plain pytest does, nothing more is set up for them.
+    broken: the parameter of each fixture that failed, by definition's id.
     """
 
     def __init__(self, session: pytest.Session, units: Sequence[Unit], book: ledger.Ledger, *, keeps_terminal: bool) -> None:
@@ -49,6 +50,7 @@ class World:
         self.reporter = Reporter(session.config)
         self.protocol = session.config.hook.pytest_runtest_protocol
         self.failed: set[int] = set()
+        self.broken: dict[int, object] = {}
         self.generators = Generators()
         self.generators.note()
 
@@ -143,28 +145,38 @@ def _forget_strays(config: pytest.Config) -> None:
 
 
 def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequence[int]]]) -> float:
-    """Set up fixtures: of a unit, for an item of it, by the indexes of its needs; returns how long it took, in seconds."""
-    duration, left = 0.0, list[tuple[int, int]]()
+    """Set up fixtures: of a unit, for an item of it, by the indexes of its needs; returns how long it took, in seconds.
+
+    What one unit could not have, since another of its fixtures failed before, the next one has set up that needs it too.
+    """
+    duration, tried, failed = 0.0, set[int](), list[tuple[int, int]]()
     for unit_index, item_index, need_indexes in wanted:
         unit = world.units[unit_index]
-        count = 0
-        needed = [] if unit_index in world.failed else [unit.above[index] for index in need_indexes if index < _reach(unit)]
+        reach = 0 if unit_index in world.failed else _reach(world, unit)
+        needed = [unit.above[index] for index in need_indexes if index < reach]
+        needed = [need for need in needed if id(need.definition) not in tried]
         if needed:
             inside.channel.send({"op": "for", "unit": unit_index, "item": item_index})
             took, count = _set_up(world, inside, world.session.items[item_index], needed)
             duration += took
+            tried.update(id(need.definition) for need in needed[: count + 1])  # the one that failed is not set up again, either
             if count < len(needed):
                 world.failed.add(unit_index)
-                count += 1  # the one that failed is not set up again, either
-        left += [(unit_index, index) for index in need_indexes[count:]]
-    if left:
-        inside.channel.send({"op": "left", "needs": left})
+                failed.append((unit_index, unit.above.index(needed[count])))
+    every = {id(world.units[unit].above[need].definition): (unit, need) for unit, _, needs in wanted for need in needs}
+    left = [place for definition, place in every.items() if definition not in tried]
+    if left or failed:
+        inside.channel.send({"op": "left", "needs": left, "failed": failed})
     return duration
 
 
-def _reach(unit: Unit) -> int:
+def _reach(world: World, unit: Unit) -> int:
     """How many of a unit's needs pytest would set up: none after one that has failed for an item before."""
-    return next((index for index, need in enumerate(unit.above) if ledger.has_failed(need)), len(unit.above))
+    broken = world.broken
+    failed = (
+        index for index, need in enumerate(unit.above) if id(need.definition) in broken and need.has(broken[id(need.definition)])
+    )
+    return next(failed, len(unit.above))
 
 
 class _ThreadStarted(BaseException):
@@ -185,6 +197,7 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
             inside.channel.send({"op": "fixture", "name": need.name})
             threads = living_threads()
             if not ledger.set_up(item, need):
+                world.broken[id(need.definition)] = need.parameter
                 return count
             started = [thread.name for thread in living_threads() if thread not in threads]
             result = need.definition.cached_result

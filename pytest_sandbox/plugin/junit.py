@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from _pytest.junitxml import LogXML, xml_key
+from _pytest.junitxml import LogXML, _NodeReporter, xml_key
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.plugin.reports import identity, writable_text
@@ -19,29 +19,33 @@ from pytest_sandbox.plugin.reports import identity, writable_text
 _KNOWN: pytest.StashKey[int] = pytest.StashKey()
 
 
-class _KeepingToSchema(LogXML):
-    """A reporter of a family in which a test has no properties (xunit2, the default): strict readers refuse such a file.
+class _WithoutFigures(_NodeReporter):
+    """A test's entry, without what we say of it. What tests record themselves stays, as in plain pytest, which warns of it."""
 
-    Those that tests record themselves go there all the same, as in plain pytest, which warns of them.
-    """
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def add_property(self, name: str, value: object) -> None:
         """Leave our own out."""
-        everything = report.user_properties
-        report.user_properties = [(name, value) for name, value in everything if not str(name).startswith("sandbox_")]
-        try:
-            super().pytest_runtest_logreport(report)
-        finally:
-            report.user_properties = everything
+        if not str(name).startswith("sandbox_"):
+            super().add_property(name, value)
+
+
+class _KeepingToSchema(LogXML):
+    """A reporter of a family in which a test has no properties (xunit2, the default): strict readers refuse such a file."""
+
+    def node_reporter(self, report: Any) -> _NodeReporter:  # noqa: ANN401  # what it takes differs between versions
+        """A test's entry."""
+        reporter = super().node_reporter(report)
+        reporter.__class__ = _WithoutFigures
+        return reporter
 
 
 def keep_to_schema(config: pytest.Config) -> None:
-    """Keep a sandbox's figures out of a file whose schema has no place for them. To be called when all is configured."""
+    """Keep a sandbox's figures out of a file whose schema has no place for them. To be called when all is configured.
+
+    The reporter stays where it is among the plugins: some change a report before it sees it.
+    """
     xml = config.stash.get(xml_key, None)
     if type(xml) is LogXML and xml.family == "xunit2":
-        config.pluginmanager.unregister(xml)
         xml.__class__ = _KeepingToSchema
-        config.pluginmanager.register(xml)
 
 
 def silence(config: pytest.Config) -> None:
@@ -49,6 +53,8 @@ def silence(config: pytest.Config) -> None:
     xml: LogXML | None = config.stash.get(xml_key, None)
     if xml is not None:
         config.stash[_KNOWN] = len(xml.global_properties)
+        if type(xml) is _KeepingToSchema:  # a test that fails shows what record_xml_attribute is
+            xml.__class__ = LogXML
         if config.pluginmanager.is_registered(xml):
             config.pluginmanager.unregister(xml)
 

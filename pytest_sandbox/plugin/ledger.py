@@ -101,12 +101,6 @@ def set_up(item: pytest.Item, need: Need) -> bool:
         _forget(item)
 
 
-def has_failed(need: Need) -> bool:
-    """Whether pytest has kept an exception of it, which it raises for each item that needs it with this parameter."""
-    result = need.definition.cached_result
-    return result is not None and result[2] is not None and need.has(result[1])
-
-
 def _request(item: pytest.Item) -> TopRequest | None:
     if not hasattr(item, "_request"):
         return None

@@ -54,9 +54,9 @@ class Unrunnable(Exception):  # noqa: N818  # not an error of ours: the test's
 class Scope:
     """An open scope sandbox.
 
-    has: the parameter of each fixture set up there, by definition's id. asking: for whom it works, and of: for which unit and
-    item it sets up now, which may be later ones. warnings: of its teardown. version: of the generators' state that it has.
-    is_timed: by the time limit of a test, and not by pytest-timeout.
+    has: the parameter of each fixture set up there, by definition's id; failed: of those that could not be. asking: for whom
+    it works, and of: for which unit and item it sets up now, which may be later ones. warnings: of its teardown. version: of
+    the generators' state that it has. is_timed: by the time limit of a test, and not by pytest-timeout.
     """
 
     node: Node
@@ -71,6 +71,7 @@ class Scope:
     warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     version: int = 0
     is_timed: bool = False
+    failed: dict[int, object] = dataclasses.field(default_factory=dict)
 
     @property
     def is_made(self) -> bool:
@@ -92,6 +93,11 @@ class Scope:
         """Whether a fixture is not set up here, or not with this parameter."""
         return id(need.definition) not in self.has or self.differs(need)
 
+    def has_failed(self, need: Need) -> bool:
+        """Whether a fixture could not be set up here with this parameter."""
+        key = id(need.definition)
+        return key in self.failed and need.has(self.failed[key])
+
     def differs(self, need: Need) -> bool:
         """Whether a fixture is set up here with another parameter."""
         key = id(need.definition)
@@ -109,16 +115,16 @@ class Home(Protocol):
     def is_of(self, item: int, unit: int) -> bool:
         """Whether there is such a unit, with this item."""
 
-    def leave(self, scope: Scope, needs: Sequence[tuple[int, int]]) -> None:
-        """The scope has not set up these needs of units, by index, since another had failed before."""
+    def leave(self, scope: Scope, needs: Sequence[tuple[int, int]], failed: Sequence[tuple[int, int]]) -> None:
+        """The scope has not set up these needs of units, by index, since others had failed before."""
 
     def warn_later(self, unit: int, warning: dict[str, Any]) -> None:
         """A fixture that is set up early has warned; that belongs to the unit it is set up for."""
 
 
-def _pairs(frame: Frame) -> list[tuple[int, int]]:
+def _pairs(frame: Frame, name: str) -> list[tuple[int, int]]:
     try:
-        return [(int(unit), int(need)) for unit, need in frame["needs"]]
+        return [(int(unit), int(need)) for unit, need in frame[name]]
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"a frame names no needs: {error!r}") from error
 
@@ -195,7 +201,7 @@ class ScopeListener:
             self._home.baton.take(frame)
             self._scope.version = self._home.baton.version
         elif op == "left":
-            self._home.leave(self._scope, _pairs(frame))
+            self._home.leave(self._scope, _pairs(frame, "needs"), _pairs(frame, "failed"))
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The scope is gone, by itself or closed."""

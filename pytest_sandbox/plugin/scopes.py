@@ -50,26 +50,42 @@ def needs(item: pytest.Item) -> tuple[Need, ...]:
     return () if info is None else tuple(_needs(item, info.name2fixturedefs))
 
 
-def _needs(item: pytest.Item, known: dict[str, Sequence[FixtureDef[Any]]]) -> Iterator[Need]:
+def _needs(item: pytest.Item, known: _Known) -> Iterator[Need]:
     callspec: Any = getattr(item, "callspec", None)
     for name in getattr(item, "fixturenames", ()):
         definitions = known.get(name) or ()
         for depth, definition in enumerate(reversed(definitions)):
             overridden = depth == 0 and callspec is not None and name in callspec.params
             scope = callspec._arg2scope[name] if overridden else definition._scope
-            node = _node(item, scope, definition)
+            node = _node(item, scope, definition, known)
             if node is not None and node is not item:
                 yield Need(name, node, definition, depth, callspec.params[name] if overridden else None)
             if name not in definition.argnames:  # does not ask for what it overrides
                 break
 
 
-def _node(item: pytest.Item, scope: FixtureScope, definition: FixtureDef[Any]) -> Node | None:
+_Known = dict[str, Sequence[FixtureDef[Any]]]
+
+
+def _node(item: pytest.Item, scope: FixtureScope, definition: FixtureDef[Any], known: _Known) -> Node | None:
     if scope is FixtureScope.Function:
         return None
     if scope is FixtureScope.Package:
-        return get_scope_package(item, definition)
+        return _package(item, definition, known)
     return get_scope_node(item, scope)
+
+
+def _package(item: pytest.Item, definition: FixtureDef[Any], known: _Known) -> Node | None:
+    """Where a fixture of a package lives: the session, if it is defined elsewhere; but not longer than one that it asks for."""
+    node = get_scope_package(item, definition)
+    if node is not item.session:
+        return node
+    asked, seen = [definition], {definition}
+    for one in asked:  # which grows meanwhile
+        more = {known[name][-1] for name in one.argnames if known.get(name)} - seen
+        asked += [other for other in more if other._scope is FixtureScope.Package]
+        seen |= more
+    return max((get_scope_package(item, one) for one in asked), key=lambda found: 0 if found is None else len(found.listchain()))
 
 
 def has_setup(node: Node) -> bool:

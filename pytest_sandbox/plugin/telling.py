@@ -115,7 +115,8 @@ class Telling:
         self.unmade: Unrunnable | None = None
         self._noted: dict[str, Noted] = {}
         self._carried: dict[str, list[Callable[[], None]]] = {}
-        self._texts: dict[object, list[str]] = {}  # by the report, or the position, that they are shown after
+        # By the id of the report, since some have no hash, or the position, that they are shown after.
+        self._texts: dict[tuple[str, int], list[str]] = {}
         self._shares_network = False
         self._begun = False
         self._announced = -1
@@ -256,7 +257,8 @@ class Telling:
         # Whoever talks to a debugger is to see at once what pytest says before it.
         talks = getattr(self.session.config.option, "usepdb", False)
         if not talks and (telling or self._announced < self.position):
-            self._texts.setdefault(telling[-1] if telling else self.position, []).append(text)
+            place = ("report", id(telling[-1])) if telling else ("position", self.position)
+            self._texts.setdefault(place, []).append(text)
         else:
             show(self.session.config, text)
 
@@ -359,7 +361,7 @@ class Telling:
             self._announced = position
             item = self.session.items[self.items[position]]
             item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-            show(self.session.config, "".join(self._texts.pop(position, ())))
+            show(self.session.config, "".join(self._texts.pop(("position", position), ())))
 
     def _fire(self, item: pytest.Item, done: Sequence[pytest.TestReport]) -> None:
         if item.nodeid in self._noted:  # before junit hears of the item, and after it has heard of all before
@@ -369,7 +371,7 @@ class Telling:
         for report in done:
             item.ihook.pytest_runtest_logreport(report=report)
             self.reruns.fired(item, report)
-            show(self.session.config, "".join(self._texts.pop(report, ())))
+            show(self.session.config, "".join(self._texts.pop(("report", id(report)), ())))
 
     def report_all_but_last(self) -> None:
         """Fire what is finished, but for the last item's teardown, which scopes that end with it may still change."""

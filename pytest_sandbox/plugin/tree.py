@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -88,6 +88,11 @@ class Tree:
         order = {"node": None, "items": list(items), "prepare": wanted, "failed": self._world.session.testsfailed}
         return self._start(parent, unit, items, listener, told, order | extra | {"waits": held}, held=held)
 
+    @property
+    def is_preparing(self) -> bool:
+        """Whether a scope is setting up."""
+        return any(scope.asking and scope.outcome is None for scope in self.open)
+
     def is_ready_for(self, unit: Unit) -> bool:
         """Whether the unit can be forked as the tree stands: nothing to open, to set up or to change."""
         is_open = {scope.node for scope in self.open if scope.outcome is None}
@@ -96,7 +101,7 @@ class Tree:
         return not any(
             id(need.definition) in self._broken
             or any(need.node is scope.node and self._lacks(scope, need) for scope in self.open)
-            for need in self._needs(unit)
+            for need in self._within_reach(unit)
         )
 
     def _open(self, unit: Unit, items: Sequence[int], node: Node, told: Told) -> None:
@@ -171,17 +176,21 @@ class Tree:
         For the first unit all that it needs. For later ones (that will use a scope to be opened now) what they need
         besides: after the fork the scope must stay as it is, since an overlay's lower layer must not change.
         """
-        wanted = []
+        wanted, added, seen = [], dict[int, Need](), set[tuple[int, ...]]()
         for position, (unit, item) in enumerate(units):
-            needs = self._needs(unit)
+            needs = self._within_reach(unit)
             first = position == 0
             if first and any(need.node is scope.node and scope.differs(need) for need in needs):
                 # Another parameter: whatever stands on it goes with it. What does not is found in place when it is asked for.
                 scope.has.clear()
-            indexes = [index for index, need in enumerate(needs) if self._is_due(scope, need)]
-            if indexes:
+            indexes = [index for index, need in enumerate(needs) if self._is_due(scope, need) and _suits(need, added)]
+            # The same again where something else is needed before: that may fail, or this may after what an earlier unit needs.
+            kind = tuple(id(need.definition) for need in needs)
+            if indexes and kind not in seen:
+                seen.add(kind)
                 wanted.append((self._index[id(unit)], item, indexes))
-                scope.has.update((id(needs[index].definition), needs[index].parameter) for index in indexes)
+                added.update((id(needs[index].definition), needs[index]) for index in indexes)
+        scope.has.update((key, need.parameter) for key, need in added.items())
         return wanted
 
     def _is_due(self, scope: Scope, need: Need) -> bool:
@@ -213,6 +222,16 @@ class Tree:
             known = self._needed[id(unit)] = () if skipped else unit.above
         return known
 
+    def _within_reach(self, unit: Unit) -> tuple[Need, ...]:
+        """What is to be set up for a unit as things are: nothing after what has failed before, for another one."""
+        needs = self._needs(unit)
+        scopes = {scope.node: scope for scope in self.open if scope.failed}
+        if scopes:
+            for index, need in enumerate(needs):
+                if need.node in scopes and scopes[need.node].has_failed(need):
+                    return needs[:index]
+        return needs
+
     # -- closing ------------------------------------------------------------------------------------------------------
 
     def ending(self, following: int | None) -> list[Scope]:
@@ -220,7 +239,7 @@ class Tree:
         keep = 0
         ancestors = self._ancestors(following) if following is not None else ()
         unit = self._of.get(following) if following is not None else None  # an item that is not sandboxed has none
-        needed = self._needs(unit) if unit is not None else ()
+        needed = self._within_reach(unit) if unit is not None else ()
         for scope in self.open:
             if scope.node not in ancestors or scope.outcome is not None:
                 break
@@ -261,12 +280,15 @@ class Tree:
         """See `Home`."""
         return 0 <= unit < len(self._units) and item in self._units[unit].items
 
-    def leave(self, scope: Scope, needs: Sequence[tuple[int, int]]) -> None:
-        """See `Home`. Who needs them next has them set up."""
-        for unit, need in needs:
+    def leave(self, scope: Scope, needs: Sequence[tuple[int, int]], failed: Sequence[tuple[int, int]]) -> None:
+        """See `Home`. Who needs them next, and none of those that failed before them, has them set up."""
+        for unit, need in (*needs, *failed):
             if not (0 <= unit < len(self._units) and 0 <= need < len(self._units[unit].above)):
                 raise WireError(f"there is no need {need} of unit {unit}")
+        for unit, need in needs:
             scope.has.pop(id(self._units[unit].above[need].definition), None)
+        for one in (self._units[unit].above[need] for unit, need in failed):
+            scope.failed[id(one.definition)] = one.parameter
 
     def warn_later(self, unit: int, warning: dict[str, Any]) -> None:
         """See `Home`."""
@@ -336,6 +358,12 @@ class Tree:
             if scope.outcome is not None:
                 self._book.add_scope(scope.node, scope.outcome)
         del self.open[first:]
+
+
+def _suits(need: Need, added: Mapping[int, Need]) -> bool:
+    """Whether nobody has the same fixture set up with another parameter."""
+    other = added.get(id(need.definition))
+    return other is None or need.has(other.parameter)
 
 
 def _is_skipped(item: pytest.Item) -> bool:

@@ -218,6 +218,8 @@ class Walk:
                 if told.running.held:
                     told.running.send({"op": "begin", "generators": self.baton.since(told.version)})
                 self._supervisor.release(told.running)
+                # What scopes cannot set up for it they will not have for the next ones, either.
+                self._supervisor.run_while(lambda: self._tree.is_preparing)
                 self._make_ready(adjacent)
                 self._serve(told)
             if told.unmade is not None and told.interruption is None and not self._fails(told):

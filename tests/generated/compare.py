@@ -46,9 +46,19 @@ _INTENDED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in INTENDED
 
 #: What plain pytest prints of a suite of which only outcomes are compared, since these things differ by their nature.
 INTENDED_OF_SUITES = {
-    "assert not self._finalizers": "pytest calls a fixture that has raised SystemExit broken for all later tests",
-    "errors during test teardown (": "the errors of a test's teardown and of its scopes' come from several processes",
-    "_pytest.outcomes.Exit: ": "what is torn down after pytest.exit() is so in the test's process, and not at the session's end",
+    r"assert not self\._finalizers|E   AssertionError$|- AssertionError$": (
+        "pytest fails by an assertion of its own in all later tests that need a fixture that has raised SystemExit"
+    ),
+    "PytestUnraisableExceptionWarning": "what a test leaves to be collected is collected in its own process, and told of it",
+    r"errors during test teardown \(": "the errors of a test's teardown and of its scopes' come from several processes",
+    r"_pytest\.outcomes\.Exit: ": "what is torn down after pytest.exit() is so in the test's process, not at the session's end",
+}
+
+
+#: The same, of suites that are run with these arguments.
+INTENDED_OF_ARGUMENTS = {
+    "--full-trace": "a traceback through all of pytest shows the way by which a fixture was set up, or its failure found",
+    "no:warnings": "Python prints a warning once for each place, and remembers that in a memory that sandboxes do not share",
 }
 
 
@@ -158,10 +168,14 @@ LIVE = {"--capture=no", "--capture=sys", "--capture=tee-sys", "--setup-show", "-
 
 
 def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool = False) -> Iterator[str]:
-    """Every place where they are not the same, as a diff; loose, or of a suite that is, or see INTENDED_OF_SUITES: only outcomes."""
-    if plain.status != boxed.status:
+    """Every place where they are not the same, as a diff; loose, or of a suite that is, or see INTENDED_OF_...: only outcomes."""
+    # Where a teardown fails after pytest.exit() or Ctrl-C, plain pytest itself ends with a traceback.
+    if plain.status != boxed.status and isinstance(plain.status, int):
         yield f"exit status {plain.status} is {boxed.status} with --sandbox"
-    if loose or suite.loose or any(words in plain.output for words in INTENDED_OF_SUITES):
+    intended = any(
+        re.search(words, plain.output, re.MULTILINE) for words in INTENDED_OF_SUITES
+    ) or INTENDED_OF_ARGUMENTS.keys() & {*suite.arguments}
+    if loose or suite.loose or intended:
         yield from _diff("outcomes", _outcomes(plain), _outcomes(boxed))
         return
     yield from _diff("events", [json.dumps(event) for event in plain.events], [json.dumps(event) for event in boxed.events])

@@ -137,6 +137,44 @@ def test_live_log(pytester: pytest.Pytester, compare: Compare) -> None:
     assert [line for line in boxed if "mine" in line] == [line for line in plain if "mine" in line]
 
 
+def test_live_log_with_subtests(pytester: pytest.Pytester, compare: Compare) -> None:
+    """What is logged, and how each subtest ends, in the order in which it happens."""
+    pytester.makepyfile(
+        """
+        import logging
+        def test_1(subtests):
+            logging.warning("before")
+            with subtests.test("one"): logging.warning("in one")
+            with subtests.test("two"): assert 0
+            logging.warning("after")
+        def test_2(subtests):
+            with subtests.test("three"): logging.warning("in three")
+        """
+    )
+    compare.same("-o", "log_cli=true")
+    compare.same("--setup-show")
+
+
+def test_what_a_fixture_writes_past_the_capture(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Stands where the fixture is set up, and not where its scope ends."""
+    pytester.makepyfile(
+        """
+        import os, pytest
+        @pytest.fixture(scope="session")
+        def session(): os.write(1, b"<session up>"); yield; os.write(1, b"<session down>")
+        @pytest.fixture(scope="module")
+        def module(): os.write(1, b"<module up>"); yield; os.write(1, b"<module down>")
+        def test_1(session): os.write(1, b"<one>")
+        def test_2(module): os.write(1, b"<two>")
+        def test_3(): os.write(1, b"<three>")
+        """
+    )
+    pair = compare("--capture=sys")
+    found = [re.findall(r"<(.*?)>", run.result.stdout.str()) for run in (pair.plain, pair.boxed)]
+    assert found[0] == ["session up", "one", "module up", "two", "three", "module down", "session down"]
+    assert found[1] == found[0]
+
+
 @pytest.mark.parametrize("mode", ["w", "a"])
 def test_log_file(pytester: pytest.Pytester, compare: Compare, mode: str) -> None:
     """log_file: what tests and fixtures log is in the file, in order; what was there is kept with mode a."""

@@ -37,6 +37,28 @@ def test_error_in_set_up(pytester: pytest.Pytester, compare: Compare, scope: str
 
 
 @pytest.mark.parametrize("scope", SCOPES)
+def test_assertions_are_explained(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
+    """What differs is said of assertions in fixtures, too, wherever these are set up and torn down."""
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.fixture(scope="{scope}")
+        def failing():
+            assert {{"a": 1, "b": [1, 2, 3]}} == {{"a": 1, "b": [1, 2, 4]}}
+        @pytest.fixture(scope="{scope}")
+        def failing_later():
+            yield
+            assert "some text" == "some other text"
+        def test_1(failing): pass
+        def test_2(failing_later): pass
+        """
+    )
+    pair = compare.same()
+    assert "Differing items" in pair.boxed.text
+    assert "- some other text" in pair.boxed.text
+
+
+@pytest.mark.parametrize("scope", SCOPES)
 def test_error_in_teardown(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
     """A teardown that fails is an error of the last test of its scope."""
     pytester.makepyfile(

@@ -235,6 +235,9 @@ def test_junit(pytester: pytest.Pytester, compare: Compare, family: str) -> None
         def test_3(record_xml_attribute):
             record_xml_attribute("status", "bad")
             assert 0
+        def test_4(subtests):
+            with subtests.test("passes"): pass
+            with subtests.test("fails"): assert 1 == 2
         """,
     )
     pair = compare("--junitxml=junit.xml", "-o", f"junit_family={family}", "-o", "junit_logging=all")

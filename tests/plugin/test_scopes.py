@@ -534,3 +534,62 @@ def test_after_one_that_failed(pytester: pytest.Pytester, compare: Compare) -> N
     )
     lines = same_log(compare)
     assert [lines.count(f"{scope} is set up") for scope in ("module", "session")] == [2, 1]
+
+
+def test_a_packages_fixture_defined_in_a_module(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Lives as long as the one of the package that it asks for, and not only as long as its module, nor the session."""
+    make(
+        pytester,
+        pkg____init="",
+        pkg__conftest="""
+        import pytest
+        @pytest.fixture(scope="package")
+        def outer(log): log("outer up"); yield; log("outer down")
+        """,
+        pkg__test_1="""
+        import pytest
+        @pytest.fixture(scope="package")
+        def inner(outer, log): log("inner up"); yield; log("inner down")
+        def test_1(inner, log): log("test_1")
+        """,
+        pkg__test_2="""
+        def test_2(log): log("test_2")
+        def test_3(outer, log): log("test_3")
+        """,
+        test_other="def test_4(log): log('test_4')",
+    )
+    lines = same_log(compare, "pkg", "test_other.py")
+    assert lines == ["outer up", "inner up", "test_1", "test_2", "test_3", "inner down", "outer down", "test_4"]
+
+
+@pytest.mark.parametrize("error", ["1 / 0", "pytest.skip('no')"])
+def test_nothing_after_a_failed_one(pytester: pytest.Pytester, compare: Compare, error: str) -> None:
+    """For no test that needs it: what comes after it is set up by who does not need it, once, and wider scopes stay."""
+    make(
+        pytester,
+        f"""
+        import sys
+        @pytest.fixture(scope="session")
+        def fails(log): log("fails"); {error}
+        @pytest.fixture(scope="package")
+        def elsewhere(log): log("elsewhere up"); yield; log("elsewhere down")
+        @pytest.fixture(scope="module")
+        def after(log): log("after up"); yield; log("after down")
+        @pytest.fixture(scope="module", autouse=True)
+        def always(log): log("always up"); yield; log("always down")
+        """,
+        test_1="""
+        import pytest
+        @pytest.fixture(scope="class")
+        def last(log): log("last up"); yield; log("last down")
+        class Test1:
+            def test_1(self, fails, elsewhere, after, last): pass
+            def test_2(self, fails, elsewhere, after, last): pass
+            def test_3(self, elsewhere, after, last, log): log("test_3")
+            def test_4(self, fails, after, last, tmp_path_factory): pass
+            def test_5(self, after, last, log): log("test_5")
+        def test_6(after, log): log("test_6")
+        """,
+    )
+    lines = same_log(compare)
+    assert lines.count("after up") == lines.count("always up") == lines.count("last up") == lines.count("elsewhere up") == 1
