@@ -11,7 +11,7 @@ import pytest
 
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import UnavailableError
-from pytest_sandbox.plugin import carried, junit, paths, resolve, watchdog
+from pytest_sandbox.plugin import asked, carried, dependency, junit, paths, refused, resolve, watchdog
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.measured import measure
 from pytest_sandbox.plugin.report import Book
@@ -27,6 +27,7 @@ def register(config: pytest.Config, settings: resolve.Settings) -> None:
 
 def known(settings: resolve.Settings) -> Mapping[str, Capability]:
     """What this machine can do. Raises UsageError for what the run asks for and cannot have here."""
+    refused.refuse_green()
     found = host.capabilities()
     try:
         host.refuse_missing(("platform", *sorted(settings.require)), found)
@@ -65,9 +66,12 @@ class Controller:
     def walk(self, session: pytest.Session, *, in_order: bool) -> Iterator[Walk]:
         """The walk over what was collected. What cannot be had is refused, by a UsageError, before anything runs."""
         try:
+            refused.refuse_green()
             self._plan(session)
+            dependency.find(self.config, session.items)
             measure(self.config)
             watchdog.note(self.config)
+            asked.name_beforehand(self.config, session.items)
             boxed = [item for item, plan in zip(session.items, self.plans, strict=True) if plan.enabled]
             with (
                 carried.carrying(self.config, boxed),
@@ -85,6 +89,7 @@ class Controller:
         if self.settings.degrade:
             changed = {plan: dataclasses.replace(new, spec=host.degraded(new.spec)) for plan, new in changed.items()}
         plans = [changed[plan] for plan in plans]
+        refused.refuse_lost_files(self.config, plans)
         base, *self.plans = let_through(self.config, session.items, plans)
         self.settings = dataclasses.replace(self.settings, base=base)
         self._refuse(session.items)

@@ -11,7 +11,10 @@ import binascii
 import sys
 from array import array
 from base64 import b64decode, b64encode
+from bisect import bisect_right
+from collections.abc import Sequence
 from math import isfinite
+from operator import itemgetter
 from random import getstate, setstate
 from typing import Any
 
@@ -87,11 +90,21 @@ def _unpacked(text: str) -> list[int]:
 
 
 class Baton:
-    """What the controller hands on: the state after the last who changed it. version: how often it was changed."""
+    """What the controller hands on: the state after the last who changed it. version: how often it was changed.
+
+    With it go the ends of tests that others may depend on (see `dependency`), each once.
+    """
 
     def __init__(self) -> None:
         self.version = 0
         self._state: Frame = {}
+        self._ends: list[tuple[int, Sequence[object]]] = []
+
+    def note(self, ends: Sequence[Sequence[object]]) -> None:
+        """Hand these on too."""
+        if ends:
+            self.version += 1
+            self._ends += [(self.version, end) for end in ends]
 
     def take(self, frame: Frame) -> None:
         """Have it changed by a sandbox's frame. Raises WireError for what is no state."""
@@ -108,7 +121,10 @@ class Baton:
 
     def since(self, version: int) -> Frame | None:
         """The state for somebody who has that of a version; None where it is the same."""
-        return self._state if version < self.version else None
+        if version >= self.version:
+            return None
+        new = [end for since, end in self._ends[bisect_right(self._ends, version, key=itemgetter(0)) :]]
+        return self._state | {"ends": new} if new else self._state
 
 
 def _parts(value: object, count: int) -> list[Any]:

@@ -24,7 +24,7 @@ from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
 from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin import carried, interruption, ledger, measuring, reports, reruns, timers
+from pytest_sandbox.plugin import carried, dependency, interruption, ledger, measuring, reports, reruns, timers
 from pytest_sandbox.plugin.generators import Generators
 from pytest_sandbox.plugin.reporter import Reporter, silence_foreign_hooks
 from pytest_sandbox.plugin.scopes import Need, Unit
@@ -64,6 +64,13 @@ def _begin(world: World, inside: Inside) -> None:
     carried.begin(world.config)
 
 
+def _take(world: World, handed: Frame | None) -> None:
+    """Have what the controller hands on: see `Baton`."""
+    world.generators.put(handed)
+    if handed is not None:
+        dependency.enter(world.session, handed.get("ends", ()))
+
+
 def _tell_generators(world: World, inside: Inside) -> None:
     if news := world.generators.news():
         inside.channel.send({"op": "generators", **news})
@@ -90,7 +97,7 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
     freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
     while True:
         frame, descriptors = inside.channel.receive()
-        world.generators.put(frame.get("generators"))
+        _take(world, frame.get("generators"))
         if frame["op"] == "prepare":
             if not _make_ripe(world, inside, frame):
                 return _leave(inside)
@@ -106,7 +113,9 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
     try:
         duration = _prepare(world, inside, frame["prepare"])
     except _ThreadStarted as spoilt:
-        with suppress(Exception):  # whoever sets the fixture up again will say what is wrong with it
+        item = world.session.items[frame["item"]]
+        # Whoever sets the fixtures up again will say what they have to say.
+        with suppress(Exception), _around(world, item, "teardown"):
             ledger.leave(world.session)
         measuring.send(world.config, inside)
         inside.channel.send({"op": "threaded", "name": spoilt.name, "threads": spoilt.threads})
@@ -303,7 +312,7 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
     """
     _begin(world, inside)
     if order["waits"]:
-        world.generators.put(inside.channel.wait_for("begin")["generators"])
+        _take(world, inside.channel.wait_for("begin")["generators"])
     session, reporter = world.session, world.reporter
     items, grows = order["items"], order["grows"]
     alone = len(items) == 1 and not grows

@@ -53,8 +53,8 @@ def silence(config: pytest.Config) -> None:
     xml: LogXML | None = config.stash.get(xml_key, None)
     if xml is not None:
         config.stash[_KNOWN] = len(xml.global_properties)
-        if type(xml) is _KeepingToSchema:  # a test that fails shows what record_xml_attribute is
-            xml.__class__ = LogXML
+        if xml.__class__ is _KeepingToSchema:  # a test that fails shows what record_xml_attribute is
+            xml.__class__ = LogXML  # type: ignore[assignment]
         if config.pluginmanager.is_registered(xml):
             config.pluginmanager.unregister(xml)
 

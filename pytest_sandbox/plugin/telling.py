@@ -14,7 +14,7 @@ from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
-from pytest_sandbox.plugin import carried, interruption, watchdog
+from pytest_sandbox.plugin import carried, dependency, interruption, watchdog
 from pytest_sandbox.plugin.fixtures import Requests
 from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.junit import Noted
@@ -270,6 +270,8 @@ class Telling:
         if self.prepared and self.reports:
             self.reports[0].duration += self.prepared  # as plain pytest counts what its first test had set up
             self.prepared = 0.0
+        index = self.items[self.position]
+        self._line.baton.note(dependency.entries(self.session.config, index, self.item, self.reports))
         self.finished.append(Finished(self.item, self.reports, [*self._line.early_warnings(self.unit), *self.warnings]))
         self.reports, self.warnings = [], []
         self.position += 1

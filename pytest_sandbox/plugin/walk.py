@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from pytest_sandbox.model.errors import SandboxError
-from pytest_sandbox.plugin import inside, resolve, scopes, settling
+from pytest_sandbox.plugin import dependency, inside, resolve, scopes, settling
 from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.measured import measured_of
@@ -168,7 +168,9 @@ class Walk:
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:
         """Within: an item that is not sandboxed runs in this process."""
-        self._generators.put(self.baton.since(self._version))
+        handed = self.baton.since(self._version)
+        self._generators.put(handed)
+        dependency.enter(self._session, (handed or {}).get("ends", ()))
         try:
             yield
         finally:
@@ -182,6 +184,7 @@ class Walk:
         nextitem = None if later is None else self._session.items[later]
         with self.here():
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+        self.baton.note(dependency.ended_here(item.config, item_index, item))
 
     def _serve(self, told: Telling) -> None:
         """Wait until it has run, or pauses; look now and then whether pytest's watchdog has barked at it."""
