@@ -79,7 +79,8 @@ def leave(session: pytest.Session) -> None:
 def set_up(item: pytest.Item, need: Need) -> bool:
     """Set up a fixture of a higher scope here, for an item; whether that worked.
 
-    An exception of its own, which pytest caches, is raised again and reported in each child that needs it.
+    An exception of its own, which pytest caches, is raised again and reported in each child that needs it. So is one that pytest
+    does not cache (SystemExit, a warning that is an error): it has run, and is not to be run once more for the same test.
     """
     __tracebackhide__ = True
     request = _request(item)
@@ -92,7 +93,9 @@ def set_up(item: pytest.Item, need: Need) -> bool:
         _execute(request, need)
     except (KeyboardInterrupt, pytest.exit.Exception):
         raise
-    except BaseException:  # noqa: BLE001  # SystemExit is an error of the fixture's too, which pytest does not cache
+    except BaseException as error:  # noqa: BLE001  # SystemExit is an error of the fixture's too
+        if need.definition.cached_result is None:
+            need.definition.cached_result = (None, need.parameter, (error, error.__traceback__))
         return False
     else:
         return True

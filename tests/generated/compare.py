@@ -21,7 +21,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,22 @@ INTENDED_OF_SUITES = {
     r"assert not self\._finalizers|E   AssertionError$|- AssertionError$": (
         "pytest fails by an assertion of its own in all later tests that need a fixture that has raised SystemExit"
     ),
-    "PytestUnraisableExceptionWarning": "what a test leaves to be collected is collected in its own process, and told of it",
+    "Pytest(UnraisableException|UnhandledThreadException)Warning": (
+        "what a test leaves to be collected is so in its own process, and told of it; what threads leave is told there, too"
+    ),
     r"errors during test teardown \(": "the errors of a test's teardown and of its scopes' come from several processes",
-    r"_pytest\.outcomes\.Exit: ": "what is torn down after pytest.exit() is so in the test's process, not at the session's end",
+    r"!! (_pytest\.outcomes\.Exit: |KeyboardInterrupt)": (
+        "what is torn down after pytest.exit() or Ctrl-C is so in the test's process, not at the session's end"
+    ),
 }
 
 
-#: The same, of suites that are run with these arguments.
+#: Tests that pytest itself breaks, see above.
+_BROKEN = re.compile(r"^ERROR (\S+) - AssertionError$", re.MULTILINE)
+#: Where only outcomes are compared, too: suites that are run with these arguments.
 INTENDED_OF_ARGUMENTS = {
+    "-x": "what was set up early, for tests that then do not run, is torn down all the same",
+    "--maxfail=2": "the same",
     "--full-trace": "a traceback through all of pytest shows the way by which a fixture was set up, or its failure found",
     "no:warnings": "Python prints a warning once for each place, and remembers that in a memory that sandboxes do not share",
 }
@@ -176,19 +184,22 @@ def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool
         re.search(words, plain.output, re.MULTILINE) for words in INTENDED_OF_SUITES
     ) or INTENDED_OF_ARGUMENTS.keys() & {*suite.arguments}
     if loose or suite.loose or intended:
-        yield from _diff("outcomes", _outcomes(plain), _outcomes(boxed))
+        broken = set(_BROKEN.findall(plain.output))
+        yield from _diff("outcomes", _outcomes(plain, broken), _outcomes(boxed, broken))
         return
     yield from _diff("events", [json.dumps(event) for event in plain.events], [json.dumps(event) for event in boxed.events])
     output = [run.output.splitlines() for run in (plain, boxed)]
-    if LIVE.intersection(suite.arguments):
+    is_live = bool(LIVE.intersection(suite.arguments))
+    if is_live:
         output = [sorted("".join("".join(lines).split())) for lines in output]
     yield from _diff("output", *output)
     for name in plain.files.keys() | boxed.files.keys():
-        yield from _diff(name, _junit(plain.files.get(name, "")), _junit(boxed.files.get(name, "")))
+        texts = [_junit(run.files.get(name, "")) for run in (plain, boxed)]
+        yield from _diff(name, *([sorted(lines) for lines in texts] if is_live and name == "stderr" else texts))
 
 
-def _outcomes(seen: Seen) -> list[str]:
-    return [" ".join(map(str, event[:5])) for event in seen.events if event[0] == "report"]
+def _outcomes(seen: Seen, broken: Container[str]) -> list[str]:
+    return [" ".join(map(str, event[:5])) for event in seen.events if event[0] == "report" and event[1] not in broken]
 
 
 def _junit(text: str) -> list[str]:

@@ -134,7 +134,8 @@ class Maker:
         lines = [self._quiet(where) for _ in range(self._chance.randrange(3))]
         if test and self._is(0.3):
             lines.append(self._test_only(where))
-        if self._is(fails):
+        # Where parameters of wider fixtures move, see `Suite.loose`.
+        if self._is(0 if self._moves and "teardown" in where.lower() else fails):
             loud = self._loud(where)
             lines.append("1 / 0" if "teardown" in where and loud.startswith(("sys.exit", "raise BaseException")) else loud)
         return lines or ["pass"]
@@ -164,7 +165,7 @@ class Maker:
         if "request" in wants and self._is(0.4):
             lines.insert(0, f"request.addfinalizer(lambda: print('finalizer of {name}'))")
         if self._is(0.6):
-            lines += [f"yield {value}", *self._body(f"teardown of {name}", fails=0 if self._moves else 0.06)]
+            lines += [f"yield {value}", *self._body(f"teardown of {name}", fails=0.06)]
         else:
             lines.append(f"return {value}")
         source = [f"@pytest.fixture({', '.join(arguments)})", f"def {name}({', '.join(wants)}):", *indented(lines)]
