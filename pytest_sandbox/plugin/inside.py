@@ -312,7 +312,9 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
     """
     _begin(world, inside)
     if order["waits"]:
-        _take(world, inside.channel.wait_for("begin")["generators"])
+        begin = inside.channel.wait_for("begin")
+        _take(world, begin["generators"])
+        world.session.testsfailed = begin["failed"]
     session, reporter = world.session, world.reporter
     items, grows = order["items"], order["grows"]
     alone = len(items) == 1 and not grows

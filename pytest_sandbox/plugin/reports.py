@@ -1,4 +1,4 @@
-"""Reports, warnings and properties as frames, and back. Imports pytest only.
+"""Reports, warnings and properties as frames, and back. Imports pytest and `values`.
 
 Reports travel by pytest's own serializable hooks. What comes back was made by a sandbox: it is checked, and what JSON cannot
 tell apart (tuples) or pytest's form leaves out is put right again.
@@ -22,11 +22,19 @@ from _pytest._code.code import TerminalRepr
 from _pytest._io import TerminalWriter
 
 from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.sandbox import values
 
 _OUTCOMES = ("passed", "failed", "skipped", "rerun")  # the last is pytest-rerunfailures'
 _PHASES = ("setup", "call", "teardown")
 #: What pytest captures, in its order.
 _CAPTURED = ("stdout", "stderr", "log")
+#: What every report has: pytest's hooks bring it over in a form of their own.
+_OF_PYTEST = frozenset(
+    {
+        "nodeid", "location", "keywords", "outcome", "longrepr", "when", "user_properties", "sections", "duration", "start",
+        "stop", "id", "context", "$report_type", "_report_type", "_subtest.context",
+    }
+)  # fmt: skip
 _Name = TypeVar("_Name")
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -49,28 +57,33 @@ class _Text(TerminalRepr):
             tw.line(line)
 
 
-def _sendable_property(one: Any) -> Any:  # noqa: ANN401  # a test may have put anything there
-    """A name and a value, as text where JSON has no form for that: infinity, or what contains itself."""
-    if not (isinstance(one, (tuple, list)) and len(one) == 2):
-        return one
-    name, value = one
+def _sendable(value: Any) -> Any:  # noqa: ANN401  # a test or plugin may have put anything there
+    """It, or its text where JSON has no form for it: infinity, what contains itself, keys that are no text."""
     try:
-        json.dumps(value, allow_nan=False)
-    except TypeError:  # of no type of JSON's: the wire sends what repr makes of it
-        return one
-    except (ValueError, RecursionError):
-        with contextlib.suppress(ValueError, RecursionError):
-            return name, str(value)
-        return name, f"<{type(value).__name__} that has no text>"
-    return one
+        json.dumps(value, allow_nan=False, default=repr)  # as the wire does
+    except Exception:  # noqa: BLE001  # what a foreign repr raises, too
+        with contextlib.suppress(Exception):
+            return str(value)
+        return f"<{type(value).__name__} that has no text>"
+    return value
+
+
+def _sendable_property(one: Any) -> Any:  # noqa: ANN401  # the same
+    return (one[0], _sendable(one[1])) if isinstance(one, (tuple, list)) and len(one) == 2 else _sendable(one)
 
 
 def to_frame(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]:
     """A report as a frame."""
     data = config.hook.pytest_report_to_serializable(config=config, report=report)
     data["user_properties"] = [_sendable_property(one) for one in report.user_properties]
+    plain = _take_added(data)
     longrepr = report.longrepr
-    frame = {"op": "report", "data": data, "skip": isinstance(longrepr, tuple)}
+    frame: dict[str, Any] = {
+        "op": "report",
+        "data": data,
+        "plain": plain,
+    }
+    frame["skip"] = isinstance(longrepr, tuple)
     frame["text"] = isinstance(data.get("longrepr"), str) and not isinstance(longrepr, str)
     context = getattr(report, "context", None)
     if context is not None:  # pytest sends a subtest's arguments as what repr makes of them
@@ -78,6 +91,18 @@ def to_frame(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]
         frame["arguments"] = {name: value for name, value in arguments.items() if isinstance(value, _PLAIN)}
     frame["subtests"] = _subtests(config).get(_id(report), 0)
     return frame
+
+
+def _take_added(data: dict[str, Any]) -> dict[str, Any]:
+    """Take out what plugins have added to a report, packed: plain data, such as a set, for which JSON has no form."""
+    packed = {}
+    for name in data.keys() - _OF_PYTEST:
+        value = data.pop(name)
+        try:
+            packed[name] = values.pack(value)
+        except (TypeError, RecursionError):
+            data[name] = _sendable(value)
+    return packed
 
 
 def _subtests(config: pytest.Config) -> dict[object, int]:
@@ -142,7 +167,8 @@ def seconds(frame: dict[str, Any], name: str) -> float:
 
 
 def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestReport:
-    report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=frame["data"])
+    plain = {str(name): values.unpack(form) for name, form in (frame.get("plain") or {}).items() if name not in _OF_PYTEST}
+    report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=frame["data"] | plain)
     if not isinstance(report, pytest.TestReport):
         raise TypeError(f"it is a {type(report).__name__}")
     report.__dict__.pop("node", None)  # xdist's, an object, and never a sandbox's

@@ -219,7 +219,8 @@ class Walk:
                 return
             if told.running is not None:
                 if told.running.held:
-                    told.running.send({"op": "begin", "generators": self.baton.since(told.version)})
+                    handed = {"generators": self.baton.since(told.version), "failed": self._session.testsfailed}
+                    told.running.send({"op": "begin", **handed})
                 self._supervisor.release(told.running)
                 # What scopes cannot set up for it they will not have for the next ones, either.
                 self._supervisor.run_while(lambda: self._tree.is_preparing)

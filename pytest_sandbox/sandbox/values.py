@@ -1,4 +1,4 @@
-"""Plain values over the wire: what JSON has, and tuples, sets and bytes besides. Pure; imports nothing of the package.
+"""Plain values over the wire: what JSON has, and tuples, sets, bytes and infinity besides. Pure; imports nothing of the package.
 
 No pickle: a value from a sandbox must not be able to run anything where it arrives.
 """
@@ -6,6 +6,7 @@ No pickle: a value from a sandbox must not be able to run anything where it arri
 from __future__ import annotations
 
 import base64
+import math
 from typing import Any
 
 _TAG = "$"
@@ -13,6 +14,8 @@ _TAG = "$"
 
 def pack(value: object) -> Any:  # noqa: ANN401  # what JSON takes
     """A form that JSON keeps; TypeError names a value that is not plain data."""
+    if type(value) is float and not math.isfinite(value):
+        return {_TAG: "float", "of": repr(value)}
     if value is None or type(value) in (bool, int, float, str):
         return value
     if type(value) is list:
@@ -42,6 +45,8 @@ def unpack(form: object) -> Any:  # noqa: ANN401  # what was packed
     try:
         if kind == "dict":
             return {unpack(key): unpack(part) for key, part in content}  # type: ignore[union-attr]
+        if kind == "float":
+            return float(str(content))
         if kind == "bytes":
             return base64.b64decode(str(content), validate=True)
         return _MAKERS[str(kind)](unpack(part) for part in content)  # type: ignore[union-attr]

@@ -258,6 +258,67 @@ def _elements(text: str) -> list[str]:
     return [line for line in found if line != "properties []"]
 
 
+def test_attributes_that_hooks_add(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Plain data arrives as what it was, also what JSON has no form for; of anything else what repr makes of it."""
+    pytester.makeconftest(
+        """
+        import pytest
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            if report.when == "call":
+                report.files = {"a.py": {1, 2}, "b.py": frozenset()}
+                report.numbers = {1: "one", None: (2, [3])}
+                report.bytes = b"\\x00\\xff"
+                report.infinite = [float("inf"), float("nan")]
+                report.words = ["a", {"b": None}, True, 1.5]
+            return report
+        def pytest_runtest_logreport(report):
+            if report.when == "call":
+                print("attributes", report.files, report.numbers, report.bytes, report.infinite, report.words)
+        """
+    )
+    pytester.makepyfile("def test_1(): pass\ndef test_2(): assert 0")
+    compare.same("-s")
+
+
+def test_an_attribute_that_is_no_data(pytester: pytest.Pytester) -> None:
+    """It does no harm: an object of a class, and what contains itself."""
+    pytester.makeconftest(
+        """
+        import pytest
+        class Own:
+            def __repr__(self): return "<own>"
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            report.own, report.deep = Own(), {1: []}
+            report.deep[1].append(report.deep)
+            return report
+        def pytest_runtest_logreport(report):
+            if report.when == "call": print("own:", report.own)
+        """
+    )
+    pytester.makepyfile("def test_1(): pass")
+    run = pytester.runpytest_subprocess("--sandbox", "-s")
+    run.assert_outcomes(passed=1)
+    run.stdout.fnmatch_lines(["*own: <own>*"])
+
+
+def test_maxfail_with_subtests(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A subtest that fails ends its test where it is the last failure allowed, also in a sandbox that was made ahead."""
+    pytester.makepyfile(
+        """
+        import time
+        def test_1(): time.sleep(0.2); assert 0
+        def test_2(subtests):
+            for n in range(3):
+                with subtests.test(n=n): assert n != 1
+        """
+    )
+    compare.same("--maxfail=2")
+
+
 def test_warnings(pytester: pytest.Pytester, compare: Compare) -> None:
     """Warnings of every origin: shown in the summary, with test and place, counted once."""
     pytester.makepyfile(
