@@ -59,8 +59,11 @@ INTENDED_OF_SUITES = {
 }
 
 
-#: Tests that pytest itself breaks, see above.
-_BROKEN = re.compile(r"^ERROR (\S+) - AssertionError$", re.MULTILINE)
+#: Tests that fail by these, in which they may not even have to do with it.
+_BROKEN = re.compile(
+    r"^(?:ERROR|FAILED) (\S+) - (?:AssertionError$|pytest\.PytestUn(?:raisableException|handledThreadException)Warning)",
+    re.MULTILINE,
+)
 #: Where only outcomes are compared, too: suites that are run with these arguments.
 INTENDED_OF_ARGUMENTS = {
     "-x": "what was set up early, for tests that then do not run, is torn down all the same",
@@ -184,7 +187,7 @@ def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool
         re.search(words, plain.output, re.MULTILINE) for words in INTENDED_OF_SUITES
     ) or INTENDED_OF_ARGUMENTS.keys() & {*suite.arguments}
     if loose or suite.loose or intended:
-        broken = set(_BROKEN.findall(plain.output))
+        broken = {*_BROKEN.findall(plain.output), *_BROKEN.findall(boxed.output)}
         yield from _diff("outcomes", _outcomes(plain, broken), _outcomes(boxed, broken))
         return
     yield from _diff("events", [json.dumps(event) for event in plain.events], [json.dumps(event) for event in boxed.events])
