@@ -60,10 +60,7 @@ INTENDED_OF_SUITES = {
 
 
 #: Tests that fail by these, in which they may not even have to do with it.
-_BROKEN = re.compile(
-    r"^(?:ERROR|FAILED) (\S+) - (?:AssertionError$|pytest\.PytestUn(?:raisableException|handledThreadException)Warning)",
-    re.MULTILINE,
-)
+_BROKEN = re.compile(r"^(?:ERROR|FAILED) (\S+) - (?:AssertionError$|pytest\.PytestUn)", re.MULTILINE)
 #: Where only outcomes are compared, too: suites that are run with these arguments.
 INTENDED_OF_ARGUMENTS = {
     "-x": "what was set up early, for tests that then do not run, is torn down all the same",
