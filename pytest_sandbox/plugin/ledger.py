@@ -79,8 +79,8 @@ def leave(session: pytest.Session) -> None:
 def set_up(item: pytest.Item, need: Need) -> bool:
     """Set up a fixture of a higher scope here, for an item; whether that worked.
 
-    An exception of its own, which pytest caches, is raised again and reported in each child that needs it. So is one that pytest
-    does not cache (SystemExit, a warning that is an error): it has run, and is not to be run once more for the same test.
+    An exception of its own, which pytest caches, is raised again and reported in each child that needs it. So is
+    SystemExit, which pytest does not cache: the fixture has run, and is not to be run once more for the same test.
     """
     __tracebackhide__ = True
     request = _request(item)
@@ -94,7 +94,7 @@ def set_up(item: pytest.Item, need: Need) -> bool:
     except (KeyboardInterrupt, pytest.exit.Exception):
         raise
     except BaseException as error:  # noqa: BLE001  # SystemExit is an error of the fixture's too
-        if need.definition.cached_result is None:
+        if not isinstance(error, Exception) and need.definition.cached_result is None:
             need.definition.cached_result = (None, need.parameter, (error, error.__traceback__))
         return False
     else:

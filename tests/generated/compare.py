@@ -52,6 +52,7 @@ INTENDED_OF_SUITES = {
     "Pytest(UnraisableException|UnhandledThreadException)Warning": (
         "what a test leaves to be collected is so in its own process, and told of it; what threads leave is told there, too"
     ),
+    r"E +pytest\.PytestRemovedIn10Warning": "an error of pytest's own, before a fixture runs, is met by its scope and by its test",
     r"errors during test teardown \(": "the errors of a test's teardown and of its scopes' come from several processes",
     r"!! (_pytest\.outcomes\.Exit: |KeyboardInterrupt)": (
         "what is torn down after pytest.exit() or Ctrl-C is so in the test's process, not at the session's end"
@@ -194,8 +195,10 @@ def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool
         output = [sorted("".join("".join(lines).split())) for lines in output]
     yield from _diff("output", *output)
     for name in plain.files.keys() | boxed.files.keys():
+        # A log file has what fixtures log that are set up early for a later test before what the tests in between do.
+        is_sorted = name == "log.txt" or (is_live and name == "stderr")
         texts = [_junit(run.files.get(name, "")) for run in (plain, boxed)]
-        yield from _diff(name, *([sorted(lines) for lines in texts] if is_live and name == "stderr" else texts))
+        yield from _diff(name, *([sorted(lines) for lines in texts] if is_sorted else texts))
 
 
 def _outcomes(seen: Seen, broken: Container[str]) -> list[str]:
