@@ -52,7 +52,7 @@ INTENDED_OF_SUITES = {
     "Pytest(UnraisableException|UnhandledThreadException)Warning": (
         "what a test leaves to be collected is so in its own process, and told of it; what threads leave is told there, too"
     ),
-    r"E +pytest\.PytestRemovedIn10Warning": "an error of pytest's own, before a fixture runs, is met by its scope and by its test",
+    r"E +pytest\.PytestRemovedIn10Warning": "an error of pytest's own, before a fixture runs, is met by scope and test",
     r"errors during test teardown \(": "the errors of a test's teardown and of its scopes' come from several processes",
     r"!! (_pytest\.outcomes\.Exit: |KeyboardInterrupt)": (
         "what is torn down after pytest.exit() or Ctrl-C is so in the test's process, not at the session's end"
