@@ -24,7 +24,7 @@ from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
 from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin import carried, dependency, interruption, ledger, measuring, reports, reruns, timers
+from pytest_sandbox.plugin import carried, dependency, interruption, ledger, measuring, others, reports, reruns, timers
 from pytest_sandbox.plugin.generators import Generators
 from pytest_sandbox.plugin.reporter import Reporter, silence_foreign_hooks
 from pytest_sandbox.plugin.scopes import Need, Unit
@@ -62,6 +62,7 @@ def _begin(world: World, inside: Inside) -> None:
     measuring.begin(world.config)
     world.reporter.owner = getpid()
     carried.begin(world.config)
+    others.keep_off()
 
 
 def _take(world: World, handed: Frame | None) -> None:

@@ -56,6 +56,16 @@ ASYNCIO = """
     @pytest.mark.parametrize("x", [1, 2])
     async def test_parametrized(x): assert x == 1
 """
+FAKE_FILES = """
+    import os, pytest
+    def test_one(fs): fs.create_file("/x/y"); assert os.path.exists("/x/y"); assert not os.path.exists("/etc/passwd")
+    def test_after(): assert os.path.exists("/etc/passwd")
+    def test_of_a_module(fs_module): fs_module.create_file("/m"); assert os.path.exists("/m")
+    def test_of_a_module_again(fs_module): assert not os.path.exists("/etc/passwd"); open("/new", "w").write("a")
+    def test_fails(fs_module): assert os.listdir("/") == ["no"]
+    @pytest.mark.parametrize("n", range(3))
+    def test_many(fs_session, n): open("/of_the_session", "w").write("a" * n); assert os.path.getsize("/of_the_session") == n
+"""
 ANYIO = """
     import anyio, pytest
     pytestmark = pytest.mark.anyio
@@ -159,6 +169,7 @@ CASES = {
     "hypothesis": Case(_HYPOTHESIS, ["hypothesis"], HYPOTHESIS, (), r"Falsifying|^E   |x=|Draw|^noted|FAILED"),
     "hypothesis's statistics": Case(_HYPOTHESIS, ["hypothesis"], HYPOTHESIS, ["--hypothesis-show-statistics"], _STATISTICS),
     "hypothesis by seed": Case(_HYPOTHESIS, ["hypothesis"], _SEEDED, ["--hypothesis-seed=5"], r"Falsifying|^E   |x=|FAILED"),
+    "pyfakefs": Case(["pyfakefs.pytest_plugin"], ["pyfakefs"], FAKE_FILES, (), _OUTCOMES),
     "mock": Case(["pytest_mock"], ["pytest_mock"], MOCK, (), _OUTCOMES),
     "randomly": Case(["pytest_randomly"], ["pytest_randomly"], RANDOMLY, ["-rP", "--randomly-seed=11"], "^drawn|random seed"),
     "sugar": Case(["pytest_sugar"], ["pytest_sugar"], PLAIN, (), "✓|✗|s  |passed|failed"),
