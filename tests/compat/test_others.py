@@ -63,8 +63,11 @@ FAKE_FILES = """
     def test_of_a_module(fs_module): fs_module.create_file("/m"); assert os.path.exists("/m")
     def test_of_a_module_again(fs_module): assert not os.path.exists("/etc/passwd"); open("/new", "w").write("a")
     def test_fails(fs_module): assert os.listdir("/") == ["no"]
-    @pytest.mark.parametrize("n", range(3))
-    def test_many(fs_session, n): open("/of_the_session", "w").write("a" * n); assert os.path.getsize("/of_the_session") == n
+    class TestOfAClass:
+        @pytest.mark.parametrize("n", range(3))
+        def test_many(self, fs_class, n):
+            with open("/file", "w") as file: file.write("a" * n)
+            assert os.path.getsize("/file") == n
 """
 ANYIO = """
     import anyio, pytest
