@@ -11,7 +11,7 @@ import pytest
 
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import UnavailableError
-from pytest_sandbox.plugin import asked, carried, dependency, junit, paths, refused, resolve, watchdog
+from pytest_sandbox.plugin import asked, carried, dependency, junit, others, paths, refused, resolve, watchdog
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.measured import measure
 from pytest_sandbox.plugin.report import Book
@@ -89,7 +89,9 @@ class Controller:
         if self.settings.degrade:
             changed = {plan: dataclasses.replace(new, spec=host.degraded(new.spec)) for plan, new in changed.items()}
         plans = [changed[plan] for plan in plans]
-        refused.refuse_lost_files(self.config, plans)
+        plans[1:] = map(_with_its_document, plans[1:], session.items)
+        refused.refuse_lost_results(self.config, plans)
+        refused.refuse_steps(session.items, plans[1:])
         base, *self.plans = let_through(self.config, session.items, plans)
         self.settings = dataclasses.replace(self.settings, base=base)
         self._refuse(session.items)
@@ -112,6 +114,12 @@ class Controller:
         hidden = dict.fromkeys(path for plan in self.plans if plan.enabled for path in plan.spec.hide)
         for path in paths.absent(hidden):
             self.book.say(f"sandbox: nothing to hide: {path} does not exist here")
+
+
+def _with_its_document(plan: resolve.Plan, item: pytest.Item) -> resolve.Plan:
+    """The plan, with one sandbox for the document that the item is a part of, if nobody has said otherwise."""
+    document = others.document(item) if plan.enabled and plan.scope is resolve.Scope.TEST and plan.group is None else None
+    return plan if document is None else dataclasses.replace(plan, group=document)
 
 
 @contextlib.contextmanager

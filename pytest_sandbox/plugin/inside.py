@@ -205,14 +205,15 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
         for count, need in enumerate(needed):
             # Said before it is done: should this process die of it, the controller knows whose fault it was.
             inside.channel.send({"op": "fixture", "name": need.name})
-            threads = living_threads()
-            if not ledger.set_up(item, need):
+            with world.reporter.watching_threads() as watched:
+                worked = ledger.set_up(item, need)
+            if not worked:
                 world.broken[id(need.definition)] = need.parameter
                 return count
-            started = [thread.name for thread in living_threads() if thread not in threads]
+            started = [thread.name for thread in living_threads() if thread not in watched.before]
             result = need.definition.cached_result
             if started and result is not None and result[2] is None:
-                raise _ThreadStarted(need.name, started)
+                raise _ThreadStarted(watched.starter or need.name, started)
         return len(needed)
 
     measuring.name_phase(world.config, item, "setup")

@@ -14,6 +14,17 @@ def loaded(config: pytest.Config, name: str) -> Any:  # noqa: ANN401  # has no t
     return module if module is not None and config.pluginmanager.is_registered(module) else None
 
 
+#: Packages whose items are parts of a document, each of which goes on with what those before it have defined.
+_OF_DOCUMENTS = ("sybil", "nbval")
+
+
+def document(item: pytest.Item) -> str | None:
+    """The document that an item is a part of, which needs all of it before: an example of sybil's, a notebook's cell."""
+    if type(item).__module__.partition(".")[0] in _OF_DOCUMENTS and item.parent is not None:
+        return f"the document {item.parent.nodeid}"
+    return None
+
+
 def keep_off() -> None:
     """Have plugins that replace functions wherever a module has imported them leave our modules alone: pyfakefs.
 

@@ -6,12 +6,13 @@ replaces the standard library's functions in pytest's own process (gevent) repla
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
-from pytest_sandbox.plugin.resolve import Plan
+from pytest_sandbox.plugin.resolve import Plan, Scope
 
 #: Where libraries of green threads note what they have replaced.
 _GREEN: dict[str, Callable[[object], object]] = {
@@ -19,14 +20,53 @@ _GREEN: dict[str, Callable[[object], object]] = {
     "eventlet.patcher": lambda module: getattr(module, "already_patched", None),
 }
 
-#: Options of other plugins with which tests write files of the project: their names, and which values do not.
-_WRITES = {
-    "force_regen": ("--force-regen", (None, False)),
-    "regen_all": ("--regen-all", (None, False)),
-    "record_mode": ("--record-mode", (None, "none")),
-    "mpl_generate_path": ("--mpl-generate-path", (None,)),
-    "mpl_generate_hash_library": ("--mpl-generate-hash-library", (None,)),
-}
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """An option of another plugin: its module, its name in config.option and on the command line, values that ask nothing."""
+
+    module: str
+    name: str
+    flag: str
+    idle: tuple[object, ...] = (None, False)
+
+
+#: With these, tests write files of the project.
+_WRITES = (
+    _Asked("pytest_regressions", "force_regen", "--force-regen"),
+    _Asked("pytest_regressions", "regen_all", "--regen-all"),
+    _Asked("pytest_recording", "record_mode", "--record-mode", (None, "none")),
+    _Asked("pytest_mpl", "mpl_generate_path", "--mpl-generate-path"),
+    _Asked("pytest_mpl", "mpl_generate_hash_library", "--mpl-generate-hash-library"),
+    _Asked("pytest_snapshot", "snapshot_update", "--snapshot-update"),
+)
+#: With these, a plugin keeps in the memory of the processes that run tests what it makes its report of.
+_KEEPS = (
+    _Asked("pytest_codspeed", "codspeed", "--codspeed"),
+    _Asked("pytest_bdd", "cucumber_json_path", "--cucumberjson"),
+    _Asked("pytest_bdd", "gherkin_terminal_reporter", "--gherkin-terminal-reporter"),
+    _Asked("find_dependencies", "find_dependencies", "--find-dependencies"),
+    _Asked("pytest_profiling", "profile", "--profile"),
+    _Asked("pytest_profiling", "profile_svg", "--profile-svg"),
+    _Asked("pytest_memray", "memray", "--memray"),
+)
+
+#: Arguments by which pytest-steps hands what one item of a test has made to the next, which is in another sandbox.
+_STEPS = frozenset({"________step_name_", "test_step"})
+
+
+def refuse_steps(items: Sequence[pytest.Item], plans: Sequence[Plan]) -> None:
+    """Raise UsageError for steps of one test that do not share a sandbox: they would pass with what is not there."""
+    if "pytest_steps" not in sys.modules:
+        return
+    for item, plan in zip(items, plans, strict=True):
+        alone = plan.enabled and plan.scope is Scope.TEST and plan.group is None
+        if alone and _STEPS & getattr(getattr(item, "callspec", None), "params", {}).keys():
+            raise pytest.UsageError(
+                f"--sandbox: {item.nodeid}: the steps of pytest-steps hand on what they make in memory, and each would have a "
+                "sandbox of its own. Fix: put them into one, with @pytest.mark.sandbox(scope='module') or "
+                "--sandbox-scope=module, or use --no-sandbox"
+            )
 
 
 def refuse_green() -> None:
@@ -42,17 +82,29 @@ def refuse_green() -> None:
             )
 
 
-def refuse_lost_files(config: pytest.Config, plans: Sequence[Plan]) -> None:
-    """Raise UsageError for an option that has tests write files which would be gone with their sandboxes.
+def refuse_lost_results(config: pytest.Config, plans: Sequence[Plan]) -> None:
+    """Raise UsageError for an option whose results would be gone with the sandboxes that tests run in.
 
-    Who lets something be written through to the machine knows of it.
+    Files are not, where something may be written through to the machine: who has said so knows of it.
     """
     boxed = [plan for plan in plans if plan.enabled]
-    if not boxed or any(plan.spec.writable for plan in boxed):
+    if not boxed:
         return
-    for name, (flag, harmless) in _WRITES.items():
-        if getattr(config.option, name, None) not in harmless:
-            raise pytest.UsageError(
-                f"--sandbox: with {flag} tests write files, which would be gone with their sandboxes. Fix: add "
-                "--sandbox-writable=DIRECTORY for the directory that they are written to, or use --no-sandbox for this run"
-            )
+    if not any(plan.spec.writable for plan in boxed) and (option := _first(config, _WRITES)):
+        raise pytest.UsageError(
+            f"--sandbox: with {option.flag} tests write files, which would be gone with their sandboxes. Fix: add "
+            "--sandbox-writable=DIRECTORY for the directory that they are written to, or use --no-sandbox for this run"
+        )
+    if option := _first(config, _KEEPS):
+        raise pytest.UsageError(
+            f"--sandbox: {option.flag} tells what {option.module} keeps in memory, which is gone with each sandbox. "
+            "Fix: leave it out, or use --no-sandbox for this run"
+        )
+
+
+def _first(config: pytest.Config, options: Iterable[_Asked]) -> _Asked | None:
+    """The first that this run was given."""
+    for option in options:
+        if option.module in sys.modules and getattr(config.option, option.name, None) not in option.idle:
+            return option
+    return None

@@ -6,11 +6,14 @@ Imports pytest and what is beside it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
+import threading
 import warnings
+from collections.abc import Generator, Iterator
 from gc import collect
 from os import _exit, getpid
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from _pytest.runner import CallInfo
@@ -23,6 +26,14 @@ from pytest_sandbox.sandbox.wire import Channel
 _HOOKS = ("pytest_runtest_logstart", "pytest_runtest_logreport", "pytest_runtest_logfinish", "pytest_warning_recorded")
 
 
+@dataclasses.dataclass
+class Watched:
+    """While fixtures are set up: the threads that there were before, and the innermost fixture after which there were more."""
+
+    before: list[threading.Thread]
+    starter: str = ""
+
+
 class Reporter:
     """The plugin that says everything to the controller that pytest's own reporters would have noted in memory.
 
@@ -33,6 +44,35 @@ class Reporter:
         self._config = config
         self.owner = 0
         self.listens = False
+        self._watched: Watched | None = None
+
+    @contextlib.contextmanager
+    def watching_threads(self) -> Iterator[Watched]:
+        """Within: find out which fixture starts threads."""
+        self._watched = watched = Watched(threading.enumerate())
+        try:
+            yield watched
+        finally:
+            self._watched = None
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+        """Note who has started a thread: of fixtures within each other the one that is set up first."""
+        __tracebackhide__ = True
+        result = yield
+        watched = self._watched
+        if watched is not None and not watched.starter and any(one not in watched.before for one in threading.enumerate()):
+            watched.starter = fixturedef.argname
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_exception_interact(self, report: object) -> Generator[None, object, object]:
+        """Send a report again that somebody changes here, when it is sent already; pytest shows it as it is at the run's end."""
+        before = _shown_of(report)
+        result = yield
+        if isinstance(report, pytest.TestReport) and before != _shown_of(report):
+            self._channel.send({**reports.to_frame(self._config, report), "again": True})
+        return result
 
     @property
     def _channel(self) -> Channel:
@@ -78,6 +118,11 @@ class Reporter:
             self._channel.send({"op": "junit", **news})
         if frame := carried.news(self._config, item, ended=ended):
             self._channel.send(frame)
+
+
+def _shown_of(report: object) -> tuple[int, list[tuple[str, str]]]:
+    """What of a report is shown: its representation, by its identity, and its sections."""
+    return id(getattr(report, "longrepr", None)), list(getattr(report, "sections", ()))
 
 
 def _end_fork(call: CallInfo[None]) -> NoReturn:

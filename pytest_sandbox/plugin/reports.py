@@ -24,7 +24,7 @@ from _pytest._io import TerminalWriter
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.sandbox import values
 
-_OUTCOMES = ("passed", "failed", "skipped", "rerun")  # the last is pytest-rerunfailures'
+_OUTCOMES = ("passed", "failed", "skipped", "rerun", "retried")  # the last are pytest-rerunfailures' and pytest-retry'
 _PHASES = ("setup", "call", "teardown")
 #: What pytest captures, in its order.
 _CAPTURED = ("stdout", "stderr", "log")

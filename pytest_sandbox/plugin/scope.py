@@ -109,8 +109,8 @@ class Home(Protocol):
 
     baton: Baton
 
-    def unshare(self, scope: Scope, item: pytest.Item, threads: str) -> None:
-        """A fixture that the scope sets up has started threads."""
+    def unshare(self, scope: Scope, item: pytest.Item, name: str, threads: str) -> None:
+        """A fixture of this name that the scope sets up, or that another asks for, has started threads."""
 
     def is_of(self, item: int, unit: int) -> bool:
         """Whether there is such a unit, with this item."""
@@ -146,7 +146,8 @@ class ScopeListener:
         item = self._session.items[scope.last_item] if told is None else told.item
         if op == "threaded":
             threads = frame.get("threads")
-            self._home.unshare(scope, item, ", ".join(map(str, threads if isinstance(threads, list) else [])))
+            names = ", ".join(map(str, threads if isinstance(threads, list) else []))
+            self._home.unshare(scope, item, str(frame.get("name", "")), names)
         elif op == "for":
             unit, index = whole_number(frame, "unit"), whole_number(frame, "item")
             if not self._home.is_of(index, unit):

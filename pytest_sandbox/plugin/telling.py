@@ -185,9 +185,8 @@ class Telling:
             return  # a test that has met its limit has failed, also if it ends before it is killed
         op = frame["op"]
         if op == "report":
-            report = from_frame(self.session.config, frame, self.item)
-            self.reports.append(report)
-            running.failed = running.failed or report.failed
+            self._take_report(frame)
+            running.failed = running.failed or self.reports[-1].failed
         elif op == "start":
             self._expect(frame)
             self._begun = True
@@ -208,6 +207,15 @@ class Telling:
             self.interruption = frame
         else:
             self._pass_on(running, frame)
+
+    def _take_report(self, frame: Frame) -> None:
+        """Hear a report, or the last one again, which somebody has changed."""
+        report = from_frame(self.session.config, frame, self.item)
+        if frame.get("again") and self.reports and self.reports[-1].when == report.when:
+            changed = self.reports.pop()
+            if texts := self._texts.pop(("report", id(changed)), None):
+                self._texts["report", id(report)] = texts
+        self.reports.append(report)
 
     def _finish(self, running: Running) -> None:
         if not any(report.when == "teardown" for report in self.reports):

@@ -1,6 +1,7 @@
 """Paths that tests may really change though nobody said so: what is written for later runs. Imports pytest and `resolve`.
 
-The cache directory, Hypothesis's examples and the log file; each only if this user may write it.
+The cache directory, Hypothesis's examples, the log file, and directories that other plugins were told to fill; each only if this
+user may write it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -45,6 +47,20 @@ def _paths(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[str]
             os.makedirs(examples, exist_ok=True)
     yield examples
     yield from _log_file(config)
+    yield from _results(config)
+
+
+#: Directories that other plugins are told to have tests write their results to: a plugin's module, and the option's name.
+_RESULTS = (("allure_pytest", "allure_report_dir"), ("pytest_memray", "memray_bin_path"))
+
+
+def _results(config: pytest.Config) -> Iterator[str]:
+    for module, name in _RESULTS:
+        directory = getattr(config.option, name, None)
+        if isinstance(directory, str) and module in sys.modules:
+            with contextlib.suppress(OSError):
+                os.makedirs(directory, exist_ok=True)
+            yield directory
 
 
 def _log_file(config: pytest.Config) -> Iterator[str]:

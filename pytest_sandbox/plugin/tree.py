@@ -298,17 +298,19 @@ class Tree:
         """Those of fixtures that scopes have set up for it; once."""
         return self._early.pop(self._index[id(unit)], [])
 
-    def unshare(self, scope: Scope, item: pytest.Item, threads: str) -> None:
-        """A fixture of an open scope, the one that it is setting up, has started a thread, which no fork inherits.
+    def unshare(self, scope: Scope, item: pytest.Item, name: str, threads: str) -> None:
+        """A fixture of an open scope, the one that it sets up or one of this name, has started a thread, which no fork inherits.
 
         From now on it, and what depends on it, is set up by each sandbox that needs it. The scope ends and is made anew.
         """
         needs = {id(need.definition): need for unit in self._units for need in self._needs(unit)}
-        names = {scope.setting_up}
+        if (name, scope.node) not in {(need.name, need.node) for need in needs.values()}:
+            name = scope.setting_up  # one that is asked for at run time is known to nobody
+        names = {name}
         while added := {need.name for need in needs.values() if names.intersection(need.definition.argnames)} - names:
             names |= added
         self._unshared |= {key for key, need in needs.items() if need.name in names}
-        first = next((need for need in needs.values() if (need.name, need.node) == (scope.setting_up, scope.node)), None)
+        first = next((need for need in needs.values() if (need.name, need.node) == (name, scope.node)), None)
         if first is not None:
             self._book.warn_of_threads(item, first.definition, threads)
 

@@ -627,3 +627,31 @@ def test_usage_table(pytester: pytest.Pytester, compare: Compare) -> None:
     reasons = [line for line in table if line.startswith("not measured")]
     assert len({line.rpartition(": ")[2] for line in reasons}) == len(reasons)
     assert "not measured (-): network: init, which reads it at the end, was killed or still runs" in reasons
+
+
+def test_a_report_that_is_changed_late(pytester: pytest.Pytester, compare: Compare) -> None:
+    """pytest_exception_interact comes after the report was sent: what it does to it is shown all the same."""
+    pytester.makeconftest(
+        """
+        def pytest_exception_interact(node, call, report):
+            report.sections.append(("Added late", "about " + node.name))
+            if "short" in node.name: report.longrepr = "in short"
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture
+        def broken(): 1 / 0
+        @pytest.fixture
+        def breaks(): yield; 1 / 0
+        def test_1(): assert 0
+        def test_short(): assert 0
+        def test_2(broken): pass
+        def test_3(breaks): pass
+        """
+    )
+    pair = compare()
+    assert pair.boxed.screen() == pair.plain.screen()
+    assert pair.boxed.text.count("about test_") == 4
+    assert "in short" in pair.boxed.text
