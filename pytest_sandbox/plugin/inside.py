@@ -152,6 +152,7 @@ def _forget_strays(config: pytest.Config) -> None:
         key = getattr(sys.modules.get(f"_pytest.{module}"), name, None)
         if key is not None and (noted := config.stash.get(key, None)):
             noted.clear()
+    others.SoftFailures.forget()
 
 
 def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequence[int]]]) -> float:
@@ -285,7 +286,9 @@ def _close(world: World, inside: Inside, index: int) -> None:
         call = CallInfo.from_call(leave, "teardown")
         collect()
     world.reporter.news(item)
-    if call.excinfo is None:  # plugins see one report of a teardown, and the last test's own process makes that
+    if (
+        call.excinfo is None and not others.SoftFailures.any()
+    ):  # plugins see one report of a teardown, and the last test's own process makes that
         report = pytest.TestReport.from_item_and_call(item, call)
     else:
         _expect_failures(item)

@@ -15,14 +15,32 @@ def loaded(config: pytest.Config, name: str) -> Any:  # noqa: ANN401  # has no t
 
 
 #: Packages whose items are parts of a document, each of which goes on with what those before it have defined.
-_OF_DOCUMENTS = ("sybil", "nbval")
+_OF_DOCUMENTS = ("sybil",)
 
 
 def document(item: pytest.Item) -> str | None:
-    """The document that an item is a part of, which needs all of it before: an example of sybil's, a notebook's cell."""
+    """The document that an item is a part of, which needs all of it before: an example of sybil's."""
     if type(item).__module__.partition(".")[0] in _OF_DOCUMENTS and item.parent is not None:
         return f"the document {item.parent.nodeid}"
     return None
+
+
+class SoftFailures:
+    """What pytest-check has noted in this process, and makes a report of only when a report is made."""
+
+    @staticmethod
+    def _log() -> Any:  # noqa: ANN401  # has no types
+        return sys.modules.get("pytest_check.check_log")
+
+    @classmethod
+    def any(cls) -> bool:
+        """Whether there are some."""
+        return bool(getattr(cls._log(), "any_failures", bool)())
+
+    @classmethod
+    def forget(cls) -> None:
+        """They are somebody else's to tell."""
+        getattr(cls._log(), "clear_failures", bool)()
 
 
 def keep_off() -> None:

@@ -55,17 +55,23 @@ _KEEPS = (
 _STEPS = frozenset({"________step_name_", "test_step"})
 
 
-def refuse_steps(items: Sequence[pytest.Item], plans: Sequence[Plan]) -> None:
-    """Raise UsageError for steps of one test that do not share a sandbox: they would pass with what is not there."""
-    if "pytest_steps" not in sys.modules:
+def refuse_parted(items: Sequence[pytest.Item], plans: Sequence[Plan]) -> None:
+    """Raise UsageError for items that do not share a sandbox, and are nothing without what others have made in memory."""
+    if not {"pytest_steps", "nbval"} & sys.modules.keys():
         return
     for item, plan in zip(items, plans, strict=True):
-        alone = plan.enabled and plan.scope is Scope.TEST and plan.group is None
-        if alone and _STEPS & getattr(getattr(item, "callspec", None), "params", {}).keys():
+        if not plan.enabled or plan.scope is not Scope.TEST or plan.group is not None:
+            continue
+        if _STEPS & getattr(getattr(item, "callspec", None), "params", {}).keys():
             raise pytest.UsageError(
                 f"--sandbox: {item.nodeid}: the steps of pytest-steps hand on what they make in memory, and each would have a "
                 "sandbox of its own. Fix: put them into one, with @pytest.mark.sandbox(scope='module') or "
                 "--sandbox-scope=module, or use --no-sandbox"
+            )
+        if type(item).__module__.startswith("nbval."):
+            raise pytest.UsageError(
+                f"--sandbox: {item.nodeid}: the cells of a notebook share a kernel, and each would have a sandbox of its own. "
+                "Fix: --sandbox-scope=session, or --no-sandbox"
             )
 
 

@@ -69,6 +69,20 @@ FAKE_FILES = """
             with open("/file", "w") as file: file.write("a" * n)
             assert os.path.getsize("/file") == n
 """
+CHECK = """
+    import pytest, pytest_check as check
+    @pytest.fixture(scope="module")
+    def soft(): check.equal(1, 2, "in set-up"); yield; check.equal(3, 4, "in teardown")
+    @pytest.fixture(scope="class")
+    def softly(): yield; check.equal(5, 6, "of the class")
+    def test_many(): check.equal(1, 2); check.is_true(False); check.equal(1, 1)
+    def test_first(soft): pass
+    def test_second(soft): pass
+    class TestIt:
+        def test_1(self, softly): check.less(2, 1)
+        def test_2(self, softly): pass
+    def test_last(soft): pass
+"""
 ANYIO = """
     import anyio, pytest
     pytestmark = pytest.mark.anyio
@@ -173,6 +187,7 @@ CASES = {
     "hypothesis's statistics": Case(_HYPOTHESIS, ["hypothesis"], HYPOTHESIS, ["--hypothesis-show-statistics"], _STATISTICS),
     "hypothesis by seed": Case(_HYPOTHESIS, ["hypothesis"], _SEEDED, ["--hypothesis-seed=5"], r"Falsifying|^E   |x=|FAILED"),
     "pyfakefs": Case(["pyfakefs.pytest_plugin"], ["pyfakefs"], FAKE_FILES, (), _OUTCOMES),
+    "check": Case(["pytest_check.plugin"], ["pytest_check"], CHECK, (), _OUTCOMES),
     "mock": Case(["pytest_mock"], ["pytest_mock"], MOCK, (), _OUTCOMES),
     "randomly": Case(["pytest_randomly"], ["pytest_randomly"], RANDOMLY, ["-rP", "--randomly-seed=11"], "^drawn|random seed"),
     "sugar": Case(["pytest_sugar"], ["pytest_sugar"], PLAIN, (), "✓|✗|s  |passed|failed"),

@@ -596,7 +596,7 @@ def test_nothing_after_a_failed_one(pytester: pytest.Pytester, compare: Compare,
 
 
 def test_which_fixture_has_a_thread(pytester: pytest.Pytester) -> None:
-    """The innermost is named, once; what depends on it is set up by each test, what does not by its scope. Nothing is said aside."""
+    """The innermost is named, once; what depends on it is set up by each test. What ends for that says nothing aside."""
     pytester.makepyfile(
         """
         import pytest, threading, time
