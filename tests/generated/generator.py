@@ -61,6 +61,7 @@ class Maker:
         self._count = 0
         self._moves = self._is(0.15)
         self._loose = False
+        self._strict = "once" if self._moves else "error"  # see `Suite.loose`
 
     def _name(self, kind: str) -> str:
         self._count += 1
@@ -203,7 +204,7 @@ class Maker:
                     "@pytest.mark.xfail(strict=True, reason='strictly')", "@pytest.mark.xfail(raises=ValueError)",
                     "@pytest.mark.xfail(run=False)", "@pytest.mark.skipif('sys.version_info < (3,)')",
                     "@pytest.mark.filterwarnings('ignore')",
-                    f"@pytest.mark.filterwarnings({'once' if self._moves else 'error'!r})",
+                    f"@pytest.mark.filterwarnings({self._strict!r})",
                 )
             )  # fmt: skip
         if known and self._is(0.15):
@@ -317,7 +318,7 @@ class Maker:
         if self._is(0.05):
             lines.append("xfail_strict = true")
         if self._is(0.1):
-            lines.append(f"filterwarnings = {self._one('error', 'ignore::DeprecationWarning', 'always')}")
+            lines.append(f"filterwarnings = {self._one(self._strict, 'ignore::DeprecationWarning', 'always')}")
         if self._is(0.05):
             lines.append("junit_family = xunit1")
         return "\n".join(lines) + "\n"
@@ -327,7 +328,7 @@ class Maker:
         more = {
             "-x": 0.08, "--maxfail=2": 0.08, "--tb=short": 0.1, "--tb=line": 0.06, "--tb=native": 0.06, "--tb=no": 0.04,
             "-l": 0.1,
-            "--capture=sys": 0.06, "--capture=no": 0.06, "--capture=tee-sys": 0.04, "-Werror": 0.04, "--runxfail": 0.05,
+            "--capture=sys": 0.06, "--capture=no": 0.06, "--capture=tee-sys": 0.04, f"-W{self._strict}": 0.04, "--runxfail": 0.05,
             "--setup-show": 0.06, "--log-cli-level=INFO": 0.06, "-p no:logging": 0.03, "-p no:warnings": 0.03,
             "--import-mode=importlib": 0.06, "--show-capture=no": 0.04, "--show-capture=stdout": 0.04, "--full-trace": 0.02,
             "-p no:unraisableexception": 0.02, "-p no:threadexception": 0.02, "-o console_output_style=count": 0.04,
