@@ -7,6 +7,9 @@ import nox
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 nox.needs_version = ">=2025.2.9"
+#: The versions of Python and pytest that are supported, from the oldest to the newest.
+PYTHONS, PYTESTS = ("3.10", "3.11", "3.12", "3.13"), ("8.4", "9.0", "9.1", "9.2")
+
 nox.options.sessions = ["lint", "types", "imports", "docs", "tests"]
 
 
@@ -46,6 +49,17 @@ def vm_qemu(session: nox.Session) -> None:
 def vm_engines(session: nox.Session) -> None:
     """`pytest --sandbox` in containers of Docker, Podman and runc; tests/vm/engines.py says what it takes."""
     session.run("python3", "tests/vm/engines.py", *(session.posargs or ["--qemu=6.12"]), external=True)
+
+
+@nox.session(venv_backend="none")
+@nox.parametrize("python", PYTHONS)
+@nox.parametrize("pytest", PYTESTS)
+def matrix(session: nox.Session, python: str, pytest: str) -> None:
+    """Run what depends on Python and pytest with each version of them: hours for all; arguments choose tests."""
+    # The constraints of CI name one version of pytest.
+    arguments = session.posargs or ["tests/plugin", "tests/compat", "tests/generated", "tests/model"]
+    command = ["python3", "tests/run.py", "--only=caller", f"--python=python{python}", f"--pytest={pytest}", *arguments]
+    session.run(*command, external=True, env={"PIP_CONSTRAINT": "", "PIP_BUILD_CONSTRAINT": ""})
 
 
 @nox.session

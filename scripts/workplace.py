@@ -151,14 +151,16 @@ def make_venv(python: str, folder: Path, *what: str) -> Path:
     return inside
 
 
-def make_test_venv(everyone: list[Identity], folder: Path) -> Path:
+def make_test_venv(everyone: list[Identity], folder: Path, python: str | None = None, pytest: str | None = None) -> Path:
     """A virtual environment with this checkout and what its tests need, which all of these can use; its interpreter.
 
-    Plugins of others go into a directory `compat` in it, where pytest does not find them: tests/compat/conftest.py says why.
+    python: whose, or the first that they can use. pytest: its version, such as 8.4, or the newest. Plugins of others go into a
+    directory `compat` in it, where pytest does not find them: tests/compat/conftest.py says why.
     """
     groups = CHECKOUT / "pyproject.toml"
-    inside = make_venv(choose_interpreter(everyone), folder, str(CHECKOUT), "--group", f"{groups}:test")
-    pip_install(inside, "--target", str(folder / "compat"), "--group", f"{groups}:compat")
+    exactly = [] if pytest is None else [f"pytest=={pytest}.*"]
+    inside = make_venv(python or choose_interpreter(everyone), folder, str(CHECKOUT), "--group", f"{groups}:test", *exactly)
+    pip_install(inside, "--target", str(folder / "compat"), "--group", f"{groups}:compat", *exactly)
     return inside
 
 

@@ -1,6 +1,6 @@
 """The test command: runs the suite as whoever calls it and, called by root, once more as an ordinary user.
 
-    python tests/run.py [--only WHO] [--systemd USER] [--venv DIR] [any argument of pytest]
+    python tests/run.py [--only WHO] [--systemd USER] [--python PROGRAM] [--pytest VERSION] [--venv DIR] [any argument of pytest]
 
 Needs Python and pip, and leaves nothing behind. The package is built and installed into a virtual environment of its own
 in a public temporary directory, because an ordinary user cannot read root's home, where the interpreter and the
@@ -109,11 +109,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=WHO, help="run the suite once, as one of these")
     parser.add_argument("--systemd", metavar="USER", help="have systemd delegate a scope, to root and to this user")
+    parser.add_argument("--python", metavar="PROGRAM", help="the interpreter, in place of the first that all can execute")
+    parser.add_argument("--pytest", metavar="VERSION", help="a version of pytest, such as 8.4, in place of the newest")
     parser.add_argument("--venv", type=Path, help="a virtual environment to use, in place of a new one")
     options, arguments = parser.parse_known_args()
     everyone = identities(options.only, options.systemd)
     with workplace.temporary() as place:
-        inside = options.venv / "bin" / "python" if options.venv else workplace.make_test_venv(everyone, place / "venv")
+        inside = options.venv / "bin" / "python" if options.venv else None
+        inside = inside or workplace.make_test_venv(everyone, place / "venv", options.python, options.pytest)
         results = []
         for who in everyone:
             bare = options.only == "bare-user"
