@@ -286,9 +286,8 @@ def _close(world: World, inside: Inside, index: int) -> None:
         call = CallInfo.from_call(leave, "teardown")
         collect()
     world.reporter.news(item)
-    if (
-        call.excinfo is None and not others.SoftFailures.any()
-    ):  # plugins see one report of a teardown, and the last test's own process makes that
+    # Plugins see one report of a teardown, and the last test's own process makes that.
+    if call.excinfo is None and not others.SoftFailures.any():
         report = pytest.TestReport.from_item_and_call(item, call)
     else:
         _expect_failures(item)
