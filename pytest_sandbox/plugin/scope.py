@@ -173,6 +173,7 @@ class ScopeListener:
             clock.set_timer(running, seconds(frame, "seconds"), seconds(frame, "grace"))
         elif op == "hold":
             running.hold = bool(frame.get("value")) and keeps_terminal(self._config)
+            clock.resume(running)
         else:
             self._pass_on(item, frame)
 

@@ -235,7 +235,7 @@ class Telling:
         """Stop the clock for a debugger; nobody is in one where the terminal is not kept, and a test must not do it."""
         if keeps_terminal(self.session.config):
             running.hold = on
-            clock.restart(running)
+            clock.resume(running)
             if on:  # somebody is to talk to it, and should see what it has said before
                 show(self.session.config, "".join(text for texts in self._texts.values() for text in texts))
                 self._texts.clear()

@@ -29,10 +29,18 @@ def start(running: Running) -> None:
 
 
 def restart(running: Running) -> None:
-    """Its time begins anew: another test does in it, or somebody has left the debugger."""
+    """Its time begins anew: another test does in it."""
     limit = running.order.spec.limits.timeout
     if limit is not None and running.kill_at is None:
         running.deadline = time.monotonic() + limit
+
+
+def resume(running: Running) -> None:
+    """All of its time begins anew: somebody has left the debugger."""
+    restart(running)
+    if running.timer is not None:
+        timer, now = running.timer, time.monotonic()
+        running.timer = Timer(timer.seconds, now, now + timer.due - timer.began)
 
 
 def set_timer(running: Running, seconds: float, grace: float = 0.0) -> None:

@@ -83,15 +83,17 @@ def test_breakpoint(pytester: pytest.Pytester, where: str) -> None:
     """breakpoint() in a test and in a session fixture, in a run by hand that captures; afterwards the time begins anew."""
     pytester.makepyfile(
         f"""
-        import pytest
+        import pytest, time
         @pytest.fixture(scope="session")
         def value():
             number = 41
             if {where!r} == "session": breakpoint()
+            time.sleep(0.5)
             return number
         def test_1(value):
             number = value
             if {where!r} == "test": breakpoint()
+            time.sleep(0.5)
             assert number == 41
         """
     )
