@@ -21,7 +21,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,15 @@ _INTENDED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in INTENDED
 
 #: What plain pytest prints of a suite of which only outcomes are compared, since these things differ by their nature.
 INTENDED_OF_SUITES = {
-    r"assert not self\._finalizers|E   AssertionError$|- AssertionError$": (
-        "pytest fails by an assertion of its own in all later tests that need a fixture that has raised SystemExit"
+    r"assert not self\._finalizers|E   AssertionError$|- AssertionError$|SystemExit: (set-up|setup)": (
+        "pytest fails by an assertion of its own in all later tests that need a fixture that has raised SystemExit, and never tears "
+        "it down"
     ),
     "Pytest(UnraisableException|UnhandledThreadException)Warning": (
         "what a test leaves to be collected is so in its own process, and told of it; what threads leave is told there, too"
     ),
     r"E +pytest\.PytestRemovedIn10Warning": "an error of pytest's own, before a fixture runs, is met by scope and test",
-    r"errors during test teardown \(": "the errors of a test's teardown and of its scopes' come from several processes",
+    r"errors (during test teardown|while tearing down .*) \(": "the errors of a test's teardown and of its scopes' come from several processes",
     r"!! (_pytest\.outcomes\.Exit: |KeyboardInterrupt)": (
         "what is torn down after pytest.exit() or Ctrl-C is so in the test's process, not at the session's end"
     ),
@@ -182,9 +183,7 @@ def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool
     # Where a teardown fails after pytest.exit() or Ctrl-C, plain pytest itself ends with a traceback.
     if plain.status != boxed.status and isinstance(plain.status, int):
         yield f"exit status {plain.status} is {boxed.status} with --sandbox"
-    intended = any(
-        re.search(words, plain.output, re.MULTILINE) for words in INTENDED_OF_SUITES
-    ) or INTENDED_OF_ARGUMENTS.keys() & {*suite.arguments}
+    intended = _says_any(plain, INTENDED_OF_SUITES) or INTENDED_OF_ARGUMENTS.keys() & {*suite.arguments}
     if loose or suite.loose or intended:
         broken = {*_BROKEN.findall(plain.output), *_BROKEN.findall(boxed.output)}
         yield from _diff("outcomes", _outcomes(plain, broken), _outcomes(boxed, broken))
@@ -203,6 +202,12 @@ def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool
         is_sorted = name == "log.txt" or (is_live and name == "stderr")
         texts = [_junit(run.files.get(name, "")) for run in (plain, boxed)]
         yield from _diff(name, *([sorted(lines) for lines in texts] if is_sorted else texts))
+
+
+def _says_any(seen: Seen, patterns: Iterable[str]) -> bool:
+    """Whether one of these is in what was printed, or in a report that is not shown."""
+    texts = (seen.output, *(str(event[5]) for event in seen.events if event[0] == "report"))
+    return any(re.search(pattern, text, re.MULTILINE) for pattern in patterns for text in texts)
 
 
 def _outcomes(seen: Seen, broken: Container[str]) -> list[str]:
