@@ -48,14 +48,16 @@ _INTENDED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in INTENDED
 #: What plain pytest prints of a suite of which only outcomes are compared, since these things differ by their nature.
 INTENDED_OF_SUITES = {
     r"assert not self\._finalizers|E   AssertionError$|- AssertionError$|SystemExit: (set-up|setup)": (
-        "pytest fails by an assertion of its own in all later tests that need a fixture that has raised SystemExit, and never tears "
-        "it down"
+        "pytest fails by an assertion of its own in all later tests that need a fixture that has raised SystemExit, and never "
+        "tears it down"
     ),
     "Pytest(UnraisableException|UnhandledThreadException)Warning": (
         "what a test leaves to be collected is so in its own process, and told of it; what threads leave is told there, too"
     ),
     r"E +pytest\.PytestRemovedIn10Warning": "an error of pytest's own, before a fixture runs, is met by scope and test",
-    r"errors (during test teardown|while tearing down .*) \(": "the errors of a test's teardown and of its scopes' come from several processes",
+    r"errors (during test teardown|while tearing down .*) \(": (
+        "the errors of a test's teardown and of its scopes' come from several processes"
+    ),
     r"!! (_pytest\.outcomes\.Exit: |KeyboardInterrupt)": (
         "what is torn down after pytest.exit() or Ctrl-C is so in the test's process, not at the session's end"
     ),
@@ -178,13 +180,18 @@ def run(suite: generator.Suite, place: Path, extra: Sequence[str]) -> Seen:
 LIVE = {"--capture=no", "--capture=sys", "--capture=tee-sys", "--setup-show", "--log-cli-level=INFO"}
 
 
-def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool = False) -> Iterator[str]:
-    """Every place where they are not the same, as a diff; loose, or of a suite that is, or see INTENDED_OF_...: only outcomes."""
+def is_loose(suite: generator.Suite, plain: Seen) -> bool:
+    """Whether only outcomes are compared: see `Suite.loose` and INTENDED_OF_..."""
+    by_words, by_arguments = _says_any(plain, INTENDED_OF_SUITES), INTENDED_OF_ARGUMENTS.keys() & {*suite.arguments}
+    return suite.loose or by_words or bool(by_arguments)
+
+
+def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool) -> Iterator[str]:
+    """Every place where they are not the same, as a diff; loose: only what became of each test, and the exit status."""
     # Where a teardown fails after pytest.exit() or Ctrl-C, plain pytest itself ends with a traceback.
     if plain.status != boxed.status and isinstance(plain.status, int):
         yield f"exit status {plain.status} is {boxed.status} with --sandbox"
-    intended = _says_any(plain, INTENDED_OF_SUITES) or INTENDED_OF_ARGUMENTS.keys() & {*suite.arguments}
-    if loose or suite.loose or intended:
+    if loose:
         broken = {*_BROKEN.findall(plain.output), *_BROKEN.findall(boxed.output)}
         yield from _diff("outcomes", _outcomes(plain, broken), _outcomes(boxed, broken))
         return
@@ -227,12 +234,13 @@ def _diff(name: str, plain: list[str], boxed: list[str]) -> Iterator[str]:
         yield "\n".join(lines)
 
 
-def compare(seed: int, place: Path, options: Sequence[str] = (), *, loose: bool = False) -> list[str]:
-    """The differences of one seed; see `differences`."""
+def compare(seed: int, place: Path, options: Sequence[str] = (), *, loose: bool = False) -> tuple[list[str], bool]:
+    """The differences of one seed, and whether it was compared loosely; see `differences`."""
     suite = generator.make(seed)
     plain = run(suite, place / "suite", ["--no-sandbox"])
     boxed = run(suite, place / "suite", ["--sandbox", "--sandbox-keep=never", *options])
-    return list(differences(suite, plain, boxed, loose=loose))
+    loose = loose or is_loose(suite, plain)
+    return list(differences(suite, plain, boxed, loose=loose)), loose
 
 
 def main() -> int:
@@ -243,17 +251,20 @@ def main() -> int:
     parser.add_argument("--loose", action="store_true", help="only what became of each test, and the exit status")
     parser.add_argument("--show", action="store_true", help="the differences themselves")
     options, more = parser.parse_known_args()
-    different, began = [], time.monotonic()
+    different, loosely, began = [], 0, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="generated-") as directory:
         for seed in range(options.first, options.first + options.count):
-            found = compare(seed, Path(directory), [word for word in more if word != "--"], loose=options.loose)
+            found, loose = compare(seed, Path(directory), [word for word in more if word != "--"], loose=options.loose)
+            loosely += loose
             if found:
                 different.append(seed)
                 print(f"seed {seed}: {len(found)} differences", flush=True)
                 if options.show:
                     print("\n".join(found), flush=True)
     took = time.monotonic() - began
-    print(f"{options.count} suites in {took:.0f} s, {len(different)} with differences: {different}")
+    print(
+        f"{options.count} suites in {took:.0f} s, {loosely} of them by outcomes only, {len(different)} with differences: {different}"
+    )
     return int(bool(different))
 
 
