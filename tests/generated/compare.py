@@ -262,9 +262,7 @@ def main() -> int:
                 if options.show:
                     print("\n".join(found), flush=True)
     took = time.monotonic() - began
-    print(
-        f"{options.count} suites in {took:.0f} s, {loosely} of them by outcomes only, {len(different)} with differences: {different}"
-    )
+    print(f"{options.count} suites in {took:.0f} s, {loosely} by outcomes only, {len(different)} with differences: {different}")
     return int(bool(different))
 
 
