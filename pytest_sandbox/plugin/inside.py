@@ -320,6 +320,7 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
         _take(world, begin["generators"])
         world.session.testsfailed = begin["failed"]
     session, reporter = world.session, world.reporter
+    reporter.leave_fixtures()
     items, grows = order["items"], order["grows"]
     alone = len(items) == 1 and not grows
     try:

@@ -55,6 +55,10 @@ class Reporter:
         finally:
             self._watched = None
 
+    def leave_fixtures(self) -> None:
+        """In a test's sandbox: be in no traceback of its fixtures; threads are its own."""
+        self._config.hook.pytest_fixture_setup._remove_plugin(self)
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
         """Note who has started a thread: of fixtures within each other the one that is set up first."""
