@@ -200,7 +200,7 @@ def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool
     is_live = bool(LIVE.intersection(suite.arguments))
     if is_live:
         # A live log has its headline again where something was set up early; reasons are cut off where the line ends.
-        output = [[line for line in lines if not line.startswith("-----")] for lines in output]
+        output = [[re.sub(r"-{5,}( live log \w+ -+)?", "", line) for line in lines] for lines in output]
         output = [[re.sub(r"(XFAIL|XPASS|SKIPPED) \(.*", r"\1", line) for line in lines] for lines in output]
         output = [sorted("".join("".join(lines).split())) for lines in output]
     yield from _diff("output", *output)

@@ -461,8 +461,10 @@ def test_a_name_is_used_once(run: CgroupRun) -> None:
 @pytest.mark.needs("pids")
 def test_a_refused_limit_leaves_nothing(run: CgroupRun) -> None:
     """What the kernel will not take is a SetupError with the file, and the directories are gone again."""
+    limits = dataclasses.replace(NO_LIMITS, pids=1)
+    object.__setattr__(limits, "pids", 1 << 40)  # `Limits` itself would refuse it
     with pytest.raises(SetupError, match="limit pids to 1099511627776") as caught:
-        run.create("bad", dataclasses.replace(NO_LIMITS, pids=1 << 40))
+        run.create("bad", limits)
     assert caught.value.errno == errno.EINVAL
     assert [path for path in run.paths if os.path.exists(f"{path}/bad")] == []
 
