@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_sandbox.model import places
 from pytest_sandbox.model.errors import SpecError
-from pytest_sandbox.model.units import cpus_in, format_cpus, parse_cpus
+from pytest_sandbox.model.units import LARGEST, MOST_CPUS, cpus_in, format_cpus, parse_cpus
 
 MIB = 1 << 20
 _FRACTIONS = ("cpus", "cpu_time", "timeout")
@@ -42,11 +42,8 @@ class Keep(enum.Enum):
 
 #: A quota of a millisecond in a period of a second: Documentation/scheduler/sched-bwc.rst.
 LEAST_CPUS = 0.001
-#: Of any limit: the counters of cgroups and loff_t are signed, of 64 bits.
-_LARGEST = 2**63 - 1
 #: What the kernel refuses to hold, or has not got. pids: PID_MAX_LIMIT, proc(5). inodes: a tmpfs counts 1 KiB for each.
-#: cpus: the most of CONFIG_NR_CPUS.
-_MOST = {"pids": 1 << 22, "inodes": 1 << 53, "cpus": 8192}
+_MOST = {"pids": 1 << 22, "inodes": 1 << 53, "cpus": MOST_CPUS}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,7 +91,7 @@ class Limits:
                 raise SpecError(f"the limit {field.name}={value!r} must be above 0; None is no limit")
             if field.name == "cpus" and value < LEAST_CPUS:
                 raise SpecError(f"the limit cpus={value!r} is less than the kernel can hold: write at least {LEAST_CPUS}")
-            if value > (most := _MOST.get(field.name, _LARGEST)):
+            if value > (most := _MOST.get(field.name, LARGEST)):
                 raise SpecError(f"the limit {field.name}={value!r} is more than the kernel can hold, {most}; None is no limit")
 
     def within(self, outer: Limits) -> Limits:

@@ -21,8 +21,8 @@ FRACTION_FORMS = f'a decimal number: "0.5", "2"; {_LIFT}'
 CPUS_FORMS = f'numbers and ranges of CPUs: "0", "0-3,8"; {_LIFT}'
 
 # What the kernel's interfaces take: loff_t and cgroup counters are signed 64 bit.
-_LARGEST = 2**63 - 1
-_MOST_CPUS = 8192  # of any kernel: CONFIG_NR_CPUS
+LARGEST = 2**63 - 1
+MOST_CPUS = 8192  # of any kernel: CONFIG_NR_CPUS
 # [0-9], as \d also matches the digits of other scripts; at most 30 of them, as int() has a limit of its own (4300).
 _NUMBER = r"([0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})"
 # Not compiled here: that takes 1 ms, and most runs of pytest parse nothing. re keeps what it has compiled.
@@ -117,7 +117,7 @@ def parse_cpus(value: object) -> str | None:
     if not re.fullmatch(r"[0-9]{1,5}(-[0-9]{1,5})?( *, *[0-9]{1,5}(-[0-9]{1,5})?)*", text):
         raise _no(value, "a list of CPUs", CPUS_FORMS)
     cpus = cpus_in(text)
-    if not cpus or max(cpus) >= _MOST_CPUS:
+    if not cpus or max(cpus) >= MOST_CPUS:
         raise _no(value, "a list of CPUs", CPUS_FORMS)
     return format_cpus(cpus)
 
@@ -179,7 +179,7 @@ def _text(value: object, noun: str, forms: str) -> str | None:
 
 
 def _bounded(number: int, value: object) -> int:
-    if number > _LARGEST:
+    if number > LARGEST:
         raise SpecError(f'{_shown(value)} is more than the kernel can count: write "none" for no limit')
     return number
 

@@ -7,7 +7,7 @@ that for each test with its marker or fixture, and for something dear, as a data
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -20,12 +20,12 @@ _PROCESS = "process_fixture_name"
 
 def name_beforehand(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
     """Add what is known of to the items' fixtures."""
-    django = loaded(config, "pytest_django.plugin")
-    for item in items:
-        known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", None)
-        if known is not None:
-            for name in [*(_of_django(item) if django else ()), *_of_factories(known)]:
-                _add(item, known, name)
+    infos = [(item, info.name2fixturedefs) for item in items if (info := getattr(item, "_fixtureinfo", None)) is not None]
+    django, factories = loaded(config, "pytest_django.plugin"), _factories(known for _, known in infos)
+    for item, known in infos if django or factories else ():
+        asked = [factories[made[-1]] for made in known.values() if made[-1] in factories]
+        for name in [*(_of_django(item) if django else ()), *asked]:
+            _add(item, known, name)
 
 
 def _of_django(item: pytest.Item) -> Iterator[str]:
@@ -36,13 +36,16 @@ def _of_django(item: pytest.Item) -> Iterator[str]:
         yield "django_db_setup"
 
 
-def _of_factories(known: dict[str, Sequence[Any]]) -> Iterator[str]:
-    for definitions in tuple(known.values()):
-        function = definitions[-1].func
+def _factories(every: Iterable[dict[str, Sequence[Any]]]) -> dict[Any, str]:
+    """The fixtures that a factory has made, each looked at once, with what they ask for."""
+    found: dict[Any, str] = {}
+    for definition in {definitions[-1] for known in every for definitions in known.values()}:
+        function = definition.func
         if _PROCESS in getattr(getattr(function, "__code__", None), "co_freevars", ()):
             name = inspect.getclosurevars(function).nonlocals.get(_PROCESS)
             if isinstance(name, str):
-                yield name
+                found[definition] = name
+    return found
 
 
 def _add(item: pytest.Item, known: dict[str, Sequence[Any]], name: str) -> None:

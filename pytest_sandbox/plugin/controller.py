@@ -118,7 +118,7 @@ class Controller:
 
 def _with_its_document(plan: resolve.Plan, item: pytest.Item) -> resolve.Plan:
     """The plan, with one sandbox for the document that the item is a part of, if nobody has said otherwise."""
-    document = others.document(item) if plan.enabled and plan.scope is resolve.Scope.TEST and plan.group is None else None
+    document = others.document(item) if plan.is_alone else None
     return plan if document is None else dataclasses.replace(plan, group=document)
 
 

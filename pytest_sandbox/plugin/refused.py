@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
-from pytest_sandbox.plugin.resolve import Plan, Scope
+from pytest_sandbox.plugin.resolve import Plan
 
 #: Where libraries of green threads note what they have replaced.
 _GREEN: dict[str, Callable[[object], object]] = {
@@ -60,7 +60,7 @@ def refuse_parted(items: Sequence[pytest.Item], plans: Sequence[Plan]) -> None:
     if not {"pytest_steps", "nbval"} & sys.modules.keys():
         return
     for item, plan in zip(items, plans, strict=True):
-        if not plan.enabled or plan.scope is not Scope.TEST or plan.group is not None:
+        if not plan.is_alone:
             continue
         if _STEPS & getattr(getattr(item, "callspec", None), "params", {}).keys():
             raise pytest.UsageError(

@@ -38,6 +38,11 @@ class Plan:
     group: str | None
     spec: Spec
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether an item with this plan has a sandbox that it shares with no other."""
+        return self.enabled and self.scope is Scope.TEST and self.group is None
+
 
 @dataclass(frozen=True)
 class Settings:
