@@ -617,3 +617,23 @@ def test_which_fixture_has_a_thread(pytester: pytest.Pytester) -> None:
     run.assert_outcomes(passed=3, warnings=1)
     run.stdout.fnmatch_lines(["*fixture 'inner' starts a thread (own)*"])
     assert "quiet" not in run.stdout.str()
+
+
+def test_what_a_factorys_fixture_asks_for_at_run_time(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A server whose name the factory was given, as of pytest-postgresql and its kin, is set up once, by its scope."""
+    make(
+        pytester,
+        test_a="""
+        import pytest
+        @pytest.fixture(scope="session")
+        def server(log): log("up"); yield 1; log("down")
+        def factory(process_fixture_name):
+            @pytest.fixture
+            def client(request): return request.getfixturevalue(process_fixture_name)
+            return client
+        client = factory("server")
+        @pytest.mark.parametrize("number", range(3))
+        def test_1(client, number, log): log(f"test {number}")
+        """,
+    )
+    assert same_log(compare) == ["up", "test 0", "test 1", "test 2", "down"]
