@@ -36,7 +36,8 @@ class Suite:
     next value, the narrower scopes, which are forks of its own, are set up anew. And subtests of unittest, whose progress letters
     plain pytest captures as if the test had written them. (No teardown of a fixture fails where there are such: in plain pytest
     the old value's does so in the set-up of the next test, which then does not run. Nor is a warning an error: what is set up
-    anew for a test has that test's filters.)
+    anew for a test has that test's filters.) A fixture of a package that is not defined in a conftest: it lives as long as the
+    session, and so is set up before all that lives in the package's directory.
     """
 
     files: dict[str, str]
@@ -142,8 +143,12 @@ class Maker:
 
     # -- fixtures ------------------------------------------------------------------------------------------------------
 
-    def _fixture(self, known: Sequence[Fixture], *, method: bool = False) -> tuple[Fixture, str]:
+    def _fixture(self, known: Sequence[Fixture], *, method: bool, shared: bool) -> tuple[Fixture, str]:
+        """One more; method: of a class, shared: of a conftest."""
         scope = self._one(*SCOPES) if not method else self._one("function", "class")
+        if scope == "package" and not shared:
+            scope = "package" if self._is(0.1) else "module"
+            self._loose |= scope == "package"
         wider = [one for one in known if SCOPES.index(one.scope) >= SCOPES.index(scope)]
         needed = self._some(wider, 0.3, 2)
         params = self._chance.choice((0, 0, 0, 0, 2, 3))
@@ -171,10 +176,10 @@ class Maker:
         source = [f"@pytest.fixture({', '.join(arguments)})", f"def {name}({', '.join(wants)}):", *indented(lines)]
         return Fixture(name, scope, params), "\n".join(source)
 
-    def _fixtures(self, known: list[Fixture], most: int, *, method: bool = False) -> list[str]:
+    def _fixtures(self, known: list[Fixture], most: int, *, method: bool = False, shared: bool = False) -> list[str]:
         made = []
         for _ in range(self._chance.randrange(most + 1)):
-            fixture, source = self._fixture(known, method=method)
+            fixture, source = self._fixture(known, method=method, shared=shared)
             known.append(fixture)
             made.append(source)
         return made
@@ -291,7 +296,7 @@ class Maker:
         return "\n".join(parts) + "\n"
 
     def _conftest(self, known: list[Fixture]) -> str:
-        return "\n".join([HEAD, *self._fixtures(known, 4)]) + "\n"
+        return "\n".join([HEAD, *self._fixtures(known, 4, shared=True)]) + "\n"
 
     def suite(self) -> Suite:
         """The suite of this seed."""
