@@ -424,14 +424,18 @@ class Telling:
         done = self.finished[-1].reports
         last = done[-1]
         if not closed.passed and not last.failed:
+            if closed.skipped and last.skipped:
+                # As plain pytest's group of exceptions, which is neither a skip nor an expected failure.
+                closed.outcome, closed.longrepr = "failed", f"errors during test teardown: {_reason(last)}; {_reason(closed)}"
+                vars(closed).pop("wasxfail", None)
             closed.sections = joined(last.sections, closed.sections)
             closed.user_properties = last.user_properties
             closed.duration += last.duration
             done[-1] = closed
             return
         last.duration += closed.duration
-        if closed.failed:
-            last.sections.append(("Another error at teardown", str(closed.longrepr)))
+        if not closed.passed:
+            last.sections.append(("Another error at teardown", str(closed.longrepr) if closed.failed else _reason(closed)))
         last.sections = joined(last.sections, closed.sections)
 
     def raise_interruption(self) -> None:
@@ -451,6 +455,11 @@ class Telling:
 def _has_failed(report: pytest.TestReport) -> bool:
     """Whether it failed, be it as expected."""
     return report.failed or (report.skipped and hasattr(report, "wasxfail"))
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Why a teardown was skipped."""
+    return str(report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", report.longrepr))
 
 
 def _as_expected(item: pytest.Item, report: pytest.TestReport) -> None:

@@ -101,6 +101,30 @@ def test_errors_in_several_teardowns(pytester: pytest.Pytester, compare: Compare
         assert f"no luck in {scope}" in pair.boxed.text
 
 
+def test_teardowns_that_skip(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Several teardowns of one test that skip, or fail as expected, are an error, as plain pytest's group of exceptions."""
+    pytester.makepyfile(
+        """
+        import pytest
+        def skipping(scope, skip):
+            @pytest.fixture(scope=scope)
+            def made():
+                yield
+                skip("no " + scope)
+            return made
+        a, b, c = skipping("session", pytest.skip), skipping("module", pytest.xfail), skipping("function", pytest.skip)
+        def test_1(c): pass
+        def test_2(b, c): pass
+        def test_3(a, c): pass
+        """
+    )
+    pair = compare("-rA")
+    assert pair.boxed.outcomes() == pair.plain.outcomes()
+    assert pair.boxed.status == pair.plain.status == pytest.ExitCode.TESTS_FAILED
+    for scope in ("session", "module", "function"):
+        assert f"no {scope}" in pair.boxed.text
+
+
 def test_error_in_class_and_module_functions(pytester: pytest.Pytester, compare: Compare) -> None:
     """Errors of setUpClass, tearDownClass, setup_module and teardown_module are where plain pytest has them."""
     pytester.makepyfile(
