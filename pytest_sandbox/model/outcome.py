@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping
+from typing import Any
 
 
 class Ending(enum.Enum):
@@ -66,6 +67,27 @@ class Usage:
     io_stalled: float | None = None
     io_stalled_fully: float | None = None
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def and_then(self, later: Usage) -> Usage:
+        """Of two sandboxes, one after the other: the sum of each figure, but the greater peak; None where one is not known."""
+        found: dict[str, Any] = {}
+        for name in (field.name for field in dataclasses.fields(self) if field.name != "missing"):
+            own, other = getattr(self, name), getattr(later, name)
+            if own is not None and other is not None:
+                found[name] = max(own, other) if name in _AT_A_TIME else own + other
+        return Usage(**found, missing={**self.missing, **later.missing})
+
+
+#: Figures of a moment, not of a time.
+_AT_A_TIME = {"memory_peak", "memory_anon", "memory_file", "memory_kernel", "pids_peak"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Made:
+    """How many further sandboxes a test has made, and what they used, one after the other: see `Usage.and_then`."""
+
+    count: int
+    usage: Usage
 
 
 class ChangeKind(enum.Enum):

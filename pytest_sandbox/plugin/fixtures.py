@@ -15,7 +15,7 @@ import pytest
 
 from pytest_sandbox.model import places
 from pytest_sandbox.model.errors import SandboxError, SpecError, WireError
-from pytest_sandbox.model.outcome import Change, ChangeKind, Outcome, Usage
+from pytest_sandbox.model.outcome import Change, ChangeKind, Made, Outcome, Usage
 from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Limits, Network, Spec
 from pytest_sandbox.plugin import measuring, paths
 from pytest_sandbox.plugin.measured import Account, Measured
@@ -162,6 +162,8 @@ class Requests:
 
     def __init__(self, supervisor: Supervisor, measured: Measured | None) -> None:
         self._supervisor, self._measured = supervisor, measured
+        #: What the sandboxes that were made so far have used.
+        self.made: Made | None = None
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """Answer a test's question. Raises WireError for what is none."""
@@ -184,16 +186,22 @@ class Requests:
                 raise SpecError("a test has one further sandbox at a time; this one was asked for while another was there")
             spec = _at_most(running.order.spec, frame)
             self._supervisor.refuse(spec)
-            self._supervisor.start(running, spec, _Made(running, self._supervisor, self._measured))
+            self._supervisor.start(running, spec, _Maker(running, self._supervisor, self._measured, self._note))
         except (SandboxError, OSError, ValueError, TypeError) as error:
             running.send({"op": "unmade", "reason": str(error)})
 
+    def _note(self, outcome: Outcome) -> None:
+        before = self.made
+        self.made = Made(1, outcome.usage) if before is None else Made(before.count + 1, before.usage.and_then(outcome.usage))
 
-class _Made:
+
+class _Maker:
     """Hears a sandbox that a test has made, and tells the test."""
 
-    def __init__(self, owner: Running, supervisor: Supervisor, measured: Measured | None) -> None:
-        self._owner, self._supervisor = owner, supervisor
+    def __init__(
+        self, owner: Running, supervisor: Supervisor, measured: Measured | None, note: Callable[[Outcome], None]
+    ) -> None:
+        self._owner, self._supervisor, self._note = owner, supervisor, note
         self._measured, self._account = measured, Account(measured)
         self._said: Frame | None = None
 
@@ -207,6 +215,7 @@ class _Made:
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """Tell the test."""
+        self._note(outcome)
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
         if not self._owner.ended:

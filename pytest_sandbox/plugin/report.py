@@ -15,7 +15,7 @@ from _pytest.fixtures import FixtureDef
 from _pytest.nodes import Node
 
 from pytest_sandbox.model.capability import Capability
-from pytest_sandbox.model.outcome import Ending, Leak, Outcome, Usage
+from pytest_sandbox.model.outcome import Ending, Leak, Made, Outcome, Usage
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.model.units import format_seconds, format_size
 from pytest_sandbox.plugin import resolve, stacks
@@ -30,6 +30,8 @@ _PROPERTIES = (
     "overlay_bytes", "network_received", "network_sent", "throttled", "cpu_stalled", "cpu_stalled_fully", "memory_stalled",
     "memory_stalled_fully", "io_stalled", "io_stalled_fully",
 )  # fmt: skip
+#: Those of them that are told of what a test makes itself.
+_OF_MADE = ("wall", "cpu", "memory_peak", "pids_peak")
 #: The table's figures: what each is called there, the field of Usage, and how it is written.
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "wall": ("wall", format_seconds), "cpu": ("cpu", format_seconds), "memory": ("memory_peak", format_size),
@@ -133,16 +135,32 @@ class Book:
         return lines
 
     def add_test(
-        self, item: pytest.Item, done: list[pytest.TestReport], outcome: Outcome, *, shares_network: bool, tests: int
+        self,
+        item: pytest.Item,
+        done: list[pytest.TestReport],
+        outcome: Outcome,
+        made: Made | None,
+        *,
+        shares_network: bool,
+        tests: int,
     ) -> None:
-        """Note a test's outcome, and put it into its reports. tests: how many its sandbox ran; it was the last of them."""
+        """Note a test's outcome, and put it into its reports.
+
+        made: what it made by `sandbox_factory`. tests: how many its sandbox ran; it was the last of them.
+        """
         if self._settings.usage:
             self._rows.append(_Row(item.nodeid, outcome, "test" if tests == 1 else f"{tests} tests, up to"))
+            if made is not None:
+                self._rows.append(_Row(item.nodeid, Outcome(Ending.EXITED, None, made.usage), f"{made.count} made by"))
         if shares_network:
             self._sharing.append(item.nodeid)
         if done:
-            done[-1].user_properties = [*done[-1].user_properties, *_properties(outcome, tests, shares_network=shares_network)]
-            _add_section(done, outcome, tests)
+            done[-1].user_properties = [
+                *done[-1].user_properties,
+                *_properties(outcome, tests, shares_network=shares_network),
+                *(_properties_of_made(made) if made is not None else ()),
+            ]
+            _add_section(done, outcome, made, tests)
         if outcome.leaks and done and not any(report.failed for report in done):
             error = self._warn_of_leaks(item, outcome, tests)
             if error is not None:
@@ -238,7 +256,7 @@ def make_report(item: pytest.Item, when: str, result: str, text: str | None, out
     return report
 
 
-def _add_section(done: Sequence[pytest.TestReport], outcome: Outcome, tests: int) -> None:
+def _add_section(done: Sequence[pytest.TestReport], outcome: Outcome, made: Made | None, tests: int) -> None:
     """Describe the outcome in the first report that failed, if it is not there already, and of how many tests it is."""
     for report in done:
         if report.failed and not any(name == "Sandbox" for name, _ in report.sections):
@@ -246,6 +264,11 @@ def _add_section(done: Sequence[pytest.TestReport], outcome: Outcome, tests: int
             _name_limit(report, outcome.ending)
             break
     more = f"\n(of {tests} tests that shared a sandbox)" if tests > 1 else ""
+    more += (
+        f"\n(sandbox_factory made {made.count} more, which are not in these figures: {_figures(made.usage)})"
+        if made is not None
+        else ""
+    )
     for report in done:
         report.sections = [(name, text + more if name == "Sandbox" else text) for name, text in report.sections]
 
@@ -332,7 +355,7 @@ def _properties(outcome: Outcome, tests: int, *, shares_network: bool) -> list[t
     for name in _PROPERTIES:
         value = getattr(outcome.usage, name)
         if value is not None:
-            found.append((f"sandbox_{name}", round(value, 6) if isinstance(value, float) else value))
+            found.append((f"sandbox_{name}", _rounded(value)))
     if outcome.leaks:
         found.append(("sandbox_leaks", "; ".join(leak.command for leak in outcome.leaks)))
     if tests > 1:
@@ -340,6 +363,15 @@ def _properties(outcome: Outcome, tests: int, *, shares_network: bool) -> list[t
     if shares_network:
         found.append(("sandbox_network", "shared with the scope around it"))
     return found
+
+
+def _properties_of_made(made: Made) -> list[tuple[str, object]]:
+    figures = {"made": made.count, **{f"made_{name}": getattr(made.usage, name) for name in _OF_MADE}}
+    return [(f"sandbox_{name}", _rounded(value)) for name, value in figures.items() if value is not None]
+
+
+def _rounded(value: object) -> object:
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _table(rows: list[_Row], *, everything: bool) -> Iterator[str]:

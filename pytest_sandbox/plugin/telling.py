@@ -326,7 +326,8 @@ class Telling:
             return
         item, done = self.finished[-1].item, self.finished[-1].reports
         failed = any(report.failed for one in self.finished for report in one.reports)
-        self._book.add_test(item, done, outcome, shares_network=self._shares_network, tests=self.position)
+        made = self._requests.made
+        self._book.add_test(item, done, outcome, made, shares_network=self._shares_network, tests=self.position)
         used = any(_TMP_FIXTURES.intersection(getattr(one.item, "fixturenames", ())) for one in self.finished)
         keep_tmp_path(self.session.config, self._supervisor, running, used=used)
         kept = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)

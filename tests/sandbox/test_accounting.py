@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -304,3 +305,39 @@ def test_a_scope_is_billed_apart(pytester: pytest.Pytester) -> None:
     assert sizes["session"] == pytest.approx(100 * MIB, rel=0.3)  # with pytest's own pages that it wrote to
     assert all((size or 0) < 30 * MIB for name, size in sizes.items() if name != "session")
     assert len(sizes) == 3
+
+
+@pytest.mark.needs("memory")
+def test_what_a_test_makes_is_billed_apart(pytester: pytest.Pytester) -> None:
+    """By `sandbox_factory`, also where the test is killed meanwhile: the sum of times, the greatest peak, in each report."""
+    pytester.makepyfile(
+        """
+        import sys, pytest
+        SOURCE = "import time\\nx = bytearray({size} << 20)\\nwhile time.process_time() < {seconds}: pass"
+        def use(factory, size, seconds):
+            assert factory.run([sys.executable, "-c", SOURCE.format(size=size, seconds=seconds)]).ok
+        def test_made(sandbox_factory):
+            use(sandbox_factory, 100, 0.2); use(sandbox_factory, 10, 0.3)
+            assert False
+        @pytest.mark.sandbox(timeout=1)
+        def test_killed(sandbox_factory): use(sandbox_factory, 10, 1000)
+        def test_none(sandbox_factory): pass
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-usage", "--junitxml=out.xml", "-ojunit_family=xunit1")
+    result.assert_outcomes(passed=1, failed=2)
+    told = ["(sandbox_factory made 2 more, *)", "(sandbox_factory made 1 more, *)"]
+    result.stdout.fnmatch_lines([*told, "*[[]2 made by[]] *::test_made", "*[[]1 made by[]] *::test_killed"])
+    found = {
+        case.get("name"): {
+            one.get("name"): float(one.get("value", 0)) for one in case.iter("property") if "made" in str(one.get("name"))
+        }
+        for case in ET.parse(pytester.path / "out.xml").iter("testcase")
+    }
+    assert [found[name].get("sandbox_made", 0) for name in ("test_made", "test_killed", "test_none")] == [2, 1, 0]
+    made = found["test_made"]
+    assert made["sandbox_made_wall"] > 0.5
+    if "sandbox_made_cpu" in made:
+        assert 0.5 <= made["sandbox_made_cpu"] < 2
+    if "sandbox_made_memory_peak" in made:
+        assert 100 * MIB <= made["sandbox_made_memory_peak"] < 130 * MIB
