@@ -6,7 +6,6 @@ Whatever a sandbox leaves unsaid about a test when it ends is said for it, with 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import pytest
@@ -14,17 +13,17 @@ from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
-from pytest_sandbox.plugin import carried, dependency, interruption, watchdog
+from pytest_sandbox.plugin import dependency, interruption, watchdog
 from pytest_sandbox.plugin.fixtures import Requests
 from pytest_sandbox.plugin.generators import Baton
-from pytest_sandbox.plugin.junit import Noted
 from pytest_sandbox.plugin.measured import Account, measured_of
-from pytest_sandbox.plugin.report import Book, make_report, show, show_bytes, show_error
+from pytest_sandbox.plugin.report import Book, make_report, show_bytes, show_error
 from pytest_sandbox.plugin.reports import from_frame, joined, seconds, warning_from_frame, whole_number
 from pytest_sandbox.plugin.reruns import Reruns
 from pytest_sandbox.plugin.scope import Scope, Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.settling import keeps_terminal
+from pytest_sandbox.plugin.showing import Finished, Showing
 from pytest_sandbox.plugin.tmp import keep_changes, keep_tmp_path
 from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.running import Running
@@ -34,25 +33,6 @@ from pytest_sandbox.sandbox.wire import Frame
 #: Limits that end whoever meets them: by a kill, which the test may not have noticed.
 _MET = frozenset({Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.CPU_TIME, Ending.TOO_MUCH_OUTPUT})
 _TMP_FIXTURES = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_factory", "pytester", "testdir"})
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Finished:
-    """An item with all its reports, not fired yet; its warnings follow them, as in plain pytest."""
-
-    item: pytest.Item
-    reports: list[pytest.TestReport]
-    warnings: list[dict[str, Any]]
-
-    def end(self) -> None:
-        """Fire logfinish, and the warnings."""
-        self.item.ihook.pytest_runtest_logfinish(nodeid=self.item.nodeid, location=self.item.location)
-        self.warn()
-
-    def warn(self) -> None:
-        """Fire the warnings."""
-        for warning in self.warnings:
-            self.item.config.hook.pytest_warning_recorded.call_historic(kwargs=warning)
 
 
 class Line(Protocol):
@@ -113,13 +93,9 @@ class Telling:
         self.stopped = False
         self.version = 0
         self.unmade: Unrunnable | None = None
-        self._noted: dict[str, Noted] = {}
-        self._carried: dict[str, list[Callable[[], None]]] = {}
-        # By the id of the report, since some have no hash, or the position, that they are shown after.
-        self._texts: dict[tuple[str, int], list[str]] = {}
+        self._showing = Showing(session.config, self.reruns)
         self._shares_network = False
         self._begun = False
-        self._announced = -1
         self._done = False
         self.watched = watchdog.timeout(session.config) > 0
         self._barked = 0
@@ -212,9 +188,7 @@ class Telling:
         """Hear a report, or the last one again, which somebody has changed."""
         report = from_frame(self.session.config, frame, self.item)
         if frame.get("again") and self.reports and self.reports[-1].when == report.when:
-            changed = self.reports.pop()
-            if texts := self._texts.pop(("report", id(changed)), None):
-                self._texts["report", id(report)] = texts
+            self._showing.replace(self.reports.pop(), report)
         self.reports.append(report)
 
     def _finish(self, running: Running) -> None:
@@ -237,8 +211,7 @@ class Telling:
             running.hold = on
             clock.resume(running)
             if on:  # somebody is to talk to it, and should see what it has said before
-                show(self.session.config, "".join(text for texts in self._texts.values() for text in texts))
-                self._texts.clear()
+                self._showing.say_all()
 
     def _pass_on(self, running: Running, frame: Frame) -> None:
         op = frame["op"]
@@ -246,29 +219,17 @@ class Telling:
             warnings = self.warnings if self.position < len(self.items) or not self.finished else self.finished[-1].warnings
             warnings.append(warning_from_frame(self.session.config, frame, self.item.nodeid))
         elif op == "terminal":
-            self._show(str(frame.get("text", "")))
+            self._showing.say(str(frame.get("text", "")), self.position, self.reports)
         elif op == "junit":
-            self._noted[self.item.nodeid] = Noted.from_frame(frame)
+            self._showing.note(self.item, frame)
         elif op == "carried":
-            news = carried.from_frame(self.session.config, self.item, frame)
-            self._carried.setdefault(self.item.nodeid, []).append(news)
+            self._showing.carry(self.item, frame)
         elif op == "coverage":
             self._account.hear(frame)
         elif op == "generators":
             self._line.baton.take(frame)
         elif not self.reruns.on_frame(running, frame):
             self._requests.on_frame(running, frame)
-
-    def _show(self, text: str) -> None:
-        """Show what the terminal reporter or a live log says: below what it comes after, if that is not shown yet."""
-        telling = [report for report in self.reports if report.when == "call" or not report.passed]
-        # Whoever talks to a debugger is to see at once what pytest says before it.
-        talks = getattr(self.session.config.option, "usepdb", False)
-        if not talks and (telling or self._announced < self.position):
-            place = ("report", id(telling[-1])) if telling else ("position", self.position)
-            self._texts.setdefault(place, []).append(text)
-        else:
-            show(self.session.config, text)
 
     def _expect(self, frame: Frame) -> None:
         if self.position >= len(self.items) or frame.get("item") != self.items[self.position]:
@@ -368,21 +329,8 @@ class Telling:
 
     def log_start(self, position: int = 0) -> None:
         """Fire logstart of an item, if that was not done."""
-        if self._announced < position < len(self.items):
-            self._announced = position
-            item = self.session.items[self.items[position]]
-            item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-            show(self.session.config, "".join(self._texts.pop(("position", position), ())))
-
-    def _fire(self, item: pytest.Item, done: Sequence[pytest.TestReport]) -> None:
-        if item.nodeid in self._noted:  # before junit hears of the item, and after it has heard of all before
-            self._noted.pop(item.nodeid).remember(self.session.config, item)
-        for remember in self._carried.pop(item.nodeid, ()):
-            remember()
-        for report in done:
-            item.ihook.pytest_runtest_logreport(report=report)
-            self.reruns.fired(item, report)
-            show(self.session.config, "".join(self._texts.pop(("report", id(report)), ())))
+        if position < len(self.items):
+            self._showing.start(self.session.items[self.items[position]], position)
 
     def report_all_but_last(self) -> None:
         """Fire what is finished, but for the last item's teardown, which scopes that end with it may still change."""
@@ -391,10 +339,10 @@ class Telling:
             self.log_start(first + offset)
             last = offset == len(self.finished) - 1
             if last:
-                self._fire(one.item, one.reports[:-1])
+                self._showing.fire(one.item, one.reports[:-1])
                 del one.reports[:-1]
             else:
-                self._fire(one.item, one.reports)
+                self._showing.fire(one.item, one.reports)
                 one.end()
         del self.finished[:-1]
 
@@ -405,7 +353,7 @@ class Telling:
             first = self.position - len(self.finished) - (last is not None)
             for offset, one in enumerate(self.finished):
                 self.log_start(first + offset)
-                self._fire(one.item, one.reports)
+                self._showing.fire(one.item, one.reports)
                 one.end()
             self.finished = [] if last is None else [last]
 
@@ -413,7 +361,7 @@ class Telling:
         """Fire the last."""
         if self.finished:
             one = self.finished.pop()
-            self._fire(one.item, one.reports)
+            self._showing.fire(one.item, one.reports)
             one.end()
 
     def merge(self, scope: Scope, closed: pytest.TestReport | None) -> None:
@@ -445,7 +393,7 @@ class Telling:
         if frame is None:
             return
         if frame["op"] != "stop":
-            self._fire(self.item, self.reports)  # as far as the test came
+            self._showing.fire(self.item, self.reports)  # as far as the test came
             Finished(self.item, [], [*self._line.early_warnings(self.unit), *self.warnings]).warn()
             interruption.raise_again(self.item, frame)
         for name in ("shouldstop", "shouldfail"):
