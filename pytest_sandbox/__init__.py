@@ -6,6 +6,7 @@ used, so that the plugin costs nothing where it is off, and on platforms that ha
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,10 @@ def __getattr__(name: str) -> object:
     """PEP 562: import a public name's home when the name is first used."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if sys.platform != "linux" and ".sandbox." in _HOME[name]:
+        from pytest_sandbox.model.errors import UnavailableError
+
+        raise UnavailableError("platform", f"{sys.platform} has no namespaces", "use it on Linux")
     value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value

@@ -24,7 +24,6 @@ class Cause(enum.Enum):
     """Why something is missing, as far as it decides what to do about it. Some come with a detail: see there."""
 
     # Of sandboxes as a whole.
-    NOT_LINUX = enum.auto()
     OLD_KERNEL = enum.auto()
     NOT_BUILT = enum.auto()
     FEW_FILES = enum.auto()

@@ -12,6 +12,7 @@ Hitting a limit is not here: that is an `Outcome`.
 from __future__ import annotations
 
 import os
+from errno import EINVAL
 
 
 class SandboxError(Exception):
@@ -43,6 +44,13 @@ class SetupError(SandboxError):
         self.step = step
         self.object = obj
         self.errno = errno
+
+    @classmethod
+    def of(cls, step: str, error: OSError | ValueError) -> SetupError:
+        """What an error of Python's says of a step."""
+        if isinstance(error, OSError):
+            return cls(step, str(error.filename or error.strerror), error.errno or 0)
+        return cls(step, str(error), EINVAL)
 
 
 class WireError(SandboxError):

@@ -123,7 +123,7 @@ class Outcome:
     started. sentence: the ending in one sentence, with the figures: limit, peak, which process.
     stdout, stderr: what had been written to the sandbox's own descriptors and not yet reported.
     stacks: Python stacks by faulthandler, at a timeout or crash. changes is cut at a fixed number of paths;
-    changes_cut says so.
+    changes_cut says so, and output_cut that stdout or stderr are cut: at the limit, and at 64M whatever that is.
     """
 
     ending: Ending
@@ -136,6 +136,7 @@ class Outcome:
     leaks: tuple[Leak, ...] = ()
     changes: tuple[Change, ...] = ()
     changes_cut: bool = False
+    output_cut: bool = False
 
     @property
     def ok(self) -> bool:

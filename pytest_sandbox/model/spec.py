@@ -83,7 +83,8 @@ class Limits:
             if value is None:
                 continue
             if field.name == "cpuset":
-                parse_cpus(value)
+                if not isinstance(value, str) or parse_cpus(value) is None:
+                    raise SpecError(f"the limit cpuset={value!r} is no list of CPUs such as '0-3,8'; None is no limit")
                 continue
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
                 raise SpecError(f"the limit {field.name}={value!r} is no {'whole ' if whole else ''}number; None is no limit")

@@ -26,6 +26,7 @@ from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.plugin import measuring
 from pytest_sandbox.plugin.measuring import RECORDER, Recorder, to_frame
+from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.bodies import take_output
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.running import Running
@@ -40,6 +41,8 @@ _HIGHEST = 1 << 28
 _LONGEST_NAME, _NAME = 4096, 16
 #: What of data files is taken out of one sandbox, in files and bytes.
 _MOST_FILES, _MOST_BYTES = 1000, 256 << 20
+#: How long one of them may take to be read, in seconds: SQLite runs what stands in its schema.
+_READ_TIME = 30.0
 
 #: What is used of coverage, most of it private: checked before the first test.
 _USED = {
@@ -157,7 +160,10 @@ class Measured:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise WireError(f"a frame is nothing that coverage measured: {error!r}") from error
         if self._count > _MOST_HELD:
-            self._add()
+            try:
+                self._add()
+            except sys.modules["coverage"].CoverageException as error:
+                raise WireError(f"coverage does not take what a sandbox has measured: {error}") from error
         return count
 
     def _add(self) -> None:
@@ -229,18 +235,23 @@ class Measured:
     def finish(self, supervisor: Supervisor, spec: Spec) -> None:
         """Read the data files, and add everything to coverage's data, before it is saved."""
         try:
-            self._read_files(supervisor, dataclasses.replace(spec, hide=()))
+            limits = dataclasses.replace(spec.limits, timeout=min(_READ_TIME, spec.limits.timeout or _READ_TIME))
+            self._read_files(supervisor, dataclasses.replace(spec, hide=(), limits=limits))
             self._add()
             self._touch()
+        except sys.modules["coverage"].CoverageException as error:
+            self._warn(f"coverage does not take what sandboxes have measured: {error}")
         finally:
             if self._place is not None:
                 shutil.rmtree(self._place, ignore_errors=True)
         if self._left_out:
-            text = f"{self._left_out} data file(s) of coverage's, which subprocesses of tests wrote, could not be read"
-            message = warnings.WarningMessage(CoverageWarning(text), CoverageWarning, self._prefix.rstrip("."), 0)
-            self._config.hook.pytest_warning_recorded.call_historic(
-                kwargs={"warning_message": message, "nodeid": "", "when": "runtest", "location": None}
-            )
+            self._warn(f"{self._left_out} data file(s) of coverage's, which subprocesses of tests wrote, could not be read")
+
+    def _warn(self, text: str) -> None:
+        message = warnings.WarningMessage(CoverageWarning(text), CoverageWarning, self._prefix.rstrip("."), 0)
+        self._config.hook.pytest_warning_recorded.call_historic(
+            kwargs={"warning_message": message, "nodeid": "", "when": "runtest", "location": None}
+        )
 
     def _read_files(self, supervisor: Supervisor, spec: Spec) -> None:
         while self._files:
@@ -310,11 +321,11 @@ class _Reader:
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """Not trusted either, once it has read a file."""
-        del running
         if frame["op"] == "coverage":
             self._hear(frame)
         elif frame["op"] == "begun":
             self.begun += 1
+            clock.restart(running)
         elif frame["op"] == "read":
             self.done += 1
 

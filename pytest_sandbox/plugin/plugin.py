@@ -78,7 +78,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """`--sandbox-doctor`: print what this machine can do, and end."""
     if not config.getoption("sandbox_doctor"):
         return None
-    from pytest_sandbox.sandbox.doctor import main
+    from pytest_sandbox.__main__ import main
 
     return main()
 
@@ -86,6 +86,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 @pytest.fixture
 def sandbox(request: pytest.FixtureRequest) -> SandboxInfo:
     """The test's own sandbox: `spec`, `limits`, `usage()` so far, `changes()` so far. Skips where the test has none."""
+    _skip_elsewhere()
     from pytest_sandbox.plugin import fixtures
 
     return fixtures.sandbox(request.config)
@@ -94,6 +95,13 @@ def sandbox(request: pytest.FixtureRequest) -> SandboxInfo:
 @pytest.fixture
 def sandbox_factory(request: pytest.FixtureRequest) -> SandboxFactory:
     """Makes further sandboxes below this test's: `sandbox_factory(memory="64M").run(["prog"])`, `.call(function, 1)`."""
+    _skip_elsewhere()
     from pytest_sandbox.plugin import fixtures
 
     return fixtures.sandbox_factory(request.config)
+
+
+def _skip_elsewhere() -> None:
+    """What is imported then is Linux's alone."""
+    if sys.platform != "linux":
+        pytest.skip(f"this test runs in no sandbox: {sys.platform} has no namespaces")

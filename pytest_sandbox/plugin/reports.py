@@ -10,7 +10,6 @@ import builtins
 import contextlib
 import json
 import linecache
-import math
 import sys
 import sysconfig
 import warnings
@@ -22,6 +21,7 @@ from _pytest._code.code import TerminalRepr
 from _pytest._io import TerminalWriter
 
 from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.model.units import LARGEST
 from pytest_sandbox.sandbox import values
 
 _OUTCOMES = ("passed", "failed", "skipped", "rerun", "retried")  # the last are pytest-rerunfailures' and pytest-retry'
@@ -159,7 +159,7 @@ def seconds(frame: dict[str, Any], name: str) -> float:
     """A field that is a duration, or missing: 0. Raises WireError for what is neither."""
     value = frame.get(name) or 0.0
     try:
-        if isinstance(value, (int, float)) and math.isfinite(value):
+        if isinstance(value, (int, float)) and 0 <= value <= LARGEST:
             return float(value)
     except OverflowError:
         pass

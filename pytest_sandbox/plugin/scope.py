@@ -56,7 +56,7 @@ class Scope:
 
     has: the parameter of each fixture set up there, by definition's id; failed: of those that could not be. asking: for whom
     it works, and of: for which unit and item it sets up now, which may be later ones. warnings: of its teardown. version: of
-    the generators' state that it has. is_timed: by the time limit of a test, and not by pytest-timeout.
+    the generators' state that it has.
     """
 
     node: Node
@@ -70,7 +70,6 @@ class Scope:
     of: tuple[int, int] | None = None
     warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     version: int = 0
-    is_timed: bool = False
     failed: dict[int, object] = dataclasses.field(default_factory=dict)
 
     @property
@@ -82,12 +81,6 @@ class Scope:
     def name(self) -> str:
         """For messages."""
         return self.node.nodeid or "the session"
-
-    def time(self, running: Running, limit: float | None) -> None:
-        """Let the scope be killed after so long, unless pytest-timeout has said when. None: not any more."""
-        if running.timer is None or self.is_timed:
-            self.is_timed = limit is not None
-            clock.set_timer(running, limit or 0)
 
     def lacks(self, need: Need) -> bool:
         """Whether a fixture is not set up here, or not with this parameter."""
@@ -155,10 +148,10 @@ class ScopeListener:
             scope.of = (unit, index)
         elif op == "fixture":
             scope.setting_up = str(frame.get("name", ""))
-            scope.time(running, None if told is None else told.timeout)
+            clock.allow(running, None if told is None else told.timeout)
         elif op in ("prepared", "exit", "interrupt", "internal") and told is not None:
             scope.setting_up, scope.of = "", None
-            scope.time(running, None)
+            clock.allow(running, None)
             scope.asking.popleft()
             self._show(running)
             if op == "prepared":
@@ -169,13 +162,17 @@ class ScopeListener:
         elif op == "closed":
             scope.closed = from_frame(self._config, frame, item)
         elif op == "timer":
-            scope.is_timed = False
             clock.set_timer(running, seconds(frame, "seconds"), seconds(frame, "grace"))
         elif op == "hold":
-            running.hold = bool(frame.get("value")) and keeps_terminal(self._config)
-            clock.resume(running)
+            self._hold(running, on=bool(frame.get("value")))
         else:
             self._pass_on(item, frame)
+
+    def _hold(self, running: Running, *, on: bool) -> None:
+        """Stop the clock for a debugger, unless the time was over before."""
+        if running.kill_at is None:
+            running.hold = on and keeps_terminal(self._config)
+            clock.resume(running)
 
     def _show(self, running: Running) -> None:
         """Show what it has written past its capture since the last time."""

@@ -23,6 +23,7 @@ from pytest_sandbox.plugin.inside import World
 from pytest_sandbox.plugin.report import Book, make_report
 from pytest_sandbox.plugin.scope import Scope, ScopeListener, Told, Unrunnable
 from pytest_sandbox.plugin.scopes import Need, Unit
+from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.running import Listener, Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
@@ -254,7 +255,7 @@ class Tree:
         scope.last_item = last_item
         if scope.outcome is None and scope.running is not None:
             unit = self._of.get(last_item)
-            scope.time(scope.running, None if unit is None else unit.spec.limits.timeout)
+            clock.allow(scope.running, None if unit is None else unit.spec.limits.timeout)
             scope.running.send({"op": "close", "item": scope.last_item, "generators": self._hand_on(scope)})
             self._supervisor.run_while(lambda: scope.outcome is None)
         if scope.outcome is None:

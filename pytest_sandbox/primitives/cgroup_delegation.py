@@ -24,6 +24,9 @@ from pytest_sandbox.primitives.cgroup_files import inherit, pids_in, read, remov
 from pytest_sandbox.primitives.cgroup_layout import CONTROLLER_PREFIX, RUN_PREFIX, V2, Problem, explain
 from pytest_sandbox.primitives.locks import Locks
 
+#: How often processes are moved out of a cgroup before it is told as it is: not empty (EBUSY).
+_MOST_MOVES = 100
+
 
 class Delegation:
     """The run directory of one run in each hierarchy, made when first needed."""
@@ -49,7 +52,7 @@ class Delegation:
         try:
             if directory not in self._made:
                 self._make(directory)
-                inherit(directory, choice.controller.inherits)
+            inherit(directory, choice.controller.inherits)
             if choice.controller.version == V2 and choice.controller.name:
                 return self._pass_on(choice, base) or self._pass_on(choice, directory)
         except OSError as error:
@@ -87,10 +90,13 @@ class Delegation:
             self._make(leaf)
             self._leaf = leaf
             self._made.remove(leaf)
-            while own := [pid for pid in pids_in(base) if _is_own(pid)]:
+            for _ in range(_MOST_MOVES):  # some CI runners move processes back (runc#4812)
+                own = [pid for pid in pids_in(base) if _is_own(pid)]
                 for pid in own:
                     with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                         write(leaf + "/cgroup.procs", str(pid))
+                if not own:
+                    break
 
     def _return(self) -> None:
         """Go back to where this process was."""

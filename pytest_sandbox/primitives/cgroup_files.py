@@ -24,6 +24,8 @@ _LEAF_LINKS = 2
 KILL_SECONDS = 5.0
 """How long to wait for killed processes: SIGKILL takes effect when a process leaves an uninterruptible wait."""
 REMOVE_SECONDS = 2.0
+_MOST_AT_ONCE = 500
+_PAUSE = 0.001
 
 
 def read(path: str) -> bytes:
@@ -100,9 +102,8 @@ def kill_below(directories: Iterable[str], seconds: float = KILL_SECONDS) -> tup
     """
     roots = tuple(directories)
     deadline = time.monotonic() + seconds
-    killed = [_try_write(f"{root}/cgroup.kill", "1") for root in roots]
-    if not any(killed):
-        for root in roots:
+    for root in roots:
+        if not _try_write(f"{root}/cgroup.kill", "1"):
             _try_write(f"{root}/pids.max", "0")
     while pids := _members(roots):
         left = deadline - time.monotonic()
@@ -127,13 +128,8 @@ def _members(roots: tuple[str, ...]) -> frozenset[int]:
 def _kill_and_wait(pids: frozenset[int], roots: tuple[str, ...], seconds: float) -> None:
     """SIGKILL those of `pids` that are still in `roots`, and wait until they are dead or `seconds` are over."""
     deadline = time.monotonic() + seconds
-    with contextlib.ExitStack() as stack:
-        fds = {}
-        # 500 at a time: a fork bomb's processes must not use up this process's descriptors.
-        for pid in sorted(pids)[:500]:
-            with contextlib.suppress(ProcessLookupError):
-                fds[pid] = os.pidfd_open(pid)
-                stack.callback(os.close, fds[pid])
+    fds = _pidfds(pids)
+    try:
         # A pid may have been reused before its pidfd was opened: only what is listed afterwards is surely a member.
         poll, waiting = select.poll(), 0
         for pid in _members(roots) & fds.keys():
@@ -141,10 +137,35 @@ def _kill_and_wait(pids: frozenset[int], roots: tuple[str, ...], seconds: float)
                 signal.pidfd_send_signal(fds[pid], signal.SIGKILL)
                 poll.register(fds[pid], select.POLLIN)
                 waiting += 1
+        if not waiting:
+            time.sleep(_PAUSE)
         while waiting and (left := deadline - time.monotonic()) > 0:
             for fd, _ in poll.poll(left * 1000):
                 poll.unregister(fd)
                 waiting -= 1
+    finally:
+        for fd in fds.values():
+            os.close(fd)
+
+
+def _pidfds(pids: frozenset[int]) -> dict[int, int]:
+    """A pidfd for each that is there, for 500 at most: a fork bomb's processes must not use up this process's descriptors."""
+    fds: dict[int, int] = {}
+    # cgroup_procs_show lists a process of a pid namespace that is not ours as 0.
+    for pid in sorted(pids - {0})[:_MOST_AT_ONCE]:
+        try:
+            fds[pid] = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        except OSError as error:
+            if len(fds) > 1 and error.errno in (errno.EMFILE, errno.ENFILE):
+                _, spare = fds.popitem()  # to read with; the others' turn comes when these are dead
+                os.close(spare)
+                return fds
+            for fd in fds.values():
+                os.close(fd)
+            raise
+    return fds
 
 
 def remove(directories: Iterable[str], seconds: float = REMOVE_SECONDS) -> None:
@@ -204,5 +225,8 @@ def _wait_for_change(directory: str, seconds: float) -> None:
             poll.poll(seconds * 1000)
         else:
             time.sleep(seconds)
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # it has been removed
+            raise
     finally:
         os.close(fd)

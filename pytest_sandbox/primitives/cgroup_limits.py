@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pytest_sandbox.model.spec import Limits
 
-PAGE = resource.getpagesize()
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Write:
-    """One limit as the kernel takes it. optional: the file is missing where the kernel was built or booted without."""
+    """One limit as the kernel takes it.
+
+    without: what it means that the file is missing, as it is where the kernel was built or booted without: "" that the limit
+    holds all the same, a text why it does not. None: the file is always there.
+    """
 
     limit: str
     file: str
     value: str
-    optional: bool = False
+    without: str | None = None
+
+
+#: A folio of page cache has at most as much as a huge page: mm/readahead.c, MAX_PAGECACHE_ORDER.
+_CHARGE = 2 << 20
+_NO_SWAP = "the kernel does not account swap ({}: ENOENT)"
 
 
 def nothing(_: Limits) -> tuple[Write, ...]:
@@ -35,14 +41,16 @@ def memory_v1(limits: Limits) -> tuple[Write, ...]:
     """cgroup-v1/memory.rst."""
     # memory.limit_in_bytes first: memsw may never be below it, and both start unlimited.
     if limits.memory is None:
-        # v1 bounds memory and swap together; without a bound of memory only "no swapping" can be said.
-        return (Write("swap", "memory.swappiness", "0"),) if limits.swap == 0 else ()
+        return ()  # memory.swappiness=0 binds only reclaim by such a limit, not the machine's own
     writes = [Write("memory", "memory.limit_in_bytes", str(limits.memory))]
     if limits.swap is not None:
-        # One page more: memsw is charged first, and where it is the one to refuse, no failcnt counts that (measured on
-        # 6.18: 0 after an OOM kill with equal limits, 36 with this). At most that page can be swapped out.
-        both = str(limits.memory + limits.swap + PAGE)
-        writes.append(Write("swap", "memory.memsw.limit_in_bytes", both, optional=True))
+        # memsw is charged first, and where it is the one to refuse, no failcnt counts that (measured on 6.18: 0 with equal
+        # limits, also after an OOM kill). So it is as much higher as the kernel charges at once, and what that would let be
+        # swapped out stays: reclaim by a limit obeys swappiness 0 (cgroup-v1/memory.rst, 5.3).
+        both = str(limits.memory + (limits.swap or _CHARGE))
+        writes.append(Write("swap", "memory.memsw.limit_in_bytes", both, _NO_SWAP.format("memory.memsw.limit_in_bytes")))
+        if limits.swap == 0:
+            writes.append(Write("swap", "memory.swappiness", "0"))
     return tuple(writes)
 
 
@@ -54,7 +62,7 @@ def memory_v2(limits: Limits) -> tuple[Write, ...]:
     if limits.memory_high is not None:
         writes.append(Write("memory_high", "memory.high", str(limits.memory_high)))
     if limits.swap is not None:
-        writes.append(Write("swap", "memory.swap.max", str(limits.swap), optional=True))
+        writes.append(Write("swap", "memory.swap.max", str(limits.swap), _NO_SWAP.format("memory.swap.max")))
     return tuple(writes)
 
 
@@ -153,6 +161,7 @@ def hugetlb(ending: str) -> Callable[[Limits], tuple[Write, ...]]:
         if limits.hugetlb is None:
             return ()
         files = [f"hugetlb.{size}.{kind}{ending}" for size in _huge_pages() for kind in ("", "rsvd.")]
-        return tuple(Write("hugetlb", file, str(limits.hugetlb), optional="rsvd" in file) for file in files)
+        # Without a limit on reservations (before 5.7) a page too many is a SIGBUS instead.
+        return tuple(Write("hugetlb", file, str(limits.hugetlb), "" if "rsvd" in file else None) for file in files)
 
     return writes

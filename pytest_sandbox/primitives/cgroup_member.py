@@ -142,7 +142,7 @@ class Cgroup:
                 continue
             if role in self._problems:
                 self.unenforced[limit] = self._problems[role].reason
-            elif limit in lacks:
+            elif limit in lacks and not _holds_by_itself(limit):
                 self.unenforced[limit] = lacks[limit]
 
     def _limit(self, choice: Choice, limits: Limits) -> set[str]:
@@ -155,11 +155,10 @@ class Cgroup:
             try:
                 files.write(path, one.value)
             except OSError as error:
-                if not (one.optional and error.errno == errno.ENOENT):
+                if one.without is None or error.errno != errno.ENOENT:
                     raise SetupError(f"limit {one.limit} to {one.value}", path, error.errno or 0) from error
-                # Without a swap area the bound holds by itself.
-                if _swap_areas():
-                    self.unenforced[one.limit] = f"the kernel does not account swap ({one.file}: ENOENT)"
+                if one.without and not _holds_by_itself(one.limit):
+                    self.unenforced[one.limit] = one.without
             held.add(one.limit)
         return held
 
@@ -344,9 +343,9 @@ def _refusal(step: str, obj: str) -> Iterator[None]:
         raise SetupError(step, obj, error.errno or 0) from error
 
 
-def _swap_areas() -> bool:
-    """Whether the machine has anywhere to swap to; proc_swaps(5): the first line is a heading."""
+def _holds_by_itself(limit: str) -> bool:
+    """Whether it is that on swap, and the machine has nowhere to swap to; proc_swaps(5): the first line is a heading."""
     try:
-        return files.read("/proc/swaps").count(b"\n") > 1
+        return limit == "swap" and files.read("/proc/swaps").count(b"\n") == 1
     except OSError:
         return False

@@ -138,9 +138,11 @@ class CgroupRun:
         """
         if self._generation != _forks.generation:
             return
-        files.kill_below(dict.fromkeys(self._active.values()))
-        self._active = {}
-        self._delegation.close()
+        try:
+            files.kill_below(dict.fromkeys(self._active.values()))
+        finally:
+            self._active = {}
+            self._delegation.close()
 
 
 def settle() -> Problem | None:

@@ -42,19 +42,20 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         reported=running.reported,
     )
     ending, sentence = judge(facts)
-    stdout, stderr, stacks = running.read_output()
+    stdout, stderr, output_cut = running.read_output()
     changes, cut = changes_of(running, layout, below)
     return Outcome(
-        ending,
-        status,
-        usage,
-        str(running.problem) if running.problem else sentence,
-        stdout,
-        stderr,
-        stacks,
-        tuple(Leak(pid, line) for pid, line in words.leaks) if words else (),
-        changes,
-        cut,
+        ending=ending,
+        status=status,
+        usage=usage,
+        sentence=str(running.problem) if running.problem else sentence,
+        stdout=stdout,
+        stderr=stderr,
+        stacks=running.read_stacks(),
+        leaks=tuple(Leak(pid, line) for pid, line in words.leaks) if words else (),
+        changes=changes,
+        changes_cut=cut,
+        output_cut=output_cut,
     )
 
 
@@ -65,18 +66,18 @@ def _timer(running: Running) -> Timer | None:
 
 
 def _limits(running: Running) -> Limits:
-    limits, timer = running.order.spec.limits, _timer(running)
-    return limits if timer is None else dataclasses.replace(limits, timeout=timer.seconds)
+    timer = _timer(running)
+    return dataclasses.replace(running.order.spec.limits, timeout=running.allowed if timer is None else timer.seconds)
 
 
 def _ran(running: Running, usage: Usage) -> float:
     """Since its time last began, which it does anew with each test in it."""
-    limit, timer = running.order.spec.limits.timeout, _timer(running)
+    timer = _timer(running)
     if timer is not None:
         return time.monotonic() - timer.began
-    if running.deadline is None or limit is None:
+    if running.deadline is None or running.allowed is None:
         return usage.wall
-    return time.monotonic() - (running.deadline - limit)
+    return time.monotonic() - (running.deadline - running.allowed)
 
 
 def _overrun(running: Running, usage: Usage) -> Ending | None:
@@ -90,7 +91,7 @@ def _overrun(running: Running, usage: Usage) -> Ending | None:
 
 
 def fill_of(running: Running, layout: Layout) -> upper.Fill | None:
-    """How much it wrote; None before it has a layer."""
+    """How much it wrote; None before it has a layer, and where that is too much to be counted."""
     if running.layer is None:
         return None
     if scratch_of(layout, running.order.spec, running.name, scope=running.order.scope) is not None:
@@ -124,7 +125,9 @@ def usage_of(running: Running, counted: CgroupUsage, fill: upper.Fill | None) ->
         missing |= dict.fromkeys(("network_received", "network_sent"), _no_network(running))
     missing |= {f"memory_{part}": why for part, why in snapshot.missing.items()}
     if fill is None:
-        missing |= dict.fromkeys(("overlay_bytes", "overlay_inodes"), "it ended before its layer was there")
+        many = f"it has left more than {upper.MOST_COUNTED} files below scratch, which sets no limit to them"
+        why = "it ended before its layer was there" if running.layer is None else many
+        missing |= dict.fromkeys(("overlay_bytes", "overlay_inodes"), why)
     return Usage(
         wall=time.monotonic() - running.started,
         **figures,

@@ -25,7 +25,7 @@ from pytest_sandbox.sandbox.child import Body, Inside
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result(Outcome):
-    """An `Outcome` whose stdout and stderr are the whole output."""
+    """An `Outcome` whose stdout and stderr are the whole output, unless it is cut."""
 
 
 class CallError(SandboxError):
@@ -211,4 +211,5 @@ def outcome_from_frame(plain: Mapping[str, Any]) -> Result:
         leaks=tuple(Leak(pid, command) for pid, command in plain["leaks"]),
         changes=tuple(Change(path, ChangeKind(kind), size) for path, kind, size in plain["changes"]),
         changes_cut=plain["changes_cut"],
+        output_cut=plain["output_cut"],
     )

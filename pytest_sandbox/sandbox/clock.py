@@ -21,18 +21,22 @@ STACKS_TIME = 0.25
 def start(running: Running) -> None:
     """Its time begins."""
     limits = running.order.spec.limits
-    running.started = now = time.monotonic()
-    if running.deadline is None and limits.timeout is not None:
-        running.deadline = now + limits.timeout
+    running.started = time.monotonic()
+    if running.deadline is None:
+        allow(running, limits.timeout)
     if limits.output is not None or limits.cpu_time is not None:
-        running.next_look = now + FIRST_LOOK
+        running.next_look = running.started + FIRST_LOOK
+
+
+def allow(running: Running, seconds: float | None) -> None:
+    """So much time it has from now on, in seconds; None: as much as it takes."""
+    if running.kill_at is None:
+        running.allowed, running.deadline = seconds, None if seconds is None else time.monotonic() + seconds
 
 
 def restart(running: Running) -> None:
     """Its time begins anew: another test does in it."""
-    limit = running.order.spec.limits.timeout
-    if limit is not None and running.kill_at is None:
-        running.deadline = time.monotonic() + limit
+    allow(running, running.allowed)
 
 
 def resume(running: Running) -> None:
@@ -54,10 +58,9 @@ def next_due(everyone: Collection[Running]) -> float | None:
     due = [
         moment
         for running in everyone
-        if not running.hold and not running.abandoned
+        if not running.abandoned
         for moment in (
-            running.deadline if running.kill_at is None else running.kill_at,
-            running.timer.due if running.timer is not None and running.kill_at is None else None,
+            *(() if running.hold else _times(running)),
             running.next_look,
             None if running.entered else running.enter_by,
         )
@@ -67,6 +70,13 @@ def next_due(everyone: Collection[Running]) -> float | None:
     return min(due, default=None)
 
 
+def _times(running: Running) -> tuple[float | None, ...]:
+    """When its time is over."""
+    if running.kill_at is not None:
+        return (running.kill_at,)
+    return running.deadline, None if running.timer is None else running.timer.due
+
+
 def check(running: Running, now: float, hear: Callable[[Running], None]) -> None:
     """Kill it if it has used up a limit; where that is time, its stacks are asked for first.
 
@@ -74,7 +84,7 @@ def check(running: Running, now: float, hear: Callable[[Running], None]) -> None
     """
     if running.spared_until is not None and now >= running.spared_until:
         _give_up_fork(running)
-    if running.hold or running.abandoned:
+    if running.abandoned:
         return
     if not running.entered and running.enter_by is not None and now >= running.enter_by:
         running.fail(SetupError("make a sandbox", "it is not ready after two minutes", errno.ETIMEDOUT))
@@ -82,14 +92,19 @@ def check(running: Running, now: float, hear: Callable[[Running], None]) -> None
             running.hang_up()
         elif running.being_forked:
             _give_up_fork(running)
+    if not running.hold:
+        _check_time(running, now)
+    if running.next_look is not None and now >= running.next_look:
+        _look(running, now, hear)
+
+
+def _check_time(running: Running, now: float) -> None:
     if running.kill_at is not None and now >= running.kill_at:
         running.kill(running.killed)
     elif running.deadline is not None and now >= running.deadline:
         _out_of_time(running, _which_time(running, now), now)
     elif running.timer is not None and now >= running.timer.due:
         _out_of_time(running, Ending.TIMED_OUT, now)
-    if running.next_look is not None and now >= running.next_look:
-        _look(running, now, hear)
 
 
 def _give_up_fork(running: Running) -> None:

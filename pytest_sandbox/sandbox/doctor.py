@@ -75,8 +75,7 @@ def lines(found: Iterable[Capability]) -> Iterator[str]:
 
 def main() -> int:
     """Print the kind of host and the list; the exit status."""
-    kind = hostkind.here() if sys.platform == "linux" else sys.platform
-    sys.stdout.write(f"host: {kind}\n")
+    sys.stdout.write(f"host: {hostkind.here()}\n")
     found = report()
     for line in lines(found):
         sys.stdout.write(f"{line}\n")

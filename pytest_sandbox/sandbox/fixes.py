@@ -271,7 +271,6 @@ def _version(kind: HostKind, _: str) -> str:
 
 
 _FIXES: dict[Cause, str | Callable[[HostKind, str], str]] = {
-    Cause.NOT_LINUX: "run the tests on Linux, or with --no-sandbox",
     Cause.OLD_KERNEL: "Linux 5.12 or newer, such as of Debian 12, Ubuntu 22.04 or RHEL 9",
     Cause.NOT_BUILT: (
         "install pytest-sandbox anew on this machine (pip install --force-reinstall --no-binary pytest-sandbox pytest-sandbox)"

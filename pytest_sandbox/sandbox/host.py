@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import os
 import resource
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -103,8 +102,6 @@ class Capabilities(Mapping[str, Capability]):
 
 
 def _names() -> tuple[str, ...]:
-    if sys.platform != "linux":
-        return ("platform",)
     return (
         "platform",
         "native",
@@ -163,7 +160,8 @@ def _absent_cpus(spec: Spec) -> frozenset[int]:
 
 
 def degraded(spec: Spec) -> Spec:
-    """`spec` without CPUs that are not there, for who takes what there is."""
+    """`spec` for who takes what there is: no limit is asked for, and CPUs that are not there are left out."""
+    spec = dataclasses.replace(spec, asked=spec.asked - frozenset(LIMIT_NAMES))
     if spec.limits.cpuset is None:
         return spec
     there = cpus_in(spec.limits.cpuset) - _absent_cpus(spec)

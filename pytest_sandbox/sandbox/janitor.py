@@ -34,7 +34,7 @@ class Janitor:
 
     def watch(self, kind: str, path: str) -> None:
         """Take over `path`, of kind "cgroup" or "directory", should the controller die."""
-        os.write(self.fd, f"{kind}\0{path}\n".encode("utf-8", "surrogateescape"))
+        os.write(self.fd, os.fsencode(f"{kind}\0{path}\0"))
 
     def watch_cgroups(self, paths: Sequence[str]) -> None:
         """Take over a run's cgroups."""
@@ -48,7 +48,7 @@ class Janitor:
         """Let it go, and after an error, Ctrl-C among them, see first that nothing is left."""
         if kind is None:
             with contextlib.suppress(BrokenPipeError):
-                os.write(self.fd, f"{_LEAVE}\0\n".encode())
+                os.write(self.fd, f"{_LEAVE}\0\0".encode())
         os.close(self.fd)
         process.wait_or_kill(self._pid, _LEAVE_TIME)
 
@@ -57,9 +57,10 @@ def _main(reading: int) -> NoReturn:
     try:
         os.setsid()
         _close_all_but(reading)
-        with os.fdopen(reading, encoding="utf-8", errors="surrogateescape") as pipe:
-            orders = [line.rstrip("\n").split("\0", 1) for line in pipe]
-        if [_LEAVE, ""] not in orders:
+        with os.fdopen(reading, "rb") as pipe:
+            words = os.fsdecode(pipe.read()).split("\0")[:-1]
+        orders = list(zip(words[::2], words[1::2], strict=False))
+        if (_LEAVE, "") not in orders:
             _clean([path for kind, path in orders if kind == "cgroup"], [p for kind, p in orders if kind == "directory"])
     finally:
         os._exit(0)
@@ -77,6 +78,6 @@ def _clean(cgroups: Sequence[str], directories: Sequence[str]) -> None:
     with contextlib.suppress(Exception):
         remove_run(cgroups)
     for directory in directories:
-        with left(directory, wait=True) as alone:  # a later run may be at it already
+        with contextlib.suppress(Exception), left(directory, wait=True) as alone:  # a later run may be at it already
             if alone:
                 remove_tree(directory)

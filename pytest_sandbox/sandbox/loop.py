@@ -63,6 +63,18 @@ class Loop:
         self._selector.register(running.control, selectors.EVENT_READ, (self._on_control, running))
         self._selector.register(running.wire, selectors.EVENT_READ, (self._on_wire, running))
 
+    def drop(self, running: Running) -> None:
+        """Hear nothing of one that could not be begun."""
+        self.running.pop(running.name, None)
+        self._forget(running)
+        if running.parent is not None:
+            _answered(running.parent, running)
+
+    def _forget(self, running: Running) -> None:
+        for fd in (running.control, running.wire, running.pidfd):
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(fd)  # type: ignore[arg-type]
+
     def clone(self, running: Running) -> None:
         """Begin a sandbox below one whose main process is there, which has a pid that init knows only if nobody came before."""
         if not running.ended:
@@ -149,8 +161,9 @@ class Loop:
         running.pid = pid
         try:
             running.pidfd = os.pidfd_open(pid)
-        except OSError as error:  # it has ended
+        except OSError as error:  # it has ended, or there is no descriptor left for it
             running.problem = running.problem or SetupError("pidfd_open", str(pid), error.errno or 0)
+            running.hang_up()
             return
         self._selector.register(running.pidfd, selectors.EVENT_READ, (self._finish, running))
         if running.abandoned:  # killed before it could be
@@ -168,8 +181,9 @@ class Loop:
 
     def _ready(self, running: Running, descriptors: list[int]) -> None:
         """Its root is made. Let it be entered by a fork of the main process around it; the outermost has forked its own."""
-        if len(descriptors) != (running.recipe.descriptors if running.recipe else 1 + running.order.scope):
-            running.problem = SetupError("receive descriptors", "of a sandbox that is ready", errno.EMFILE)
+        expected = running.recipe.descriptors if running.recipe else 1 + running.order.scope
+        if running.pidfd is None or len(descriptors) != expected:
+            running.problem = running.problem or SetupError("receive descriptors", "of a sandbox that is ready", errno.EMFILE)
             for fd in descriptors:
                 os.close(fd)
             running.kill(None)
@@ -296,7 +310,14 @@ class Loop:
         if running.below.may_clone:
             children, running.below.waiting = running.below.waiting, []
             for child in children:
-                self.clone(child)
+                self._clone_late(child)
+
+    def _clone_late(self, running: Running) -> None:
+        try:
+            self.clone(running)
+        except (OSError, ValueError) as error:
+            running.problem = SetupError.of("begin a sandbox", error)
+            self._finish(running)
 
     def _lies(self, running: Running, error: WireError) -> None:
         running.silent = True  # nothing more of what it says is heard
@@ -330,20 +351,26 @@ class Loop:
             _answered(running.parent, running)
             running.parent.below.ordered.discard(running.name)
             running.parent.below.gone.append(running.name)
-        for fd in (running.control, running.wire, running.pidfd):
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(fd)  # type: ignore[arg-type]
-        try:
+        self._forget(running)
+        with contextlib.ExitStack() as last:
+            last.callback(self._finish_unmade, running)
+            last.callback(running.close)
+            last.callback(self._remove_scratch, running)
+            last.callback(running.cgroup.remove)
+            last.callback(self._kill_squatters, running)
             outcome = outcome_of(running, self._layout, self.layers_below(running))
             running.listener.on_end(running, outcome)
-        finally:
-            if running.parent is not None and running.cgroup.processes():
-                running.cgroup.kill(_SQUATTERS_TIME)  # the main process around it had a way in, for its fork
-            running.cgroup.remove()
-            self._remove_scratch(running)
-            running.close()
-            for child in [child for child in self.running.values() if child.parent is running and child.pid is None]:
-                self._finish(child)  # it was never made, and nobody is left to make it
+
+    @staticmethod
+    def _kill_squatters(running: Running) -> None:
+        """The main process around it had a way into its cgroups, for its fork."""
+        if running.parent is not None and running.cgroup.processes():
+            running.cgroup.kill(_SQUATTERS_TIME)
+
+    def _finish_unmade(self, running: Running) -> None:
+        """What was to be made below it, and never was: nobody is left to make it."""
+        for child in [child for child in self.running.values() if child.parent is running and child.pid is None]:
+            self._finish(child)
 
     def _give_up(self, running: Running) -> None:
         """Go on without one that does not die: the kernel holds a process of it, for a disk say, or somebody has frozen it."""

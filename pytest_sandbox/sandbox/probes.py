@@ -11,7 +11,6 @@ import functools
 import os
 import resource
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -24,7 +23,7 @@ from pytest_sandbox.primitives.forks import fork
 from pytest_sandbox.primitives.namespaces import Identity, write_maps
 from pytest_sandbox.sandbox import causes, fixes
 from pytest_sandbox.sandbox.causes import Refusal
-from pytest_sandbox.sandbox.hostkind import HostKind, here
+from pytest_sandbox.sandbox.hostkind import here
 from pytest_sandbox.sandbox.janitor import Janitor
 
 NAMESPACES = {
@@ -172,8 +171,6 @@ def _refused(name: str, error: OSError, refusal: Refusal) -> Capability:
 
 
 def _platform() -> Capability:
-    if sys.platform != "linux":
-        return Capability("platform", False, f"{sys.platform} has no namespaces", fixes.fix(Cause.NOT_LINUX, HostKind()))
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY != most < _LEAST_FILES:
         return lacks("platform", f"this process may have {most} open files (ulimit -n)", Cause.FEW_FILES, str(_GOOD_FILES))

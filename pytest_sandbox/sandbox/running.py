@@ -28,6 +28,7 @@ from pytest_sandbox.sandbox.wire import Decoder, Frame, descriptors_in
 GONE_TIME = 60.0
 #: How long a kill waits for the main process around it to have forked into it, in seconds: that one may be hostile.
 FORK_TIME = 10.0
+#: How much of either is read into memory.
 _MOST_OUTPUT = 64 << 20
 _CHUNK = 1 << 16
 _UCRED = struct.Struct("3i")
@@ -35,9 +36,9 @@ _SPEAKER = socket.CMSG_SPACE(_UCRED.size)
 _MOST_DESCRIPTORS = 8
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Pending:
-    """What a sandbox below others is to get: inner is init's end of its socket, the rest is main's."""
+    """What a sandbox is to get: inner is init's end of its socket, the rest is main's."""
 
     extra: Frame
     descriptors: Descriptors
@@ -47,6 +48,10 @@ class Pending:
     def own(self) -> tuple[int, ...]:
         """Those of which the controller has no further use; main's files it reads at the end."""
         return self.descriptors.wire, *self.tasks
+
+    def all(self) -> set[int]:
+        """The same, with init's."""
+        return {*self.own(), self.inner.fileno()}
 
     def close(self) -> None:
         """Close them."""
@@ -103,8 +108,8 @@ class Timer:
 class Running:
     """Descriptors, cgroup, clock and last words of one sandbox.
 
-    control, wire: the controller's ends. deadline: on the monotonic clock. hold: its time does not run out (a debugger).
-    timer: what it has set itself.
+    control, wire: the controller's ends. allowed: how many seconds it has, and deadline: when they are over, on the monotonic
+    clock. hold: its time does not run out (a debugger). timer: what it has set itself.
     held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
     forking into it. spared_until: until when a kill waits for that.
     attached: main is in its cgroups of version 2. entered: in all. problem: why it never started, or what it
@@ -142,6 +147,7 @@ class Running:
     layer: int | None = None
     own_inodes: int = 0
     started: float = dataclasses.field(default_factory=time.monotonic)
+    allowed: float | None = None
     deadline: float | None = None
     timer: Timer | None = None
     next_look: float | None = None
@@ -200,7 +206,7 @@ class Running:
         own |= self.outbox.descriptors()
         own |= {fd for fd in (self.pidfd, self.layer) if fd is not None}
         own |= {self.below.netlink.fileno()} if self.below.netlink is not None else set()
-        own |= {*self.pending.own(), self.pending.inner.fileno()} if self.pending else set()
+        own |= self.pending.all() if self.pending else set()
         return own - {-1}  # a socket that has been handed over
 
     def interrupt(self) -> None:
@@ -297,11 +303,11 @@ class Running:
         """What it wrote past its capture, from a position on."""
         return _read(self.shown, self.order.spec.limits.output, start)
 
-    def read_output(self) -> tuple[bytes, bytes, str]:
-        """What stands in stdout, stderr and stacks."""
+    def read_output(self) -> tuple[bytes, bytes, bool]:
+        """What stands in stdout and stderr, and whether that is not all: more than anybody reads, or is to be held in memory."""
         limit = self.order.spec.limits.output
         out, err = (_read(fd, limit) for fd in (self.stdout, self.stderr))
-        return out, err, self.read_stacks()
+        return out, err, len(out) + len(err) < sum(os.fstat(fd).st_size for fd in (self.stdout, self.stderr))
 
     def read_stacks(self) -> str:
         """The stacks that it has printed so far: where it crashed, or was asked for them, or asked itself."""
@@ -339,8 +345,8 @@ def _speaker(ancillary: Sequence[tuple[int, int, bytes]]) -> int | None:
 
 
 def _read(fd: int, limit: int | None, start: int = 0) -> bytes:
-    # Bounded also without a limit: the size of a sparse file says nothing of what it takes to read it.
-    end = min(os.fstat(fd).st_size, _MOST_OUTPUT if limit is None else limit)
+    # Bounded whatever the limit: the size of a sparse file says nothing of what it took to write it.
+    end = min(os.fstat(fd).st_size, _MOST_OUTPUT if limit is None else limit, _MOST_OUTPUT)
     return os.pread(fd, end - start, start) if end > start else b""
 
 
@@ -349,13 +355,20 @@ def make_descriptors(owner: tuple[int, int] | None) -> tuple[Descriptors, socket
 
     owner: uid and gid that the sandbox's files get, so that it may open /dev/stdout anew.
     """
-    control, control_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    talk, talk_inside = socket.socketpair()
-    for sock in (control, talk):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        sock.setblocking(False)
-    files = [os.memfd_create(f"sandbox-{name}", os.MFD_CLOEXEC) for name in ("stdout", "stderr", "stacks", "shown")]
-    if owner is not None:
-        for fd in files:
-            os.fchown(fd, *owner)
+    with contextlib.ExitStack() as undo:
+        pairs = []
+        for kind in (socket.SOCK_SEQPACKET, socket.SOCK_STREAM):
+            pairs.append(socket.socketpair(socket.AF_UNIX, kind))
+            for sock in pairs[-1]:
+                undo.callback(sock.close)
+            pairs[-1][0].setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            pairs[-1][0].setblocking(False)
+        files = list[int]()
+        for name in ("stdout", "stderr", "stacks", "shown"):
+            files.append(os.memfd_create(f"sandbox-{name}", os.MFD_CLOEXEC))
+            undo.callback(os.close, files[-1])
+            if owner is not None:
+                os.fchown(files[-1], *owner)
+        undo.pop_all()
+    (control, control_inside), (talk, talk_inside) = pairs
     return Descriptors(talk_inside.detach(), *files), control_inside, control, talk

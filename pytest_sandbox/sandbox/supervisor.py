@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
-from pytest_sandbox.model.errors import TeardownWarning, UnavailableError
+from pytest_sandbox.model.errors import SetupError, TeardownWarning, UnavailableError
 from pytest_sandbox.model.outcome import Change, Usage
 from pytest_sandbox.model.spec import Network, Spec
 from pytest_sandbox.primitives import process
@@ -24,7 +23,7 @@ from pytest_sandbox.primitives.locks import Locks
 from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity
 from pytest_sandbox.sandbox import host, scratch, upper
 from pytest_sandbox.sandbox.accounts import changes_of, fill_of, usage_of
-from pytest_sandbox.sandbox.child import Body, Control, Descriptors, Order
+from pytest_sandbox.sandbox.child import Body, Control, Order
 from pytest_sandbox.sandbox.cloning import PATIENCE
 from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.launcher import launch
@@ -76,16 +75,17 @@ class Supervisor:
 
     def start_root(self, spec: Spec, body: Body, listener: Listener, *, scope: bool = True) -> Running:
         """Fork an outermost sandbox out of the calling process; `body` runs inside as its main process."""
-        running, given, inner = self._prepare(spec, listener, None, scope=scope, shares_network=spec.network is Network.HOST)
-        self._reap_launchers()
-        tasks = running.cgroup.open_tasks()
-        close = sorted((self._loop.descriptors() | {self._janitor.fd}) - set(given.all()))
-        running.enter_by = time.monotonic() + PATIENCE
-        running.launcher = launch(self._layout, running.order, given, Control(inner, tasks), body, close=close)
+        with _beginning() as undo:
+            shares = spec.network is Network.HOST
+            running, pending = self._prepare(undo, spec, listener, None, scope=scope, shares_network=shares)
+            self._reap_launchers()
+            given, control = pending.descriptors, Control(pending.inner, pending.tasks)
+            close = sorted((self._loop.descriptors() | {self._janitor.fd}) - {*given.all(), *pending.all()})
+            running.enter_by = time.monotonic() + PATIENCE
+            running.launcher = launch(self._layout, running.order, given, control, body, close=close)
         self._launchers.append(running.launcher)
-        inner.close()
-        for fd in (given.wire, *tasks):
-            os.close(fd)
+        running.pending = None
+        pending.close()
         return running
 
     def _reap_launchers(self) -> None:
@@ -114,35 +114,42 @@ class Supervisor:
         held: it is made ready, and does nothing before `release`. prepare: a frame for the parent's main process, which
         answers "ripe" or "dropped"; only then is the sandbox begun, since its layers may not change under it.
         """
-        running, given, inner = self._prepare(spec, listener, parent, scope=scope, shares_network=False)
-        running.held = held
-        running.pending = Pending(extra, given, running.cgroup.open_tasks(), inner)
-        if prepare is not None:
-            parent.below.preparing.add(running.name)
-            parent.send(prepare | {"name": running.name})
-        if parent.below.may_clone:
-            self._loop.clone(running)
-        else:
-            parent.below.waiting.append(running)
+        with _beginning() as undo:
+            running, pending = self._prepare(undo, spec, listener, parent, scope=scope, shares_network=False)
+            running.held = held
+            pending.extra |= extra
+            if prepare is not None:
+                parent.below.preparing.add(running.name)
+                parent.send(prepare | {"name": running.name})
+            if parent.below.may_clone:
+                self._loop.clone(running)
+            else:
+                parent.below.waiting.append(running)
         return running
 
     def _prepare(
-        self, spec: Spec, listener: Listener, parent: Running | None, *, scope: bool, shares_network: bool
-    ) -> tuple[Running, Descriptors, socket.socket]:
-        """A sandbox to be, what its main process shall be given, and init's end of its socket."""
+        self,
+        undo: contextlib.ExitStack,
+        spec: Spec,
+        listener: Listener,
+        parent: Running | None,
+        *,
+        scope: bool,
+        shares_network: bool,
+    ) -> tuple[Running, Pending]:
+        """A sandbox to be, and what it shall be given; `undo` has what that takes to be as before."""
         self._count += 1
         name = f"s{self._count}"
         cgroup = self._cgroups.create(name, spec.limits, leaf=self._layout.identity is not Identity.MAPPED)
+        undo.callback(cgroup.remove)
         count_pids = "pids" in cgroup.unenforced and self._layout.identity is Identity.USER
         lost = {name: why for name, why in cgroup.unenforced.items() if not (count_pids and name == "pids")}
-        try:
-            self._refuse_lost(spec, lost)
-        except UnavailableError:
-            cgroup.remove()
-            raise
-        given, inner, control, talk = make_descriptors(self._owner)
+        self._refuse_lost(spec, lost)
         if (own := scratch_of(self._layout, spec, name, scope=scope)) is not None:
             os.mkdir(own, 0o755)
+            undo.callback(os.rmdir, own)
+        given, inner, control, talk = make_descriptors(self._owner)
+        pending = Pending({}, given, (), inner)
         user, last = self._layout.identity is Identity.USER, self._layout.last_capability
         keep = () if user else tuple(process.ROOT_CAPABILITIES)
         # Whoever owns the namespaces of a sandbox could uncover there what its mounts hide, or what only they keep from root.
@@ -161,20 +168,25 @@ class Supervisor:
             given.shown,
             cgroup,
             Outbox(talk, closed=True),
+            pending=pending,
         )
+        undo.callback(running.close)
+        pending.tasks = cgroup.open_tasks()
         running.depth = 0 if parent is None else parent.depth + 1
+        undo.callback(self._loop.drop, running)
         self._loop.add(running)
-        return running, given, inner
+        return running, pending
 
     def _refuse_lost(self, spec: Spec, lost: Mapping[str, str]) -> None:
         """Refuse, or warn of, a limit that this machine was found to enforce and that does not hold here all the same."""
         for name, why in lost.items():
-            if name in self._lost or not host.capabilities()[name].available:
+            if not host.capabilities()[name].available:
                 continue
             if name in spec.asked:
                 raise UnavailableError(f"the limit {name}", why, "see docs/host-setup, or leave the limit out")
-            self._lost.add(name)
-            warnings.warn(TeardownWarning(f"the limit {name} is not enforced: {why}"), stacklevel=4)
+            if name not in self._lost:
+                self._lost.add(name)
+                warnings.warn(TeardownWarning(f"the limit {name} is not enforced: {why}"), stacklevel=4)
 
     @property
     def _owner(self) -> tuple[int, int] | None:
@@ -261,6 +273,17 @@ class Supervisor:
                 running.close()
         finally:
             self._undo.close()
+
+
+@contextlib.contextmanager
+def _beginning() -> Iterator[contextlib.ExitStack]:
+    """What is done for a sandbox that then cannot be begun is undone. SetupError, also for an OSError or ValueError."""
+    with contextlib.ExitStack() as undo:
+        try:
+            yield undo
+        except (OSError, ValueError) as error:
+            raise SetupError.of("begin a sandbox", error) from error
+        undo.pop_all()
 
 
 def _fill_standard_descriptors() -> list[int]:

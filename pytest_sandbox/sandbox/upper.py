@@ -49,12 +49,21 @@ def fill(layer: int, own: int) -> Fill:
     return Fill(used, inodes, max(shares))
 
 
-def fill_by_walking(layer: int, trees: Sequence[Tree]) -> Fill:
-    """As `fill`, of a layer that is a directory among others of a file system, and so has no limit of its own."""
+#: How many entries of a layer without a limit are counted: 200,000 take about a second.
+MOST_COUNTED = 200_000
+
+
+def fill_by_walking(layer: int, trees: Sequence[Tree]) -> Fill | None:
+    """As `fill`, of a layer that is a directory among others of a file system, and so has no limit of its own.
+
+    None where it has more than MOST_COUNTED entries.
+    """
     size = count = 0
     for entry in walk(layer, trees):
         size += entry.status.st_blocks * 512
         count += 1
+        if count > MOST_COUNTED:
+            return None
     return Fill(size, count, 0.0)
 
 

@@ -52,6 +52,23 @@ def test_thread(compat: Any) -> None:
     assert "ended while it set up fixture 'hangs': timed out: killed after" in run.text
 
 
+def test_fixtures_of_wider_scopes_have_both_limits(compat: Any) -> None:
+    """pytest-timeout's and the sandbox's own, whichever is over first: the plugin does not lift the other, nor can a fixture."""
+    compat.pytester.makepyfile("""
+        import time, pytest
+        @pytest.fixture(scope="session")
+        def hangs(): time.sleep(60)
+        def test_it(hangs): pass
+    """)
+    for method in ("signal", "thread"):
+        run = compat.one("--sandbox-timeout=1", "--timeout=30", f"--timeout-method={method}")
+        assert "ended while it set up fixture 'hangs': timed out: killed after" in run.text
+        assert "limit 1s" in run.text
+        run = compat.one("--sandbox-timeout=30", "--timeout=1", f"--timeout-method={method}")
+        assert "limit 30s" not in run.text
+        assert "1 error" in run.text
+
+
 def test_an_alarm_that_is_not_heeded(compat: Any) -> None:
     """A test that blocks signals is killed some seconds later, and the next one runs."""
     compat.pytester.makepyfile("""

@@ -42,6 +42,9 @@ def test_cpuset_is_a_list_of_cpus() -> None:
     """Checked where it is made, as numbers are."""
     with pytest.raises(SpecError, match="is not a list of CPUs"):
         Limits(cpuset="all")
+    for value in (2, 0.0, "none", True, ("0",)):
+        with pytest.raises(SpecError, match=r"the limit cpuset=.* is no list of CPUs"):
+            Limits(cpuset=value)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

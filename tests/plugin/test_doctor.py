@@ -312,3 +312,24 @@ def test_the_header_tells_each_reason_once() -> None:
         "sandbox: NOT ENFORCED: memory, swap (asked for, but --sandbox-degrade): not delegated",
         "sandbox: NOT ENFORCED: disk: scratch",
     ]
+
+
+def test_elsewhere(pytester: pytest.Pytester) -> None:
+    """On a platform that has nothing of what the package uses: what is missing and the way around, and tests are skipped."""
+    pytester.makepyfile("def test_it(sandbox): pass\ndef test_other(sandbox_factory): pass\ndef test_plain(): pass")
+    start = "import signal, sys; import pytest, pytest_sandbox; sys.platform = 'darwin'; del signal.SIGRTMAX; "
+
+    def run(code: str) -> pytest.RunResult:
+        return pytester.run(sys.executable, "-c", f"{start}{code}", timeout=60)
+
+    result = run("sys.exit(pytest.main(['-rs']))")
+    result.assert_outcomes(passed=1, skipped=2)
+    result.stdout.fnmatch_lines(["*this test runs in no sandbox: darwin has no namespaces"])
+    for asked in ("pytest.main(['--sandbox-doctor'])", "__import__('runpy').run_module('pytest_sandbox', run_name='__main__')"):
+        result = run(f"sys.exit({asked})")
+        assert result.ret == 1
+        result.stdout.fnmatch_lines(["NO *darwin has no namespaces", "*fix: run the tests on Linux*", "*cannot run here*"])
+    result = run("sys.exit(pytest.main(['--sandbox']))")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result = run("pytest_sandbox.Spec(); pytest_sandbox.Sandbox")
+    result.stderr.fnmatch_lines(["*UnavailableError: platform is not available here: darwin has no namespaces*"])

@@ -28,7 +28,7 @@ from pytest_sandbox.primitives.cgroup_controllers import (
     choose,
 )
 from pytest_sandbox.primitives.cgroup_layout import Hierarchy, Problem, explain, find_hierarchies
-from pytest_sandbox.primitives.cgroup_limits import PAGE, disks, quota
+from pytest_sandbox.primitives.cgroup_limits import disks, quota
 
 HYBRID_CGROUP = "5:cpu,cpuacct:/\n4:memory:/docker/ab\n1:name=systemd:/\n0::/\n"
 HYBRID_MOUNTS = """\
@@ -155,10 +155,14 @@ def test_backends(hierarchies: tuple[Hierarchy, ...], unified: str, chosen: dict
 @pytest.mark.parametrize(
     ("controller", "limits", "expected"),
     [
-        (MEMORY_V1, Limits(memory=100, swap=0), ["memory.limit_in_bytes=100", f"memory.memsw.limit_in_bytes={100 + PAGE}"]),
-        (MEMORY_V1, Limits(memory=100, swap=7), ["memory.limit_in_bytes=100", f"memory.memsw.limit_in_bytes={107 + PAGE}"]),
+        (
+            MEMORY_V1,
+            Limits(memory=100, swap=0),
+            ["memory.limit_in_bytes=100", f"memory.memsw.limit_in_bytes={100 + (2 << 20)}", "memory.swappiness=0"],
+        ),
+        (MEMORY_V1, Limits(memory=100, swap=7), ["memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=107"]),
         (MEMORY_V1, Limits(memory=100, swap=None), ["memory.limit_in_bytes=100"]),
-        (MEMORY_V1, Limits(memory=None, swap=0), ["memory.swappiness=0"]),
+        (MEMORY_V1, Limits(memory=None, swap=0), []),
         (MEMORY_V1, Limits(memory=None, swap=5), []),
         (MEMORY_V2, Limits(memory=100, swap=0), ["memory.max=100", "memory.swap.max=0"]),
         (MEMORY_V2, Limits(memory=None, swap=5), ["memory.swap.max=5"]),

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -264,6 +265,23 @@ def test_kill_without_cgroup_kill(run: CgroupRun, child: type[Child]) -> None:
     assert bomb.line() == "ready"
     time.sleep(0.1)
     assert cgroup_files.kill_below(without_v2) == ()
+    assert cgroup.processes() == ()
+    cgroup.remove()
+
+
+@pytest.mark.needs("kill", "memory", "pids")
+def test_kill_with_few_descriptors(run: CgroupRun, child: type[Child]) -> None:
+    """More processes than there are descriptors left: they die in several turns."""
+    cgroup = run.create("many", dataclasses.replace(NO_LIMITS, pids=200))
+    directories = [path for path in cgroup.directories if not os.path.exists(f"{path}/cgroup.kill")] or list(cgroup.directories)
+    parent = child(cgroup, "[os.fork() or time.sleep(60) for _ in range(100)]; print('ready', flush=True); time.sleep(60)")
+    assert parent.line() == "ready"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 20, hard))
+    try:
+        assert cgroup_files.kill_below(directories) == ()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert cgroup.processes() == ()
     cgroup.remove()
 

@@ -115,12 +115,15 @@ def test_kill_9(seed: int, start: Start) -> None:
 
 @pytest.mark.needs("xattr")
 @pytest.mark.parametrize("seed", range(5))
-def test_kill_9_with_scratch(seed: int, start: Start, tmp_path: Path) -> None:
-    """The run's directory goes too, locked directories and all."""
-    process = start(str(tmp_path))
+@pytest.mark.parametrize("name", ["plain", "two\nlines", os.fsdecode(b"no \xff text")])
+def test_kill_9_with_scratch(seed: int, name: str, start: Start, tmp_path: Path) -> None:
+    """The run's directory goes too, locked directories and all, and whatever its name."""
+    scratch = tmp_path / name
+    scratch.mkdir()
+    process = start(str(scratch))
     time.sleep(random.Random(seed).uniform(0, 0.25))
     end(process, signal.SIGKILL)
-    assert_soon_empty(lambda: os.listdir(tmp_path))
+    assert_soon_empty(lambda: os.listdir(scratch))
 
 
 @pytest.mark.parametrize("seed", range(5))

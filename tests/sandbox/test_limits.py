@@ -53,6 +53,8 @@ def test_open_files() -> None:
 @needs("swap")
 def test_swap_is_bounded_with_memory() -> None:
     """With swap=0 what is over the limit of memory is killed, not swapped out."""
+    if Path("/proc/swaps").read_text().count("\n") == 1:
+        pytest.skip("this machine has nowhere to swap to")
     assert run(PYTHON, "-c", "b'x' * (200 << 20)", memory=64 * MIB, swap=0).usage.oom_kills
 
 

@@ -158,6 +158,49 @@ def test_a_malformed_report_is_its_own_failure_at_most(attack: Any, kind: str) -
     assert result.cases["test_forge"].outcome == "failed" or kind.startswith(("skipped", "wasxfail")), result.output
 
 
+#: What is said by sandboxes, but for what ends a run (exit, interrupt, stop, internal), each with one odd value in every field.
+FUZZ = """
+import itertools
+OPS = (
+    "carried changes? coverage errno finish fixture for generators hold junit left make prepared raised refused report start "
+    "terminal threaded timer usage? value warning"
+).split()
+FIELDS = (
+    "again arcs attributes category data duration ended errno failed filename generators grace hide item lineno limits message "
+    "name needs network numbers plain plugins properties reason returncode scope seconds shares_network skip subtests text "
+    "threads timeout tracers unit value"
+).split()
+LIMITS = "memory swap pids cpus cpuset cpu_time timeout disk inodes files output bandwidth nothing".split()
+ODD = [None, True, -1, 0.5, 7, 10**30, 1e300, "none", "x" * 3000, chr(0xd800), [], [[1, 2]], [[0, 0], "x"], {}]
+FRAMES = [{"op": op, **dict.fromkeys(FIELDS, value)} for op, value in itertools.product(OPS, ODD)]
+FRAMES += [{"op": "make", "limits": {name: value}} for name, value in itertools.product(LIMITS, ODD[:8])]
+"""
+
+
+@pytest.mark.parametrize("who", ["test", "scope"])
+def test_odd_frames_are_their_senders_failure_at_most(attack: Any, who: str) -> None:
+    """Fields of every kind and size in every frame that there is, from a test and from a fixture of a wider scope."""
+    attack.write(FUZZ, "fuzz.py")
+    attack.write(
+        f"""
+from fuzz import FRAMES
+@pytest.fixture(scope="module", params=range(len(FRAMES)))
+def sent(request):
+    if {who == "scope"}:
+        inner.send(FRAMES[request.param])
+    return request.param
+def test_send(sent, sandbox_factory):
+    if {who == "test"}:
+        inner.send(FRAMES[sent])
+"""
+    )
+    result = attack.run("-p", "no:cacheprovider")
+    assert "INTERNALERROR" not in result.output
+    assert result.status in (0, 1), result.output
+    assert len(result.cases) > 100
+    result.passed("test_next")
+
+
 def test_a_flood_of_frames_does_not_stop_the_clock(attack: Any) -> None:
     """A test that talks without end, and one that asks and never listens, are stopped by their timeouts like any other."""
     attack.write("""
