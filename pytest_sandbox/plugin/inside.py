@@ -298,11 +298,11 @@ def _close(world: World, inside: Inside, index: int) -> None:
 
 
 def _expect_failures(item: pytest.Item) -> None:
-    """Know of the item what its set-up, in another process, has found out: whether it may fail."""
-    from _pytest.skipping import evaluate_xfail_marks, xfailed_key
+    """Know of the item what its set-up, in another process, has found out: whether it may fail. One that is skipped may not."""
+    from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks, xfailed_key
 
     with suppress(*TEST_OUTCOME):  # a mark's condition is foreign code
-        item.stash[xfailed_key] = evaluate_xfail_marks(item)
+        item.stash[xfailed_key] = None if evaluate_skip_marks(item) else evaluate_xfail_marks(item)
 
 
 # -- units ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Whatever a sandbox leaves unsaid about a test when it ends is said for it, with 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from _pytest.outcomes import TEST_OUTCOME
@@ -29,6 +29,9 @@ from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
+
+if TYPE_CHECKING:
+    from _pytest.skipping import Xfail
 
 #: Limits that end whoever meets them: by a kill, which the test may not have noticed.
 _MET = frozenset({Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.CPU_TIME, Ending.TOO_MUCH_OUTPUT})
@@ -373,7 +376,7 @@ class Telling:
         done = self.finished[-1].reports
         last = done[-1]
         if not closed.passed and not last.failed:
-            if closed.skipped and last.skipped:
+            if closed.skipped and last.skipped and not _may_fail(self.finished[-1].item):
                 # As plain pytest's group of exceptions, which is neither a skip nor an expected failure.
                 closed.outcome, closed.longrepr = "failed", f"errors during test teardown: {_reason(last)}; {_reason(closed)}"
                 vars(closed).pop("wasxfail", None)
@@ -411,14 +414,20 @@ def _reason(report: pytest.TestReport) -> str:
     return str(report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", report.longrepr))
 
 
-def _as_expected(item: pytest.Item, report: pytest.TestReport) -> None:
-    """A test that is expected to fail, by whatever it does, may do so by the end of its sandbox."""
+def _may_fail(item: pytest.Item) -> Xfail | None:
+    """The mark by which a test is expected to fail, by whatever it does."""
     from _pytest.skipping import evaluate_xfail_marks
 
     try:
         expected = evaluate_xfail_marks(item)
     except TEST_OUTCOME:  # the mark's condition is foreign code
-        return
-    if expected is not None and expected.raises is None and not item.config.option.runxfail and report.when != "teardown":
+        return None
+    return None if expected is None or expected.raises is not None or item.config.option.runxfail else expected
+
+
+def _as_expected(item: pytest.Item, report: pytest.TestReport) -> None:
+    """A test that is expected to fail may do so by the end of its sandbox."""
+    expected = _may_fail(item)
+    if expected is not None and report.when != "teardown":
         report.outcome = "skipped"
         report.wasxfail = f"{expected.reason or ''} [{report.longrepr}]".strip()

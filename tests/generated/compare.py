@@ -201,8 +201,8 @@ def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool
     if is_live:
         # A live log has its headline again where something was set up early; reasons are cut off where the line ends.
         output = [[re.sub(r"-{5,}( live log \w+ -+)?", "", line) for line in lines] for lines in output]
-        output = [[re.sub(r"(XFAIL|XPASS|SKIPPED) \([^)]*\)+", r"\1", line) for line in lines] for lines in output]
-        output = [sorted("".join("".join(lines).split())) for lines in output]
+        joined = ["".join("".join(lines).split()) for lines in output]
+        output = [sorted(re.sub(r"(XFAIL|XPASS|SKIPPED)\((?:[^()]|\([^()]*\))*\)", r"\1", text)) for text in joined]
     yield from _diff("output", *output)
     for name in plain.files.keys() | boxed.files.keys():
         # A log file has what fixtures log that are set up early for a later test before what the tests in between do.

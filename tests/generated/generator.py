@@ -147,7 +147,7 @@ class Maker:
         """One more; method: of a class, shared: of a conftest."""
         scope = self._one(*SCOPES) if not method else self._one("function", "class")
         if scope == "package" and not shared:
-            scope = "package" if self._is(0.1) else "module"
+            scope = "package" if self._is(0.03) else "module"
             self._loose |= scope == "package"
         wider = [one for one in known if SCOPES.index(one.scope) >= SCOPES.index(scope)]
         needed = self._some(wider, 0.3, 2)

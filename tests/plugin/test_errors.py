@@ -125,6 +125,35 @@ def test_teardowns_that_skip(pytester: pytest.Pytester, compare: Compare) -> Non
         assert f"no {scope}" in pair.boxed.text
 
 
+@pytest.mark.parametrize("marks", ["xfail", "skip", "skip, xfail"])
+def test_teardowns_of_a_marked_test(pytester: pytest.Pytester, compare: Compare, marks: str) -> None:
+    """A test that is expected to fail may do so in its teardown, and that of its module: but not one that is skipped."""
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.fixture(scope="module")
+        def wide():
+            yield
+            raise OSError("no luck")
+        @pytest.fixture
+        def own():
+            yield
+            pytest.skip("nor that")
+        def test_0(wide): pass
+        pytestmark = [{", ".join(f"pytest.mark.{mark}" for mark in marks.split(", "))}]
+        class TestIt:
+            @pytest.fixture(scope="class")
+            def skips(self):
+                yield
+                pytest.skip("not this")
+            def test_it(self, skips, own): pass
+        def test_last(): pass
+        """
+    )
+    pair = compare("-rA")
+    assert pair.boxed.outcomes() == pair.plain.outcomes()
+
+
 def test_error_in_class_and_module_functions(pytester: pytest.Pytester, compare: Compare) -> None:
     """Errors of setUpClass, tearDownClass, setup_module and teardown_module are where plain pytest has them."""
     pytester.makepyfile(
