@@ -29,7 +29,7 @@ _PAUSE = 0.001
 
 
 def read(path: str) -> bytes:
-    """A cgroup file's whole content; raises OSError. Of no other file: its records may be longer."""
+    """The whole content of a cgroup's file, or another of short records, as /proc/PID/stat; raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         chunks = []

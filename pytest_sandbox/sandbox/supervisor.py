@@ -157,17 +157,17 @@ class Supervisor:
         order = Order(name, spec, scope, shares_network, count_pids, keep, last, may_mount)
         # The files are shared, not copied: what the sandbox wrote is there when it is dead.
         running = Running(
-            order,
-            listener,
-            parent,
-            control,
-            talk,
-            given.stdout,
-            given.stderr,
-            given.stacks,
-            given.shown,
-            cgroup,
-            Outbox(talk, closed=True),
+            order=order,
+            listener=listener,
+            parent=parent,
+            control=control,
+            wire=talk,
+            stdout=given.stdout,
+            stderr=given.stderr,
+            stacks=given.stacks,
+            shown=given.shown,
+            cgroup=cgroup,
+            outbox=Outbox(talk, closed=True),
             pending=pending,
         )
         undo.callback(running.close)
