@@ -24,7 +24,7 @@ from pytest_sandbox.sandbox.accounts import outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.main import GO, JOINED
-from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.running import Running, is_hung_up
 from pytest_sandbox.sandbox.scratch import remove_or_warn
 from pytest_sandbox.sandbox.wire import Frame
 from pytest_sandbox.sandbox.words import refusal
@@ -161,6 +161,10 @@ class Loop:
         running.pid = pid
         try:
             running.pidfd = os.pidfd_open(pid)
+            if is_hung_up(running.control):  # whose else pidfd this may be
+                os.close(running.pidfd)
+                running.pidfd = None
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         except OSError as error:  # it has ended, or there is no descriptor left for it
             running.problem = running.problem or SetupError("pidfd_open", str(pid), error.errno or 0)
             running.hang_up()
@@ -171,6 +175,8 @@ class Loop:
 
     def _admit(self, running: Running, pid: int) -> None:
         """Put the outermost init into its cgroups; it will fork main."""
+        if running.pidfd is None:
+            return
         try:
             running.cgroup.admit(pid)
         except SetupError as error:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import select
 import signal
 import socket
 import struct
@@ -281,7 +282,7 @@ class Running:
             data, ancillary, _, _ = self.wire.recvmsg(1, _SPEAKER, socket.MSG_PEEK)
         except (BlockingIOError, ConnectionResetError):
             return None
-        return _speaker(ancillary) if data else None
+        return _speaker(ancillary) if data and not is_hung_up(self.wire) else None
 
     def take(self, words: bytes) -> None:
         """Read what `joiner` has seen, and nothing after it. Raises WireError where that is not `words`."""
@@ -327,6 +328,13 @@ class Running:
             if fd is not None:
                 os.close(fd)
         self.pidfd = self.layer = None
+
+
+def is_hung_up(sock: socket.socket) -> bool:
+    """Whether nobody is at the other end any more, though words of his may still be unread: his pid may be another's by now."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
 def _unread(sock: socket.socket) -> int:
