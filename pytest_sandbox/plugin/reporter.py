@@ -73,10 +73,11 @@ class Reporter:
     def pytest_exception_interact(self, report: object) -> Generator[None, object, object]:
         """Send a report again that somebody changes here, when it is sent already; pytest shows it as it is at the run's end."""
         before = _shown_of(report)
-        result = yield
-        if isinstance(report, pytest.TestReport) and before != _shown_of(report):
-            self._channel.send({**reports.to_frame(self._config, report), "again": True})
-        return result
+        try:
+            return (yield)
+        finally:  # also after pytest.exit(), by which a debugger is left
+            if isinstance(report, pytest.TestReport) and before != _shown_of(report):
+                self._channel.send({**reports.to_frame(self._config, report), "again": True})
 
     @property
     def _channel(self) -> Channel:
@@ -124,9 +125,9 @@ class Reporter:
             self._channel.send(frame)
 
 
-def _shown_of(report: object) -> tuple[int, list[tuple[str, str]]]:
-    """What of a report is shown: its representation, by its identity, and its sections."""
-    return id(getattr(report, "longrepr", None)), list(getattr(report, "sections", ()))
+def _shown_of(report: object) -> tuple[int, list[tuple[str, str]], bool]:
+    """What of a report is shown: its representation, by its identity, its sections, and whether a debugger has done so."""
+    return id(getattr(report, "longrepr", None)), list(getattr(report, "sections", ())), hasattr(report, "_pdbshown")
 
 
 def _end_fork(call: CallInfo[None]) -> NoReturn:

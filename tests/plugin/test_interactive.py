@@ -41,8 +41,9 @@ def test_pdb(pytester: pytest.Pytester) -> None:
     child.expect(pexpect.EOF)
 
 
-def test_pdb_shows_what_has_failed(pytester: pytest.Pytester) -> None:
-    """What the test has printed and its traceback stand above the debugger's prompt, or at least do not wait for its end."""
+@pytest.mark.parametrize("leave", ["c", "q"])
+def test_pdb_shows_what_has_failed(pytester: pytest.Pytester, leave: str) -> None:
+    """What the test has printed and its traceback stand above the debugger's prompt, and not once more at the end."""
     pytester.makepyfile("def test_1():\n    print('said before')\n    value = 41\n    assert value == 42\n")
     child = spawn(pytester, "--pdb")
     child.expect("captured stdout")
@@ -50,8 +51,9 @@ def test_pdb_shows_what_has_failed(pytester: pytest.Pytester) -> None:
     child.expect("assert 41 == 42")
     child.sendline("p value + 100")
     child.expect("141")
-    child.sendline("c")
+    child.sendline(leave)
     child.expect("1 failed")
+    assert "assert 41 == 42" not in child.before.replace("- assert 41 == 42", "")  # in the short summary alone
     child.expect(pexpect.EOF)
 
 
