@@ -7,7 +7,8 @@ in a public temporary directory, because an ordinary user cannot read root's hom
 checkout may be. The ordinary user is an unused number: no account has to be made for it. It runs the suite in cgroups of
 its own, as systemd gives them to a session; `--only bare-user` is a user without, as in a container. With `--systemd` it is
 systemd that gives them, to root and to USER, whose manager must run. `--venv` is an environment that has it all, for a machine
-without a network (tests/vm/suite.py). Imports only the standard library and scripts/.
+without a network (tests/vm/suite.py). Where there is more than one processor both run at the same time and
+are shown one after the other. Imports only the standard library and scripts/.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
@@ -104,6 +107,30 @@ def output_through_a_pipe() -> Iterator[None]:
                 os.close(old)
 
 
+def run_beside(commands: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+    """Run these at the same time, and show what each prints one after the other; exit status and last line of each."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in commands[1:]]
+        outputs: list[int | IO[bytes]] = [subprocess.PIPE, *files]
+        started = [
+            stack.enter_context(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT))
+            for command, output in zip(commands, outputs, strict=True)
+        ]
+        assert started[0].stdout is not None
+        results = []
+        for process, lines in zip(started, (started[0].stdout, *files), strict=True):
+            if lines in files:
+                process.wait()
+                lines.seek(0)
+            last = b""
+            for line in lines:
+                sys.stdout.buffer.write(line)
+                sys.stdout.flush()
+                last = line
+            results.append((process.wait(), last.decode(errors="replace").strip()))
+    return results
+
+
 def main() -> int:
     """Run the suite as everyone it is to run as; the first exit status that is not 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -118,6 +145,11 @@ def main() -> int:
         inside = options.venv / "bin" / "python" if options.venv else None
         inside = inside or workplace.make_test_venv(everyone, place / "venv", options.python, options.pytest)
         results = []
+        if len(everyone) > 1 and len(os.sched_getaffinity(0)) > 1:
+            same = [sys.executable, __file__, f"--venv={inside.parent.parent}"]
+            same += ["--systemd", options.systemd] if options.systemd else []
+            results += run_beside([[*same, "--only", who, *arguments] for who in ("caller", "user")])
+            everyone = []
         for who in everyone:
             bare = options.only == "bare-user"
             starter = delegation.scope(who.uid) if options.systemd and not bare else []

@@ -29,6 +29,7 @@ from pytest_sandbox.plugin.generators import Generators
 from pytest_sandbox.plugin.reporter import Reporter, silence_foreign_hooks
 from pytest_sandbox.plugin.scopes import Need, Unit
 from pytest_sandbox.plugin.settling import settle_in
+from pytest_sandbox.plugin.tmp import Numbers
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.main import fork_into
 from pytest_sandbox.sandbox.wire import Channel, Frame
@@ -41,8 +42,11 @@ class World:
     broken: the parameter of each fixture that failed, by definition's id.
     """
 
-    def __init__(self, session: pytest.Session, units: Sequence[Unit], book: ledger.Ledger, *, keeps_terminal: bool) -> None:
+    def __init__(
+        self, session: pytest.Session, units: Sequence[Unit], book: ledger.Ledger, numbers: Numbers, *, keeps_terminal: bool
+    ) -> None:
         self.session = session
+        self.numbers = numbers
         self.config = session.config
         self.units = units
         self.book = book
@@ -326,6 +330,7 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
     try:
         for index, following in _with_following(inside.channel, items, grows=grows):
             inside.channel.send({"op": "start", "item": index, "shares_network": inside.order.shares_network})
+            world.numbers.begin(index, order["earlier"])
             item = session.items[index]
             nextitem = None if following is None else session.items[following]
             with reruns.attempts(item, alone=alone, earlier=order["earlier"]):

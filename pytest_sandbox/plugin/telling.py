@@ -24,7 +24,7 @@ from pytest_sandbox.plugin.scope import Scope, Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.settling import keeps_terminal
 from pytest_sandbox.plugin.showing import Finished, Showing
-from pytest_sandbox.plugin.tmp import keep_changes, keep_tmp_path
+from pytest_sandbox.plugin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
 from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 #: Limits that end whoever meets them: by a kill, which the test may not have noticed.
 _MET = frozenset({Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.CPU_TIME, Ending.TOO_MUCH_OUTPUT})
-_TMP_FIXTURES = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_factory", "pytester", "testdir"})
 
 
 class Line(Protocol):
@@ -292,7 +291,7 @@ class Telling:
         failed = any(report.failed for one in self.finished for report in one.reports)
         made = self._requests.made
         self._book.add_test(item, done, outcome, made, shares_network=self._shares_network, tests=self.position)
-        used = any(_TMP_FIXTURES.intersection(getattr(one.item, "fixturenames", ())) for one in self.finished)
+        used = any(TMP_FIXTURES.intersection(getattr(one.item, "fixturenames", ())) for one in self.finished)
         keep_tmp_path(self.session.config, self._supervisor, running, used=used)
         kept = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
         if kept is not None:

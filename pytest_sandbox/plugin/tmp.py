@@ -5,20 +5,81 @@ Both are copied out of a layer that is not trusted: see `sandbox.upper`.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import stat
 import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from _pytest.pathlib import _force_symlink
+from _pytest.tmpdir import TempPathFactory
 
+from pytest_sandbox.model.errors import TeardownWarning
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import Keep
+from pytest_sandbox.sandbox.removal import remove_tree
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 
+TMP_FIXTURES = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_factory", "pytester", "testdir"})
+#: Of a test's name in that of its directory: `_pytest.tmpdir._mk_tmp`.
+_LONGEST = 30
+
+
+class Numbers:
+    """Gives each test's `tmp_path` the number that it has in plain pytest, where the directories of all tests before are seen.
+
+    Otherwise tests of one name would have one directory at the run's end. (That a test before made none, or that it is removed
+    already, is not foreseen: numbers are left out then.)
+    """
+
+    def __init__(self, items: Sequence[pytest.Item]) -> None:
+        self._count: Counter[str] = Counter()
+        self._of: dict[int, tuple[str, int]] = {}
+        for index, item in enumerate(items):
+            if {"tmp_path", "tmpdir"}.intersection(getattr(item, "fixturenames", ())):
+                name = re.sub(r"[\W]", "_", item.name)[:_LONGEST]
+                self._of[index] = name, self._count[name.lower()]
+                self._count[name.lower()] += 1
+        self._now: tuple[str, int] | None = None
+
+    @contextlib.contextmanager
+    def given(self) -> Iterator[None]:
+        """Within: pytest takes them, here and in all sandboxes."""
+        own = TempPathFactory.mktemp
+
+        def mktemp(factory: TempPathFactory, basename: str, numbered: bool = True) -> Path:  # as pytest's
+            name, number = self._now or ("", 0)
+            path = factory.getbasetemp() / f"{name}{number}"
+            if not numbered or basename != name or path.exists():
+                return own(factory, basename, numbered)
+            path.mkdir(mode=0o700)
+            _force_symlink(path.parent, f"{name}current", path)
+            return path
+
+        TempPathFactory.mktemp = mktemp  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            TempPathFactory.mktemp = own  # type: ignore[method-assign]
+
+    def begin(self, index: int, earlier: int) -> None:
+        """An item runs, by its index, after so many earlier attempts."""
+        name, number = self._of.get(index, ("", 0))
+        self._now = (name, number + earlier * self._count[name.lower()]) if name else None
+
+
+#: Where what sandboxes left of their temporary directories waits for the run's end.
+_WAITING: pytest.StashKey[str] = pytest.StashKey()
+
 
 def keep_tmp_path(config: pytest.Config, supervisor: Supervisor, running: Running, *, used: bool) -> None:
-    """Copy to the machine's basetemp what the sandbox left of its temporary directories.
+    """Keep for the machine's basetemp what the sandbox left of its temporary directories; see `put_back`.
 
     `tmp_path` itself has removed there what `tmp_path_retention_policy` does not keep.
     """
@@ -27,7 +88,59 @@ def keep_tmp_path(config: pytest.Config, supervisor: Supervisor, running: Runnin
         return
     if factory._retention_policy == "none" and factory._given_basetemp is None:
         return  # the whole directory is removed at pytest's end
-    supervisor.copy_out(running, str(factory._basetemp), str(factory._basetemp))
+    if _WAITING not in config.stash:
+        config.stash[_WAITING] = tempfile.mkdtemp(prefix=".sandbox-", dir=factory._basetemp)
+    supervisor.copy_out(running, str(factory._basetemp), config.stash[_WAITING])
+
+
+def put_back(config: pytest.Config) -> None:
+    """Put what sandboxes left of temporary directories where it belongs, when no sandbox is left.
+
+    Not before: basetemp is in the lowest layer of all, and what a test adds there to a directory of a wider fixture would be
+    seen by later tests. To be called before pytest's own end, which removes what `tmp_path_retention_policy` does not keep.
+    """
+    waiting = config.stash.get(_WAITING, None)
+    if waiting is None:
+        return
+    del config.stash[_WAITING]
+    try:
+        _move_into(waiting, os.path.dirname(waiting))
+        os.rmdir(waiting)
+    except OSError as error:
+        text = f"what tests left in temporary directories could not be put back, and is in {waiting}: {error}"
+        warnings.warn(TeardownWarning(text), stacklevel=2)
+
+
+def _move_into(source: str, target: str) -> None:
+    """Move what is in a directory into another; what is there already goes, but for directories. No link is followed."""
+    with os.scandir(source) as entries:
+        found = list(entries)
+    for entry in found:
+        place = os.path.join(target, entry.name)
+        if _is_directory(place) and entry.is_dir(follow_symlinks=False):
+            _move_into(entry.path, place)
+            os.rmdir(entry.path)
+        else:
+            if _is_directory(place):
+                remove_tree(place)
+            _rename(entry, place)
+
+
+def _rename(entry: os.DirEntry[str], place: str) -> None:
+    """Move one entry; a directory that its owner may not write to has to be opened for that: rename(2), EACCES."""
+    try:
+        os.rename(entry.path, place)
+    except PermissionError:
+        mode = entry.stat(follow_symlinks=False).st_mode
+        if not stat.S_ISDIR(mode):
+            raise
+        os.chmod(entry.path, 0o700)
+        os.rename(entry.path, place)
+        os.chmod(place, stat.S_IMODE(mode))
+
+
+def _is_directory(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 def keep_changes(

@@ -31,6 +31,7 @@ from pytest_sandbox.plugin.report import Book
 from pytest_sandbox.plugin.scope import Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.telling import Telling, Turn
+from pytest_sandbox.plugin.tmp import Numbers, put_back
 from pytest_sandbox.plugin.tree import Tree
 from pytest_sandbox.primitives.interrupts import deferred
 from pytest_sandbox.sandbox import host, probes
@@ -70,7 +71,8 @@ class Walk:
         with contextlib.suppress(AttributeError, OSError):
             config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # or each child makes its own
         keeps = settling.keeps_terminal(config)
-        world = inside.World(session, self._units, ledger, keeps_terminal=keeps)
+        self._undo, self._numbers = contextlib.ExitStack(), Numbers(session.items)
+        world = inside.World(session, self._units, ledger, self._numbers, keeps_terminal=keeps)
         self._generators, self._version = world.generators, 0
         self._supervisor = _supervisor(self._units, settling.kept_descriptors(config, keeps=keeps))
         self._tree = Tree(world, self._supervisor, settings, book, self._units, in_order=in_order)
@@ -78,6 +80,7 @@ class Walk:
         self._ahead: deque[Telling] = deque()
 
     def __enter__(self) -> Walk:
+        self._undo.enter_context(self._numbers.given())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -92,7 +95,9 @@ class Walk:
             if self._measured is not None:
                 self._measured.finish(self._supervisor, self._spec)
         finally:
-            self._supervisor.close()
+            with self._undo:
+                self._undo.callback(put_back, self._session.config)
+                self._supervisor.close()
         if interrupted is not None:
             interrupted.raise_interruption()  # where the test was, and not where the controller waited for it
 
@@ -182,6 +187,7 @@ class Walk:
         later = next((entry for entry in self._order[index + 1 :] if isinstance(entry, int)), None)
         item = self._session.items[item_index]
         nextitem = None if later is None else self._session.items[later]
+        self._numbers.begin(item_index, 0)
         with self.here():
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
         self.baton.note(dependency.ended_here(item.config, item_index, item))

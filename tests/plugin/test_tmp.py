@@ -71,6 +71,47 @@ def test_session_directory_is_copied(pytester: pytest.Pytester, compare: Compare
     compare.one().result.assert_outcomes(passed=3)
 
 
+def test_directories_of_wider_fixtures_are_as_they_were_made(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Nobody sees what an earlier test has added there, though all of it is there at the end."""
+    pytester.makepyfile(
+        """
+        import time, pytest
+        @pytest.fixture(scope="session")
+        def shared(tmp_path_factory):
+            path = tmp_path_factory.mktemp("shared")
+            (path / "bin").mkdir()
+            return path
+        @pytest.mark.parametrize("n", range(6))
+        def test_it(shared, n):
+            assert [path.name for path in shared.rglob("*")] == ["bin"]
+            (shared / f"new{n}").touch()
+            (shared / "bin" / f"new{n}").touch()
+            time.sleep(0.1)
+        """
+    )
+    compare.one("--basetemp=base").result.assert_outcomes(passed=6)
+    made = {"bin", *(f"{place}new{n}" for place in ("", "bin/") for n in range(6))}
+    top = pytester.path / "base" / "shared0"
+    assert {str(path.relative_to(top)) for path in top.rglob("*")} == made
+    assert not [path for path in (pytester.path / "base").iterdir() if path.name.startswith(".sandbox")]
+
+
+def test_tests_of_one_name(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Each has a directory of its own, by the number that it has in plain pytest, with what it wrote alone; reruns among them."""
+    body = (
+        "def test_it(tmp_path):\n    (tmp_path / {name!r}).touch(mode=0o400)\n    print(tmp_path.name)\n    tmp_path.chmod(0o500)"
+    )
+    pytester.makepyfile(**{name: body.format(name=name) for name in ("test_a", "test_b", "test_c")})
+    pytester.makepyfile(test_d="import pytest\n@pytest.mark.sandbox(enabled=False)\n" + body.format(name="test_d"))
+    compare.same("-rA")
+    left = []
+    for sandbox in (False, True):
+        compare.one("--basetemp=base", sandbox=sandbox).result.assert_outcomes(passed=4)
+        left.append([path for path in _left(pytester) if "current" not in path])
+    assert left[0] == left[1]
+    assert left[0] == sorted(f"test_it{n}{name}" for n, own in enumerate("abcd") for name in ("", f"/test_{own}"))
+
+
 def test_runs_are_numbered(pytester: pytest.Pytester, compare: Compare) -> None:
     """Each run has a directory of its own, and old ones are removed, as ever."""
     pytester.makepyfile("def test_1(tmp_path): print(tmp_path.parent.name)\n")
