@@ -295,6 +295,7 @@ def _close(world: World, inside: Inside, index: int) -> None:
         report = pytest.TestReport.from_item_and_call(item, call)
     else:
         _expect_failures(item)
+        reruns.in_scope(item)
         report = item.ihook.pytest_runtest_makereport(item=item, call=call)
     measuring.send(world.config, inside)
     _tell_generators(world, inside)

@@ -261,7 +261,7 @@ def _add_section(done: Sequence[pytest.TestReport], outcome: Outcome, made: Made
     for report in done:
         if report.failed and not any(name == "Sandbox" for name, _ in report.sections):
             report.sections.append(("Sandbox", describe(outcome, report.longreprtext)))
-            _name_limit(report, outcome.ending)
+            name_limit(report, outcome.ending)
             break
     more = f"\n(of {tests} tests that shared a sandbox)" if tests > 1 else ""
     more += (
@@ -273,7 +273,7 @@ def _add_section(done: Sequence[pytest.TestReport], outcome: Outcome, made: Made
         report.sections = [(name, text + more if name == "Sandbox" else text) for name, text in report.sections]
 
 
-def _name_limit(report: pytest.TestReport, ending: Ending) -> None:
+def name_limit(report: pytest.TestReport, ending: Ending) -> None:
     """Put the limit before what the short summary, junit and --tb=line say of an exception that was its consequence."""
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None and ending not in (Ending.EXITED, Ending.SIGNALLED, Ending.NO_REPORT):

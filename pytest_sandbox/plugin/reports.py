@@ -26,6 +26,13 @@ from pytest_sandbox.sandbox import values
 
 _OUTCOMES = ("passed", "failed", "skipped", "rerun", "retried")  # the last are pytest-rerunfailures' and pytest-retry'
 _PHASES = ("setup", "call", "teardown")
+
+
+def is_of_subtest(report: pytest.TestReport) -> bool:
+    """Whether it is a subtest's, which says "call" too: of pytest's own, or of pytest-subtests."""
+    return getattr(report, "context", None) is not None
+
+
 #: What pytest captures, in its order.
 _CAPTURED = ("stdout", "stderr", "log")
 #: What every report has: pytest's hooks bring it over in a form of their own.

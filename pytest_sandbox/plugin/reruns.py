@@ -69,6 +69,19 @@ def take_over(config: pytest.Config) -> None:
         config.pluginmanager.register(Attempts(), "sandbox-attempts")
 
 
+def in_scope(item: pytest.Item) -> None:
+    """In a scope that tears down: have the plugin hear an exception in the teardown of an item that another process has run."""
+    if loaded(item.config, _NAME) is not None:
+        for name in (
+            "_test_failed_statuses",
+            "_terminal_errors",
+            "_test_xfailed",
+            "_rerun_condition_excinfos",
+            "_rerun_condition_results",
+        ):
+            setattr(item, name, {})
+
+
 class _Counts:
     """What pytest-rerunfailures asks of its book of failures (its StatusDB), of which a sandbox has none.
 
@@ -136,6 +149,11 @@ class Reruns:
         self.again = False
         self.delay = 0.0
         self.is_set_up = False
+
+    @property
+    def may_follow(self) -> bool:
+        """Whether the end of its sandbox may lead to another attempt."""
+        return self._plugin is not None and self.earlier < self._most
 
     def on_frame(self, running: Running, frame: Frame) -> bool:
         """Hear what a sandbox says of it; False where that is something else. WireError for what it must not say."""

@@ -131,9 +131,23 @@ class ScopeListener:
         self._measured = measured_of(session.config)
         self._account = Account(self._measured)
         self._shown = 0
+        self._killed = 0.0
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """Not trusted: WireError for what makes no sense."""
+        if running.abandoned:
+            return  # what it was doing when it was killed stands
+        if frame["op"] in ("fixture", "prepared") and self._has_lost_a_process(running):
+            running.kill(None)  # and so the fixture that it was setting up is the one that failed
+        else:
+            self._hear(running, frame)
+
+    def _has_lost_a_process(self, running: Running) -> bool:
+        """Whether the kernel has killed one for memory while a fixture was set up, which that may not have noticed."""
+        before, self._killed = self._killed, running.cgroup.figure("oom_kills") or 0
+        return bool(self._scope.setting_up) and self._killed > before
+
+    def _hear(self, running: Running, frame: Frame) -> None:
         scope, op = self._scope, frame["op"]
         told = scope.asking[0] if scope.asking else None
         item = self._session.items[scope.last_item] if told is None else told.item

@@ -17,8 +17,8 @@ from pytest_sandbox.plugin import dependency, interruption, watchdog
 from pytest_sandbox.plugin.fixtures import Requests
 from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.measured import Account, measured_of
-from pytest_sandbox.plugin.report import Book, make_report, show_bytes, show_error
-from pytest_sandbox.plugin.reports import from_frame, joined, seconds, warning_from_frame, whole_number
+from pytest_sandbox.plugin.report import Book, make_report, name_limit, show_bytes, show_error
+from pytest_sandbox.plugin.reports import from_frame, is_of_subtest, joined, seconds, warning_from_frame, whole_number
 from pytest_sandbox.plugin.reruns import Reruns
 from pytest_sandbox.plugin.scope import Scope, Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
@@ -120,7 +120,7 @@ class Telling:
     @property
     def quiet(self) -> bool:
         """Whether all its items passed or were skipped, and only the sandbox's end is left to come."""
-        failed = self.running is None or self.running.failed
+        failed = self.running is None or self.running.failed or self.reruns.may_follow
         return self.over or (self._done and not failed and self.interruption is None and self.position == len(self.items))
 
     @property
@@ -202,6 +202,9 @@ class Telling:
         self._next()
         running.reported = self.position == len(self.items)
         if not running.reported:
+            sentence = self._supervisor.killed_meanwhile(running)
+            if sentence is not None:
+                self._fail_after_all(sentence)
             clock.restart(running)  # a timeout is a test's, not the sandbox's
             running.errno = 0
             self._account.restart()
@@ -258,7 +261,9 @@ class Telling:
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)
         elif outcome.ending in _MET or running.problem is not None:
-            self._fail_after_all(outcome)
+            self._fail_after_all(outcome.sentence)
+            if len(self.items) == 1 and self.finished:
+                self.reruns.after_kill(self.finished[-1].reports)
         self._keep(running, outcome)
         self._line.news()
 
@@ -273,14 +278,17 @@ class Telling:
             self._complete(outcome.sentence, outcome)
             self.reruns.after_kill(self.finished[-1].reports)
 
-    def _fail_after_all(self, outcome: Outcome) -> None:
-        """A limit that ends tests was met when they had said all they had to: that is the last one's failure all the same."""
-        if not self.finished or any(_has_failed(report) for report in self.finished[-1].reports):
+    def _fail_after_all(self, sentence: str) -> None:
+        """A limit that ends tests was met, and the last one has said all it had to: that is its failure all the same."""
+        if not self.finished:
             return
         item, done = self.finished[-1].item, self.finished[-1].reports
-        failure = make_report(item, "call", "failed", outcome.sentence)
+        if any(_has_failed(report) and not _is_unexpected(report) for report in done):
+            _add_sentence(done, sentence)
+            return
+        failure = make_report(item, "call", "failed", sentence)
         _as_expected(item, failure)
-        kept = [report for report in done if not (report.when == "call" and report.passed)]
+        kept = [report for report in done if is_of_subtest(report) or not _is_passed_call(report)]
         done[:] = [report for report in kept if report.when != "teardown"] + [failure]
         done += [report for report in kept if report.when == "teardown"]
 
@@ -309,7 +317,7 @@ class Telling:
         item = self.item
         if self.reruns.is_set_up and not self.reports:
             self.reports.append(make_report(item, "setup", "passed", None))
-        said = {report.when: report for report in self.reports}
+        said = {report.when: report for report in self.reports if not is_of_subtest(report)}
         when = "teardown"
         if "setup" not in said:
             when = "setup"
@@ -403,6 +411,23 @@ class Telling:
                 setattr(self.session, name, str(frame[name]))
 
 
+def _is_passed_call(report: pytest.TestReport) -> bool:
+    return report.when == "call" and (report.passed or _is_unexpected(report))
+
+
+def _is_unexpected(report: pytest.TestReport) -> bool:
+    """Whether it has failed by passing: `_pytest.skipping` and `_pytest.unittest` put it so."""
+    return report.failed and report.longreprtext.startswith(("[XPASS(strict)]", "Unexpected success"))
+
+
+def _add_sentence(done: list[pytest.TestReport], sentence: str) -> None:
+    """Say of a test that has failed anyway, while its sandbox goes on, what limit it has met."""
+    failed = next((report for report in done if report.failed), None)
+    if failed is not None and sentence not in failed.longreprtext:
+        failed.sections.append(("Sandbox", sentence))
+        name_limit(failed, Ending.OUT_OF_MEMORY)
+
+
 def _has_failed(report: pytest.TestReport) -> bool:
     """Whether it failed, be it as expected."""
     return report.failed or (report.skipped and hasattr(report, "wasxfail"))
@@ -415,12 +440,14 @@ def _reason(report: pytest.TestReport) -> str:
 
 def _may_fail(item: pytest.Item) -> Xfail | None:
     """The mark by which a test is expected to fail, by whatever it does."""
-    from _pytest.skipping import evaluate_xfail_marks
+    from _pytest.skipping import Xfail, evaluate_xfail_marks
 
     try:
         expected = evaluate_xfail_marks(item)
     except TEST_OUTCOME:  # the mark's condition is foreign code
         return None
+    if expected is None and getattr(getattr(item, "obj", None), "__unittest_expecting_failure__", False):
+        expected = Xfail(reason="", run=True, strict=True, raises=None)  # as unittest.expectedFailure means it
     return None if expected is None or expected.raises is not None or item.config.option.runxfail else expected
 
 

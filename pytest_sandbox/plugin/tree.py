@@ -21,6 +21,7 @@ from pytest_sandbox.plugin import inside, measuring, resolve
 from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.inside import World
 from pytest_sandbox.plugin.report import Book, make_report
+from pytest_sandbox.plugin.reports import joined
 from pytest_sandbox.plugin.scope import Scope, ScopeListener, Told, Unrunnable
 from pytest_sandbox.plugin.scopes import Need, Unit
 from pytest_sandbox.sandbox import clock
@@ -265,6 +266,13 @@ class Tree:
             item = self._world.session.items[scope.last_item]
             text = f"the sandbox of {scope.name} ended before it had torn down: {scope.outcome.sentence}"
             return make_report(item, "teardown", "failed", text, scope.outcome)
+        if scope.outcome.ending is Ending.OUT_OF_MEMORY and scope.closed is not None and scope.closed.passed:
+            item = self._world.session.items[scope.last_item]
+            report = make_report(
+                item, "teardown", "failed", f"the sandbox of {scope.name}: {scope.outcome.sentence}", scope.outcome
+            )
+            report.sections = joined(scope.closed.sections, report.sections)
+            return report
         return scope.closed
 
     def close_in_a_hurry(self, seconds: float) -> None:

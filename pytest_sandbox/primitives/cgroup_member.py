@@ -256,14 +256,14 @@ class Cgroup:
             _note(gauge, _measure(gauge, self._directories["memory"], "", contents), found, missing)
         return MemorySnapshot(**found, missing=missing)
 
-    def cpu_seconds(self) -> float | None:
-        """CPU time of all processes so far, in seconds; None where no hierarchy counts it."""
+    def figure(self, field: str) -> float | None:
+        """One of the figures of `read`, at a fraction of its cost; None where no hierarchy has it."""
         for choice in self._choices:
             for gauge in choice.controller.gauges:
-                if gauge.field == "cpu":
-                    with contextlib.suppress(OSError, KeyError):
-                        content = files.read(f"{self._directories[choice.role]}/{gauge.file}")
-                        return gauge.extract(content) * (gauge.unit or 1)
+                if gauge.field == field:
+                    value = _measure(gauge, self._directories[choice.role], self._leaf, {})
+                    if not isinstance(value, str):
+                        return value * (gauge.unit or 1)
         return None
 
     def read(self) -> CgroupUsage:

@@ -26,10 +26,11 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
     counted = running.cgroup.read()
     fill = fill_of(running, layout)
     usage = usage_of(running, counted, fill)
+    untold = dataclasses.replace(usage, oom_kills=None if usage.oom_kills is None else max(0, usage.oom_kills - running.told))
     status = os.waitstatus_to_exitcode(words.status) if words and words.status is not None else None
     facts = Facts(
         limits=_limits(running),
-        usage=usage,
+        usage=untold,
         status=status,
         killed=running.killed or _overrun(running, usage),
         processes_refused=counted.pids_max_events,
@@ -37,7 +38,7 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         errno=running.errno,
         output=running.output(),
         ran=_ran(running, usage),
-        victim=oom_victim(running.cgroup.log_name, running.started) if usage.oom_kills else None,
+        victim=oom_victim(running.cgroup.log_name, running.started) if untold.oom_kills else None,
         failed=running.failed or bool(status),
         reported=running.reported,
     )
@@ -57,6 +58,19 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         changes_cut=cut,
         output_cut=output_cut,
     )
+
+
+def killed_meanwhile(running: Running, layout: Layout) -> str | None:
+    """A sentence on what the kernel has killed for memory in a sandbox that goes on, since this was last asked; None: nothing."""
+    kills = running.cgroup.figure("oom_kills")
+    if kills is None or kills <= running.told:
+        return None
+    usage = dataclasses.replace(
+        usage_of(running, running.cgroup.read(), fill_of(running, layout)), oom_kills=int(kills) - running.told
+    )
+    running.told = int(kills)
+    victim = oom_victim(running.cgroup.log_name, running.started)
+    return judge(Facts(limits=_limits(running), usage=usage, status=None, victim=victim))[1]
 
 
 def _timer(running: Running) -> Timer | None:

@@ -117,7 +117,7 @@ def _give_up_fork(running: Running) -> None:
 def _which_time(running: Running, now: float) -> Ending:
     """What ran out at the deadline: CPU time, where that is over too and was first, by the pace at which it was used."""
     limit, deadline = running.order.spec.limits.cpu_time, running.deadline or now
-    used = None if limit is None else running.cgroup.cpu_seconds()
+    used = None if limit is None else running.cgroup.figure("cpu")
     if limit is None or used is None or used < limit:
         return Ending.TIMED_OUT
     over = running.started + (now - running.started) * limit / used
@@ -140,7 +140,7 @@ def _look(running: Running, now: float, hear: Callable[[Running], None]) -> None
         hear(running)
         running.kill(Ending.TOO_MUCH_OUTPUT)
     elif limits.cpu_time is not None:
-        used = running.cgroup.cpu_seconds()
+        used = running.cgroup.figure("cpu")
         if used is not None and used >= limits.cpu_time:
             hear(running)
             _out_of_time(running, Ending.CPU_TIME, now)

@@ -22,7 +22,7 @@ from pytest_sandbox.primitives.cgroups import CgroupRun, settle
 from pytest_sandbox.primitives.locks import Locks
 from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity
 from pytest_sandbox.sandbox import host, scratch, upper
-from pytest_sandbox.sandbox.accounts import changes_of, fill_of, usage_of
+from pytest_sandbox.sandbox.accounts import changes_of, fill_of, killed_meanwhile, usage_of
 from pytest_sandbox.sandbox.child import Body, Control, Order
 from pytest_sandbox.sandbox.cloning import PATIENCE
 from pytest_sandbox.sandbox.janitor import Janitor
@@ -225,6 +225,10 @@ class Supervisor:
         """What a sandbox used so far."""
         running.snapshot = running.cgroup.snapshot()
         return usage_of(running, running.cgroup.read(), fill_of(running, self._layout))
+
+    def killed_meanwhile(self, running: Running) -> str | None:
+        """See `accounts`."""
+        return killed_meanwhile(running, self._layout)
 
     def refuse(self, spec: Spec) -> None:
         """Raise UnavailableError for a limit of `spec` that was asked for and that this machine cannot enforce."""

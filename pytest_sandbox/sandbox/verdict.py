@@ -95,8 +95,10 @@ def _by_status(facts: Facts) -> tuple[Ending, str] | None:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
-    refused = f"; {facts.processes_refused} forks had been refused" if facts.processes_refused else ""
-    return Ending.SIGNALLED, f"killed by {name}: its main process died of signal {number}{refused}"
+    more = f"; {facts.processes_refused} forks had been refused" if facts.processes_refused else ""
+    if number == signal.SIGBUS and _may_have_been_full(facts):
+        more += f"; perhaps of a disk that was full then (limit {_size(facts.limits.disk)}), as it wrote to a file by mmap"
+    return Ending.SIGNALLED, f"killed by {name}: its main process died of signal {number}{more}"
 
 
 def _by_refusal(facts: Facts) -> tuple[Ending, str] | None:
@@ -121,13 +123,18 @@ def _by_refusal(facts: Facts) -> tuple[Ending, str] | None:
 def _was_full(facts: Facts) -> bool:
     """Whether there was no room on the disk, at the end or before it was cleaned up: that, only ENOSPC tells.
 
-    Watches, namespaces and semaphores are refused by ENOSPC too. A full tmpfs has taken memory.
+    Watches, namespaces and semaphores are refused by ENOSPC too.
     """
     if facts.layer_full >= _FULL:
         return True
+    return facts.errno in _NO_ROOM and _may_have_been_full(facts)
+
+
+def _may_have_been_full(facts: Facts) -> bool:
+    """Whether it has ever had the memory that a full tmpfs takes."""
     limits, peak = facts.limits, facts.usage.memory_peak
     least = [most for most in (limits.disk, limits.inodes and limits.inodes * _INODE) if most is not None]
-    return facts.errno in _NO_ROOM and (peak is None or not least or peak >= min(least))
+    return peak is None or not least or peak >= min(least)
 
 
 def _disk_full(facts: Facts, more: str = "") -> tuple[Ending, str]:

@@ -143,6 +143,47 @@ def test_what_was_killed_is_run_again(compat: Compat) -> None:
     assert lines(run, "RERUN ") == [f"RERUN test_it.py::test_{name}" for name in ("killed", "killed", "hangs", "exits")]
 
 
+@pytest.mark.needs("memory", "swap")
+def test_what_the_kernel_has_killed_is_run_again(compat: Compat) -> None:
+    """Also where the test itself has not noticed."""
+    compat.pytester.makepyfile(
+        test_it="""
+        import pytest, subprocess, sys
+        @pytest.mark.flaky(reruns=1)
+        @pytest.mark.sandbox(memory="64M")
+        def test_it(request):
+            if request.node.execution_count == 1:
+                subprocess.run([sys.executable, "-c", "[b'x' * (1 << 20) for _ in range(256)]"])
+        """
+    )
+    assert compat.one("-rR").result.parseoutcomes() == {"passed": 1, "rerun": 1}
+
+
+@pytest.mark.parametrize("scope", ["class", "module", "session"])
+def test_an_error_in_the_teardown_of_a_wider_fixture(compat: Compat, scope: str) -> None:
+    """Is told as without the plugin, and what is to be torn down after it is."""
+    compat.pytester.makepyfile(
+        test_it=f"""
+        import pytest
+        @pytest.fixture(scope={scope!r})
+        def outer():
+            yield
+            print("torn down, too")
+        @pytest.fixture(scope={scope!r})
+        def bad(outer):
+            yield
+            raise ValueError("no luck")
+        class TestIt:
+            def test_1(self, bad): pass
+            def test_2(self, bad): pass
+        """
+    )
+    plain, boxed = compat.both("-rA")
+    assert boxed.result.parseoutcomes() == plain.result.parseoutcomes()
+    assert "ValueError: no luck" in boxed.text
+    assert "torn down, too" in boxed.text
+
+
 def test_the_delay_is_no_time_of_the_test(compat: Compat) -> None:
     """It is waited for outside: its own limit is shorter."""
     compat.pytester.makepyfile(

@@ -164,9 +164,9 @@ def test_cpu_quota_throttles(run: CgroupRun, child: type[Child]) -> None:
     cgroup = run.create("quarter", dataclasses.replace(NO_LIMITS, cpus=0.25))
     busy = child(cgroup, "print('busy', flush=True)\nwhile True: pass")
     assert busy.line() == "busy"
-    before, started = cgroup.cpu_seconds(), time.monotonic()
+    before, started = cgroup.figure("cpu"), time.monotonic()
     time.sleep(1)
-    after, wall = cgroup.cpu_seconds(), time.monotonic() - started
+    after, wall = cgroup.figure("cpu"), time.monotonic() - started
     assert before is not None
     assert after is not None
     assert 0 < after - before < wall * 0.45
@@ -192,7 +192,7 @@ def test_cpu_time_counts_processes_that_are_gone(run: CgroupRun, child: type[Chi
         """,
     )
     assert burner.wait()[0] == 0
-    used, usage = cgroup.cpu_seconds(), cgroup.read()
+    used, usage = cgroup.figure("cpu"), cgroup.read()
     assert used is not None
     assert 0.2 <= used < 5
     assert usage.cpu == used
@@ -426,7 +426,7 @@ def test_a_child_enters_by_itself(*, leaf: bool) -> None:
         cgroup.verify(entering.pid)
         assert cgroup.unified_directory is None
         assert cgroup.processes() == (entering.pid,)
-        assert cgroup.cpu_seconds() is not None
+        assert cgroup.figure("cpu") is not None
         assert cgroup.kill() == ()
         assert entering.wait() == -signal.SIGKILL
         entering.stdout.close()
@@ -534,7 +534,7 @@ def test_a_run_without_any_hierarchy_answers() -> None:
     assert cgroup.read().cpu is None
     assert cgroup.read().missing.keys() == {field.name for field in dataclasses.fields(CgroupUsage)} - {"missing"}
     assert cgroup.snapshot().missing
-    assert cgroup.cpu_seconds() is None
+    assert cgroup.figure("cpu") is None
     cgroup.attach(os.getpid())
     assert cgroup.processes() == ()
     assert cgroup.kill() == ()

@@ -1,0 +1,128 @@
+"""Processes that the kernel kills for memory, and that nobody asks about: who is told of it, and never nobody."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = [pytest.mark.needs("memory", "swap")]
+
+HEAD = """
+import os, pytest, subprocess, sys, time
+def hoard(): return subprocess.run([sys.executable, "-c", "[b'x' * (1 << 20) for _ in range(256)]"])
+"""
+
+
+def run(pytester: pytest.Pytester, source: str, *options: str) -> pytest.RunResult:
+    """Run a module, of which no outcome says anything but its reports."""
+    pytester.makepyfile(f"{HEAD}\n{source}")
+    return pytester.runpytest_subprocess("--sandbox", "-rA", *options, timeout=100)
+
+
+@pytest.mark.parametrize("last", ["pass", "assert 0"])
+def test_of_a_shared_sandbox(pytester: pytest.Pytester, last: str) -> None:
+    """The test in which it happened fails, whatever becomes of those after it."""
+    result = run(
+        pytester,
+        f"""
+pytestmark = pytest.mark.sandbox(scope="module", memory="64M")
+def test_first(): pass
+def test_it(): hoard()
+def test_failing():
+    hoard()
+    assert 0, "own"
+def test_next(): pass
+@pytest.mark.xfail
+def test_last(): {last}
+""",
+    )
+    result.assert_outcomes(passed=2, failed=2, **({"xpassed": 1} if last == "pass" else {"xfailed": 1}))
+    result.stdout.fnmatch_lines_random(
+        [
+            "FAILED *::test_it - out of memory: *",
+            "FAILED *::test_failing - out of memory: Assert*",
+            "PASSED *::test_next",
+            "PASSED *::test_first",
+        ]
+    )
+    assert result.stdout.str().count("out of memory: the kernel killed") == 2
+
+
+@pytest.mark.parametrize("scope", ["module", "session"])
+def test_of_a_wider_fixture(pytester: pytest.Pytester, scope: str) -> None:
+    """In its set-up: an error of whoever needs it, and of nobody else."""
+    result = run(
+        pytester,
+        f"""
+@pytest.fixture(scope={scope!r})
+def other(): return 7
+@pytest.fixture(scope={scope!r})
+def bad(other): hoard()
+@pytest.fixture(scope={scope!r})
+def later(): return 8
+def test_before(other): pass
+def test_1(bad, later): pass
+def test_2(bad): pass
+def test_after(other, later): pass
+""",
+        "--sandbox-memory=96M",
+    )
+    result.assert_outcomes(passed=2, errors=2)
+    result.stdout.fnmatch_lines(["*ended while it set up fixture 'bad': out of memory: the kernel killed *, limit 96M*"])
+
+
+@pytest.mark.parametrize("when", ["in its teardown", "while a test runs"])
+def test_of_a_wider_fixture_later(pytester: pytest.Pytester, when: str) -> None:
+    """An error of the last test of the scope, with what its teardown printed."""
+    at_once = when == "in its teardown"
+    result = run(
+        pytester,
+        f"""
+SLOWLY = "import time; time.sleep(0.5); [b'x' * (1 << 20) for _ in range(256)]"
+@pytest.fixture(scope="module")
+def bad():
+    process = None if {at_once} else subprocess.Popen([sys.executable, "-c", SLOWLY])
+    yield
+    print("torn down")
+    if process is None: hoard()
+    else: process.wait()
+def test_1(bad): pass
+def test_2(bad): time.sleep(0 if {at_once} else 1)
+""",
+        "--sandbox-memory=96M",
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*ERROR at teardown of test_2*", "the sandbox of *: out of memory: the kernel killed *", "torn down"]
+    )
+
+
+@pytest.mark.parametrize("mark", ["pytest.mark.xfail(strict=True)", "pytest.mark.xfail"])
+def test_of_a_test_that_is_expected_to_fail(pytester: pytest.Pytester, mark: str) -> None:
+    """As any other failure is what was expected, also where the test itself has passed, and must not."""
+    result = run(pytester, f"@{mark}\n@pytest.mark.sandbox(memory='48M')\ndef test_it(): hoard()")
+    result.assert_outcomes(xfailed=1)
+    result.stdout.fnmatch_lines(["XFAIL *[[]out of memory: *"])
+
+
+def test_of_a_case_that_is_expected_to_fail(pytester: pytest.Pytester) -> None:
+    """unittest.expectedFailure is the same as such a mark."""
+    source = """
+import unittest
+class Case(unittest.TestCase):
+    @unittest.expectedFailure
+    def test_it(self): hoard()
+"""
+    run(pytester, source, "--sandbox-memory=96M").assert_outcomes(xfailed=1)
+
+
+@pytest.mark.parametrize("kind", ["subtests", "unittest"])
+def test_after_a_subtest(pytester: pytest.Pytester, kind: str) -> None:
+    """A subtest that has passed is no report of the test, which fails in its call and not in its teardown."""
+    if kind == "subtests":
+        source = "def test_it(subtests):\n    with subtests.test('one'): pass\n    hoard(); os._exit(3)\n"
+    else:
+        source = "import unittest\nclass TestIt(unittest.TestCase):\n    def test_it(self):\n"
+        source += "        with self.subTest('one'): pass\n        hoard(); os._exit(3)\n"
+    result = run(pytester, source, "--sandbox-memory=64M")
+    result.stdout.fnmatch_lines(["FAILED *test_it - out of memory: *"])
+    result.stdout.no_fnmatch_line("*ERROR*")
