@@ -383,10 +383,12 @@ class Telling:
         done = self.finished[-1].reports
         last = done[-1]
         if not closed.passed and not last.failed:
-            if closed.skipped and last.skipped and not _may_fail(self.finished[-1].item):
-                # As plain pytest's group of exceptions, which is neither a skip nor an expected failure.
+            if closed.skipped and last.skipped:
+                # As plain pytest's group of exceptions, which is neither a skip nor an expected failure by itself.
                 closed.outcome, closed.longrepr = "failed", f"errors during test teardown: {_reason(last)}; {_reason(closed)}"
                 vars(closed).pop("wasxfail", None)
+                if (expected := _may_fail(self.finished[-1].item)) is not None:
+                    closed.outcome, closed.wasxfail = "skipped", expected.reason
             closed.sections = joined(last.sections, closed.sections)
             closed.user_properties = last.user_properties
             closed.duration += last.duration

@@ -36,8 +36,8 @@ class Suite:
     next value, the narrower scopes, which are forks of its own, are set up anew. And subtests of unittest, whose progress letters
     plain pytest captures as if the test had written them. (No teardown of a fixture fails where there are such: in plain pytest
     the old value's does so in the set-up of the next test, which then does not run. Nor is a warning an error: what is set up
-    anew for a test has that test's filters.) A fixture of a package that is not defined in a conftest: it lives as long as the
-    session, and so is set up before all that lives in the package's directory.
+    anew for a test has that test's filters.) A fixture of a package that is not defined in the conftest of one: it lives as long
+    as the session, and so is set up before all that lives in the package's directory.
     """
 
     files: dict[str, str]
@@ -143,10 +143,10 @@ class Maker:
 
     # -- fixtures ------------------------------------------------------------------------------------------------------
 
-    def _fixture(self, known: Sequence[Fixture], *, method: bool, shared: bool) -> tuple[Fixture, str]:
-        """One more; method: of a class, shared: of a conftest."""
+    def _fixture(self, known: Sequence[Fixture], *, method: bool, package: bool) -> tuple[Fixture, str]:
+        """One more; method: of a class, package: of a package's conftest."""
         scope = self._one(*SCOPES) if not method else self._one("function", "class")
-        if scope == "package" and not shared:
+        if scope == "package" and not package:
             scope = "package" if self._is(0.03) else "module"
             self._loose |= scope == "package"
         wider = [one for one in known if SCOPES.index(one.scope) >= SCOPES.index(scope)]
@@ -176,10 +176,10 @@ class Maker:
         source = [f"@pytest.fixture({', '.join(arguments)})", f"def {name}({', '.join(wants)}):", *indented(lines)]
         return Fixture(name, scope, params), "\n".join(source)
 
-    def _fixtures(self, known: list[Fixture], most: int, *, method: bool = False, shared: bool = False) -> list[str]:
+    def _fixtures(self, known: list[Fixture], most: int, *, method: bool = False, package: bool = False) -> list[str]:
         made = []
         for _ in range(self._chance.randrange(most + 1)):
-            fixture, source = self._fixture(known, method=method, shared=shared)
+            fixture, source = self._fixture(known, method=method, package=package)
             known.append(fixture)
             made.append(source)
         return made
@@ -295,21 +295,21 @@ class Maker:
             )
         return "\n".join(parts) + "\n"
 
-    def _conftest(self, known: list[Fixture]) -> str:
-        return "\n".join([HEAD, *self._fixtures(known, 4, shared=True)]) + "\n"
+    def _conftest(self, known: list[Fixture], *, package: bool) -> str:
+        return "\n".join([HEAD, *self._fixtures(known, 4, package=package)]) + "\n"
 
     def suite(self) -> Suite:
         """The suite of this seed."""
         stops = self._is(0.2)
         root: list[Fixture] = []
-        files = {"pytest.ini": self._ini(), "conftest.py": self._conftest(root)}
+        files = {"pytest.ini": self._ini(), "conftest.py": self._conftest(root, package=False)}
         for _ in range(self._chance.randrange(1, 3)):
             files[f"{self._name('test_module')}.py"] = self._module(root, stops=stops)
         if self._is(0.5):
             below, package = list(root), self._name("pkg")
             if self._is(0.7):
                 files[f"{package}/__init__.py"] = ""
-            files[f"{package}/conftest.py"] = self._conftest(below)
+            files[f"{package}/conftest.py"] = self._conftest(below, package=True)
             for _ in range(self._chance.randrange(1, 3)):
                 files[f"{package}/{self._name('test_module')}.py"] = self._module(below, stops=stops)
         arguments = tuple(self._arguments())
