@@ -30,6 +30,8 @@ class Cause(enum.Enum):
     """This process may have too few open files. Detail: how many it needs."""
     DEAF = enum.auto()
     """This process ignores SIGCHLD, so that the ends of its children are not told: wait(2)."""
+    NO_PROC = enum.auto()
+    """There is no /proc, or that of another pid namespace."""
     SEE_ABOVE = enum.auto()
     # Of namespaces and mounts.
     COUNT = enum.auto()

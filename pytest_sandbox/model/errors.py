@@ -12,7 +12,7 @@ Hitting a limit is not here: that is an `Outcome`.
 from __future__ import annotations
 
 import os
-from errno import EINVAL
+from errno import EAGAIN, EINVAL
 
 
 class SandboxError(Exception):
@@ -40,7 +40,8 @@ class SetupError(SandboxError):
     """A step of making a sandbox that the kernel refused: `step`, the object it was about, and `errno`."""
 
     def __init__(self, step: str, obj: str, errno: int) -> None:
-        super().__init__(f"{step}: {obj}: {os.strerror(errno)} (errno {errno})")
+        what = f"{step}: {obj}" if obj else step
+        super().__init__(f"{what}: {os.strerror(errno)} (errno {errno}){_hint(what, errno)}")
         self.step = step
         self.object = obj
         self.errno = errno
@@ -49,8 +50,15 @@ class SetupError(SandboxError):
     def of(cls, step: str, error: OSError | ValueError) -> SetupError:
         """What an error of Python's says of a step."""
         if isinstance(error, OSError):
-            return cls(step, str(error.filename or error.strerror), error.errno or 0)
+            return cls(step, str(error.filename or ""), error.errno or 0)
         return cls(step, str(error), EINVAL)
+
+
+def _hint(what: str, number: int) -> str:
+    """What a number means where it is not what its text says: fork(2), EAGAIN."""
+    if number == EAGAIN and ("fork" in what or "clone" in what):
+        return ": no further process may be made. Fix: raise ulimit -u of this user, or pids.max of the cgroups around pytest"
+    return ""
 
 
 class WireError(SandboxError):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_sandbox.model.capability import Capability
-from pytest_sandbox.model.errors import UnavailableError
+from pytest_sandbox.model.errors import SetupError, UnavailableError
 from pytest_sandbox.plugin import asked, carried, dependency, junit, others, paths, refused, resolve, watchdog
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.measured import measure
@@ -35,6 +35,8 @@ def known(settings: resolve.Settings) -> Mapping[str, Capability]:
             host.refuse(settings.base.spec, found)
     except UnavailableError as error:
         raise pytest.UsageError(f"--sandbox: {error}") from error
+    except OSError as error:  # of what it takes to try: a process, descriptors
+        raise pytest.UsageError(f"--sandbox: {SetupError.of('try what this machine can do', error)}") from error
     return found
 
 

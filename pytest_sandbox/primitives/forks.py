@@ -40,13 +40,21 @@ def fork(first: Callable[[], object]) -> int:
         with warnings.catch_warnings():
             # From Python 3.12 on, os.fork() in a process with threads warns; the child here runs only what is written here.
             warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
+            pid = _fork()
         if pid == 0 and not _asked.is_done:
             os._exit(1)
     finally:
         _asked.first = None
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return pid
+
+
+def _fork() -> int:
+    try:
+        return os.fork()
+    except OSError as error:
+        error.filename = "fork"  # which Python does not say
+        raise
 
 
 def _run_first() -> None:

@@ -51,10 +51,8 @@ class _Nobody:
 
 def report() -> list[Capability]:
     """Every capability, and at last whether a whole sandbox can be made."""
-    found = list(capabilities().values())
-    if found[0].available:
-        found.append(try_sandbox())
-    return found
+    platform = capabilities()["platform"]
+    return [*capabilities().values(), try_sandbox()] if platform.available else [platform]
 
 
 def lines(found: Iterable[Capability]) -> Iterator[str]:

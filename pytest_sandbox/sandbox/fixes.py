@@ -280,6 +280,7 @@ _FIXES: dict[Cause, str | Callable[[HostKind, str], str]] = {
         "in a conftest.py: import signal; signal.signal(signal.SIGCHLD, signal.SIG_DFL), or start pytest by "
         "env --default-signal=CHLD"
     ),
+    Cause.NO_PROC: "where pytest runs: mount -t proc proc /proc (in a new pid namespace: unshare --pid --fork --mount-proc)",
     Cause.SEE_ABOVE: "see the lines above, and docs/host-setup",
     Cause.COUNT: _count,
     Cause.USERNS_CLONE: _userns_clone,

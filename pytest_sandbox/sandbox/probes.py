@@ -170,12 +170,25 @@ def _refused(name: str, error: OSError, refusal: Refusal) -> Capability:
     return lacks(name, refusal.reason(error), refusal.cause, refusal.detail)
 
 
-def _platform() -> Capability:
+def _unfit() -> Capability | None:
+    """What is wrong with this process, wherever it is."""
+    try:
+        if (pid := os.readlink("/proc/self")) != str(os.getpid()):
+            return lacks("platform", f"/proc is of another pid namespace, where this process is {pid}", Cause.NO_PROC)
+    except OSError as error:
+        return lacks("platform", f"there is no /proc/self: {error.strerror}", Cause.NO_PROC)
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY != most < _LEAST_FILES:
         return lacks("platform", f"this process may have {most} open files (ulimit -n)", Cause.FEW_FILES, str(_GOOD_FILES))
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         return lacks("platform", "this process ignores SIGCHLD, and is told of no child's end", Cause.DEAF)
+    return None
+
+
+def _platform() -> Capability:
+    unfit = _unfit()
+    if unfit is not None:
+        return unfit
     release = f"Linux {os.uname().release}"
     try:
         syscalls.mount_setattr(-1, Attr.RDONLY)  # the newest call without which there is no sandbox

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fnmatch
 from typing import Any
 
 import pytest
 
-from pytest_sandbox import Keep, Limits, Network, Spec, SpecError
+from pytest_sandbox import Keep, Limits, Network, SetupError, Spec, SpecError
 
 
 @pytest.mark.parametrize(
@@ -83,3 +85,20 @@ def test_what_is_a_spec() -> None:
         Limits(pids=2**22), Network.NONE, ("/dev/kvm", "/a"), ("/proc/cpuinfo", "/a/b"), "/tmp", Keep.NEVER, frozenset({"pids"})
     )
     assert spec.limits.pids == 2**22
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOSPC, "none", "/a/b"), "begin it: /a/b: No space left on device (errno 28)"),
+        (OSError(errno.EMFILE, "too many"), "begin it: Too many open files (errno 24)"),
+        (
+            OSError(errno.EAGAIN, "again", "fork"),
+            "begin it: fork: Resource temporarily unavailable (errno 11): *ulimit -u*",
+        ),
+        (ValueError("odd"), "begin it: odd: Invalid argument (errno 22)"),
+    ],
+)
+def test_what_an_error_says_of_a_step(error: OSError | ValueError, text: str) -> None:
+    """Step, object and reason; and what the number means where its text does not say that."""
+    assert fnmatch.fnmatch(str(SetupError.of("begin it", error)), text)

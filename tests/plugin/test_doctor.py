@@ -333,3 +333,21 @@ def test_elsewhere(pytester: pytest.Pytester) -> None:
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result = run("pytest_sandbox.Spec(); pytest_sandbox.Sandbox")
     result.stderr.fnmatch_lines(["*UnavailableError: platform is not available here: darwin has no namespaces*"])
+
+
+@pytest.mark.parametrize(
+    ("unshare", "reason"),
+    [
+        ("--mount sh -c 'mount -t tmpfs none /proc && exec \"$@\"' --", "there is no /proc/self: No such file or directory"),
+        ("--pid --fork sh -c 'exec \"$@\"' --", "/proc is of another pid namespace, where this process is "),
+    ],
+)
+def test_without_its_own_proc(pytester: pytest.Pytester, unshare: str, reason: str) -> None:
+    """No /proc at all, or one that does not know this process: refused, with the fix, and the doctor says the same."""
+    pytester.makepyfile("def test_it(): pass")
+    start = f"unshare --map-root-user {unshare} {sys.executable} -m pytest -p no:cacheprovider"
+    for options, status in (("--sandbox", 4), ("--sandbox-doctor", 1)):
+        result = pytester.run("sh", "-c", f"{start} {options}", timeout=60)
+        assert result.ret == status
+        assert reason in result.stdout.str() + result.stderr.str()
+        assert "mount -t proc proc /proc" in result.stdout.str() + result.stderr.str()
