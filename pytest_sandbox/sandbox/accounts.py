@@ -36,7 +36,7 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         processes_refused=counted.pids_max_events,
         layer_full=fill.share if fill else 0.0,
         errno=running.errno,
-        output=running.output(),
+        output=max(running.output(), running.overran),
         ran=_ran(running, usage),
         victim=oom_victim(running.cgroup.log_name, running.started) if untold.oom_kills else None,
         failed=running.failed or bool(status),

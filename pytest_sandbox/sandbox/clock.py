@@ -136,7 +136,8 @@ def _look(running: Running, now: float, hear: Callable[[Running], None]) -> None
     limits, age = running.order.spec.limits, now - running.started
     # A twentieth of its age: a quick writer is caught early, and a long test is not looked at more often than needed.
     running.next_look = now + min(LOOK, max(FIRST_LOOK, age / 20))
-    if limits.output is not None and running.output() > limits.output:
+    if limits.output is not None and (written := running.output()) > limits.output:
+        running.overran = written  # as it stands now: some cut their files
         hear(running)
         running.kill(Ending.TOO_MUCH_OUTPUT)
     elif limits.cpu_time is not None:

@@ -111,7 +111,8 @@ class Running:
 
     control, wire: the controller's ends. allowed: how many seconds it has, and deadline: when they are over, on the monotonic
     clock. hold: its time does not run out (a debugger). timer: what it has set itself.
-    told: how many processes that the kernel has killed for memory were told of before its end.
+    told: how many processes that the kernel has killed for memory were told of before its end. overran:
+    what its output was when that was too much.
     held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
     forking into it. spared_until: until when a kill waits for that.
     attached: main is in its cgroups of version 2. entered: in all. problem: why it never started, or what it
@@ -163,6 +164,7 @@ class Running:
     problem: SandboxError | None = None
     snapshot: MemorySnapshot | None = None
     told: int = 0
+    overran: int = 0
     errno: int = 0
     failed: bool = False
     reported: bool = True
