@@ -97,13 +97,17 @@ def test_directories_of_wider_fixtures_are_as_they_were_made(pytester: pytest.Py
 
 
 def test_tests_of_one_name(pytester: pytest.Pytester, compare: Compare) -> None:
-    """Each has a directory of its own, by the number that it has in plain pytest, with what it wrote alone; reruns among them."""
-    body = (
-        "def test_it(tmp_path):\n    (tmp_path / {name!r}).touch(mode=0o400)\n    print(tmp_path.name)\n    tmp_path.chmod(0o500)"
-    )
-    pytester.makepyfile(**{name: body.format(name=name) for name in ("test_a", "test_b", "test_c")})
-    pytester.makepyfile(test_d="import pytest\n@pytest.mark.sandbox(enabled=False)\n" + body.format(name="test_d"))
+    """Each has a directory of its own, by the number that it has in plain pytest, with what it wrote alone."""
+    body = "def test_it(tmp_path):\n    (tmp_path / {name!r}).touch()\n    print(tmp_path.name)\n    {more}"
+
+    def write(more: str) -> None:
+        pytester.makepyfile(**{name: body.format(name=name, more=more) for name in ("test_a", "test_b", "test_c")})
+        here = "import pytest\n@pytest.mark.sandbox(enabled=False)\n"
+        pytester.makepyfile(test_d=here + body.format(name="test_d", more=more))
+
+    write("")
     compare.same("-rA")
+    write("tmp_path.chmod(0o500)")  # which makes it hard to move
     left = []
     for sandbox in (False, True):
         compare.one("--basetemp=base", sandbox=sandbox).result.assert_outcomes(passed=4)
