@@ -9,6 +9,7 @@ installed them beside pytest all the same, that will do too.
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -118,9 +119,26 @@ def needed(request: pytest.FixtureRequest, plugins: list[str]) -> list[str]:
     return found
 
 
+def _distributions(modules: Sequence[str]) -> list[str]:
+    """Which distributions have these modules, with their versions: for scripts/plugin_table.py."""
+    found: dict[str, str] = {}
+    for one in importlib.metadata.distributions(path=[str(PLUGINS), *sys.path]):
+        tops = {Path(str(file)).parts[0].removesuffix(".py") for file in one.files or ()}
+        if tops & {name.partition(".")[0] for name in modules}:
+            found.setdefault(one.name, f"{one.name} {one.version}")
+    return sorted(found.values())
+
+
 @pytest.fixture
-def compat(pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory, plugins: list[str], needed: list[str]) -> Compat:
+def compat(
+    request: pytest.FixtureRequest,
+    pytester: pytest.Pytester,
+    tmp_path_factory: pytest.TempPathFactory,
+    plugins: list[str],
+    needed: list[str],
+) -> Compat:
     """Runs of pytest with `plugins`. Skips where `needed` is not installed."""
+    request.node.user_properties += [("distribution", one) for one in _distributions(needed)]
     lacking = [name for name in needed if not any(PLUGINS.glob(f"{name}*")) and importlib.util.find_spec(name) is None]
     if lacking:
         pytest.skip(f"{', '.join(lacking)} not installed: python tests/run.py, or pip install --target {PLUGINS} --group compat")
