@@ -38,7 +38,8 @@ def test_last(): {last}
     result.assert_outcomes(passed=2, failed=2, **({"xpassed": 1} if last == "pass" else {"xfailed": 1}))
     result.stdout.fnmatch_lines_random(
         [
-            "FAILED *::test_it - out of memory: *",
+            "FAILED *::test_it*",
+            "out of memory: *",
             "FAILED *::test_failing - out of memory: Assert*",
             "PASSED *::test_next",
             "PASSED *::test_first",
@@ -118,11 +119,13 @@ class Case(unittest.TestCase):
 @pytest.mark.parametrize("kind", ["subtests", "unittest"])
 def test_after_a_subtest(pytester: pytest.Pytester, kind: str) -> None:
     """A subtest that has passed is no report of the test, which fails in its call and not in its teardown."""
+    if kind == "subtests" and not hasattr(pytest, "Subtests"):
+        pytest.skip("subtests came with pytest 9")
     if kind == "subtests":
         source = "def test_it(subtests):\n    with subtests.test('one'): pass\n    hoard(); os._exit(3)\n"
     else:
         source = "import unittest\nclass TestIt(unittest.TestCase):\n    def test_it(self):\n"
         source += "        with self.subTest('one'): pass\n        hoard(); os._exit(3)\n"
     result = run(pytester, source, "--sandbox-memory=64M")
-    result.stdout.fnmatch_lines(["FAILED *test_it - out of memory: *"])
+    result.stdout.fnmatch_lines(["out of memory: *", "FAILED *test_it*"])
     result.stdout.no_fnmatch_line("*ERROR*")
