@@ -9,7 +9,6 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
-from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
@@ -17,21 +16,22 @@ from pytest_sandbox.plugin import dependency, interruption, watchdog
 from pytest_sandbox.plugin.fixtures import Requests
 from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.measured import Account, measured_of
-from pytest_sandbox.plugin.report import Book, make_report, name_limit, show_bytes, show_error
-from pytest_sandbox.plugin.reports import from_frame, is_of_subtest, joined, seconds, warning_from_frame, whole_number
+from pytest_sandbox.plugin.report import Book, make_report, show_bytes, show_error
+from pytest_sandbox.plugin.reports import from_frame, seconds, warning_from_frame, whole_number
 from pytest_sandbox.plugin.reruns import Reruns
 from pytest_sandbox.plugin.scope import Scope, Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.settling import keeps_terminal
 from pytest_sandbox.plugin.showing import Finished, Showing
 from pytest_sandbox.plugin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
+from pytest_sandbox.plugin.unsaid import completed, fail_after_all, merge
 from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
 
 if TYPE_CHECKING:
-    from _pytest.skipping import Xfail
+    pass
 
 #: Limits that end whoever meets them: by a kill, which the test may not have noticed.
 _MET = frozenset({Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.CPU_TIME, Ending.TOO_MUCH_OUTPUT})
@@ -279,18 +279,8 @@ class Telling:
             self.reruns.after_kill(self.finished[-1].reports)
 
     def _fail_after_all(self, sentence: str) -> None:
-        """A limit that ends tests was met, and the last one has said all it had to: that is its failure all the same."""
-        if not self.finished:
-            return
-        item, done = self.finished[-1].item, self.finished[-1].reports
-        if any(_has_failed(report) and not _is_unexpected(report) for report in done):
-            _add_sentence(done, sentence)
-            return
-        failure = make_report(item, "call", "failed", sentence)
-        _as_expected(item, failure)
-        kept = [report for report in done if is_of_subtest(report) or not _is_passed_call(report)]
-        done[:] = [report for report in kept if report.when != "teardown"] + [failure]
-        done += [report for report in kept if report.when == "teardown"]
+        if self.finished:
+            fail_after_all(self.finished[-1].item, self.finished[-1].reports, sentence)
 
     def _keep(self, running: Running, outcome: Outcome) -> None:
         if not self.finished:
@@ -314,20 +304,9 @@ class Telling:
 
     def _complete(self, sentence: str, outcome: Outcome | None) -> None:
         """Make a full set of reports of what the sandbox left unsaid about its current item."""
-        item = self.item
         if self.reruns.is_set_up and not self.reports:
-            self.reports.append(make_report(item, "setup", "passed", None))
-        said = {report.when: report for report in self.reports if not is_of_subtest(report)}
-        when = "teardown"
-        if "setup" not in said:
-            when = "setup"
-        elif "call" not in said and said["setup"].passed:
-            when = "call"
-        failure = make_report(item, when, "failed", sentence, outcome)
-        _as_expected(item, failure)
-        self.reports = [report for report in self.reports if report.when != "teardown"] + [failure]
-        if when != "teardown":
-            self.reports.append(make_report(item, "teardown", "passed", None))
+            self.reports.append(make_report(self.item, "setup", "passed", None))
+        self.reports = completed(self.item, self.reports, sentence, outcome)
         self._next()
 
     # -- what is reported ---------------------------------------------------------------------------------------------
@@ -380,24 +359,7 @@ class Telling:
             self.finished[-1].warnings.extend(scope.warnings)
         if closed is None or not self.finished or not self.finished[-1].reports:
             return
-        done = self.finished[-1].reports
-        last = done[-1]
-        if not closed.passed and not last.failed:
-            if closed.skipped and last.skipped:
-                # As plain pytest's group of exceptions, which is neither a skip nor an expected failure by itself.
-                closed.outcome, closed.longrepr = "failed", f"errors during test teardown: {_reason(last)}; {_reason(closed)}"
-                vars(closed).pop("wasxfail", None)
-                if (expected := _may_fail(self.finished[-1].item)) is not None:
-                    closed.outcome, closed.wasxfail = "skipped", expected.reason
-            closed.sections = joined(last.sections, closed.sections)
-            closed.user_properties = last.user_properties
-            closed.duration += last.duration
-            done[-1] = closed
-            return
-        last.duration += closed.duration
-        if not closed.passed:
-            last.sections.append(("Another error at teardown", str(closed.longrepr) if closed.failed else _reason(closed)))
-        last.sections = joined(last.sections, closed.sections)
+        merge(self.finished[-1].item, self.finished[-1].reports, closed)
 
     def raise_interruption(self) -> None:
         """Do in the controller what a test or fixture did to its process: exit, Ctrl-C, an internal error, a stop."""
@@ -411,51 +373,3 @@ class Telling:
         for name in ("shouldstop", "shouldfail"):
             if frame.get(name) and not getattr(self.session, name):  # which the reports fired here may have said already
                 setattr(self.session, name, str(frame[name]))
-
-
-def _is_passed_call(report: pytest.TestReport) -> bool:
-    return report.when == "call" and (report.passed or _is_unexpected(report))
-
-
-def _is_unexpected(report: pytest.TestReport) -> bool:
-    """Whether it has failed by passing: `_pytest.skipping` and `_pytest.unittest` put it so."""
-    return report.failed and report.longreprtext.startswith(("[XPASS(strict)]", "Unexpected success"))
-
-
-def _add_sentence(done: list[pytest.TestReport], sentence: str) -> None:
-    """Say of a test that has failed anyway, while its sandbox goes on, what limit it has met."""
-    failed = next((report for report in done if report.failed), None)
-    if failed is not None and sentence not in failed.longreprtext:
-        failed.sections.append(("Sandbox", sentence))
-        name_limit(failed, Ending.OUT_OF_MEMORY)
-
-
-def _has_failed(report: pytest.TestReport) -> bool:
-    """Whether it failed, be it as expected."""
-    return report.failed or (report.skipped and hasattr(report, "wasxfail"))
-
-
-def _reason(report: pytest.TestReport) -> str:
-    """Why a teardown was skipped."""
-    return str(report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", report.longrepr))
-
-
-def _may_fail(item: pytest.Item) -> Xfail | None:
-    """The mark by which a test is expected to fail, by whatever it does."""
-    from _pytest.skipping import Xfail, evaluate_xfail_marks
-
-    try:
-        expected = evaluate_xfail_marks(item)
-    except TEST_OUTCOME:  # the mark's condition is foreign code
-        return None
-    if expected is None and getattr(getattr(item, "obj", None), "__unittest_expecting_failure__", False):
-        expected = Xfail(reason="", run=True, strict=True, raises=None)  # as unittest.expectedFailure means it
-    return None if expected is None or expected.raises is not None or item.config.option.runxfail else expected
-
-
-def _as_expected(item: pytest.Item, report: pytest.TestReport) -> None:
-    """A test that is expected to fail may do so by the end of its sandbox."""
-    expected = _may_fail(item)
-    if expected is not None and report.when != "teardown":
-        report.outcome = "skipped"
-        report.wasxfail = f"{expected.reason or ''} [{report.longrepr}]".strip()
