@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     )
     from pytest_sandbox.model.outcome import Change, ChangeKind, Ending, Leak, Outcome, Usage
     from pytest_sandbox.model.spec import Keep, Limits, Network, Spec
+    from pytest_sandbox.plugin.measured import CoverageWarning
+    from pytest_sandbox.plugin.report import LeakWarning, ThreadWarning
     from pytest_sandbox.sandbox.bodies import CallError, Result
     from pytest_sandbox.sandbox.host import capabilities
     from pytest_sandbox.sandbox.standalone import Sandbox
@@ -33,6 +35,8 @@ _HOMES = {
     ),
     "pytest_sandbox.model.outcome": ("Change", "ChangeKind", "Ending", "Leak", "Outcome", "Usage"),
     "pytest_sandbox.model.spec": ("Keep", "Limits", "Network", "Spec"),
+    "pytest_sandbox.plugin.measured": ("CoverageWarning",),
+    "pytest_sandbox.plugin.report": ("LeakWarning", "ThreadWarning"),
     "pytest_sandbox.sandbox.bodies": ("CallError", "Result"),
     "pytest_sandbox.sandbox.host": ("capabilities",),
     "pytest_sandbox.sandbox.standalone": ("Sandbox",),
@@ -44,9 +48,11 @@ __all__ = [
     "Capability",
     "Change",
     "ChangeKind",
+    "CoverageWarning",
     "Ending",
     "Keep",
     "Leak",
+    "LeakWarning",
     "Limits",
     "Network",
     "Outcome",
@@ -57,6 +63,7 @@ __all__ = [
     "Spec",
     "SpecError",
     "TeardownWarning",
+    "ThreadWarning",
     "UnavailableError",
     "Usage",
     "WireError",

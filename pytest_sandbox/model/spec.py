@@ -165,9 +165,9 @@ class Spec:
                     f"{name} and scratch ({self.scratch}) exclude each other: the limit is enforced by the tmpfs that scratch "
                     f"replaces. Leave out one of them, or set {name} or scratch to 'none'"
                 )
-        if self.network is Network.HOST and "bandwidth" in self.asked:
+        if self.network in (Network.HOST, Network.NONE) and "bandwidth" in self.asked:
             raise SpecError(
-                "bandwidth and network=host exclude each other: the limit is that of a network of the sandbox's own. "
+                f"bandwidth and network={self.network.value} exclude each other: the limit is that of the sandbox's own network. "
                 "Leave out one of them"
             )
         for path in set(self.writable) & set(self.hide):

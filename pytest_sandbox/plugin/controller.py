@@ -56,9 +56,14 @@ class Controller:
         self.ledger = Ledger()
         config.pluginmanager.register(self.ledger, "sandbox-ledger")
 
+    @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self) -> None:
-        """See `junit.keep_to_schema`."""
+        """See `junit.keep_to_schema`; and with -q, which leaves out pytest's header, say all the same what is not enforced."""
         junit.keep_to_schema(self.config)
+        reporter = self.config.pluginmanager.getplugin("terminalreporter")
+        if reporter is not None and not getattr(reporter, "showheader", True):
+            for line in self.book.header(self.known)[1:]:
+                self.book.say(line)
 
     def pytest_report_header(self) -> list[str]:
         """What is enforced, and loudly what is not."""
@@ -87,8 +92,9 @@ class Controller:
     def _plan(self, session: pytest.Session) -> None:
         plans = [self._given.base, *resolve.plans(session.items, self._given)]
         # Items without a marker go on to have one plan.
-        changed = {plan: self._settled(plan, self.known) for plan in set(plans)}
+        changed = {plan: self._settled(plan, self.known) for plan in dict.fromkeys(plans)}
         if self.settings.degrade:
+            self.book.tell_degraded([new.spec for new in changed.values()], self.known)
             changed = {plan: dataclasses.replace(new, spec=host.degraded(new.spec)) for plan, new in changed.items()}
         plans = [changed[plan] for plan in plans]
         plans[1:] = map(_with_its_document, plans[1:], session.items)

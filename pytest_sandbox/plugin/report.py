@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ _WORTH_TELLING = 0.1
 _PROPERTIES = (
     "wall", "cpu", "memory_peak", "memory_anon", "memory_file", "memory_kernel", "memory_max_events", "memory_high_events",
     "oom_kills", "faults", "major_faults", "pids_peak", "pids_max_events", "bytes_read", "bytes_written", "reads", "writes",
-    "overlay_bytes", "network_received", "network_sent", "throttled", "cpu_stalled", "cpu_stalled_fully", "memory_stalled",
-    "memory_stalled_fully", "io_stalled", "io_stalled_fully",
+    "overlay_bytes", "overlay_inodes", "network_received", "network_sent", "throttled", "cpu_stalled", "cpu_stalled_fully",
+    "memory_stalled", "memory_stalled_fully", "io_stalled", "io_stalled_fully",
 )  # fmt: skip
 #: Those of them that are told of what a test makes itself.
 _OF_MADE = ("wall", "cpu", "memory_peak", "pids_peak")
@@ -134,6 +134,16 @@ class Book:
             lines.append(_where_layers_are(spec, attributes))
         return lines
 
+    def tell_degraded(self, specs: Iterable[Spec], known: Mapping[str, Capability]) -> None:
+        """Say which limits that markers ask for nothing enforces here, each once, but for those that the header has named."""
+        base = self._settings.base.spec
+        told = {one.name for one in host.unenforced(base, known)} & base.asked
+        for spec in specs:
+            asked = [one for one in host.unenforced(spec, known) if one.name in spec.asked - told]
+            told |= {one.name for one in asked}
+            for line in _not_enforced(asked, spec.asked):
+                self.say(line)
+
     def add_test(
         self,
         item: pytest.Item,
@@ -203,7 +213,15 @@ class Book:
         )
 
     def add_scope(self, node: Node, outcome: Outcome | None) -> None:
-        """Note what a scope's own sandbox used: its fixtures, apart from the tests below."""
+        """Note what a scope's own sandbox used, its fixtures, apart from the tests below; and what they have left running."""
+        if outcome is not None and outcome.leaks:
+            names = "; ".join(f"{leak.command} (pid {leak.pid})" for leak in outcome.leaks)
+            who = f"fixtures of {node.nodeid or 'the session'}"
+            warning = LeakWarning(f"{who} left {len(outcome.leaks)} process(es) running, killed now: {names}")
+            message = warnings.WarningMessage(warning, LeakWarning, str(node.path), 1)
+            self._config.hook.pytest_warning_recorded.call_historic(
+                kwargs={"warning_message": message, "nodeid": node.nodeid, "when": "runtest", "location": None}
+            )
         if outcome is not None and self._settings.usage:
             self._rows.append(_Row(node.nodeid or "session", outcome, "scope"))
 

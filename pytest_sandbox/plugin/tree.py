@@ -32,6 +32,7 @@ from pytest_sandbox.sandbox.wire import Frame
 
 #: What a scope has at least: to fork a sandbox takes 3 processes and some 30 descriptors.
 _SCOPE_LEAST = {"pids": 16, "files": 64, "inodes": 64}
+_MORE_MEMORY = ". Fix: raise --sandbox-memory, which the sandboxes of scopes have too"
 #: How long a scope may take to be gone after what stood on it, in seconds.
 DEATH_TIME = 1.0
 
@@ -333,7 +334,8 @@ class Tree:
         who = f"the sandbox of {dead.name} ended"
         if dead.setting_up:
             who += f" while it set up fixture {dead.setting_up!r}"
-        problem = Unrunnable(f"{who}: {dead.outcome.sentence}", dead.outcome)
+        fix = _MORE_MEMORY if dead.outcome.ending is Ending.OUT_OF_MEMORY and not dead.setting_up else ""
+        problem = Unrunnable(f"{who}: {dead.outcome.sentence}{fix}", dead.outcome)
         if dead.setting_up:
             needs = [need for unit in self._units for need in self._needs(unit)]
             here = (dead.setting_up, dead.node)

@@ -124,6 +124,18 @@ def changes_of(running: Running, layout: Layout, below: tuple[int, ...]) -> tupl
     return upper.changes(running.layer, layout.plan.trees, below)
 
 
+def bill(running: Running) -> None:
+    """Note for the sandbox around it what it was reaped with, which its init's own figures are a part of."""
+    parent, words = running.parent, running.last_words
+    if parent is None or parent.below_used is None or running.pid is None:
+        return
+    if words is None:
+        parent.below_used = None
+        return
+    for name, value in words.reaped().items():
+        parent.below_used[name] = parent.below_used.get(name, 0) + value
+
+
 def usage_of(running: Running, counted: CgroupUsage, fill: upper.Fill | None) -> Usage:
     """What it used; of what nobody counted, why."""
     missing = dict(counted.missing)
@@ -131,8 +143,10 @@ def usage_of(running: Running, counted: CgroupUsage, fill: upper.Fill | None) ->
     words = running.last_words
     figures = {field.name: getattr(counted, field.name) for field in dataclasses.fields(counted) if field.name != "missing"}
     for name, value in words.reaped().items() if words else ():
-        if figures[name] is None:
-            figures[name] = value
+        if figures[name] is None and running.below_used is None:
+            missing[name] = "a sandbox below it was killed, and what that has used cannot be told from what this has"
+        elif figures[name] is None and running.below_used is not None:
+            figures[name] = max(0, value - running.below_used.get(name, 0))  # an init is reaped by the one that cloned it
             missing.pop(name, None)
     network = words.network if words and not running.order.shares_network else None
     if network is None:

@@ -20,7 +20,7 @@ from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarnin
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.interrupts import deferred
 from pytest_sandbox.sandbox import clock, pid1, upper
-from pytest_sandbox.sandbox.accounts import outcome_of
+from pytest_sandbox.sandbox.accounts import bill, outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.main import GO, JOINED
@@ -364,6 +364,7 @@ class Loop:
             last.callback(self._remove_scratch, running)
             last.callback(running.cgroup.remove)
             last.callback(self._kill_squatters, running)
+            bill(running)
             outcome = outcome_of(running, self._layout, self.layers_below(running))
             running.listener.on_end(running, outcome)
 

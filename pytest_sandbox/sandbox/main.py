@@ -77,8 +77,9 @@ def _run(inside: Inside, body: Body) -> NoReturn:
     code, order = 1, inside.order
     try:
         if order.count_pids and order.spec.limits.pids is not None:
-            # Counted per user namespace since Linux 5.14, so this is the sandbox's own processes (init included).
-            process.set_limits([(resource.RLIMIT_NPROC, order.spec.limits.pids)])
+            # Counted per user namespace since Linux 5.14, so this is the sandbox's own processes, and init: that is not in its
+            # cgroup, but in that of the scope, except for the outermost.
+            process.set_limits([(resource.RLIMIT_NPROC, order.spec.limits.pids + (not inside.outermost))])
         if order.scope:
             inside.channel.send({"op": "here"})
         code = body(inside)

@@ -113,6 +113,7 @@ class Running:
     clock. hold: its time does not run out (a debugger). timer: what it has set itself.
     told: how many processes that the kernel has killed for memory were told of before its end. overran:
     what its output was when that was too much.
+    below_used: what those below it that have ended were reaped with; None: of one that is not known.
     held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
     forking into it. spared_until: until when a kill waits for that.
     attached: main is in its cgroups of version 2. entered: in all. problem: why it never started, or what it
@@ -165,6 +166,7 @@ class Running:
     snapshot: MemorySnapshot | None = None
     told: int = 0
     overran: int = 0
+    below_used: dict[str, float] | None = dataclasses.field(default_factory=dict)
     errno: int = 0
     failed: bool = False
     reported: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from pytest_sandbox.model.errors import SandboxError
 from pytest_sandbox.model.outcome import Outcome
-from pytest_sandbox.model.spec import Spec
+from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Limits, Spec
 from pytest_sandbox.sandbox import bodies, host, probes
 from pytest_sandbox.sandbox.bodies import Result
 from pytest_sandbox.sandbox.child import Body
@@ -24,12 +25,15 @@ class Sandbox:
         result = Sandbox(Spec(limits=Limits(memory=64 << 20))).run(["make", "test"])
         value = Sandbox().call(function, 1, 2)
 
-    Raises UnavailableError where no sandbox can be had, and for a limit in `spec.asked` that this machine cannot enforce.
+    Raises TypeError for what is no Spec, UnavailableError where no sandbox can be had, and for a limit that this machine cannot
+    enforce: one that is in `spec.asked`, or that is not what `Limits()` has.
     """
 
     def __init__(self, spec: Spec | None = None) -> None:
+        if spec is not None and not isinstance(spec, Spec):
+            raise TypeError(f"{spec!r} is no Spec: write Sandbox(Spec(limits=...))")
         host.refuse_missing(("platform", "native"), host.capabilities())
-        self.spec = host.settled(spec or Spec(), host.capabilities())
+        self.spec = host.settled(_with_what_is_asked(spec or Spec()), host.capabilities())
         host.refuse(self.spec, host.capabilities())
 
     def run(
@@ -64,6 +68,15 @@ class Sandbox:
         if listener.outcome is None:
             raise SandboxError("the sandbox ended without an outcome")
         return bodies.outcome_from_frame(bodies.outcome_to_frame(listener.outcome)), listener.said
+
+
+def _with_what_is_asked(spec: Spec) -> Spec:
+    """The spec, in which limits that somebody has chosen are asked for."""
+    usual = Limits()
+    chosen = {name for name in LIMIT_NAMES if (value := getattr(spec.limits, name)) is not None and value != getattr(usual, name)}
+    if spec.scratch is not None:
+        chosen -= set(OF_TMPFS)  # which exclude each other: the default of a Spec with a scratch is not asked for either
+    return dataclasses.replace(spec, asked=spec.asked | chosen)
 
 
 class _Listener:

@@ -145,7 +145,7 @@ def _disk_full(facts: Facts, more: str = "") -> tuple[Ending, str]:
     no_files = limits.inodes is not None and (usage.overlay_inodes or 0) >= limits.inodes - 4
     no_bytes = limits.disk is not None and (usage.overlay_bytes or 0) > 0.9 * limits.disk
     if no_files is not no_bytes:
-        limit = f"{limits.inodes} files" if no_files else _size(limits.disk)
+        limit = f"{limits.inodes} files (inodes)" if no_files else _size(limits.disk)
     return Ending.DISK_FULL, f"disk full: limit {limit}, {used}{more}"
 
 

@@ -127,3 +127,20 @@ def test_filters_of_what_is_left(pytester: pytest.Pytester, compare: Compare, op
     )
     run = compare.one(*options)
     assert run.result.parseoutcomes() == found, run.text
+
+
+def test_what_wider_fixtures_leave(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Is told as what tests leave is, by a warning that filters can name."""
+    pytester.makepyfile(
+        """
+        import pytest, subprocess
+        @pytest.fixture(scope="module")
+        def leaving(): subprocess.Popen(["sleep", "777"])
+        def test_it(leaving): pass
+        """
+    )
+    run = compare.one("-W", "default::pytest_sandbox.LeakWarning")
+    run.result.assert_outcomes(passed=1, warnings=1)
+    assert (
+        "LeakWarning: fixtures of test_what_wider_fixtures_leave.py left 1 process(es) running, killed now: sleep 777" in run.text
+    )

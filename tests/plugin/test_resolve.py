@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_sandbox import capabilities
 from pytest_sandbox.model.spec import Keep, Limits, Network, Spec
 from pytest_sandbox.plugin import options
 from pytest_sandbox.plugin.resolve import Plan, Scope, Settings, enabled, plan, plans, settings
@@ -422,3 +423,19 @@ def test_an_unmarked_item_costs_next_to_nothing(pytester: pytest.Pytester) -> No
     for _ in range(10_000):
         plan(items[0], run)
     assert time.perf_counter() - begin < 10_000 * 50e-6
+
+
+@pytest.mark.parametrize("quiet", ["", "-q"])
+def test_what_markers_ask_for_and_is_not_enforced(pytester: pytest.Pytester, quiet: str) -> None:
+    """With --sandbox-degrade it is said, once for each reason; and so is what the header says, where -q leaves that out."""
+    name = next((name for name in ("memory_high", "hugetlb", "cpus") if not capabilities()[name].available), None)
+    if name is None:
+        pytest.skip("this machine holds every limit")
+    value = "1" if name == "cpus" else "64M"
+    pytester.makepyfile(f"import pytest\n@pytest.mark.sandbox({name}={value!r})\ndef test_it(): pass\ndef test_other(): pass")
+    for more in (["--sandbox-degrade"], ["--sandbox-degrade", f"--sandbox-{name.replace('_', '-')}={value}"]):
+        result = pytester.runpytest_subprocess("--sandbox", *more, *quiet.split())
+        result.assert_outcomes(passed=2)
+        told = [line for line in result.outlines if "NOT ENFORCED" in line and name in line]
+        assert len(told) == 1, result.outlines
+        assert "(asked for, but --sandbox-degrade)" in told[0]

@@ -16,7 +16,7 @@ import pytest
 
 from pytest_sandbox import Limits, Network, Result, Sandbox, Spec, Usage
 from pytest_sandbox.model.spec import MIB
-from pytest_sandbox.model.units import parse_size
+from pytest_sandbox.model.units import parse_seconds, parse_size
 from pytest_sandbox.sandbox import bodies
 
 PYTHON = sys.executable
@@ -348,3 +348,30 @@ def test_what_a_test_makes_is_billed_apart(pytester: pytest.Pytester) -> None:
         assert 0.5 <= made["sandbox_made_cpu"] < 2
     if "sandbox_made_memory_peak" in made:
         assert 100 * MIB <= made["sandbox_made_memory_peak"] < 130 * MIB
+
+
+def test_cpu_time_of_a_scope_is_its_own(pytester: pytest.Pytester) -> None:
+    """Of its fixtures, not of the scopes and tests below: also where no cgroup counts it."""
+    pytester.makepyfile(
+        """
+        import time, pytest
+        def spin(seconds):
+            until = time.process_time() + seconds
+            while time.process_time() < until: pass
+        @pytest.fixture(scope="session")
+        def outer(): spin(0.2)
+        @pytest.fixture(scope="module")
+        def inner(outer): spin(0.4)
+        @pytest.mark.parametrize("n", range(2))
+        def test_it(inner, n): spin(0.8)
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-usage")
+    result.assert_outcomes(passed=2)
+    rows = [line.split() for line in result.outlines if "[scope]" in line or "::test_it" in line]
+    cpu = {row[-1]: parse_seconds(row[1]) for row in rows if row[1] != "-"}
+    assert len(cpu) == 4, result.outlines
+    for name, used in cpu.items():
+        expected = 0.2 if name == "session" else 0.8 if "::" in name else 0.4
+        assert used is not None
+        assert expected <= used < expected + 0.35, cpu

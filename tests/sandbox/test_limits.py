@@ -176,3 +176,34 @@ print(usage.memory_peak, usage.oom_kills, usage.pids_peak, bool(usage.missing["m
         "refused: the limit memory / refused: the limit cpu_time / refused: the limit cpus",
         "None None None True True",
     ], output.stderr
+
+
+def test_what_somebody_has_chosen_is_asked_for() -> None:
+    """A limit that is not the usual one is refused where nothing enforces it, whoever forgets to say that it was asked for."""
+    known = capabilities()
+    name = next((name for name in ("memory_high", "hugetlb", "cpus", "memory") if not known[name].available), None)
+    if name is None:
+        pytest.skip("this machine holds every limit")
+    chosen: dict[str, Any] = {name: 1.0 if name == "cpus" else 64 * MIB}
+    with pytest.raises(UnavailableError, match=name):
+        Sandbox(Spec(limits=Limits(**chosen)))
+    with pytest.raises(TypeError, match=r"is no Spec: write Sandbox\(Spec"):
+        Sandbox(Limits())  # type: ignore[arg-type]
+
+
+@needs("pids")
+def test_processes_are_counted_alike(pytester: pytest.Pytester) -> None:
+    """The main process and its children, whether a cgroup counts them or RLIMIT_NPROC: not init."""
+    pytester.makepyfile(
+        """
+        import pytest, subprocess
+        @pytest.mark.sandbox(pids=10)
+        def test_it():
+            started = []
+            with pytest.raises(OSError):
+                while True: started.append(subprocess.Popen(["sleep", "60"]))
+            assert len(started) == 9
+            for one in started: one.kill(); one.wait()
+        """
+    )
+    pytester.runpytest_subprocess("--sandbox").assert_outcomes(passed=1)
