@@ -7,7 +7,7 @@ def main() -> int:
     """What this machine can do; the exit status. Elsewhere nothing of it can even be imported."""
     if sys.platform != "linux":
         sys.stdout.write(
-            f"host: {sys.platform}\nNO  platform   {sys.platform} has no namespaces\n"
+            f"host: {sys.platform}\nNO  platform: {sys.platform} has no namespaces\n"
             "    fix: run the tests on Linux, or with --no-sandbox\n\npytest --sandbox cannot run here: no platform\n"
         )
         return 1

@@ -59,6 +59,7 @@ class Cause(enum.Enum):
     """No token bucket filter."""
     # Of cgroups.
     READ_ONLY = enum.auto()
+    """The cgroup file system is mounted so. Detail: where."""
     NOT_DELEGATED = enum.auto()
     NOT_DELEGATED_V1 = enum.auto()
     """Detail: the directory."""

@@ -184,7 +184,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("bandwidth", _size(1024), _L.bandwidth, "most bytes a second over the sandbox's own network", "SIZE"),
     Option("writable", _path, (), "path that tests may really change; repeatable", "PATH", Kind.LIST),
     Option("hide", _path, (), "path that is empty inside; repeatable", "PATH", Kind.LIST),
-    Option("scratch", _scratch, None, "directory for what tests write, instead of a tmpfs, which is: none", "DIR"),
+    Option("scratch", _scratch, None, "directory for what tests write, in place of a tmpfs ('none')", "DIR"),
     Option("keep", _choice(Keep), _S.keep, "save what a sandbox wrote: never, failed, always", "WHEN"),
     Option(
         "require",

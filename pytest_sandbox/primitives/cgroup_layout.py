@@ -134,7 +134,8 @@ def explain(error: OSError, hierarchy: Hierarchy) -> Problem:
     code = error.errno or 0
     said = f"{_what(str(error.filename or ''))}{errno.errorcode.get(code, code)} in the {hierarchy.name} cgroup {hierarchy.path}"
     if code == errno.EROFS:
-        return Problem(f"the cgroup file system is mounted read-only ({said})", Cause.READ_ONLY)
+        mount = hierarchy.directory.removesuffix(hierarchy.path.rstrip("/"))
+        return Problem(f"the cgroup file system is mounted read-only ({said})", Cause.READ_ONLY, mount)
     if code in (errno.EACCES, errno.EPERM):
         reason = f"this cgroup is not delegated to user {os.geteuid()} ({said})"
         if hierarchy.version == V2:

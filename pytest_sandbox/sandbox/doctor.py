@@ -58,15 +58,15 @@ def report() -> list[Capability]:
 def lines(found: Iterable[Capability]) -> Iterator[str]:
     """As they are printed: what has one reason, and one fix, stands in one line.
 
-    yes names  how
-    NO  names  why not
+    yes names: how
+    NO  names: why not
         fix: what would change it
     """
     alike: dict[tuple[bool, str, str], list[str]] = {}
     for one in found:
         alike.setdefault((one.available, one.reason, one.fix), []).append(one.name)
     for (available, reason, fix), names in alike.items():
-        yield f"{'yes' if available else 'NO ':<4}{', '.join(names):<10} {reason}"
+        yield f"{'yes' if available else 'NO ':<4}{', '.join(names)}: {reason}"
         if not available and fix:
             yield f"    fix: {fix}"
 

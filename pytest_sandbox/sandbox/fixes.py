@@ -242,8 +242,9 @@ def _jeepney(kind: HostKind, _: str) -> str:
     return f"pip install 'pytest-sandbox[systemd]', or {_scope(kind)}"
 
 
-def _read_only(kind: HostKind, _: str) -> str:
-    return _privileged(kind) if kind.engine else f"as root: mount -o remount,rw /sys/fs/cgroup; {_ANY_PRIVILEGED}"
+def _read_only(kind: HostKind, mount: str) -> str:
+    place = mount or "/sys/fs/cgroup"
+    return _privileged(kind) if kind.engine else f"as root: mount -o remount,bind,rw {place}; {_ANY_PRIVILEGED}"
 
 
 def _unmounted(kind: HostKind, _: str) -> str:

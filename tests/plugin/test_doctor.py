@@ -65,7 +65,7 @@ def test_a_kernel_without_a_needed_call(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test(): raise SystemError('it ran')")
     status, said = run(["--sandbox-doctor"], before_5_12)
     assert (status, "cannot run here: no platform" in said) == (1, True), said
-    assert "NO  platform   Linux 2.6." in said
+    assert "NO  platform: Linux 2.6." in said
     assert "has no mount_setattr(2)" in said
     assert "fix: Linux 5.12 or newer" in said
     assert "Traceback" not in said
@@ -80,7 +80,7 @@ def test_a_newer_kernel_whose_call_is_hidden() -> None:
     """An engine older than the call hides it from the container: it is not the kernel that is to be changed."""
     status, said = run(["--sandbox-doctor"], lambda: forbid(_MOUNT_SETATTR, errno.ENOSYS))
     assert status == 1
-    assert "NO  platform   ENOSYS of mount_setattr(2), which Linux " in said
+    assert "NO  platform: ENOSYS of mount_setattr(2), which Linux " in said
     assert "seccomp" in said
     assert "5.12" not in said
 
@@ -100,7 +100,7 @@ def test_the_doctor_is_right(pytester: pytest.Pytester) -> None:
 def test_a_masked_proc() -> None:
     """As container engines mask it: a new one is refused by the kernel, and the fix is to unmask."""
     said = diagnose("mount -t tmpfs mask /proc/fs")
-    assert "NO  proc       EPERM of mount(2): the kernel mounts a new proc only where another is seen whole" in said
+    assert "NO  proc: EPERM of mount(2): the kernel mounts a new proc only where another is seen whole" in said
     assert "(mount_too_revealing), and /proc/fs is covered\n    fix: " in said
     assert "cannot run here: no proc" in said
 
@@ -108,7 +108,7 @@ def test_a_masked_proc() -> None:
 def test_no_network_namespaces() -> None:
     """All that one sysctl forbids stands in one line, with its name."""
     said = diagnose("echo 0 > /proc/sys/user/max_net_namespaces")
-    assert "\nNO  net, proc, sysfs, bandwidth ENOSPC of unshare(2): user.max_net_namespaces is 0\n    fix: " in said
+    assert "\nNO  net, proc, sysfs, bandwidth: ENOSPC of unshare(2): user.max_net_namespaces is 0\n    fix: " in said
     assert "sysctl -w user.max_net_namespaces=10000\n" in said
 
 
@@ -127,13 +127,13 @@ def test_a_chroot() -> None:
     """
     said = diagnose(script, apart=("-m",))
     names = "user, pid, net, ipc, uts, cgroup, proc, sysfs, bandwidth"
-    assert f"\nNO  {names} EPERM of unshare(2): no user namespace is made in a chroot" in said
+    assert f"\nNO  {names}: EPERM of unshare(2): no user namespace is made in a chroot" in said
 
 
 def test_root_of_a_user_namespace() -> None:
     """Each part can be had, but not the whole: the mounts are somebody else's."""
     said = diagnose("true")
-    assert "\nNO  sandbox    EINVAL of open_tree(2): root of a user namespace, among mounts" in said
+    assert "\nNO  sandbox: EINVAL of open_tree(2): root of a user namespace, among mounts" in said
     assert "fix: start pytest outside of this user namespace" in said
 
 
@@ -143,7 +143,7 @@ def test_a_seccomp_filter() -> None:
     status, said = run(["--sandbox-doctor"], lambda: forbid(_UNSHARE[platform.machine()], errno.EPERM))
     assert status == 1
     assert (
-        "\nNO  user, mount, pid, net, ipc, uts, cgroup, proc, sysfs, bandwidth EPERM of unshare(2): forbidden by a seccomp"
+        "\nNO  user, mount, pid, net, ipc, uts, cgroup, proc, sysfs, bandwidth: EPERM of unshare(2): forbidden by a seccomp"
         in said
     )
     assert "Traceback" not in said
@@ -154,7 +154,7 @@ def test_a_seccomp_filter_of_one_call() -> None:
     """As Docker's, which lets root with CAP_SYS_ADMIN mount, but not change the root."""
     status, said = run(["--sandbox-doctor"], lambda: forbid(_PIVOT_ROOT[platform.machine()], errno.EPERM))
     assert status == 1
-    assert "\nNO  sandbox    EPERM of pivot_root(2): forbidden by a seccomp filter, as container engines have one" in said
+    assert "\nNO  sandbox: EPERM of pivot_root(2): forbidden by a seccomp filter, as container engines have one" in said
     assert "\n    fix: start pytest without its seccomp filter" in said or "seccomp=unconfined" in said
     assert "Traceback" not in said
 
@@ -172,7 +172,7 @@ def test_a_third_overlay_on_two() -> None:
     """As for an engine in a container: the kernel stacks two, and says EINVAL, as of so much else."""
     # As an ordinary user: the root of the namespace that mounts would have mounts that it may clone.
     said = diagnose(f'{STACK}\nset -- unshare -U --map-user=1 --map-group=1 "$@"', user=65534 if ROOT else None)
-    assert "\nNO  sandbox    EINVAL of mount(2): a third overlay on two (/mnt/two lies on an overlay on an overlay" in said
+    assert "\nNO  sandbox: EINVAL of mount(2): a third overlay on two (/mnt/two lies on an overlay on an overlay" in said
     assert "FILESYSTEM_MAX_STACK_DEPTH" in said
     assert "\n    fix: put /mnt/two on a volume or a tmpfs; for temporary files, TMPDIR=" in said
 
@@ -197,10 +197,10 @@ def test_an_overlay_among_what_can_be_mapped(pytester: pytest.Pytester, *, neede
             else: print("written")
     """)
     script = ONE + ("export TMPDIR=/mnt/one/tmp\n" if needed else "")
-    if "yes identity   id-mapped" not in diagnose(ONE, apart=("-m",)):
+    if "yes identity: id-mapped" not in diagnose(ONE, apart=("-m",)):
         pytest.skip("the root file system cannot be id-mapped")
     said = diagnose(script, apart=("-m",))
-    assert ("yes identity   id-mapped" in said) is not needed
+    assert ("yes identity: id-mapped" in said) is not needed
     assert "can run here" in said
     command = [
         "unshare",
@@ -296,10 +296,10 @@ def test_what_is_alike_is_told_once() -> None:
         Capability("e", available=False, reason="why", fix="other"),
     ]
     assert list(doctor.lines(found)) == [
-        "yes a, c       v2",
-        "NO  b, d       why",
+        "yes a, c: v2",
+        "NO  b, d: why",
         "    fix: do",
-        "NO  e          why",
+        "NO  e: why",
         "    fix: other",
     ]
 
