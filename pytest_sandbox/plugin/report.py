@@ -24,12 +24,7 @@ from pytest_sandbox.sandbox import host
 
 _ROWS = 20
 _WORTH_TELLING = 0.1
-_PROPERTIES = (
-    "wall", "cpu", "memory_peak", "memory_anon", "memory_file", "memory_kernel", "memory_max_events", "memory_high_events",
-    "oom_kills", "faults", "major_faults", "pids_peak", "pids_max_events", "bytes_read", "bytes_written", "reads", "writes",
-    "overlay_bytes", "overlay_inodes", "network_received", "network_sent", "throttled", "cpu_stalled", "cpu_stalled_fully",
-    "memory_stalled", "memory_stalled_fully", "io_stalled", "io_stalled_fully",
-)  # fmt: skip
+_PROPERTIES = tuple(field.name for field in dataclasses.fields(Usage) if field.name != "missing")
 #: Those of them that are told of what a test makes itself.
 _OF_MADE = ("wall", "cpu", "memory_peak", "pids_peak")
 #: The table's figures: what each is called there, the field of Usage, and how it is written.
