@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pytest_sandbox.model.errors import SandboxError
+from pytest_sandbox.model.errors import SandboxError, SpecError
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Limits, Spec
 from pytest_sandbox.sandbox import bodies, host, probes
@@ -25,13 +25,15 @@ class Sandbox:
         result = Sandbox(Spec(limits=Limits(memory=64 << 20))).run(["make", "test"])
         value = Sandbox().call(function, 1, 2)
 
-    Raises TypeError for what is no Spec, UnavailableError where no sandbox can be had, and for a limit that this machine cannot
-    enforce: one that is in `spec.asked`, or that is not what `Limits()` has.
+    Raises TypeError for what is no Spec, SpecError for less than two processes, UnavailableError where no sandbox can be had, and
+    for a limit that this machine cannot enforce: one that is in `spec.asked`, or that is not what `Limits()` has.
     """
 
     def __init__(self, spec: Spec | None = None) -> None:
         if spec is not None and not isinstance(spec, Spec):
             raise TypeError(f"{spec!r} is no Spec: write Sandbox(Spec(limits=...))")
+        if spec is not None and spec.limits.pids == 1:
+            raise SpecError("the limit pids=1 is too few: init counts, and the program is another one. Write at least 2")
         host.refuse_missing(("platform", "native"), host.capabilities())
         self.spec = host.settled(_with_what_is_asked(spec or Spec()), host.capabilities())
         host.refuse(self.spec, host.capabilities())

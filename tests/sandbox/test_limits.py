@@ -187,6 +187,8 @@ def test_what_somebody_has_chosen_is_asked_for() -> None:
     chosen: dict[str, Any] = {name: 1.0 if name == "cpus" else 64 * MIB}
     with pytest.raises(UnavailableError, match=name):
         Sandbox(Spec(limits=Limits(**chosen)))
+    with pytest.raises(SpecError, match="pids=1 is too few"):
+        Sandbox(Spec(limits=Limits(pids=1)))
     with pytest.raises(TypeError, match=r"is no Spec: write Sandbox\(Spec"):
         Sandbox(Limits())  # type: ignore[arg-type]
 
