@@ -202,9 +202,10 @@ class Telling:
         self._next()
         running.reported = self.position == len(self.items)
         if not running.reported:
-            sentence = self._supervisor.killed_meanwhile(running)
-            if sentence is not None:
-                self._fail_after_all(sentence)
+            done = self.finished[-1].reports
+            met = self._supervisor.met_meanwhile(running, failed=any(report.failed for report in done))
+            if met is not None:
+                self._fail_after_all(*met)
             clock.restart(running)  # a timeout is a test's, not the sandbox's
             running.errno = 0
             self._account.restart()
@@ -261,7 +262,7 @@ class Telling:
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)
         elif outcome.ending in _MET or running.problem is not None:
-            self._fail_after_all(outcome.sentence)
+            self._fail_after_all(outcome.ending, outcome.sentence)
             if len(self.items) == 1 and self.finished:
                 self.reruns.after_kill(self.finished[-1].reports)
         self._keep(running, outcome)
@@ -278,9 +279,9 @@ class Telling:
             self._complete(outcome.sentence, outcome)
             self.reruns.after_kill(self.finished[-1].reports)
 
-    def _fail_after_all(self, sentence: str) -> None:
+    def _fail_after_all(self, ending: Ending, sentence: str) -> None:
         if self.finished:
-            fail_after_all(self.finished[-1].item, self.finished[-1].reports, sentence)
+            fail_after_all(self.finished[-1].item, self.finished[-1].reports, ending, sentence)
 
     def _keep(self, running: Running, outcome: Outcome) -> None:
         if not self.finished:

@@ -32,10 +32,10 @@ def completed(
     return found if when == "teardown" else [*found, make_report(item, "teardown", "passed", None)]
 
 
-def fail_after_all(item: pytest.Item, done: list[pytest.TestReport], sentence: str) -> None:
+def fail_after_all(item: pytest.Item, done: list[pytest.TestReport], ending: Ending, sentence: str) -> None:
     """A limit that ends tests was met, and the test has said all it had to: that is its failure all the same."""
     if any(_has_failed(report) and not _is_unexpected(report) for report in done):
-        _add_sentence(done, sentence)
+        _add_sentence(done, ending, sentence)
         return
     failure = make_report(item, "call", "failed", sentence)
     _as_expected(item, failure)
@@ -74,12 +74,12 @@ def _is_unexpected(report: pytest.TestReport) -> bool:
     return report.failed and report.longreprtext.startswith(("[XPASS(strict)]", "Unexpected success"))
 
 
-def _add_sentence(done: list[pytest.TestReport], sentence: str) -> None:
+def _add_sentence(done: list[pytest.TestReport], ending: Ending, sentence: str) -> None:
     """Say of a test that has failed anyway, while its sandbox goes on, what limit it has met."""
     failed = next((report for report in done if report.failed), None)
     if failed is not None and sentence not in failed.longreprtext:
         failed.sections.append(("Sandbox", sentence))
-        name_limit(failed, Ending.OUT_OF_MEMORY)
+        name_limit(failed, ending)
 
 
 def _has_failed(report: pytest.TestReport) -> bool:

@@ -14,7 +14,7 @@ from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives.cgroups import CgroupUsage, MemorySnapshot, oom_victim
 from pytest_sandbox.sandbox import upper
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
-from pytest_sandbox.sandbox.running import Running, Timer
+from pytest_sandbox.sandbox.running import Running, Timer, Told
 from pytest_sandbox.sandbox.verdict import Facts, judge
 
 _NOT_REACHED = "its main process was gone before it could be read"
@@ -26,14 +26,16 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
     counted = running.cgroup.read()
     fill = fill_of(running, layout)
     usage = usage_of(running, counted, fill)
-    untold = dataclasses.replace(usage, oom_kills=None if usage.oom_kills is None else max(0, usage.oom_kills - running.told))
+    untold = dataclasses.replace(
+        usage, oom_kills=None if usage.oom_kills is None else max(0, usage.oom_kills - running.told.kills)
+    )
     status = os.waitstatus_to_exitcode(words.status) if words and words.status is not None else None
     facts = Facts(
         limits=_limits(running),
         usage=untold,
         status=status,
         killed=running.killed or _overrun(running, usage),
-        processes_refused=counted.pids_max_events,
+        processes_refused=None if counted.pids_max_events is None else counted.pids_max_events - running.told.refused,
         layer_full=fill.share if fill else 0.0,
         errno=running.errno,
         output=max(running.output(), running.overran),
@@ -60,17 +62,29 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
     )
 
 
-def killed_meanwhile(running: Running, layout: Layout) -> str | None:
-    """A sentence on what the kernel has killed for memory in a sandbox that goes on, since this was last asked; None: nothing."""
-    kills = running.cgroup.figure("oom_kills")
-    if kills is None or kills <= running.told:
+def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> tuple[Ending, str] | None:
+    """Which limit was met since this was last asked, in a sandbox that goes on, with a sentence on it; None: none was.
+
+    failed: whether what ran since then did, without which no limit that refuses is of interest.
+    """
+    kills, refused = (int(running.cgroup.figure(name) or 0) for name in ("oom_kills", "pids_max_events"))
+    before, running.told = running.told, Told(kills, refused)
+    if kills <= before.kills and not failed:
         return None
-    usage = dataclasses.replace(
-        usage_of(running, running.cgroup.read(), fill_of(running, layout)), oom_kills=int(kills) - running.told
+    counted, fill = running.cgroup.read(), fill_of(running, layout)
+    usage = dataclasses.replace(usage_of(running, counted, fill), oom_kills=kills - before.kills)
+    facts = Facts(
+        limits=_limits(running),
+        usage=usage,
+        status=0,
+        processes_refused=None if counted.pids_max_events is None else refused - before.refused,
+        layer_full=fill.share if fill else 0.0,
+        errno=running.errno,
+        victim=oom_victim(running.cgroup.log_name, running.started) if usage.oom_kills else None,
+        failed=failed,
     )
-    running.told = int(kills)
-    victim = oom_victim(running.cgroup.log_name, running.started)
-    return judge(Facts(limits=_limits(running), usage=usage, status=None, victim=victim))[1]
+    ending, sentence = judge(facts)
+    return None if ending is Ending.EXITED else (ending, sentence)
 
 
 def _timer(running: Running) -> Timer | None:

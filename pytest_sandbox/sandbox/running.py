@@ -105,14 +105,21 @@ class Timer:
     due: float
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Told:
+    """How many processes the kernel has killed for memory, and how many it has refused, that somebody was told of."""
+
+    kills: int = 0
+    refused: int = 0
+
+
 @dataclasses.dataclass(eq=False, slots=True)
 class Running:
     """Descriptors, cgroup, clock and last words of one sandbox.
 
     control, wire: the controller's ends. allowed: how many seconds it has, and deadline: when they are over, on the monotonic
     clock. hold: its time does not run out (a debugger). timer: what it has set itself.
-    told: how many processes that the kernel has killed for memory were told of before its end. overran:
-    what its output was when that was too much.
+    told: what was told of before its end. overran: what its output was when that was too much.
     below_used: what those below it that have ended were reaped with; None: of one that is not known.
     held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
     forking into it. spared_until: until when a kill waits for that.
@@ -164,7 +171,7 @@ class Running:
     launcher: int | None = None
     problem: SandboxError | None = None
     snapshot: MemorySnapshot | None = None
-    told: int = 0
+    told: Told = Told()
     overran: int = 0
     below_used: dict[str, float] | None = dataclasses.field(default_factory=dict)
     errno: int = 0

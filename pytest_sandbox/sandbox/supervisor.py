@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from pytest_sandbox.model.errors import SetupError, TeardownWarning, UnavailableError
-from pytest_sandbox.model.outcome import Change, Usage
+from pytest_sandbox.model.outcome import Change, Ending, Usage
 from pytest_sandbox.model.spec import Network, Spec
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.cgroups import CgroupRun, settle
 from pytest_sandbox.primitives.locks import Locks
 from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity
 from pytest_sandbox.sandbox import host, scratch, upper
-from pytest_sandbox.sandbox.accounts import changes_of, fill_of, killed_meanwhile, usage_of
+from pytest_sandbox.sandbox.accounts import changes_of, fill_of, met_meanwhile, usage_of
 from pytest_sandbox.sandbox.child import Body, Control, Order
 from pytest_sandbox.sandbox.cloning import PATIENCE
 from pytest_sandbox.sandbox.janitor import Janitor
@@ -226,9 +226,9 @@ class Supervisor:
         running.snapshot = running.cgroup.snapshot()
         return usage_of(running, running.cgroup.read(), fill_of(running, self._layout))
 
-    def killed_meanwhile(self, running: Running) -> str | None:
+    def met_meanwhile(self, running: Running, *, failed: bool) -> tuple[Ending, str] | None:
         """See `accounts`."""
-        return killed_meanwhile(running, self._layout)
+        return met_meanwhile(running, self._layout, failed=failed)
 
     def refuse(self, spec: Spec) -> None:
         """Raise UnavailableError for a limit of `spec` that was asked for and that this machine cannot enforce."""

@@ -129,3 +129,32 @@ def test_after_a_subtest(pytester: pytest.Pytester, kind: str) -> None:
     result = run(pytester, source, "--sandbox-memory=64M")
     result.stdout.fnmatch_lines(["out of memory: *", "FAILED *test_it*"])
     result.stdout.no_fnmatch_line("*ERROR*")
+
+
+@pytest.mark.needs("pids")
+def test_other_limits_of_a_shared_sandbox(pytester: pytest.Pytester) -> None:
+    """Of tests that failed, each has the limit that it has met, and no other test's."""
+    result = run(
+        pytester,
+        """
+pytestmark = pytest.mark.sandbox(scope="module", pids=12, disk="2M")
+def start():
+    started = []
+    try:
+        while True: started.append(subprocess.Popen(["sleep", "60"]))
+    finally:
+        for one in started: one.kill(); one.wait()
+def test_of_pids(): start()
+def test_own(): assert 0, "own"
+def test_handled():
+    with pytest.raises(OSError): start()
+def test_own_again(): assert 0, "own again"
+def test_of_disk(): open("/tmp/big", "wb").write(bytes(4 << 20))
+def test_last(): os.unlink("/tmp/big")
+""",
+    )
+    result.assert_outcomes(passed=2, failed=4)
+    lines = [line for line in result.outlines if line.startswith("FAILED")]
+    assert [("too many p" in line, "disk full: " in line) for line in lines] == [
+        (True, False), (False, False), (False, False), (False, True),
+    ]  # fmt: skip
