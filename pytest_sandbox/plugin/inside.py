@@ -39,7 +39,8 @@ class World:
     """What every process of the run shares by fork: the session, and the units. keeps_terminal: see `settling`.
 
     failed: units, by index, for which a scope could not set up all; as plain pytest does, nothing more is set up for them.
-    broken: the parameter of each fixture that failed, by definition's id.
+    broken: the parameter of each fixture that failed, by definition's id. heir: the unit, by index, whose sandbox is to tell what
+    plugins have noted while fixtures were set up for it.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class World:
         self.protocol = session.config.hook.pytest_runtest_protocol
         self.failed: set[int] = set()
         self.broken: dict[int, object] = {}
+        self.heir: int | None = None
         self.generators = Generators()
         self.generators.note()
 
@@ -132,6 +134,7 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
         return True
     finally:
         _tell_generators(world, inside)
+    world.heir = frame["prepare"][0][0]
     world.reporter.news(world.session.items[frame["item"]])
     measuring.send(world.config, inside)
     inside.channel.send({"op": "prepared", "duration": duration})
@@ -140,18 +143,25 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
 
 
 def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int]) -> None:
-    unit = world.units[frame["unit"]]
+    unit, inherits = world.units[frame["unit"]], world.heir in (None, frame["unit"])
+
+    def body(child: Inside) -> int:
+        world.heir = frame["unit"] if inherits else None
+        if not inherits:
+            _forget_strays(world.config)
+        return unit_body(world, frame, child) if frame["node"] is None else scope_body(world, unit.chain[frame["node"]], child)
+
+    if frame["node"] is None:
+        world.session.testsfailed = frame["failed"]
     with measuring.sheltered(world.config):
-        if frame["node"] is None:
-            world.session.testsfailed = frame["failed"]
-            fork_into(inside, frame, descriptors, lambda child: unit_body(world, frame, child))
-        else:
-            fork_into(inside, frame, descriptors, lambda child: scope_body(world, unit.chain[frame["node"]], child))
-    _forget_strays(world.config)
+        fork_into(inside, frame, descriptors, body)
+    if inherits:
+        world.heir = None
+        _forget_strays(world.config)
 
 
 def _forget_strays(config: pytest.Config) -> None:
-    """Errors of finalizers and threads that pytest has noted and no test has told: the one just forked has them, and no other."""
+    """Errors of finalizers and threads that pytest has noted and no test has told, and the like: somebody else has them."""
     for module, name in (("unraisableexception", "unraisable_exceptions"), ("threadexception", "thread_exceptions")):
         key = getattr(sys.modules.get(f"_pytest.{module}"), name, None)
         if key is not None and (noted := config.stash.get(key, None)):

@@ -332,3 +332,23 @@ def test_hypothesis_reproduces(compat: Compat) -> None:
     plain, boxed = compat.both("-rA")
     assert "DidNotReproduce" in boxed.text
     assert lines(boxed, _OUTCOMES) == lines(plain, _OUTCOMES)
+
+
+@pytest.mark.parametrize(("plugins", "needed"), [(["pytest_check.plugin"], ["pytest_check"])])
+def test_who_tells_of_a_wider_fixture(compat: Compat) -> None:
+    """The test that it was set up for, also where the sandboxes of those after it are ready before its own."""
+    compat.pytester.makepyfile(
+        test_it="""
+        import pathlib, pytest, pytest_check as check
+        MANY = [str(path) for path in pathlib.Path("/usr/bin").iterdir() if path.is_file() and not path.is_symlink()][:300]
+        @pytest.fixture(scope="module")
+        def soft(): check.equal(1, 2, "in set-up")
+        def test_before(): pass
+        @pytest.mark.sandbox(hide=MANY)
+        def test_first(soft): pass
+        @pytest.mark.parametrize("n", range(4))
+        def test_later(soft, n): pass
+        """
+    )
+    run = compat.one()
+    assert [one for one in run.outcomes if one[2] == "failed"] == [("test_it.py::test_first", "setup", "failed")], run.text
