@@ -236,7 +236,7 @@ def test_disk_full_of_inodes() -> None:
     """Files and directories, however small."""
     result = python("for i in range(1000): open(f'/tmp/empty{i}', 'w').close()", inodes=100)
     assert result.ending is Ending.DISK_FULL
-    assert result.sentence.startswith("disk full: limit 100 files, ")
+    assert result.sentence.startswith("disk full: limit 100 files (inodes), ")
     assert 90 <= len([change for change in result.changes if "/empty" in change.path]) <= 100
 
 
