@@ -177,9 +177,8 @@ class Book:
         """Warn as if the test had, by the filters that hold for it; what is said where they make it an error."""
         from _pytest.warnings import catch_warnings_for_item
 
-        names = "; ".join(f"{leak.command} (pid {leak.pid})" for leak in outcome.leaks)
         who = "" if tests == 1 else f", or one of the {tests - 1} tests before it in the same sandbox did"
-        warning = LeakWarning(f"left {len(outcome.leaks)} process(es) running{who}, killed now: {names}")
+        warning = LeakWarning(_left_running(outcome, who))
         place = str(item.path), (item.location[1] or 0) + 1
         if not self._config.pluginmanager.hasplugin("warnings"):
             self._warn(item, warning, *place)
@@ -201,22 +200,17 @@ class Book:
         )
         self._warn(item, warning, code.co_filename if code else str(item.path), code.co_firstlineno if code else 1)
 
-    def _warn(self, item: pytest.Item, warning: pytest.PytestWarning, path: str, line: int) -> None:
+    def _warn(self, node: Node, warning: pytest.PytestWarning, path: str, line: int) -> None:
         message = warnings.WarningMessage(warning, type(warning), path, line)
         self._config.hook.pytest_warning_recorded.call_historic(
-            kwargs={"warning_message": message, "nodeid": item.nodeid, "when": "runtest", "location": None}
+            kwargs={"warning_message": message, "nodeid": node.nodeid, "when": "runtest", "location": None}
         )
 
     def add_scope(self, node: Node, outcome: Outcome | None) -> None:
         """Note what a scope's own sandbox used, its fixtures, apart from the tests below; and what they have left running."""
         if outcome is not None and outcome.leaks:
-            names = "; ".join(f"{leak.command} (pid {leak.pid})" for leak in outcome.leaks)
-            who = f"fixtures of {node.nodeid or 'the session'}"
-            warning = LeakWarning(f"{who} left {len(outcome.leaks)} process(es) running, killed now: {names}")
-            message = warnings.WarningMessage(warning, LeakWarning, str(node.path), 1)
-            self._config.hook.pytest_warning_recorded.call_historic(
-                kwargs={"warning_message": message, "nodeid": node.nodeid, "when": "runtest", "location": None}
-            )
+            warning = LeakWarning(f"fixtures of {node.nodeid or 'the session'} {_left_running(outcome)}")
+            self._warn(node, warning, str(node.path), 1)
         if outcome is not None and self._settings.usage:
             self._rows.append(_Row(node.nodeid or "session", outcome, "scope"))
 
@@ -246,6 +240,11 @@ class Book:
             terminal.section("sandbox files kept")
             for nodeid, path in self._kept:
                 terminal.write_line(f"{path}  {nodeid}")
+
+
+def _left_running(outcome: Outcome, who: str = "") -> str:
+    names = "; ".join(f"{leak.command} (pid {leak.pid})" for leak in outcome.leaks)
+    return f"left {len(outcome.leaks)} process(es) running{who}, killed now: {names}"
 
 
 class ThreadWarning(pytest.PytestWarning):

@@ -9,6 +9,7 @@ installed them beside pytest all the same, that will do too.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -119,14 +120,20 @@ def needed(request: pytest.FixtureRequest, plugins: list[str]) -> list[str]:
     return found
 
 
+@functools.cache
+def _tops() -> dict[str, tuple[str, frozenset[str]]]:
+    """What each distribution that is installed has at the top, with its version, by name: read once, since it is many files."""
+    found: dict[str, tuple[str, frozenset[str]]] = {}
+    for one in importlib.metadata.distributions(path=[str(PLUGINS), *sys.path]):
+        tops = frozenset(Path(str(file)).parts[0].removesuffix(".py") for file in one.files or ())
+        found.setdefault(one.name, (one.version, tops))
+    return found
+
+
 def _distributions(modules: Sequence[str]) -> list[str]:
     """Which distributions have these modules, with their versions: for scripts/plugin_table.py."""
-    found: dict[str, str] = {}
-    for one in importlib.metadata.distributions(path=[str(PLUGINS), *sys.path]):
-        tops = {Path(str(file)).parts[0].removesuffix(".py") for file in one.files or ()}
-        if tops & {name.partition(".")[0] for name in modules}:
-            found.setdefault(one.name, f"{one.name} {one.version}")
-    return sorted(found.values())
+    wanted = {name.partition(".")[0] for name in modules}
+    return sorted(f"{name} {version}" for name, (version, tops) in _tops().items() if tops & wanted)
 
 
 @pytest.fixture
