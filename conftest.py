@@ -16,6 +16,10 @@ for _source, _built in ((_parts / "enter.c", _parts / "enter.so"), (_parts / "in
     if _source.exists() and _built.exists() and _source.stat().st_mtime > _built.stat().st_mtime:
         raise pytest.UsageError(f"{_built.name} is older than {_source.name}: run python hatch_build.py")
 
+# Where one of these is set, pytest writes its summary in full; tests are to see the same lines everywhere.
+for _name in ("CI", "BUILD_NUMBER"):
+    os.environ.pop(_name, None)
+
 # A shell that starts the suite in the background has it ignore SIGINT, and so whatever the tests start, and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,7 +13,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium")
 
 CONFTEST = f"""
-import functools, http.server, pathlib, subprocess, sys, threading, time, urllib.request
+import re, subprocess, sys
 import pytest
 
 PAGE = "<html><p id='p'>before</p><script>document.getElementById('p').textContent = 'by script'</script></html>"
@@ -26,14 +26,10 @@ def browser_type_launch_args(browser_type_launch_args):
 def site(tmp_path_factory):
     top = tmp_path_factory.mktemp("site")
     (top / "index.html").write_text(PAGE)
-    server = subprocess.Popen([sys.executable, "-m", "http.server", "8123", "--bind", "127.0.0.1", "--directory", top])
-    for _ in range(200):
-        try:
-            urllib.request.urlopen("http://127.0.0.1:8123/").close()
-            break
-        except OSError:
-            time.sleep(0.05)
-    yield "http://127.0.0.1:8123/"
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", top]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    port = re.search(r" port (\\d+) ", server.stdout.readline())[1]  # that nobody else of this machine has
+    yield f"http://127.0.0.1:{{port}}/"
     server.terminate()
     server.wait()
 """
