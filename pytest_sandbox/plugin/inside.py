@@ -352,9 +352,12 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
             stops = {name: str(why) for name in ("shouldstop", "shouldfail") if (why := getattr(session, name))}
             if stops:
                 inside.channel.send({"op": "stop", **stops})
-            inside.channel.send({"op": "finish", "item": index})
-            if stops:
+            finish = {"op": "finish", "item": index}
+            if stops or following is None:
+                inside.channel.send(finish)
                 break
+            # Until the controller has read what the kernel counted, so that nothing of the next test is taken for this one's.
+            inside.channel.ask(finish, "counted")
     except BaseException as error:  # noqa: BLE001  # the same of a test
         interruption.send(inside.channel, error)
         with suppress(BaseException):

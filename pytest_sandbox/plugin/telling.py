@@ -209,6 +209,7 @@ class Telling:
             clock.restart(running)  # a timeout is a test's, not the sandbox's
             running.errno = 0
             self._account.restart()
+            running.send({"op": "counted"})
         self._line.news()
 
     def _hold(self, running: Running, *, on: bool) -> None:

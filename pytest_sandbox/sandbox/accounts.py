@@ -6,7 +6,6 @@ Only init's last words are taken from inside, and of them only what no cgroup ha
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import time
 
@@ -74,13 +73,12 @@ def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> tuple[En
         return None
     counted, fill = running.cgroup.read(), fill_of(running, layout)
     usage = dataclasses.replace(usage_of(running, counted, fill), oom_kills=kills - before.kills)
-    # The next test runs already, and may be at a limit by now: of those that refuse only what this one has failed of counts.
-    is_refusal = running.errno == errno.EAGAIN
     facts = Facts(
         limits=_limits(running),
         usage=usage,
         status=0,
-        processes_refused=None if counted.pids_max_events is None else (refused - before.refused) * is_refusal,
+        processes_refused=None if counted.pids_max_events is None else refused - before.refused,
+        layer_full=fill.share if fill else 0.0,
         errno=running.errno,
         victim=oom_victim(running.cgroup.log_name, running.started) if usage.oom_kills else None,
         failed=failed,

@@ -48,6 +48,30 @@ def test_last(): {last}
     assert result.stdout.str().count("out of memory: the kernel killed") == 2
 
 
+def test_of_the_next_in_a_shared_sandbox(pytester: pytest.Pytester) -> None:
+    """A controller that is slow to hear of a test's end does not take for its doing what the next one does."""
+    pytester.makeconftest(
+        """
+        import os, time
+        HERE = os.getpid()
+        def pytest_runtest_logfinish(nodeid):
+            if os.getpid() == HERE and nodeid.endswith("test_first"): time.sleep(1.5)
+        """
+    )
+    result = run(
+        pytester,
+        """
+pytestmark = pytest.mark.sandbox(scope="module", memory="64M")
+def test_first(): pass
+def test_innocent(): pass
+def test_it(): hoard()
+def test_last(): pass
+""",
+    )
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["FAILED *::test_it*"])
+
+
 @pytest.mark.parametrize("scope", ["module", "session"])
 def test_of_a_wider_fixture(pytester: pytest.Pytester, scope: str) -> None:
     """In its set-up: an error of whoever needs it, and of nobody else."""
