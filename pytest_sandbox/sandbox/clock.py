@@ -93,15 +93,21 @@ def check(running: Running, now: float, hear: Callable[[Running], None]) -> None
         elif running.being_forked:
             _give_up_fork(running)
     if not running.hold:
-        _check_time(running, now)
+        _check_time(running, now, hear)
     if running.next_look is not None and now >= running.next_look:
         _look(running, now, hear)
 
 
-def _check_time(running: Running, now: float) -> None:
-    if running.kill_at is not None and now >= running.kill_at:
-        running.kill(running.killed)
-    elif running.deadline is not None and now >= running.deadline:
+def _check_time(running: Running, now: float, hear: Callable[[Running], None]) -> None:
+    if running.kill_at is not None:
+        if now >= running.kill_at:
+            running.kill(running.killed)
+        return
+    if any(due is not None and now >= due for due in _times(running)):
+        hear(running)  # with the end of a test its time begins anew
+    if running.abandoned or running.hold:
+        return
+    if running.deadline is not None and now >= running.deadline:
         _out_of_time(running, _which_time(running, now), now)
     elif running.timer is not None and now >= running.timer.due:
         _out_of_time(running, Ending.TIMED_OUT, now)

@@ -31,6 +31,8 @@ from pytest_sandbox.sandbox.words import refusal
 
 #: How long what one sandbox says is heard before the others, and the clock, have their turn, in seconds.
 _TURN = 0.01
+#: How long it is heard before it is killed for a limit, in seconds.
+_TURN_BEFORE_ITS_KILL = 1.0
 #: How long who has no business in a sandbox's cgroup may take to die, in seconds.
 _SQUATTERS_TIME = 1.0
 #: How long what one sandbox has said is still heard after its end, in seconds.
@@ -102,7 +104,7 @@ class Loop:
                 self._on_wire(running)
         now = time.monotonic()
         for running in tuple(self.running.values()):
-            clock.check(running, now, self._on_wire)
+            clock.check(running, now, self._hear_all)
             if running.gone_by is not None and now >= running.gone_by and not running.ended:
                 self._give_up(running)
 
@@ -259,13 +261,17 @@ class Loop:
         self._enter(running)
         return False
 
-    def _on_wire(self, running: Running) -> None:
-        end = time.monotonic() + _TURN
+    def _hear_all(self, running: Running) -> None:
+        """Take in what it has said by now, before it is killed for a limit."""
+        self._on_wire(running, _TURN_BEFORE_ITS_KILL, to_the_end=True)
+
+    def _on_wire(self, running: Running, turn: float = _TURN, *, to_the_end: bool = False) -> None:
+        end = time.monotonic() + turn
         try:
             if not running.entered and running.parent is not None and self._join(running):
                 return
             running.outbox.flush()
-            for frame in running.frames():
+            for frame in running.frames(to_the_end=to_the_end):
                 self._frame(running, frame)
                 if time.monotonic() > end:
                     break

@@ -205,3 +205,36 @@ def test_bandwidth_of_a_scope(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("--sandbox", "--sandbox-bandwidth=256k")
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*the limit bandwidth is not available here: the test shares the network of the scope*Fix: *"])
+
+
+@pytest.mark.parametrize("limit", ["output", "timeout"])
+def test_what_was_said_before_a_limit_was_met(pytester: pytest.Pytester, limit: str) -> None:
+    """A controller that is slow to hear it takes none of it for unsaid: the call has passed, and the teardown fails."""
+    if not hasattr(pytest, "Subtests"):
+        pytest.skip("subtests came with pytest 9")
+    pytester.makeconftest(
+        """
+        import os, time
+        HERE = os.getpid()
+        def pytest_report_from_serializable():
+            if os.getpid() == HERE: time.sleep(0.3)
+        """
+    )
+    pytester.makepyfile(
+        f"""
+        import os, pytest, time
+        @pytest.fixture
+        def late():
+            yield
+            if {limit == "output"}: os.write(1, b'x\\n' * (1 << 20))
+            time.sleep(100)
+        @pytest.mark.sandbox({"output='1M'" if limit == "output" else "timeout=0.5"})
+        def test_it(late, subtests):
+            for number in range(3):
+                with subtests.test(number=number): pass
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "-rA", timeout=100)
+    result.assert_outcomes(passed=1, errors=1)
+    said = "too much output: *" if limit == "output" else "timed out: *"
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_it*", said])
