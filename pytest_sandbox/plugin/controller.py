@@ -12,9 +12,10 @@ import pytest
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import SetupError, UnavailableError
 from pytest_sandbox.plugin import asked, carried, dependency, junit, others, paths, refused, resolve, watchdog
+from pytest_sandbox.plugin.book import Book
+from pytest_sandbox.plugin.header import header
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.measured import measure
-from pytest_sandbox.plugin.report import Book
 from pytest_sandbox.plugin.through import let_through
 from pytest_sandbox.plugin.walk import Walk
 from pytest_sandbox.sandbox import host
@@ -62,12 +63,12 @@ class Controller:
         junit.keep_to_schema(self.config)
         reporter = self.config.pluginmanager.getplugin("terminalreporter")
         if reporter is not None and not getattr(reporter, "showheader", True):
-            for line in self.book.header(self.known)[1:]:
+            for line in header(self.settings.base.spec, self.known)[1:]:
                 self.book.say(line)
 
     def pytest_report_header(self) -> list[str]:
         """What is enforced, and loudly what is not."""
-        return self.book.header(self.known)
+        return header(self.settings.base.spec, self.known)
 
     @contextlib.contextmanager
     def walk(self, session: pytest.Session, *, in_order: bool) -> Iterator[Walk]:

@@ -21,8 +21,9 @@ import pytest
 
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.plugin import junit, resolve
+from pytest_sandbox.plugin.book import Book
 from pytest_sandbox.plugin.controller import Controller, known, standing_in
-from pytest_sandbox.plugin.report import Book
+from pytest_sandbox.plugin.header import header
 from pytest_sandbox.plugin.reports import sendable
 from pytest_sandbox.plugin.walk import Walk
 from pytest_sandbox.sandbox.room import make_room
@@ -101,15 +102,15 @@ class Master:
     """The plugin object where pytest-xdist is steered from. known: what this machine can do; None if no worker runs on it."""
 
     def __init__(self, config: pytest.Config, settings: resolve.Settings, known: Mapping[str, Capability] | None) -> None:
-        self._known = known
         self._config = config
+        self._header = None if known is None else header(settings.base.spec, known)
         self._asked = _asked(settings)
         self._book = Book(config, settings)
         self._undo = contextlib.ExitStack()
 
     def pytest_report_header(self) -> list[str]:
         """What is enforced, and loudly what is not, on this machine."""
-        return ["sandbox: on the workers' machines"] if self._known is None else self._book.header(self._known)
+        return ["sandbox: on the workers' machines"] if self._header is None else self._header
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -144,8 +145,7 @@ class Master:
                 f"--sandbox: worker {node.gateway.id} ({node.gateway.spec}) has run its tests without sandboxes: pytest-sandbox "
                 "was not loaded. Fix: look for PYTEST_DISABLE_PLUGIN_AUTOLOAD there, and for -p no:sandbox in PYTEST_ADDOPTS"
             )
-        header = self._book.header(self._known) if self._known is not None else ()
-        self._book.add_worker(said[_NOTED], node.gateway.id, header)
+        self._book.add_worker(said[_NOTED], node.gateway.id, self._header or ())
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The usage table, and where kept files are."""

@@ -16,10 +16,10 @@ from pytest_sandbox.plugin import carried
 from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.junit import Noted
 from pytest_sandbox.plugin.measured import Account, measured_of
-from pytest_sandbox.plugin.report import show, show_bytes
 from pytest_sandbox.plugin.reports import from_frame, seconds, warning_from_frame, whole_number
 from pytest_sandbox.plugin.scopes import Need
 from pytest_sandbox.plugin.settling import keeps_terminal
+from pytest_sandbox.plugin.terminal import show, show_bytes
 from pytest_sandbox.plugin.tmp import keep_tmp_path
 from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.running import Running

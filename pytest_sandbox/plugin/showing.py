@@ -10,8 +10,8 @@ import pytest
 
 from pytest_sandbox.plugin import carried
 from pytest_sandbox.plugin.junit import Noted
-from pytest_sandbox.plugin.report import show
 from pytest_sandbox.plugin.reruns import Reruns
+from pytest_sandbox.plugin.terminal import show
 from pytest_sandbox.sandbox.wire import Frame
 
 

@@ -6,32 +6,31 @@ Whatever a sandbox leaves unsaid about a test when it ends is said for it, with 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import pytest
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.plugin import dependency, interruption, watchdog
+from pytest_sandbox.plugin.book import Book
 from pytest_sandbox.plugin.fixtures import Requests
 from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.measured import Account, measured_of
-from pytest_sandbox.plugin.report import Book, make_report, show_bytes, show_error
+from pytest_sandbox.plugin.report import make_report
 from pytest_sandbox.plugin.reports import from_frame, seconds, warning_from_frame, whole_number
 from pytest_sandbox.plugin.reruns import Reruns
 from pytest_sandbox.plugin.scope import Scope, Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.settling import keeps_terminal
 from pytest_sandbox.plugin.showing import Finished, Showing
+from pytest_sandbox.plugin.terminal import show_bytes, show_error
 from pytest_sandbox.plugin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
 from pytest_sandbox.plugin.unsaid import completed, fail_after_all, merge
 from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
-
-if TYPE_CHECKING:
-    pass
 
 #: Limits that end whoever meets them: by a kill, which the test may not have noticed.
 _MET = frozenset({Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.CPU_TIME, Ending.TOO_MUCH_OUTPUT})

@@ -18,9 +18,10 @@ from pytest_sandbox.model.errors import SetupError, UnavailableError, WireError
 from pytest_sandbox.model.outcome import Ending
 from pytest_sandbox.model.spec import Limits, Spec
 from pytest_sandbox.plugin import inside, measuring, resolve
+from pytest_sandbox.plugin.book import Book
 from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.inside import World
-from pytest_sandbox.plugin.report import Book, make_report
+from pytest_sandbox.plugin.report import make_report
 from pytest_sandbox.plugin.reports import joined
 from pytest_sandbox.plugin.scope import Scope, ScopeListener, Told, Unrunnable
 from pytest_sandbox.plugin.scopes import Need, Unit

@@ -24,10 +24,10 @@ import pytest
 
 from pytest_sandbox.model.errors import SandboxError
 from pytest_sandbox.plugin import dependency, inside, resolve, scopes, settling
+from pytest_sandbox.plugin.book import Book
 from pytest_sandbox.plugin.generators import Baton
 from pytest_sandbox.plugin.ledger import Ledger
 from pytest_sandbox.plugin.measured import measured_of
-from pytest_sandbox.plugin.report import Book
 from pytest_sandbox.plugin.scope import Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.telling import Telling, Turn

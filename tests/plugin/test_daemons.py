@@ -108,7 +108,7 @@ def test_thread_of_a_fixture(pytester: pytest.Pytester, compare: Compare) -> Non
     [
         ([], {"passed": 3, "warnings": 2}),
         (["-W", "error:left "], {"passed": 3, "errors": 2}),
-        (["-W", "error::pytest_sandbox.plugin.report.LeakWarning"], {"passed": 3, "errors": 2}),
+        (["-W", "error::pytest_sandbox.LeakWarning"], {"passed": 3, "errors": 2}),
         (["-W", "ignore:left "], {"passed": 3}),
         (["-p", "no:warnings"], {"passed": 3, "warnings": 3}),  # nobody filters then
     ],

@@ -17,7 +17,7 @@ import pytest
 from pytest_sandbox import Capability
 from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Clone, Prctl
-from pytest_sandbox.plugin.report import _not_enforced
+from pytest_sandbox.plugin.header import not_enforced
 from pytest_sandbox.primitives.cgroup_layout import V1, find_hierarchies
 from pytest_sandbox.sandbox import doctor
 
@@ -308,7 +308,7 @@ def test_the_header_tells_each_reason_once() -> None:
     """With the limits that it is for; the doctor says what differs, in parentheses."""
     missing = [Capability(name, available=False, reason=f"not delegated ({name}: EACCES)") for name in ("memory", "swap")]
     other = Capability("disk", available=False, reason="scratch")
-    assert list(_not_enforced([*missing, other], {"swap"})) == [
+    assert list(not_enforced([*missing, other], {"swap"})) == [
         "sandbox: NOT ENFORCED: memory, swap (asked for, but --sandbox-degrade): not delegated",
         "sandbox: NOT ENFORCED: disk: scratch",
     ]

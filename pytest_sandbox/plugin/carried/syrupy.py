@@ -27,7 +27,7 @@ import pytest
 from _pytest.skipping import xfailed_key
 
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.plugin.report import show
+from pytest_sandbox.plugin.terminal import show
 
 from .base import Fields, field, printable, probe, rows
 
