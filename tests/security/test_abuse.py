@@ -72,6 +72,7 @@ MEMORY, PIDS, CPU = ("memory", "swap"), ("pids",), ("cpu_time",)
 BOTH = MEMORY + PIDS
 DISK_FULL = "disk full: limit 4M"
 NO_MEMORY = "limit 48M, peak 4"
+# Floods are small ones: pytest holds what each has written, to the end of a thousand tests.
 CASES = (
     # Every ending.
     Case("passes", "", "pass", "exited", outcome="passed"),
@@ -95,8 +96,8 @@ CASES = (
     Case("fills", "disk='4M'", "fill('/tmp/filler')", "disk full", DISK_FULL),
     Case("fills_shm", "disk='4M'", "fill('/dev/shm/filler')", "disk full", DISK_FULL),
     Case("fills_inodes", "inodes=100", "for n in range(1000): open(f'/tmp/{n}', 'w').close()", "disk full", "limit 100 files"),
-    Case("floods", "output='1M'", "while True: os.write(1, bytes(1 << 16))", "too much output", "limit 1M"),
-    Case("floods_by_child", "output='1M'", "subprocess.run(['cat', '/dev/zero'])", "too much output", "limit 1M"),
+    Case("floods", "output='64K'", "while True: os.write(1, bytes(1 << 16))", "too much output", "limit 64k"),
+    Case("floods_by_child", "output='64K'", "subprocess.run(['cat', '/dev/zero'])", "too much output", "limit 64k"),
     Case("opens", "files=64", "while True: os.dup(0)", "too many open files", "limit 64"),
     Case("leaks", "", "inner.daemon(inner.sleeper('leak'))", "exited", outcome="passed"),
     Case("leaks_stopped", "", "inner.fork(lambda: os.fork() or os.kill(os.getpid(), signal.SIGSTOP))", "exited",
@@ -104,8 +105,8 @@ CASES = (
     Case("forks_and_returns", "", "os.fork()", "exited", outcome="passed"),
     Case("buries", "", "inner.bury('/tmp', 300)", "exited", outcome="passed"),
     # Two limits that are near each other: the one that was met is named.
-    Case("floods_in_little_memory", "output='1M', memory='48M'", "while True: os.write(1, bytes(1 << 16))",
-         "too much output", "limit 1M", needs=MEMORY),
+    Case("floods_in_little_memory", "output='64K', memory='48M'", "while True: os.write(1, bytes(1 << 16))",
+         "too much output", "limit 64k", needs=MEMORY),
     Case("forks_in_little_memory", "pids=8, memory='96M'", "bomb(hoarder)", "too many processes", "limit 8", needs=BOTH),
     Case("hoards_by_forks", "pids=200, memory='48M'", "bomb(hoarder); endless()", "out of memory", NO_MEMORY,
          needs=BOTH),
@@ -157,7 +158,8 @@ def source(cases: list[Case]) -> str:
     return "\n".join(parts)
 
 
-#: What the inner run says of each test: all texts of its reports; and what the controller had open before and after.
+#: What the inner run says of each test: the texts of its reports, but for most of a flood; and what the controller had open
+#: before and after.
 RECORD = """
 import json, os, pathlib, pytest
 HERE, said = os.getpid(), {}
@@ -173,7 +175,8 @@ def pytest_runtestloop(session):
     return (yield)
 def pytest_runtest_logreport(report):
     name = report.nodeid.rpartition("::")[2]
-    said[name] = "\\n".join([said.get(name, ""), report.longreprtext, *(text for _, text in report.sections)])
+    texts = [report.longreprtext, *(text for _, text in report.sections)]
+    said[name] = "\\n".join([said.get(name, ""), *(text[:5000] for text in texts)])
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config):
     if os.getpid() == HERE and hasattr(config, "opened"):
@@ -190,7 +193,7 @@ def test_every_verdict_is_right(anywhere: Any, request: pytest.FixtureRequest) -
     anywhere.environment["RECORD"] = str(anywhere.path / "record")
     anywhere.write(RECORD, "conftest.py")
     anywhere.write(source(cases))
-    result = anywhere.run("-p", "no:faulthandler", "--sandbox-keep=never", "-q", seconds=60 + 2 * len(cases))
+    result = anywhere.run("-p", "no:faulthandler", "--sandbox-keep=never", "-q", "--show-capture=no", seconds=60 + 2 * len(cases))
     assert (anywhere.path / "record").exists(), result.output
     record = json.loads((anywhere.path / "record").read_text())
     wrong = []
