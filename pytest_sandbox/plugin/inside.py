@@ -240,19 +240,23 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
 @contextlib.contextmanager
 def _around(world: World, item: pytest.Item, when: str) -> Iterator[None]:
     """Within: what pytest's own plugins do around the whole protocol of an item, and around a phase of it."""
-    with _caught_warnings(world, item), _explained(world.config, item), _captured(world.config, item, when):
+    with (
+        _within(world.config, "faulthandler", item),
+        _caught_warnings(world, item),
+        _within(world.config, "assertion", item),
+        _captured(world.config, item, when),
+    ):
         yield
 
 
 @contextlib.contextmanager
-def _explained(config: pytest.Config, item: pytest.Item) -> Iterator[None]:
-    """Have assertions say what differs."""
-    from _pytest import assertion
-
-    if not config.pluginmanager.hasplugin("assertion"):
+def _within(config: pytest.Config, name: str, item: pytest.Item) -> Iterator[None]:
+    """What a plugin of pytest's own does around an item's protocol: assertions say what differs, a watchdog watches."""
+    plugin: Any = config.pluginmanager.getplugin(name)
+    if plugin is None:
         yield
         return
-    wrapper = assertion.pytest_runtest_protocol(item)
+    wrapper = plugin.pytest_runtest_protocol(item)
     next(wrapper)
     with contextlib.closing(wrapper):
         yield

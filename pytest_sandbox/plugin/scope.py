@@ -21,6 +21,7 @@ from pytest_sandbox.plugin.scopes import Need
 from pytest_sandbox.plugin.settling import keeps_terminal
 from pytest_sandbox.plugin.terminal import show, show_bytes
 from pytest_sandbox.plugin.tmp import keep_tmp_path
+from pytest_sandbox.plugin.watchdog import Barks
 from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
@@ -56,12 +57,13 @@ class Scope:
 
     has: the parameter of each fixture set up there, by definition's id; failed: of those that could not be. asking: for whom
     it works, and of: for which unit and item it sets up now, which may be later ones. warnings: of its teardown. version: of
-    the generators' state that it has.
+    the generators' state that it has. barks: of pytest's watchdog.
     """
 
     node: Node
     has: dict[int, object]
     last_item: int
+    barks: Barks
     running: Running | None = None
     outcome: Outcome | None = None
     closed: pytest.TestReport | None = None
@@ -219,6 +221,7 @@ class ScopeListener:
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The scope is gone, by itself or closed."""
         self._show(running)
+        self._scope.barks.end(running)
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
         self._scope.outcome = outcome

@@ -24,7 +24,7 @@ from pytest_sandbox.plugin.scope import Scope, Unrunnable
 from pytest_sandbox.plugin.scopes import Unit
 from pytest_sandbox.plugin.settling import keeps_terminal
 from pytest_sandbox.plugin.showing import Finished, Showing
-from pytest_sandbox.plugin.terminal import show_bytes, show_error
+from pytest_sandbox.plugin.terminal import show_bytes
 from pytest_sandbox.plugin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
 from pytest_sandbox.plugin.unsaid import completed, fail_after_all, merge
 from pytest_sandbox.sandbox import clock
@@ -65,7 +65,7 @@ class Telling:
     unmade: why there never was a sandbox. position: which of its items runs. reports, warnings: of that one. finished: items
     before it. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. grows: the last of the
     items runs when `go_on` says which one comes after it. reruns: whether there is another attempt after this one.
-    version: of the generators' state that its sandbox was made with. watched: whether pytest's watchdog runs.
+    version: of the generators' state that its sandbox was made with. barks: of pytest's watchdog.
     """
 
     def __init__(
@@ -98,8 +98,7 @@ class Telling:
         self._shares_network = False
         self._begun = False
         self._done = False
-        self.watched = watchdog.timeout(session.config) > 0
-        self._barked = 0
+        self.barks = watchdog.Barks(session.config)
 
     @property
     def item(self) -> pytest.Item:
@@ -141,13 +140,6 @@ class Telling:
         if self.running is not None and not self.over:
             self.running.send({"op": "next", "item": following})
             clock.restart(self.running)
-
-    def bark(self) -> None:
-        """Show on stderr what `faulthandler_timeout` has printed since the last time."""
-        if self.watched and self.running is not None and not self.over:
-            stacks = self.running.read_stacks()
-            show_error(stacks[self._barked :])
-            self._barked = len(stacks)
 
     @property
     def remaining(self) -> tuple[int, ...]:
@@ -257,7 +249,7 @@ class Telling:
         show_bytes(running.read_shown())
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
-        self.bark()
+        self.barks.end(running)
         self.outcome = outcome
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)

@@ -25,6 +25,7 @@ from pytest_sandbox.plugin.report import make_report
 from pytest_sandbox.plugin.reports import joined
 from pytest_sandbox.plugin.scope import Scope, ScopeListener, Told, Unrunnable
 from pytest_sandbox.plugin.scopes import Need, Unit
+from pytest_sandbox.plugin.watchdog import Barks
 from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.running import Listener, Running
@@ -69,7 +70,7 @@ class Tree:
 
     def begin(self, unit: Unit) -> None:
         """Fork the session's sandbox now, before the controller itself runs tests."""
-        scope = Scope(unit.chain[0], {}, unit.items[-1])
+        scope = self._scope(unit.chain[0], unit.items[-1])
         scope.running = self._open_session(scope, ScopeListener(scope, self._world.session, self._supervisor, self))
         self.open.append(scope)
 
@@ -92,10 +93,16 @@ class Tree:
         order = {"node": None, "items": list(items), "prepare": wanted, "failed": self._world.session.testsfailed}
         return self._start(parent, unit, items, listener, told, order | extra | {"waits": held}, held=held)
 
-    @property
-    def is_preparing(self) -> bool:
-        """Whether a scope is setting up."""
-        return any(scope.asking and scope.outcome is None for scope in self.open)
+    def wait_until_prepared(self) -> None:
+        """Serve all until no scope sets anything up."""
+
+        def busy() -> list[Scope]:
+            return [scope for scope in self.open if scope.asking and scope.outcome is None]
+
+        while scopes := busy():
+            self._supervisor.run_while(lambda: bool(busy()), scopes[0].barks.every)
+            for scope in scopes:
+                scope.barks.show(scope.running)
 
     def is_ready_for(self, unit: Unit) -> bool:
         """Whether the unit can be forked as the tree stands: nothing to open, to set up or to change."""
@@ -108,11 +115,14 @@ class Tree:
             for need in self._within_reach(unit)
         )
 
+    def _scope(self, node: Node, last_item: int) -> Scope:
+        return Scope(node, {}, last_item, Barks(self._world.config))
+
     def _open(self, unit: Unit, items: Sequence[int], node: Node, told: Told) -> None:
         if not self.open:
             self.begin(unit)
             return
-        scope, parent = Scope(node, {}, items[-1]), self.open[-1]
+        scope, parent = self._scope(node, items[-1]), self.open[-1]
         listener = ScopeListener(scope, self._world.session, self._supervisor, self)
         wanted = self._prepare(parent, [(unit, items[0]), *self._later(unit, node)])
         order = {"node": unit.chain.index(node), "items": None, "prepare": wanted}
@@ -260,7 +270,9 @@ class Tree:
             unit = self._of.get(last_item)
             clock.allow(scope.running, None if unit is None else unit.spec.limits.timeout)
             scope.running.send({"op": "close", "item": scope.last_item, "generators": self._hand_on(scope)})
-            self._supervisor.run_while(lambda: scope.outcome is None)
+            while scope.outcome is None:
+                self._supervisor.run_while(lambda: scope.outcome is None, scope.barks.every)
+                scope.barks.show(scope.running)
         if scope.outcome is None:
             return None
         self._book.add_scope(scope.node, scope.outcome)

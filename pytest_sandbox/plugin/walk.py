@@ -44,8 +44,6 @@ AHEAD = 2
 PATIENCE = 10.0
 #: How long a test may take to tear down what is its own, before that, in seconds.
 INTERRUPT_TIME = 3.0
-#: How often is looked for what pytest's watchdog has printed, in seconds.
-_WATCH_TIME = 0.5
 
 
 class Walk:
@@ -199,8 +197,8 @@ class Walk:
             return not told.quiet and not told.pauses
 
         while runs():
-            self._supervisor.run_while(runs, _WATCH_TIME if told.watched else None)
-            told.bark()
+            self._supervisor.run_while(runs, told.barks.every)
+            told.barks.show(told.running)
 
     # -- one unit -----------------------------------------------------------------------------------------------------
 
@@ -229,7 +227,7 @@ class Walk:
                     told.running.send({"op": "begin", **handed})
                 self._supervisor.release(told.running)
                 # What scopes cannot set up for it they will not have for the next ones, either.
-                self._supervisor.run_while(lambda: self._tree.is_preparing)
+                self._tree.wait_until_prepared()
                 self._make_ready(adjacent)
                 self._serve(told)
             if told.unmade is not None and told.interruption is None and not self._fails(told):

@@ -1,9 +1,9 @@
 """Watchdogs of faulthandler's: pytest's own, and one that runs in pytest's process when sandboxes are forked from it.
 
-pytest's (`faulthandler_timeout`) runs in a test's sandbox, and prints to a file there, which the controller looks at. The thread
-of one of the whole run (a conftest's, for CI) is not in a forked child, where `faulthandler.cancel_dump_traceback_later()` waits
-for the end of it for ever; pytest calls that after every failure. faulthandler does not tell whether one runs. Imports pytest and
-`sandbox.probes`.
+pytest's (`faulthandler_timeout`) runs in the sandboxes of tests and, while they set up and tear down, of scopes, and prints to a
+file there, which the controller looks at. The thread of one of the whole run (a conftest's) is not in a forked child, where
+`faulthandler.cancel_dump_traceback_later()` waits for the end of it for ever; pytest calls that after every failure. faulthandler
+does not tell whether one runs. Imports pytest and `sandbox`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from typing import Any
 
 import pytest
 
+from pytest_sandbox.plugin.terminal import show_error
 from pytest_sandbox.sandbox.probes import ask_child
+from pytest_sandbox.sandbox.running import Running
 
 _RUNS: pytest.StashKey[bool] = pytest.StashKey()
 #: How long a child may take to cancel a watchdog, in seconds: one that has to be waited for is taken for one that runs.
 _PATIENCE = 0.5
+#: How often is looked for what pytest's watchdog has printed, in seconds.
+_LOOK = 0.5
 
 
 def note(config: pytest.Config) -> None:
@@ -39,6 +43,26 @@ def timeout(config: pytest.Config) -> float:
     if not config.pluginmanager.hasplugin("faulthandler"):
         return 0.0
     return float(config.getini("faulthandler_timeout") or 0.0)
+
+
+class Barks:
+    """What pytest's watchdog prints in one sandbox. every: how often to look for it, in seconds; None: there is no watchdog."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.every = _LOOK if timeout(config) > 0 else None
+        self._shown = 0
+
+    def show(self, running: Running | None) -> None:
+        """Show on stderr, as in a plain run, what it has printed since the last time."""
+        if self.every is not None and running is not None:
+            stacks = running.read_stacks()
+            show_error(stacks[self._shown :])
+            self._shown = len(stacks)
+
+    def end(self, running: Running) -> None:
+        """Show the last of it: the sandbox has ended."""
+        self.show(running)
+        self.every = None
 
 
 def settle(config: pytest.Config) -> None:

@@ -401,6 +401,35 @@ def test_pytests_watchdog(pytester: pytest.Pytester) -> None:
     assert err.count("Timeout (0:00:01)!") == err.count("in test_slow") == 1
 
 
+@pytest.mark.parametrize("when", ["set-up", "teardown"])
+def test_pytests_watchdog_of_a_wider_fixture(pytester: pytest.Pytester, when: str) -> None:
+    """The same where a module's fixture hangs, in whose sandbox no test runs; no thread of it hinders the next fork."""
+    pytester.makeini("[pytest]\nfaulthandler_timeout = 1\n")
+    pytester.makepyfile(
+        f"""
+        import os, pytest, time
+        def hang():
+            while not os.path.exists("go"): time.sleep(0.1)
+        @pytest.fixture(scope="module")
+        def module():
+            if {when == "set-up"}: hang()
+            yield
+            if {when == "teardown"}: hang()
+        def test_one(module): pass
+        def test_two(module): pass
+        """
+    )
+    command = [sys.executable, "-m", "pytest", *OPTIONS, "--sandbox-writable=."]
+    with subprocess.Popen(command, cwd=pytester.path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        said = iter(process.stderr.readline, "")
+        assert any("in hang" in line for line in said)
+        (pytester.path / "go").touch()
+        out, err = process.communicate(timeout=60)
+    assert "2 passed" in out
+    assert "Timeout" not in err
+
+
 def test_garbage_from_before_is_told_once(pytester: pytest.Pytester) -> None:
     """What a finalizer raises that pytest's process had not collected fails the first test, and not each."""
     pytester.makeini("[pytest]\nfilterwarnings = error::pytest.PytestUnraisableExceptionWarning\n")
