@@ -17,6 +17,9 @@ from _pytest.runner import SetupState
 
 from pytest_sandbox.plugin.scopes import Need
 
+#: Fixtures whose failure pytest does not cache, and this process does.
+_CACHED_HERE: pytest.StashKey[list[FixtureDef[Any]]] = pytest.StashKey()
+
 
 class Ledger:
     """A plugin that knows every live fixture of the process, and hence what a fork inherits."""
@@ -73,6 +76,8 @@ def enter(session: pytest.Session, node: Node) -> None:
 def leave(session: pytest.Session) -> None:
     """Tear down everything that this process has set up."""
     __tracebackhide__ = True
+    for definition in session.stash.get(_CACHED_HERE, ()):
+        definition.cached_result = None  # as pytest has it: with --setup-show, nothing of it is torn down
     _state(session).teardown_exact(None)
 
 
@@ -96,6 +101,7 @@ def set_up(item: pytest.Item, need: Need) -> bool:
     except BaseException as error:  # noqa: BLE001  # SystemExit is an error of the fixture's too
         if not isinstance(error, Exception) and need.definition.cached_result is None:
             need.definition.cached_result = (None, need.parameter, (error, error.__traceback__))
+            item.session.stash.setdefault(_CACHED_HERE, []).append(need.definition)
         return False
     else:
         return True
