@@ -23,6 +23,10 @@ class Ending(enum.Enum):
     NO_REPORT = "no report"
 
 
+#: Of limits that end whoever meets them, by a kill that a test may not have noticed; the others refuse what is asked for.
+KILLING = frozenset({Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.CPU_TIME, Ending.TOO_MUCH_OUTPUT})
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Usage:
     """What a sandbox consumed over its whole life, all its processes together.

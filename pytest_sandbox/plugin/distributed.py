@@ -159,13 +159,13 @@ class Master:
 class Worker(Controller):
     """The plugin object of a worker."""
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Have pytest-xdist's loop run each item in a sandbox.
 
-        It calls the hook for an item. What answers is not one of the hook's implementations: other plugins wrap those, or have
-        their own, and all of them belong to the sandbox. The session's is made before the first test, and so without a trace
-        of them.
+        Within what other plugins do around it: pytest-cov saves there what was measured. It calls the hook for an item. What
+        answers is not one of the hook's implementations: other plugins wrap those, or have their own, and all of them belong
+        to the sandbox. The session's is made before the first test, and so without a trace of them.
         """
         if not session.items:
             return (yield)

@@ -105,6 +105,7 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
     while True:
         frame, descriptors = inside.channel.receive()
         _take(world, frame.get("generators"))
+        world.session.testsfailed = frame["failed"]
         if frame["op"] == "prepare":
             if not _make_ripe(world, inside, frame):
                 return _leave(inside)
@@ -151,8 +152,6 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
             _forget_strays(world.config)
         return unit_body(world, frame, child) if frame["node"] is None else scope_body(world, unit.chain[frame["node"]], child)
 
-    if frame["node"] is None:
-        world.session.testsfailed = frame["failed"]
     with measuring.sheltered(world.config):
         fork_into(inside, frame, descriptors, body)
     if inherits:
@@ -241,12 +240,25 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
 def _around(world: World, item: pytest.Item, when: str) -> Iterator[None]:
     """Within: what pytest's own plugins do around the whole protocol of an item, and around a phase of it."""
     with (
+        _named(item, when),
         _within(world.config, "faulthandler", item),
         _caught_warnings(world, item),
         _within(world.config, "assertion", item),
         _captured(world.config, item, when),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _named(item: pytest.Item, when: str) -> Iterator[None]:
+    """PYTEST_CURRENT_TEST."""
+    from _pytest.runner import _update_current_test_var
+
+    _update_current_test_var(item, when)  # type: ignore[arg-type]  # a phase
+    try:
+        yield
+    finally:
+        _update_current_test_var(item, None)
 
 
 @contextlib.contextmanager
@@ -300,8 +312,13 @@ def _close(world: World, inside: Inside, index: int) -> None:
         ledger.leave(world.session)
 
     measuring.name_phase(world.config, item, "teardown")
+    reraise = pytest.exit.Exception if item.config.getoption("usepdb", False) else (pytest.exit.Exception, KeyboardInterrupt)
     with _around(world, item, "teardown"):
-        call = CallInfo.from_call(leave, "teardown")
+        try:
+            call = CallInfo.from_call(leave, "teardown", reraise=reraise)
+        except reraise as error:
+            interruption.send(inside.channel, error)
+            call = CallInfo.from_call(lambda: None, "teardown")
         collect()
     world.reporter.news(item)
     # Plugins see one report of a teardown, and the last test's own process makes that.

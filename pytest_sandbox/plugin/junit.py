@@ -7,16 +7,19 @@ called.
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
 from _pytest.junitxml import LogXML, _NodeReporter, xml_key
 
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.plugin.reports import identity, writable_text
+from pytest_sandbox.plugin.reports import identity, xml_text
 
 #: How many of the run's properties the controller knows already.
 _KNOWN: pytest.StashKey[int] = pytest.StashKey()
+#: Of an attribute, in XML: what is no such name ends it, and begins another element.
+_NAME = re.compile(r"[A-Za-z_:][\w:.-]*")
 
 
 class _WithoutFigures(_NodeReporter):
@@ -83,10 +86,13 @@ class Noted:
     def from_frame(cls, frame: dict[str, Any]) -> Noted:
         """Raises WireError for what is nothing for junit."""
         try:
-            properties = [(writable_text(name), writable_text(value)) for name, value in frame.get("properties") or ()]
-            attributes = {writable_text(name): writable_text(value) for name, value in (frame.get("attributes") or {}).items()}
+            properties = [(xml_text(name), xml_text(value)) for name, value in frame.get("properties") or ()]
+            attributes = {str(name): xml_text(value) for name, value in (frame.get("attributes") or {}).items()}
         except (AttributeError, TypeError, ValueError) as error:
             raise WireError(f"a frame has nothing for junit: {error!r}") from error
+        for name in attributes:
+            if not _NAME.fullmatch(name):
+                raise WireError(f"{name[:100]!r} is no name of an attribute in XML")
         return cls(attributes, properties)
 
     def remember(self, config: pytest.Config, item: pytest.Item) -> None:

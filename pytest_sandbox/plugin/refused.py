@@ -39,6 +39,7 @@ _WRITES = (
     _Asked("pytest_mpl", "mpl_generate_path", "--mpl-generate-path"),
     _Asked("pytest_mpl", "mpl_generate_hash_library", "--mpl-generate-hash-library"),
     _Asked("pytest_snapshot", "snapshot_update", "--snapshot-update"),
+    _Asked("pytest_examples", "update_examples", "--update-examples"),
 )
 #: With these, a plugin keeps in the memory of the processes that run tests what it makes its report of.
 _KEEPS = (
@@ -49,6 +50,10 @@ _KEEPS = (
     _Asked("pytest_profiling", "profile", "--profile"),
     _Asked("pytest_profiling", "profile_svg", "--profile-svg"),
     _Asked("pytest_memray", "memray", "--memray"),
+    _Asked("pytest_line_profiler", "line_profile", "--line-profile", (None, False, [])),
+    _Asked("testmon", "testmon", "--testmon"),
+    _Asked("testmon", "testmon_noselect", "--testmon-noselect"),
+    _Asked("testmon", "testmon_forceselect", "--testmon-forceselect"),
 )
 
 #: Arguments by which pytest-steps hands what one item of a test has made to the next, which is in another sandbox.

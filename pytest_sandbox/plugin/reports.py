@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import pytest
 from _pytest._code.code import TerminalRepr
 from _pytest._io import TerminalWriter
+from _pytest.junitxml import bin_xml_escape
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.units import LARGEST
@@ -141,6 +142,8 @@ def from_frame(config: pytest.Config, frame: dict[str, Any], item: pytest.Item) 
     if not _names(report.nodeid, nodeid) or report.outcome not in _OUTCOMES or report.when not in _PHASES:
         raise WireError(f"a report of {report.nodeid!r} ({report.when}, {report.outcome}) came from the sandbox of {nodeid!r}")
     count = whole_number(frame, "subtests")
+    if count < 0:
+        raise WireError(f"{count} subtests have failed")
     if count:
         _subtests(config)[_id(report)] = count
     return report
@@ -179,6 +182,8 @@ def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestRepo
     if not isinstance(report, pytest.TestReport):
         raise TypeError(f"it is a {type(report).__name__}")
     report.__dict__.pop("node", None)  # xdist's, an object, and never a sandbox's
+    if not hasattr(pytest.Item, "id"):
+        report.__dict__.pop("id", None)
     if frame.get("skip") and isinstance(report.longrepr, list):
         path, line, reason = report.longrepr
         report.longrepr = (str(path), int(line), str(reason))
@@ -187,7 +192,7 @@ def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestRepo
     path, line, domain = report.location
     report.location = (str(path), line, str(domain))
     report.sections = [(str(name), str(content)) for name, content in report.sections]
-    report.user_properties = [(str(name), value) for name, value in report.user_properties]
+    report.user_properties = [(xml_text(name), value) for name, value in report.user_properties]
     report.duration = seconds({"duration": report.duration}, "duration")
     _check(report)
     context = getattr(report, "context", None)
@@ -213,6 +218,10 @@ def _check(report: pytest.TestReport) -> None:
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None and [type(field) for field in (crash.path, crash.lineno, crash.message)] != [str, int, str]:
         raise TypeError("its crash was nowhere")
+    context = getattr(report, "context", None)
+    if context is not None and not (isinstance(context.msg, str | None) and isinstance(context.kwargs, dict)):
+        raise TypeError("its subtest has no name")
+    hash(_id(report))
     str(report.longrepr)  # here it may raise
 
 
@@ -253,6 +262,11 @@ def warning_from_frame(config: pytest.Config, frame: dict[str, Any], nodeid: str
 def writable_text(value: object) -> str:
     """Text that can be written to a file, and sent by pytest-xdist: no half of a surrogate pair."""
     return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def xml_text(value: object) -> str:
+    """Text that can be written to an XML file, as pytest does it."""
+    return str(bin_xml_escape(writable_text(value)))
 
 
 def _line(value: object) -> int:
@@ -300,7 +314,7 @@ def _category(module: str, name: str) -> type[Warning]:
     """The class of that name where it is loaded here, or one that only has its name: a sandbox makes nothing be imported."""
     found: Any = builtins if module == "builtins" else sys.modules.get(module)
     for part in name.split("."):
-        found = getattr(found, part, None)
+        found = getattr(found, "__dict__", {}).get(part)  # no __getattr__ of a lazy module
     if isinstance(found, type) and issubclass(found, Warning):
         return found
     return type(name.rpartition(".")[2], (Warning,), {"__module__": module})

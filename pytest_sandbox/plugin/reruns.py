@@ -19,14 +19,12 @@ import pytest
 
 from pytest_sandbox.model.errors import SandboxError, WireError
 from pytest_sandbox.plugin.others import loaded
-from pytest_sandbox.plugin.reports import seconds, whole_number
+from pytest_sandbox.plugin.reports import whole_number
 from pytest_sandbox.plugin.settling import INSIDE
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.wire import Channel, Frame
 
 _NAME = "pytest_rerunfailures"
-#: The longest delay that is waited for, in seconds: a sandbox says how long.
-LONGEST_DELAY = 3600.0
 
 
 # -- in a sandbox -------------------------------------------------------------------------------------------------------
@@ -105,13 +103,10 @@ class _Counts:
 
 
 class _Clock:
-    """Stands for the module `time` in that plugin, which only sleeps."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    """Stands for the module `time` in that plugin, which only sleeps: between two sandboxes, where the controller does."""
 
     def sleep(self, duration: float) -> None:
-        self._channel.send({"op": "delay", "seconds": duration})
+        pass
 
 
 @contextlib.contextmanager
@@ -125,7 +120,7 @@ def attempts(item: pytest.Item, *, alone: bool, earlier: int) -> Iterator[None]:
     item.config.failures_db = _Counts(channel, earlier)  # type: ignore[attr-defined]
     if alone:
         item.config.pluginmanager.getplugin("sandbox-attempts").is_alone = True
-        plugin.time = _Clock(channel)
+        plugin.time = _Clock()
     if earlier and hasattr(plugin, "_remove_cached_results_from_failed_fixtures"):
         plugin._remove_cached_results_from_failed_fixtures(item)  # a scope's too: they are set up anew, here
     try:
@@ -138,13 +133,13 @@ def attempts(item: pytest.Item, *, alone: bool, earlier: int) -> Iterator[None]:
 
 
 class Reruns:
-    """What becomes of one attempt at an item. earlier: how many were made before.
+    """What becomes of one attempt at an item. earlier: how many were made before. alone: its sandbox is for this only.
 
     again: whether another follows, after `delay` seconds. is_set_up: its set-up has passed, though there may be no report.
     """
 
-    def __init__(self, item: pytest.Item, earlier: int) -> None:
-        self._item, self._plugin = item, loaded(item.config, _NAME)
+    def __init__(self, item: pytest.Item, earlier: int, *, alone: bool) -> None:
+        self._item, self._plugin, self._alone = item, loaded(item.config, _NAME), alone
         self.earlier = earlier
         self.again = False
         self.delay = 0.0
@@ -157,7 +152,7 @@ class Reruns:
 
     def on_frame(self, running: Running, frame: Frame) -> bool:
         """Hear what a sandbox says of it; False where that is something else. WireError for what it must not say."""
-        if self._plugin is None or frame["op"] not in ("again", "delay", "reruns?", "set up"):
+        if self._plugin is None or frame["op"] not in ("again", "reruns?", "set up"):
             return False
         if frame["op"] == "set up":
             self.is_set_up = True
@@ -165,12 +160,10 @@ class Reruns:
             asks = frame.get("most") is not None and self.earlier < self._most
             granted = asks and self._counts.try_increment_suite_reruns(whole_number(frame, "most"))
             running.send({"op": "reruns", "granted": granted, "count": self._counts.get_suite_reruns()})
-        elif self.earlier >= self._most:
-            raise WireError(f"it is to run {self._most + 1} times at most")
-        elif frame["op"] == "again":
-            self.again = True
+        elif self.earlier >= self._most or not self._alone:
+            raise WireError(f"it is to run {self._most + 1} times at most" if self._alone else "its tests run again in it")
         else:
-            self.delay = min(max(0.0, seconds(frame, "seconds")), LONGEST_DELAY)
+            self._is_to_run_again()
         return True
 
     def after_kill(self, reports: list[pytest.TestReport]) -> None:
@@ -184,6 +177,9 @@ class Reruns:
         failure.outcome = "rerun"  # type: ignore[assignment]
         for report in reports:
             report.rerun = self.earlier  # type: ignore[attr-defined]
+        self._is_to_run_again()
+
+    def _is_to_run_again(self) -> None:
         self.delay = self._plugin.get_reruns_delay(self._item) * self._factor**self.earlier
         self.again = True
 

@@ -56,7 +56,8 @@ class Scope:
     """An open scope sandbox.
 
     has: the parameter of each fixture set up there, by definition's id; failed: of those that could not be. asking: for whom
-    it works, and of: for which unit and item it sets up now, which may be later ones. warnings: of its teardown. version: of
+    it works, and of: for which unit and item it sets up now, which may be later ones. interruption: what its teardown did to
+    the run. warnings: of its teardown. version: of
     the generators' state that it has. barks: of pytest's watchdog.
     """
 
@@ -67,6 +68,7 @@ class Scope:
     running: Running | None = None
     outcome: Outcome | None = None
     closed: pytest.TestReport | None = None
+    interruption: Frame | None = None
     setting_up: str = ""
     asking: deque[Told] = dataclasses.field(default_factory=deque)
     of: tuple[int, int] | None = None
@@ -119,9 +121,12 @@ class Home(Protocol):
 
 def _pairs(frame: Frame, name: str) -> list[tuple[int, int]]:
     try:
-        return [(int(unit), int(need)) for unit, need in frame[name]]
+        pairs = [(unit, need) for unit, need in frame[name]]
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"a frame names no needs: {error!r}") from error
+    if not all(type(number) is int for pair in pairs for number in pair):
+        raise WireError("a frame names no needs")
+    return pairs
 
 
 class ScopeListener:
@@ -137,8 +142,8 @@ class ScopeListener:
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """Not trusted: WireError for what makes no sense."""
-        if running.abandoned:
-            return  # what it was doing when it was killed stands
+        if running.abandoned or running.killed is not None:
+            return  # what it was doing when it met its limit stands
         if frame["op"] in ("fixture", "prepared") and self._has_lost_a_process(running):
             running.kill(None)  # and so the fixture that it was setting up is the one that failed
         else:
@@ -215,6 +220,8 @@ class ScopeListener:
         elif op == "generators":
             self._home.baton.take(frame)
             self._scope.version = self._home.baton.version
+        elif op in ("exit", "interrupt", "internal"):  # as it tears down
+            self._scope.interruption = frame
         elif op == "left":
             self._home.leave(self._scope, _pairs(frame, "needs"), _pairs(frame, "failed"))
 

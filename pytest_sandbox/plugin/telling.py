@@ -6,12 +6,13 @@ Whatever a sandbox leaves unsaid about a test when it ends is said for it, with 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import pytest
 
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.model.outcome import Ending, Outcome
+from pytest_sandbox.model.outcome import KILLING, Ending, Outcome
 from pytest_sandbox.plugin import dependency, interruption, watchdog
 from pytest_sandbox.plugin.book import Book
 from pytest_sandbox.plugin.fixtures import Requests
@@ -31,9 +32,6 @@ from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
-
-#: Limits that end whoever meets them: by a kill, which the test may not have noticed.
-_MET = frozenset({Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.CPU_TIME, Ending.TOO_MUCH_OUTPUT})
 
 
 class Line(Protocol):
@@ -78,7 +76,7 @@ class Telling:
         line: Line,
     ) -> None:
         self.session, self.unit, self.items, self.grows = session, unit, turn.items, turn.grows
-        self.reruns = Reruns(session.items[turn.items[0]], turn.earlier)
+        self.reruns = Reruns(session.items[turn.items[0]], turn.earlier, alone=len(turn.items) == 1 and not turn.grows)
         self._book, self._supervisor, self._line = book, supervisor, line
         self._measured = measured_of(session.config)
         self._account = Account(self._measured)
@@ -150,7 +148,7 @@ class Telling:
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """See `inside.unit_body` for what a unit says. Raises WireError for what it must not say."""
-        if running.killed is not None:
+        if running.killed is not None or self.stopped:
             return  # a test that has met its limit has failed, also if it ends before it is killed
         op = frame["op"]
         if op == "report":
@@ -253,7 +251,7 @@ class Telling:
         self.outcome = outcome
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)
-        elif outcome.ending in _MET or running.problem is not None:
+        elif outcome.ending in KILLING or running.problem is not None:
             self._fail_after_all(outcome.ending, outcome.sentence)
             if len(self.items) == 1 and self.finished:
                 self.reruns.after_kill(self.finished[-1].reports)
@@ -316,28 +314,30 @@ class Telling:
 
     def report_all_but_last(self) -> None:
         """Fire what is finished, but for the last item's teardown, which scopes that end with it may still change."""
-        first = self.position - len(self.finished)
-        for offset, one in enumerate(self.finished):
-            self.log_start(first + offset)
-            last = offset == len(self.finished) - 1
-            if last:
-                self._showing.fire(one.item, one.reports[:-1])
-                del one.reports[:-1]
-            else:
-                self._showing.fire(one.item, one.reports)
-                one.end()
+        self._report(self.finished[:-1])
         del self.finished[:-1]
+        for last in self.finished:
+            self.log_start(self.position - 1)
+            self._showing.fire(last.item, last.reports[:-1])
+            del last.reports[:-1]
+
+    def _report(self, complete: Sequence[Finished]) -> None:
+        """Fire items, the first of `finished`, until one of them has the run stop: those after it did not happen."""
+        first = self.position - len(self.finished)
+        for offset, one in enumerate(complete):
+            self.log_start(first + offset)
+            self._showing.fire(one.item, one.reports)
+            one.end()
+            if self.session.shouldstop or self.session.shouldfail:
+                self.finished.clear()
+                return
 
     def report_finished(self) -> None:
         """Fire complete items while the unit still runs."""
         if len(self.finished) > 1 or (self.finished and self.position < len(self.items)):
-            last = None if self.position < len(self.items) else self.finished.pop()
-            first = self.position - len(self.finished) - (last is not None)
-            for offset, one in enumerate(self.finished):
-                self.log_start(first + offset)
-                self._showing.fire(one.item, one.reports)
-                one.end()
-            self.finished = [] if last is None else [last]
+            complete = len(self.finished) if self.position < len(self.items) else len(self.finished) - 1
+            self._report(self.finished[:complete])
+            del self.finished[:complete]
 
     def report_last(self) -> None:
         """Fire the last."""
@@ -348,6 +348,7 @@ class Telling:
 
     def merge(self, scope: Scope, closed: pytest.TestReport | None) -> None:
         """Put what a closing scope had to say into the teardown of its last test, as plain pytest does."""
+        self.interruption = self.interruption or scope.interruption
         if self.finished:
             self.finished[-1].warnings.extend(scope.warnings)
         if closed is None or not self.finished or not self.finished[-1].reports:

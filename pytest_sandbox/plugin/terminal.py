@@ -18,8 +18,10 @@ def show(config: pytest.Config, text: str) -> None:
 def show_bytes(data: bytes) -> None:
     """Show what a sandbox wrote past its capture."""
     if data:
-        sys.stdout.write(data.decode("utf-8", "replace"))
-        sys.stdout.flush()
+        stream = sys.stdout
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        stream.write(data.decode("utf-8", "replace").encode(encoding, "replace").decode(encoding))
+        stream.flush()
 
 
 def show_error(text: str) -> None:

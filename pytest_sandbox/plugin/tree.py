@@ -15,7 +15,7 @@ from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.errors import SetupError, UnavailableError, WireError
-from pytest_sandbox.model.outcome import Ending
+from pytest_sandbox.model.outcome import KILLING, Ending
 from pytest_sandbox.model.spec import Limits, Spec
 from pytest_sandbox.plugin import inside, measuring, resolve
 from pytest_sandbox.plugin.book import Book
@@ -89,9 +89,8 @@ class Tree:
             if node not in is_open:
                 self._open(unit, items, node, told)
         parent = next(scope for scope in self.open if scope.node is unit.chain[-1])
-        wanted = self._prepare(parent, [(unit, items[0])])
-        order = {"node": None, "items": list(items), "prepare": wanted, "failed": self._world.session.testsfailed}
-        return self._start(parent, unit, items, listener, told, order | extra | {"waits": held}, held=held)
+        order = {"node": None, "items": list(items), "waits": held}
+        return self._start(parent, [(unit, items[0])], items, listener, told, order | extra, held=held)
 
     def wait_until_prepared(self) -> None:
         """Serve all until no scope sets anything up."""
@@ -124,9 +123,8 @@ class Tree:
             return
         scope, parent = self._scope(node, items[-1]), self.open[-1]
         listener = ScopeListener(scope, self._world.session, self._supervisor, self)
-        wanted = self._prepare(parent, [(unit, items[0]), *self._later(unit, node)])
-        order = {"node": unit.chain.index(node), "items": None, "prepare": wanted}
-        scope.running = self._start(parent, unit, items, listener, told, order)
+        units = [(unit, items[0]), *self._later(unit, node)]
+        scope.running = self._start(parent, units, items, listener, told, {"node": unit.chain.index(node), "items": None})
         self.open.append(scope)
 
     def _open_session(self, scope: Scope, listener: ScopeListener) -> Running:
@@ -148,7 +146,7 @@ class Tree:
     def _start(
         self,
         parent: Scope,
-        unit: Unit,
+        units: Sequence[tuple[Unit, int]],
         items: Sequence[int],
         listener: Listener,
         told: Told,
@@ -156,25 +154,33 @@ class Tree:
         *,
         held: bool = False,
     ) -> Running:
-        """Have a sandbox forked from an open scope; `order` is what `inside.scope_body` reads."""
+        """Have a sandbox forked from an open scope, for the first of the units, when that has what they need: see `_prepare`.
+
+        order: what `inside.scope_body` reads.
+        """
+        unit, had, version = units[0][0], dict(parent.has), parent.version
         for above in self.open:
             above.last_item = items[-1]
+        wanted = self._prepare(parent, units)
         prepare, generators = None, self._hand_on(parent)
-        if order["prepare"]:
-            parent.asking.append(told)
-            prepare = {"op": "prepare", "prepare": order["prepare"], "item": items[0], "generators": generators}
+        if wanted:
+            failed = self._world.session.testsfailed
+            prepare = {"op": "prepare", "prepare": wanted, "item": items[0], "generators": generators, "failed": failed}
         else:
             order["generators"] = generators
         if parent.running is None or parent.outcome is not None:
             raise self.why_dead(told) or Unrunnable("the sandbox around it is gone")
-        del order["prepare"]
-        order["unit"] = self._index[id(unit)]
+        order |= {"unit": self._index[id(unit)], "failed": self._world.session.testsfailed}
         opens = order["node"] is not None
         spec, is_scope = self._spec if opens else unit.spec, opens or unit.can_spawn
         try:
-            return self._supervisor.start(parent.running, spec, listener, scope=is_scope, held=held, prepare=prepare, **order)
+            running = self._supervisor.start(parent.running, spec, listener, scope=is_scope, held=held, prepare=prepare, **order)
         except (SetupError, UnavailableError) as error:
+            parent.has, parent.version = had, version  # it has not been asked
             raise Unrunnable(str(error)) from error
+        if wanted:
+            parent.asking.append(told)
+        return running
 
     def _hand_on(self, scope: Scope) -> Frame | None:
         """The generators' state, for a scope that has not got it."""
@@ -269,7 +275,7 @@ class Tree:
         if scope.outcome is None and scope.running is not None:
             unit = self._of.get(last_item)
             clock.allow(scope.running, None if unit is None else unit.spec.limits.timeout)
-            scope.running.send({"op": "close", "item": scope.last_item, "generators": self._hand_on(scope)})
+            self._send_close(scope, scope.running)
             while scope.outcome is None:
                 self._supervisor.run_while(lambda: scope.outcome is None, scope.barks.every)
                 scope.barks.show(scope.running)
@@ -280,7 +286,7 @@ class Tree:
             item = self._world.session.items[scope.last_item]
             text = f"the sandbox of {scope.name} ended before it had torn down: {scope.outcome.sentence}"
             return make_report(item, "teardown", "failed", text, scope.outcome)
-        if scope.outcome.ending is Ending.OUT_OF_MEMORY and scope.closed is not None and scope.closed.passed:
+        if scope.outcome.ending in KILLING and scope.closed is not None and scope.closed.passed:
             item = self._world.session.items[scope.last_item]
             report = make_report(
                 item, "teardown", "failed", f"the sandbox of {scope.name}: {scope.outcome.sentence}", scope.outcome
@@ -289,6 +295,10 @@ class Tree:
             return report
         return scope.closed
 
+    def _send_close(self, scope: Scope, running: Running) -> None:
+        failed = self._world.session.testsfailed
+        running.send({"op": "close", "item": scope.last_item, "generators": self._hand_on(scope), "failed": failed})
+
     def close_in_a_hurry(self, seconds: float) -> None:
         """After Ctrl-C or an error: kill tests, and let scopes tear down for a while."""
         limit = time.monotonic() + seconds
@@ -296,7 +306,7 @@ class Tree:
         while self.open:
             scope = self.open.pop()
             if scope.outcome is None and scope.running is not None:
-                scope.running.send({"op": "close", "item": scope.last_item, "generators": self._hand_on(scope)})
+                self._send_close(scope, scope.running)
             self._supervisor.run_while(lambda scope=scope: scope.outcome is None, limit - time.monotonic())  # type: ignore[misc]
 
     def is_of(self, item: int, unit: int) -> bool:

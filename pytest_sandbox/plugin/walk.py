@@ -222,14 +222,13 @@ class Walk:
             if self._is_stopping:
                 return
             if told.running is not None:
-                if told.running.held:
-                    handed = {"generators": self.baton.since(told.version), "failed": self._session.testsfailed}
-                    told.running.send({"op": "begin", **handed})
-                self._supervisor.release(told.running)
+                self._release(told, told.running)
                 # What scopes cannot set up for it they will not have for the next ones, either.
                 self._tree.wait_until_prepared()
                 self._make_ready(adjacent)
                 self._serve(told)
+            if told not in self._line:
+                return
             if told.unmade is not None and told.interruption is None and not self._fails(told):
                 self._line.remove(told)
                 continue
@@ -245,6 +244,16 @@ class Walk:
             if alone or told.over or not adjacent or self._tree.ending(following):
                 self._finish(told, following)
             items = told.remaining if told.over and not alone else ()
+
+    def _release(self, told: Telling, running: Running) -> None:
+        """Let it run, with what has changed since it was made ready; where output shows at once, when all before is reported."""
+        if getattr(self._session.config.option, "capture", "fd") in ("no", "tee-sys"):
+            self._supervisor.run_while(lambda: not self._is_stopping and self._line[0] is not told)
+            told.log_start()
+        if running.held:
+            handed = {"generators": self.baton.since(told.version), "failed": self._session.testsfailed}
+            running.send({"op": "begin", **handed})
+        self._supervisor.release(running)
 
     def _fails(self, told: Telling) -> bool:
         """Say why a unit could not be run, or False: if a scope died of a fixture that this unit does not need, try anew."""
@@ -276,7 +285,7 @@ class Walk:
         self._line.append(told)
         self.news()
         # What is set up now shows, live, below the name of the test that it is set up for.
-        self._supervisor.run_while(lambda: self._line[0] is not told and not self._is_stopping)
+        self._supervisor.run_while(lambda: not self._is_stopping and self._line[0] is not told)
         if self._is_stopping:
             told.stopped = True
             return told
@@ -333,18 +342,20 @@ class Walk:
         while self._line:
             told = self._line[0]
             told.report_finished()
-            told.announce()
             if self._is_stopping:
+                if not told.over and told.position < len(told.items):
+                    self._kill(told)
                 return
-            if len(self._line) > 1 and told.over:
-                self._line.popleft()
-                told.report_all_but_last()
-                told.report_last()
-                continue
-            told.report_finished()
-            if self._is_stopping and not told.over:
-                self._kill(told)
-            return
+            told.announce()
+            if len(self._line) == 1 or not told.over:
+                return
+            self._line.popleft()
+            told.report_all_but_last()
+            told.report_last()
+            if self._is_stopping:  # what has run since did not happen
+                for later in self._line:
+                    self._kill(later)
+                self._line.clear()
 
     def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
         """See `Line`."""
@@ -355,6 +366,8 @@ class Walk:
         self._supervisor.run_while(lambda: not all(one.over or one.running is None for one in self._line))
         with deferred():
             self._report()
+            if not self._line:
+                return
             while len(self._line) > 1:  # only where a stop was asked for: what ran after that did not happen
                 self._line.pop()
             told = self._line.popleft()

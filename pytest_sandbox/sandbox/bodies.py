@@ -172,14 +172,19 @@ def value_of(frame: Mapping[str, Any] | None, outcome: Outcome) -> Any:  # noqa:
         raise CallError(str(error), outcome) from error
 
 
+#: Of the exception itself, whatever a class of the test's has in its place.
+_ERRNO: Callable[[OSError], object] = vars(OSError)["errno"].__get__
+
+
 def errno_of(error: BaseException | None, deepest: int = 10) -> int:
-    """The number of the OSError that it is, or that stands behind it; 0 for none."""
+    """The number of the OSError that it is, or that stands behind it; 0 for none. Runs nothing of a class of the test's."""
     for _ in range(deepest):
         if error is None:
             break
-        if isinstance(error, OSError) and error.errno:
-            return error.errno
-        if isinstance(error, RuntimeError) and str(error) == "can't start new thread":  # how threading puts it
+        number = _ERRNO(error) if isinstance(error, OSError) else None
+        if number and type(number) is int:
+            return number
+        if type(error) is RuntimeError and error.args == ("can't start new thread",):  # how threading puts it
             return errno.EAGAIN
         error = error.__cause__ or error.__context__
     return 0

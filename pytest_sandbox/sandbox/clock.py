@@ -60,7 +60,7 @@ def next_due(everyone: Collection[Running]) -> float | None:
         for running in everyone
         if not running.abandoned
         for moment in (
-            *(() if running.hold else _times(running)),
+            *_times(running),
             running.next_look,
             None if running.entered else running.enter_by,
         )
@@ -71,9 +71,11 @@ def next_due(everyone: Collection[Running]) -> float | None:
 
 
 def _times(running: Running) -> tuple[float | None, ...]:
-    """When its time is over."""
+    """When its time is over, which does not run in a debugger."""
     if running.kill_at is not None:
         return (running.kill_at,)
+    if running.hold:
+        return ()
     return running.deadline, None if running.timer is None else running.timer.due
 
 
@@ -92,8 +94,7 @@ def check(running: Running, now: float, hear: Callable[[Running], None]) -> None
             running.hang_up()
         elif running.being_forked:
             _give_up_fork(running)
-    if not running.hold:
-        _check_time(running, now, hear)
+    _check_time(running, now, hear)
     if running.next_look is not None and now >= running.next_look:
         _look(running, now, hear)
 

@@ -310,6 +310,8 @@ class Loop:
     def _on_children(self, running: Running, frame: Frame) -> None:
         """Main is there, or is as a sandbox to be made below it wants it ("ripe"), or cannot be made so ("dropped")."""
         running.below.is_here = True
+        if running.killed is not None:  # nothing is made any more below what has met its limit
+            return
         if frame["op"] != "here":
             name = str(frame.get("name"))
             if name not in running.below.preparing:
@@ -345,11 +347,13 @@ class Loop:
     def _finish(self, running: Running) -> None:
         """pid 1 is dead, and so is everything of its namespace: read what it used, and remove what was made for it."""
         end = time.monotonic() + _LAST_TURN
-        with contextlib.suppress(WireError):
+        try:
             for frame in running.frames(to_the_end=True):
                 self._frame(running, frame)
                 if time.monotonic() > end:  # somebody else holds its end of the socket, and goes on talking
                     break
+        except WireError as error:
+            running.problem = running.problem or error
         while running.last_words is None and running.control in self._selector.get_map() and self._on_control(running):
             continue  # its last words may still be unread
         if running.ended:

@@ -8,11 +8,12 @@ found them (`from os import getpid`): a fixture may have put something else into
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 import struct
 from collections.abc import Iterable
-from os import _exit, getpid, set_inheritable
+from os import _exit, getpid
 from typing import Any
 
 from pytest_sandbox.model.errors import SandboxError, WireError
@@ -37,7 +38,14 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:20]} is no number of this machine")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 _ENCODER = json.JSONEncoder(default=repr, ensure_ascii=False)
 
 
@@ -171,11 +179,9 @@ class Channel:
     def _read(self, count: int) -> tuple[bytes, list[int]]:
         data, descriptors = bytearray(), list[int]()
         while len(data) < count:
-            part, ancillary, _, _ = self.socket.recvmsg(count - len(data), _DESCRIPTORS)
+            part, ancillary, _, _ = self.socket.recvmsg(count - len(data), _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
             descriptors += descriptors_in(ancillary)
             if not part:
                 raise EOFError
             data += part
-        for fd in descriptors:
-            set_inheritable(fd, False)
         return bytes(data), descriptors

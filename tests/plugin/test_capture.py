@@ -221,3 +221,36 @@ def test_tee(pytester: pytest.Pytester, compare: Compare) -> None:
     for run in (pair.plain, pair.boxed):
         assert [line for line in run.result.errlines if line] == ["err"]
         assert run.result.stdout.str().count("out\n") == 2
+
+
+@pytest.mark.parametrize("capture", ["no", "tee-sys"])
+def test_what_shows_at_once(pytester: pytest.Pytester, compare: Compare, capture: str) -> None:
+    """It stands beside the name and result of the test that has written it."""
+    pytester.makepyfile(
+        """
+        import sys
+        def test_1(): pass
+        def test_2(): print("out of 2")
+        def test_3(): print("out of 3"); sys.stdout.flush()
+        def test_4(): pass
+        def test_5(): print("out of 5"); assert 0
+        def test_6(): print("out of 6")
+        """
+    )
+    compare.same("-v", f"--capture={capture}")
+
+
+def test_a_stream_that_has_not_every_letter(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test writes past its capture ends no run by a letter that the caller's encoding lacks."""
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    pytester.makepyfile(
+        """
+        import os
+        def test_1(capfd):
+            with capfd.disabled(): os.write(1, b"\\xff and more")
+        def test_2(): pass
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*and more*"])

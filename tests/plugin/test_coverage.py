@@ -751,6 +751,17 @@ def test_data_file_that_never_ends(measure: Measure) -> None:
     assert boxed.functions("measured/program.py") == {"in_subprocess"}
 
 
+@pytest.mark.parametrize("dist", ["load", "loadscope", "worksteal"])
+def test_two_workers(measure: Measure, dist: str) -> None:
+    """Each saves what its own tests ran, before its data file is named by what is in it."""
+    measure.write("from measured import code\ndef test_it(): code.in_test(3)")
+    measure.pytester.makepyfile(test_other="from measured import code\ndef test_it(): code.in_second_test()")
+    args = ["-n", "2", f"--dist={dist}"]
+    plain, boxed = (measure.pytest_cov(*args, sandbox=sandbox) for sandbox in (False, True))
+    boxed.result.assert_outcomes(passed=2)
+    assert boxed.functions() == plain.functions() == {"in_test", "in_second_test"}
+
+
 # -- what cannot be had -----------------------------------------------------------------------------------------------
 
 

@@ -304,3 +304,97 @@ def test_teardown_that_ends_its_process(pytester: pytest.Pytester, compare: Comp
     run = compare.one()
     run.result.assert_outcomes(passed=2, errors=1)
     assert "the session" in run.report("test_2", "teardown")["longrepr"]
+
+
+def test_exceptions_that_break_who_looks_at_them(pytester: pytest.Pytester, compare: Compare) -> None:
+    """What raises when it is asked for its text or number, and a number that is none, are failures as in a plain run."""
+    pytester.makepyfile(
+        """
+        import pytest
+        class Text(RuntimeError):
+            def __str__(self): raise ValueError("broken")
+        class Number(OSError): errno = property(lambda self: 1 / 0)
+        def test_text(): raise Text()
+        def test_number(): raise Number(5, "x")
+        @pytest.mark.xfail(raises=OSError)
+        def test_expected(): raise OSError("a", "b")
+        @pytest.mark.parametrize("number", ["a", 1.5, (1, 2), object])
+        def test_odd(number): raise OSError(number, "b")
+        def test_next(): pass
+        """
+    )
+    compare.same("-rA")
+
+
+@pytest.mark.parametrize("what", ["pytest.exit('enough', 5)", "raise KeyboardInterrupt"])
+def test_teardown_that_ends_the_run(pytester: pytest.Pytester, compare: Compare, what: str) -> None:
+    """As a test that does so: nothing runs after it, and the wider scopes are torn down."""
+    pytester.makepyfile(
+        test_a=f"""
+        import pytest
+        @pytest.fixture(scope="module")
+        def ends(): yield; {what}
+        def test_1(ends): pass
+        """,
+        test_b="def test_2(): pass",
+    )
+    pair = compare()
+    assert pair.boxed.status == pair.plain.status
+    for run in (pair.plain, pair.boxed):
+        run.result.assert_outcomes(passed=1)
+        assert ("enough" in run.text) is ("enough" in what)
+
+
+def test_what_wider_fixtures_know_of_the_run(pytester: pytest.Pytester, compare: Compare) -> None:
+    """How many tests have failed, and which one is set up or torn down now."""
+    source = """
+        import os, pytest
+        def current(): return os.environ["PYTEST_CURRENT_TEST"]
+        @pytest.fixture(scope="session", autouse=True)
+        def session(request): print(current()); yield; print("session", request.session.testsfailed, current())
+        @pytest.fixture(scope="module", autouse=True)
+        def module(request):
+            print(current(), request.session.testsfailed)
+            yield
+            print("module", request.session.testsfailed, current())
+        @pytest.fixture
+        def bad(): assert 0
+        @pytest.fixture
+        def late(): yield; assert 0
+        def test_1(): assert 0
+        def test_2(bad): pass
+        def test_3(late): pass
+        def test_4(): pass
+    """
+    pytester.makepyfile(test_a=source, test_b=source)
+    compare.same("-rA")
+
+
+def test_no_sandbox_for_one_test(pytester: pytest.Pytester) -> None:
+    """Where one cannot be begun, for want of descriptors, that test fails with the reason, and the next have their fixtures."""
+    pytester.makeconftest(
+        """
+        import os, resource
+        HERE, (SOFT, HARD) = os.getpid(), resource.getrlimit(resource.RLIMIT_NOFILE)
+        def pytest_runtest_logstart(nodeid):
+            if os.getpid() == HERE and nodeid.endswith("test_1"):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 1, HARD))
+        def pytest_runtest_logreport(report):
+            if os.getpid() == HERE and report.nodeid.endswith("test_1"):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT, HARD))
+        """
+    )
+    pytester.makepyfile(
+        test_a="def test_0(): pass",
+        test_b="""
+        import pytest
+        @pytest.fixture(scope="module")
+        def module(): return 7
+        def test_1(module): pass
+        def test_2(module): assert module == 7
+        def test_3(module): assert module == 7
+        """,
+    )
+    result = pytester.runpytest_subprocess("--sandbox", timeout=60)
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at setup of test_1*", "*Too many open files*"])

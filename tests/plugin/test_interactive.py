@@ -155,14 +155,14 @@ def test_quit_the_debugger(pytester: pytest.Pytester) -> None:
     assert child.exitstatus == 2
 
 
-# Where it "runs", it is at one line from then on.
+# Where it "runs", it is at one line from then on; and a signal that comes just before a sleep does not end that (signal(7)).
 LONG = """
 import os, pathlib, pytest, time
 def log(): return os.open(pathlib.Path(__file__).parent / "log.txt", os.O_WRONLY | os.O_APPEND)
 @pytest.fixture(scope="session")
 def outer(): os.write(log(), b"up "); yield; os.write(log(), b"down")
 def test_0(outer): pass
-def test_1(outer): os.write(log(), b"runs "); time.sleep(100)
+def test_1(outer): os.write(log(), b"runs "); [time.sleep(0.01) for _ in range(10000)]
 def test_2(outer): pass
 """
 
@@ -255,3 +255,15 @@ def test_what_an_interrupted_test_tears_down(pytester: pytest.Pytester, *, deaf:
     source = next(pytester.path.glob("test_*.py"))
     line = next(number for number, text in enumerate(source.read_text().splitlines(), 1) if "# here" in text)
     assert (f"{source}:{line}: KeyboardInterrupt" in output) is not deaf
+
+
+@pytest.mark.needs("cpu_time")
+def test_cpu_time_in_a_debugger(pytester: pytest.Pytester) -> None:
+    """Time does not run there, but who computes in it meets the limit of CPU time, and is killed."""
+    pytester.makepyfile("def test_1():\n    breakpoint()\ndef test_2(): pass\n")
+    child = spawn(pytester, "--sandbox-cpu-time=1s", "--sandbox-timeout=2s")
+    child.expect(r"\(Pdb\) ")
+    child.sendline("while True: pass")
+    child.expect("cpu time: ")
+    child.expect("1 failed, 1 passed")
+    child.expect(pexpect.EOF)

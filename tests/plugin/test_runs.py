@@ -655,3 +655,29 @@ def test_a_report_that_is_changed_late(pytester: pytest.Pytester, compare: Compa
     assert pair.boxed.screen() == pair.plain.screen()
     assert pair.boxed.text.count("about test_") == 4
     assert "in short" in pair.boxed.text
+
+
+@pytest.mark.parametrize("scope", ["test", "module"])
+def test_a_plugin_that_stops_the_run(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
+    """When it has heard of a test, those that have run meanwhile did not happen."""
+    pytester.makeconftest(
+        """
+        import pytest
+        class Stop:
+            def __init__(self, session): self.session = session
+            def pytest_runtest_logreport(self, report):
+                if report.when == "teardown" and report.nodeid.endswith("test_1"): self.session.shouldstop = "heard enough"
+        def pytest_sessionstart(session): session.config.pluginmanager.register(Stop(session))
+        """
+    )
+    pytester.makepyfile(
+        f"""
+        import pytest
+        pytestmark = pytest.mark.sandbox(scope={scope!r})
+        def test_0(): pass
+        def test_1(): pass
+        def test_2(): pass
+        def test_3(): pass
+        """
+    )
+    compare.same("-rA")

@@ -238,3 +238,23 @@ def test_what_was_said_before_a_limit_was_met(pytester: pytest.Pytester, limit: 
     result.assert_outcomes(passed=1, errors=1)
     said = "too much output: *" if limit == "output" else "timed out: *"
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_it*", said])
+
+
+@pytest.mark.parametrize("when", ["set-up", "teardown"])
+def test_a_wider_fixture_that_is_a_little_late(pytester: pytest.Pytester, when: str) -> None:
+    """One that ends while its stacks are asked for has met its limit all the same."""
+    pytester.makepyfile(
+        f"""
+        import pytest, time
+        @pytest.fixture(scope="module")
+        def late():
+            time.sleep({1.1 if when == "set-up" else 0})
+            yield
+            time.sleep({1.1 if when == "teardown" else 0})
+        def test_1(late): pass
+        def test_2(late): pass
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-timeout=1s")
+    result.assert_outcomes(**({"errors": 2} if when == "set-up" else {"passed": 2, "errors": 1}))
+    result.stdout.fnmatch_lines(["*timed out: killed after *, limit 1s*"])

@@ -140,8 +140,10 @@ MALFORMED: dict[str, dict[str, object]] = {
     "wasxfail": {"wasxfail": 3, "outcome": "skipped"},
     "properties": {"user_properties": [["a", {"b": 1}], [1]]},
     "own methods": {"toterminal": 1, "longreprtext": 2, "head_line": [], "count_towards_summary": None, "passed": True},
-    "subtests": {"context": {"msg": 1, "kwargs": 2}, "$report_type": "SubtestReport"},
-    "subtests of nothing": {"context": None, "$report_type": "SubtestReport"},
+    "subtests": {"_subtest.context": {"msg": 1, "kwargs": 2}, "$report_type": "SubtestReport", "_report_type": "SubTestReport"},
+    "subtests of nothing": {"_subtest.context": None, "$report_type": "SubtestReport", "_report_type": "SubTestReport"},
+    "arguments": {"_subtest.context": {"msg": None, "kwargs": 2}, "_report_type": "SubtestReport"},
+    "id": {"id": []},
 }
 
 
@@ -171,7 +173,7 @@ FIELDS = (
     "threads timeout tracers unit value"
 ).split()
 LIMITS = "memory swap pids cpus cpuset cpu_time timeout disk inodes files output bandwidth nothing".split()
-ODD = [None, True, -1, 0.5, 7, 10**30, 1e300, "none", "x" * 3000, chr(0xd800), [], [[1, 2]], [[0, 0], "x"], {}]
+ODD = [None, float("inf"), True, -1, 0.5, 7, 10**30, 1e300, "none", "x" * 3000, chr(0xd800), [], [[1, 2]], [[0, 0], "x"], {}]
 FRAMES = [{"op": op, **dict.fromkeys(FIELDS, value)} for op, value in itertools.product(OPS, ODD)]
 FRAMES += [{"op": "make", "limits": {name: value}} for name, value in itertools.product(LIMITS, ODD[:8])]
 """

@@ -15,6 +15,7 @@ import pytest
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.plugin.carried.base import Carrier
+from pytest_sandbox.plugin.terminal import show
 
 #: The modules here, and whether what each is for is loaded; only then is it imported.
 _LOADED: dict[str, Callable[[pytest.Config], bool]] = {
@@ -64,6 +65,13 @@ def news(config: pytest.Config, item: pytest.Item, *, ended: bool) -> dict[str, 
     return {"op": "carried", "plugins": found, "ended": ended} if carriers and (found or ended) else {}
 
 
+def _take(config: pytest.Config, item: pytest.Item, step: Callable[[], None]) -> None:
+    try:
+        step()
+    except Exception as error:  # noqa: BLE001  # of a foreign plugin, for a file, say
+        show(config, f"\nsandbox: what another plugin is to know of {item.nodeid} is lost: {error!r}\n")
+
+
 def from_frame(config: pytest.Config, item: pytest.Item, frame: dict[str, Any]) -> Callable[[], None]:
     """In the controller: what puts a frame's news into the plugins. Raises WireError for what is none of theirs."""
     by_name = {carrier.name: carrier for carrier in config.stash[_CARRIERS]}
@@ -81,7 +89,7 @@ def from_frame(config: pytest.Config, item: pytest.Item, frame: dict[str, Any]) 
 
     def remember() -> None:
         for step in steps:
-            step()
+            _take(config, item, step)
         if frame.get("ended") is True:
             config.stash[_HEARD].add(item.nodeid)
 

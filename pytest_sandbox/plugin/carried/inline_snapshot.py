@@ -349,18 +349,22 @@ class InlineSnapshots:
                 self._tell(use)
                 del own[key]
         for key, (use, lists) in self._told.items():
-            changes, lossy = merge(use["operation"], lists)
+            place = f"{printable(use['file'])}:{use['line']}"
+            try:
+                changes, lossy = merge(use["operation"], lists)
+                self._check_again(use, changes)
+                stand_in = self._stand_in(use, changes)
+            except _NotMadeError as error:
+                self._state.all_problems.add(f"{place}: --sandbox: {error}")
+                continue
+            except Exception as error:  # noqa: BLE001  # of what was told by tests, whatever else is wrong with it
+                self._state.all_problems.add(f"{place}: --sandbox: it cannot be changed: {error!r}")
+                continue
+            own["sandbox", key] = stand_in
             if lossy:
                 self._state.all_problems.add(
-                    f"{printable(use['file'])}:{use['line']}: tests in different sandboxes ask for different values of this "
-                    "snapshot: that of the first is taken"
+                    f"{place}: tests in different sandboxes ask for different values of this snapshot: that of the first is taken"
                 )
-            try:
-                self._check_again(use, changes)
-            except _NotMadeError as error:
-                self._state.all_problems.add(f"{printable(use['file'])}:{use['line']}: --sandbox: {error}")
-            else:
-                own["sandbox", key] = self._stand_in(use, changes)
 
     def _check_again(self, use: Fields, changes: list[Change]) -> None:
         """Whether every path still leads where it did: where a test may really write, one may have put a link."""
