@@ -350,6 +350,7 @@ def test_what_a_test_makes_is_billed_apart(pytester: pytest.Pytester) -> None:
         assert 100 * MIB <= made["sandbox_made_memory_peak"] < 130 * MIB
 
 
+@pytest.mark.usefixtures("true_cpu_clock")
 def test_cpu_time_of_a_scope_is_its_own(pytester: pytest.Pytester) -> None:
     """Of its fixtures, not of the scopes and tests below: also where no cgroup counts it."""
     pytester.makepyfile(
