@@ -57,8 +57,7 @@ class Scope:
 
     has: the parameter of each fixture set up there, by definition's id; failed: of those that could not be. asking: for whom
     it works, and of: for which unit and item it sets up now, which may be later ones. interruption: what its teardown did to
-    the run. warnings: of its teardown. version: of
-    the generators' state that it has. barks: of pytest's watchdog.
+    the run. warnings: of its teardown. version: of the generators' state that it has. barks: of pytest's watchdog.
     """
 
     node: Node

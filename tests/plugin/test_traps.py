@@ -376,6 +376,18 @@ def test_a_watchdog_of_the_whole_run(pytester: pytest.Pytester) -> None:
     result.stdout.no_fnmatch_line("*timed out*")
 
 
+def until_it_is_seen_to_hang(pytester: pytest.Pytester) -> tuple[str, str]:
+    """Run what waits in `hang` for a file "go", which is there when stderr says so; stdout, and what stderr has after that."""
+    command = [sys.executable, "-m", "pytest", *OPTIONS, "--sandbox-writable=."]
+    with subprocess.Popen(command, cwd=pytester.path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        said = iter(process.stderr.readline, "")
+        assert any("in hang" in line for line in said)
+        (pytester.path / "go").touch()
+        out, err = process.communicate(timeout=60)
+    return out, err
+
+
 def test_pytests_watchdog(pytester: pytest.Pytester) -> None:
     """faulthandler_timeout: where a test hangs is on stderr while it does, and of each that was slow."""
     pytester.makeini("[pytest]\nfaulthandler_timeout = 1\n")
@@ -390,13 +402,7 @@ def test_pytests_watchdog(pytester: pytest.Pytester) -> None:
         def test_dies(): os.abort()
         """
     )
-    command = [sys.executable, "-m", "pytest", *OPTIONS, "--sandbox-writable=."]
-    with subprocess.Popen(command, cwd=pytester.path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stderr
-        said = iter(process.stderr.readline, "")
-        assert any("in hang" in line for line in said)
-        (pytester.path / "go").touch()
-        out, err = process.communicate(timeout=60)
+    out, err = until_it_is_seen_to_hang(pytester)
     assert "1 failed, 3 passed" in out
     assert err.count("Timeout (0:00:01)!") == err.count("in test_slow") == 1
 
@@ -419,13 +425,7 @@ def test_pytests_watchdog_of_a_wider_fixture(pytester: pytest.Pytester, when: st
         def test_two(module): pass
         """
     )
-    command = [sys.executable, "-m", "pytest", *OPTIONS, "--sandbox-writable=."]
-    with subprocess.Popen(command, cwd=pytester.path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stderr
-        said = iter(process.stderr.readline, "")
-        assert any("in hang" in line for line in said)
-        (pytester.path / "go").touch()
-        out, err = process.communicate(timeout=60)
+    out, err = until_it_is_seen_to_hang(pytester)
     assert "2 passed" in out
     assert "Timeout" not in err
 
