@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import statistics
 import sys
 import threading
 import xml.etree.ElementTree as ET
@@ -199,8 +200,13 @@ def test_memory_of_the_kernel() -> None:
 
 
 def test_faults() -> None:
-    """One for each page that was touched, within 5 %."""
-    assert more(figures(ALLOCATE.format(size=100)), "faults") == pytest.approx(100 * MIB / os.sysconf("SC_PAGESIZE"), rel=0.05)
+    """One for each page that was touched, within 5 %.
+
+    Of three: since Linux 6.17 an update that races with a flush of the cgroups above is summed up by the next only (the note at
+    css_rstat_updated, kernel/cgroup/rstat.c), of which a cgroup that is gone has none: one CPU's share is missing then.
+    """
+    counted = statistics.median(more(figures(ALLOCATE.format(size=100)), "faults") for _ in range(3))
+    assert counted == pytest.approx(100 * MIB / os.sysconf("SC_PAGESIZE"), rel=0.05)
 
 
 @pytest.mark.usefixtures("true_cpu_clock")
