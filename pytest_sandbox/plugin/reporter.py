@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import pytest
 from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin import carried, junit, reports
+from pytest_sandbox.plugin import carried, hints, junit, reports
 from pytest_sandbox.plugin.settling import INSIDE
 from pytest_sandbox.sandbox.bodies import errno_of
 from pytest_sandbox.sandbox.wire import Channel
@@ -83,16 +83,22 @@ class Reporter:
     def _channel(self) -> Channel:
         return self._config.stash[INSIDE].channel
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: CallInfo[None]) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Say what an OSError was about, and join what scopes captured for this item with what it captures itself."""
         if getpid() != self.owner:
             _end_fork(call)
         reports.merge_sections(item)
-        if call.excinfo is not None:
-            number = errno_of(call.excinfo.value)
-            if number:
-                self._channel.send({"op": "errno", "errno": number})
+        number = 0 if call.excinfo is None else errno_of(call.excinfo.value)
+        if number:
+            self._channel.send({"op": "errno", "errno": number})
+        report = yield
+        if number and report.failed:
+            hint = hints.hint(number, self._config.stash[INSIDE].order.spec.network)
+            report.sections += [("Sandbox hint", hint)] if hint else []
+        return report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

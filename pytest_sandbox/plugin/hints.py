@@ -1,0 +1,40 @@
+"""What a test's error may have to do with its sandbox, where the error itself does not say so. Imports `model` only.
+
+A hint, and no verdict: the same error has other causes too. docs/limits.md has what is behind each.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from pytest_sandbox.model.spec import Network
+
+_UNREACHABLE = frozenset(
+    {errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, socket.EAI_AGAIN, socket.EAI_NONAME}
+)
+_WAY_OUT = (
+    "\nTo let tests use the machine's network: --sandbox-network=host for the run, "
+    "or @pytest.mark.sandbox(enabled=False) for one."
+)
+_OF_FILES = {
+    errno.EXDEV: "A directory that was there before is a layer below the sandbox's own, from which os.rename cannot move it: "
+    "shutil.move copies it.",
+    errno.EOVERFLOW: "An ordinary user's sandbox knows one user, and cannot write beside what others own, here. "
+    "Run pytest in a directory of your own, or name this one by --sandbox-writable.",
+}
+
+
+def hint(number: int, network: Network) -> str | None:
+    """What to say of a test that failed by an OSError of this number (of socket.gaierror: an EAI_ one); None: nothing."""
+    if number in _OF_FILES:
+        return _OF_FILES[number]
+    if network is Network.HOST:
+        return None
+    if number in _UNREACHABLE:
+        kept = f"A sandbox has a network of its own (network {network.value})"
+        return f"{kept}: no other host is there, and no name server.{_WAY_OUT}"
+    if number == errno.ECONNREFUSED:
+        kept = f"A sandbox has a loopback of its own (network {network.value})"
+        return f"{kept}: what listens on the machine's is not there. Start it in a fixture, of whatever scope.{_WAY_OUT}"
+    return None

@@ -1,0 +1,65 @@
+"""What a failed test's report says of the sandbox, where the error is of its making and does not say so."""
+
+from __future__ import annotations
+
+import pytest
+
+#: Errors as programs meet them: of the kernel, of the resolver, and what libraries raise from those.
+CALLS = {
+    "address": ("socket.create_connection(('192.0.2.1', 80), 5)", "no other host is there"),
+    "v6": ("socket.create_connection(('2001:db8::1', 80), 5)", "no other host is there"),
+    "name": ("socket.create_connection(('service.example', 80), 5)", "no other host is there"),
+    "library": ("urllib.request.urlopen('http://service.example/')", "no other host is there"),
+    "service": ("socket.create_connection(('127.0.0.1', 5432), 5)", "a loopback of its own"),
+    "async": ("asyncio.run(asyncio.open_connection('127.0.0.1', 5432))", "a loopback of its own"),
+    "chained": ("connect()", "a loopback of its own"),
+}
+SOURCE = """
+import asyncio, os, pytest, shutil, socket, urllib.request
+def connect():
+    try:
+        socket.create_connection(("127.0.0.1", 5432), 5)
+    except OSError:
+        raise RuntimeError("no database")
+"""
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("phase", ["call", "setup", "session"])
+def test_network(pytester: pytest.Pytester, call: str, phase: str) -> None:
+    """Whatever raises it, and wherever."""
+    source, words = CALLS[call]
+    scope = "session" if phase == "session" else "function"
+    body = "pass" if phase != "call" else source
+    fixture = source if phase != "call" else "pass"
+    pytester.makepyfile(f"{SOURCE}@pytest.fixture(scope={scope!r})\ndef made(): {fixture}\ndef test_it(made): {body}\n")
+    result = pytester.runpytest_subprocess("--sandbox", "-p", "no:cacheprovider")
+    result.stdout.fnmatch_lines(["*- Sandbox hint -*", f"*{words}*", "*--sandbox-network=host*"])
+
+
+def test_directories(pytester: pytest.Pytester) -> None:
+    """Of what overlays do differently."""
+    pytester.mkdir("given").joinpath("file").touch()
+    pytester.makepyfile("import os\ndef test_it(): os.rename('given', 'taken')")
+    result = pytester.runpytest_subprocess("--sandbox", "-p", "no:cacheprovider")
+    result.stdout.fnmatch_lines(["*- Sandbox hint -*", "*shutil.move*"])
+
+
+def test_none(pytester: pytest.Pytester) -> None:
+    """Neither of a test that passes, or fails as expected, nor of another error, nor where the network is the machine's."""
+    pytester.makepyfile(f"""{SOURCE}
+def test_passes():
+    with pytest.raises(OSError): socket.create_connection(("192.0.2.1", 80), 5)
+@pytest.mark.xfail
+def test_expected(): socket.create_connection(("192.0.2.1", 80), 5)
+def test_other(): open("/nowhere")
+def test_after(subtests):
+    with subtests.test(): connect()
+    assert False
+""")
+    result = pytester.runpytest_subprocess("--sandbox", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, failed=3, xfailed=1)
+    assert result.stdout.str().count("- Sandbox hint -") == 1
+    pytester.makepyfile(f"{SOURCE}\ndef test_it(): connect()")
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-network=host", "-p", "no:cacheprovider")
+    assert "Sandbox hint" not in result.stdout.str()
