@@ -25,6 +25,8 @@ import pytest
 #: Where the plugins are; the variable is for other versions of them.
 PLUGINS = Path(os.environ.get("SANDBOX_TEST_PLUGINS", Path(sys.prefix) / "compat"))
 HELPERS = Path(__file__).resolve().parent.parent / "plugin" / "helpers"
+#: How long a run may take, in seconds: a guest's kernel, and a machine with forty others to run, take many times as long.
+PATIENCE = 300
 #: What a run leaves that is none of its results; the last two pytester writes.
 _IGNORED = ("__pycache__", ".pytest_cache", "stdout", "stderr")
 
@@ -62,7 +64,7 @@ class Compat:
     def __init__(self, pytester: pytest.Pytester, top: Path, plugins: Sequence[str], environment: dict[str, str]) -> None:
         self.pytester, self._top, self._plugins, self.environment = pytester, top, plugins, environment
 
-    def one(self, *args: str, sandbox: bool = True, timeout: float = 60) -> Run:
+    def one(self, *args: str, sandbox: bool = True, timeout: float = PATIENCE) -> Run:
         """One run, in pytester's directory as it is."""
         record = self._top / "record.json"
         record.unlink(missing_ok=True)
@@ -79,11 +81,11 @@ class Compat:
         outcomes = [(report["nodeid"], report["when"], report["outcome"]) for report in found.get("reports", [])]
         return Run(result, outcomes, self.files())
 
-    def both(self, *args: str, same: bool = True, timeout: float = 60) -> tuple[Run, Run]:
+    def both(self, *args: str, same: bool = True, timeout: float = PATIENCE) -> tuple[Run, Run]:
         """A plain and a sandboxed run; `same`: they must have the same outcomes and exit status."""
         return self.sequence(args, same=same, timeout=timeout)[0]
 
-    def sequence(self, *runs: Sequence[str], same: bool = True, timeout: float = 60) -> list[tuple[Run, Run]]:
+    def sequence(self, *runs: Sequence[str], same: bool = True, timeout: float = PATIENCE) -> list[tuple[Run, Run]]:
         """Several runs one after the other, first all of them plain, then from the same files again sandboxed."""
         saved = self._top / "saved"
         shutil.copytree(self.pytester.path, saved)

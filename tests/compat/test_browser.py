@@ -20,7 +20,15 @@ PAGE = "<html><p id='p'>before</p><script>document.getElementById('p').textConte
 
 @pytest.fixture(scope="session")
 def browser_type_launch_args(browser_type_launch_args):
-    return {{**browser_type_launch_args, "executable_path": {CHROMIUM!r}, "args": ["--no-sandbox", "--disable-dev-shm-usage"]}}
+    options = ["--no-sandbox", "--disable-dev-shm-usage"]
+    return {{**browser_type_launch_args, "executable_path": {CHROMIUM!r}, "args": options, "timeout": 120_000}}
+
+@pytest.fixture
+def context(context):  # with room for a busy machine
+    from playwright.sync_api import expect
+    context.set_default_timeout(120_000)
+    expect.set_options(timeout=60_000)
+    return context
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
@@ -56,7 +64,7 @@ def test_playwright(compat: Any) -> None:
             assert page.locator("#p").text_content() == "other"
         def test_elsewhere(page):
             with pytest.raises(Exception, match="ERR_"):
-                page.goto("http://192.0.2.1/", timeout=5000)
+                page.goto("http://192.0.2.1/", timeout=60_000)
         """
     )
     plain, boxed = compat.both("-k", "not elsewhere")
@@ -75,7 +83,7 @@ def test_program(compat: Any) -> None:
         OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
         def test_dump(site, tmp_path):
             done = subprocess.run(
-                [{CHROMIUM!r}, *OPTIONS, f"--user-data-dir={{tmp_path}}", site], capture_output=True, text=True, timeout=50
+                [{CHROMIUM!r}, *OPTIONS, f"--user-data-dir={{tmp_path}}", site], capture_output=True, text=True, timeout=200
             )
             assert "by script" in done.stdout, done.stderr
         """

@@ -151,7 +151,7 @@ def test_review(compat: Compat) -> None:
         for name, value in compat.environment.items():
             patch.setenv(name, value)
         patch.delenv("CI", raising=False)
-        child = compat.pytester.spawn(f"{sys.executable} {command}", expect_timeout=60)
+        child = compat.pytester.spawn(f"{sys.executable} {command}", expect_timeout=120)
         child.expect("Do you want to")
         child.sendline("y")
         child.expect(pexpect.EOF)

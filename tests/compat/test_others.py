@@ -99,7 +99,10 @@ ANYIO = """
 """
 HYPOTHESIS = """
     import pytest
-    from hypothesis import given, settings, strategies as st, example, target, event, note
+    from hypothesis import HealthCheck, given, settings, strategies as st, example, target, event, note
+    # On a busy machine any example may be late, and any strategy too slow.
+    settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("unhurried")
     @settings(derandomize=True, max_examples=20)
     @given(st.integers())
     def test_passes(x): event(f"odd {x % 2}")
@@ -294,9 +297,9 @@ def test_reportlog(compat: Compat) -> None:
 
 FAILS_IN_THE_DATABASE = """
     import os
-    from hypothesis import Phase, given, settings, strategies as st
+    from hypothesis import HealthCheck, Phase, given, settings, strategies as st
     PHASES = [Phase.reuse] if os.path.exists("reuse") else list(Phase)
-    @settings(phases=PHASES, report_multiple_bugs=False)
+    @settings(phases=PHASES, report_multiple_bugs=False, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(st.integers(), max_size=5))
     def test_it(x): assert sum(x) < 1000
 """
@@ -318,9 +321,11 @@ def test_hypothesis_replays_what_failed(compat: Compat) -> None:
 
 def test_hypothesis_reproduces(compat: Compat) -> None:
     """@reproduce_failure, with what a sandboxed run has printed: the same failure in either, and its error where it is gone."""
-    body = "    @given(st.integers())\n    def test_it(x): assert x < {most}\n"
-    head = "    from hypothesis import given, reproduce_failure, settings, strategies as st\n"
-    printing = head + "    @settings(print_blob=True, derandomize=True, database=None)\n"
+    unhurried = "deadline=None, suppress_health_check=[HealthCheck.too_slow]"
+    body = f"    @settings({unhurried})\n    @given(st.integers())\n    def test_it(x): assert x < {{most}}\n"
+    head = "    from hypothesis import HealthCheck, given, reproduce_failure, settings, strategies as st\n"
+    printing = head + "    settings.register_profile('printing', print_blob=True, derandomize=True, database=None)\n"
+    printing += "    settings.load_profile('printing')\n"
     compat.pytester.makepyfile(test_it=printing + body.format(most=500))
     blob = re.search(r"@reproduce_failure\(.*\)", compat.one().text)
     assert blob

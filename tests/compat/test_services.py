@@ -58,7 +58,7 @@ def ask(docker_ip, docker_services):
     def answers():
         try: return ask() > 0
         except OSError: return False
-    docker_services.wait_until_responsive(check=answers, timeout=20, pause=0.1)
+    docker_services.wait_until_responsive(check=answers, timeout=120, pause=0.1)
     return ask
 """
 SUITE = """

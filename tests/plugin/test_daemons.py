@@ -33,7 +33,7 @@ def server(request, tmp_path_factory):
     where = process.stdout.readline().strip()
     yield (socket.AF_INET, ("127.0.0.1", int(where))) if request.param == "tcp" else (socket.AF_UNIX, where)
     process.terminate()
-    assert process.wait(10) == -15
+    assert process.wait(60) == -15
 def ask(server, text):
     family, address = server
     with socket.socket(family) as client:

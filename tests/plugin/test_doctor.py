@@ -320,7 +320,7 @@ def test_elsewhere(pytester: pytest.Pytester) -> None:
     start = "import signal, sys; import pytest, pytest_sandbox; sys.platform = 'darwin'; del signal.SIGRTMAX; "
 
     def run(code: str) -> pytest.RunResult:
-        return pytester.run(sys.executable, "-c", f"{start}{code}", timeout=60)
+        return pytester.run(sys.executable, "-c", f"{start}{code}", timeout=300)
 
     result = run("sys.exit(pytest.main(['-rs']))")
     result.assert_outcomes(passed=1, skipped=2)
@@ -347,7 +347,7 @@ def test_without_its_own_proc(pytester: pytest.Pytester, unshare: str, reason: s
     pytester.makepyfile("def test_it(): pass")
     start = f"unshare --map-root-user {unshare} {sys.executable} -m pytest -p no:cacheprovider"
     for options, status in (("--sandbox", 4), ("--sandbox-doctor", 1)):
-        result = pytester.run("sh", "-c", f"{start} {options}", timeout=60)
+        result = pytester.run("sh", "-c", f"{start} {options}", timeout=300)
         assert result.ret == status
         assert reason in result.stdout.str() + result.stderr.str()
         assert "mount -t proc proc /proc" in result.stdout.str() + result.stderr.str()

@@ -106,12 +106,12 @@ def test_threads(pytester: pytest.Pytester, compare: Compare) -> None:
             thread.start()
             yield
             stop.set()
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
         def test_of_fixture(threads): pass
         """
     )
-    compare.one(timeout=20).result.assert_outcomes(passed=3)
+    compare.one().result.assert_outcomes(passed=3)
 
 
 def test_exit_functions(pytester: pytest.Pytester, compare: Compare) -> None:
@@ -137,11 +137,12 @@ def test_fixtures_of_wider_scopes_have_the_time_limit_too(pytester: pytest.Pytes
         import pytest, time
         @pytest.fixture(scope="session")
         def quick():
-            time.sleep(1.7)
+            time.sleep(5)
         @pytest.fixture(scope="session")
         def hangs(quick):
             time.sleep(600)
-        def test_quick(quick): time.sleep(1.7)
+        @pytest.mark.sandbox(timeout="9s")
+        def test_quick(quick): time.sleep(5)
         def test_hangs(hangs): pass
         def test_hangs_too(hangs): pass
         def test_good(): pass

@@ -395,6 +395,6 @@ def test_no_sandbox_for_one_test(pytester: pytest.Pytester) -> None:
         def test_3(module): assert module == 7
         """,
     )
-    result = pytester.runpytest_subprocess("--sandbox", timeout=60)
+    result = pytester.runpytest_subprocess("--sandbox", timeout=300)
     result.assert_outcomes(passed=3, errors=1)
     result.stdout.fnmatch_lines(["*ERROR at setup of test_1*", "*Too many open files*"])

@@ -22,7 +22,7 @@ def spawn(pytester: pytest.Pytester, *args: str) -> Any:
         ["-m", "pytest", "--sandbox", *args],
         cwd=str(pytester.path),
         encoding="utf-8",
-        timeout=30,
+        timeout=120,
         dimensions=(40, 120),
     )
 
@@ -30,9 +30,9 @@ def spawn(pytester: pytest.Pytester, *args: str) -> Any:
 def test_pdb(pytester: pytest.Pytester) -> None:
     """--pdb: the debugger is in the failed test's process, and its clock stands still meanwhile."""
     pytester.makepyfile("def test_1():\n    value = 41\n    assert value == 42\ndef test_2(): pass\n")
-    child = spawn(pytester, "--pdb", "--sandbox-timeout=3s")
+    child = spawn(pytester, "--pdb", "--sandbox-timeout=8s")  # a guest is slow, and so is a busy machine
     child.expect(r"\(Pdb\) ")
-    time.sleep(4)
+    time.sleep(9)
     child.sendline("p value + 100")
     child.expect("141")
     child.expect(r"\(Pdb\) ")
@@ -99,9 +99,9 @@ def test_breakpoint(pytester: pytest.Pytester, where: str) -> None:
             assert number == 41
         """
     )
-    child = spawn(pytester, "--sandbox-timeout=4s")  # a guest is slow
+    child = spawn(pytester, "--sandbox-timeout=8s")  # a guest is slow, and so is a busy machine
     child.expect(r"\(Pdb\) ")
-    time.sleep(4.3)
+    time.sleep(8.3)
     child.sendline("p number * 2")
     child.expect("82")
     child.expect(r"\(Pdb\) ")
@@ -117,7 +117,7 @@ def test_breakpoint_with_a_pipe(pytester: pytest.Pytester, options: tuple[str, .
     pytester.makepyfile("def test_1():\n    number = 41\n    breakpoint()\n    assert number == 41\ndef test_2(): pass\n")
     for sandbox in ((), ("--sandbox",)):
         command = [sys.executable, "-m", "pytest", *options, *sandbox]
-        done = subprocess.run(command, cwd=pytester.path, input=commands, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, cwd=pytester.path, input=commands, capture_output=True, text=True, timeout=99, check=False)
         assert f"1 {outcome}, 1 passed" in done.stdout or (outcome == "passed" and "2 passed" in done.stdout), done.stdout
         assert ("(Pdb) 82" in done.stdout) == bool(commands)
         assert ("BdbQuit" in done.stdout) == (not commands)
@@ -165,10 +165,12 @@ def test_0(outer): pass
 def test_1(outer): os.write(log(), b"runs "); [time.sleep(0.01) for _ in range(10000)]
 def test_2(outer): pass
 """
+#: A conftest with which whoever heeds an interrupt has more time for that than the usual three seconds.
+UNHURRIED = "import pytest_sandbox.plugin.walk as walk; walk.INTERRUPT_TIME = 60.0"
 
 
 def _wait_for(path: Path, text: str) -> None:
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 120
     while text not in path.read_text():
         assert time.monotonic() < limit
         time.sleep(0.001)
@@ -177,6 +179,7 @@ def _wait_for(path: Path, text: str) -> None:
 @pytest.mark.parametrize("how", ["terminal", "signal"])
 def test_interrupt(pytester: pytest.Pytester, how: str) -> None:
     """Ctrl-C ends the run with status 2: the test is killed, scopes are torn down, nothing is left."""
+    pytester.makeconftest(UNHURRIED)
     pytester.makepyfile(LONG)
     log = pytester.path / "log.txt"
     log.touch()
@@ -194,7 +197,7 @@ def test_interrupt(pytester: pytest.Pytester, how: str) -> None:
         process = subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.PIPE, text=True)
         _wait_for(log, "runs")
         os.kill(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=120)
         assert process.returncode == 2
         assert "test_interrupt.py:6: KeyboardInterrupt" in output
         assert "1 passed" in output
@@ -219,10 +222,14 @@ def test_an_interrupt_loses_no_report(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize("deaf", [False, True], ids=["heeded", "ignored"])
 def test_what_an_interrupted_test_tears_down(pytester: pytest.Pytester, *, deaf: bool) -> None:
-    """All that is its own, as in a plain run, which says where it was; who ignores it is killed. Scopes tear down after it."""
+    """All that is its own, as in a plain run, which says where it was; who ignores it is killed. Scopes tear down after it.
+
+    Where it "runs", it is at one line from then on, as in LONG.
+    """
+    pytester.makeconftest("" if deaf else UNHURRIED)
     pytester.makepyfile(
         f"""
-        import pathlib, pytest, signal, time
+        import os, pytest, signal, time
         def log(text):
             with open("log.txt", "a") as file: file.write(text + "\\n")
         @pytest.fixture(scope="session")
@@ -235,9 +242,8 @@ def test_what_an_interrupted_test_tears_down(pytester: pytest.Pytester, *, deaf:
             log("own")
         def test_1(own):
             if {deaf}: signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
-                log("runs")
-                time.sleep(600)  # here
+            file = os.open("log.txt", os.O_WRONLY | os.O_APPEND)
+            try: os.write(file, b"runs\\n"); [time.sleep(0.01) for _ in range(60000)]  # here
             finally: log("finally")
         def test_2(): log("never")
         """
@@ -247,9 +253,8 @@ def test_what_an_interrupted_test_tears_down(pytester: pytest.Pytester, *, deaf:
     command = [sys.executable, "-m", "pytest", "--sandbox", "--sandbox-writable=log.txt"]
     process = subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.PIPE, text=True)
     _wait_for(log, "runs")
-    time.sleep(0.2)
     os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 2, output
     assert log.read_text().split() == (["runs", "session"] if deaf else ["runs", "finally", "own", "session"])
     source = next(pytester.path.glob("test_*.py"))
@@ -261,7 +266,7 @@ def test_what_an_interrupted_test_tears_down(pytester: pytest.Pytester, *, deaf:
 def test_cpu_time_in_a_debugger(pytester: pytest.Pytester) -> None:
     """Time does not run there, but who computes in it meets the limit of CPU time, and is killed."""
     pytester.makepyfile("def test_1():\n    breakpoint()\ndef test_2(): pass\n")
-    child = spawn(pytester, "--sandbox-cpu-time=1s", "--sandbox-timeout=2s")
+    child = spawn(pytester, "--sandbox-cpu-time=1s", "--sandbox-timeout=10s")
     child.expect(r"\(Pdb\) ")
     child.sendline("while True: pass")
     child.expect("cpu time: ")

@@ -193,23 +193,41 @@ def test_what_is_shown_live(pytester: pytest.Pytester, compare: Compare, options
 
 
 def test_durations(pytester: pytest.Pytester, compare: Compare) -> None:
-    """--durations counts a fixture's time for the test that it was set up for, and a teardown for the last."""
+    """--durations counts a fixture's time for the test that it was set up for, and a teardown for the last.
+
+    By a clock that stands still but for who lets time pass: how long anything takes on this machine is no matter.
+    """
+    pytester.makeconftest(
+        """
+        from _pytest import timing
+        now = 1000.0
+        def passes(seconds): global now; now += seconds
+        timing.time = timing.perf_counter = lambda: now
+        """
+    )
     pytester.makepyfile(
         """
-        import pytest, time
+        import pytest
+        from conftest import passes
         @pytest.fixture(scope="session")
         def slow():
-            time.sleep(0.3); yield; time.sleep(0.2)
-        def test_1(slow): time.sleep(0.1)
+            passes(3); yield; passes(2)
+        def test_1(slow): passes(1)
         def test_2(slow): pass
         """
     )
     pair = compare("--durations=0", "-vv")
     for run in (pair.plain, pair.boxed):
-        assert 0.3 <= run.report("test_1", "setup")["duration"] < 0.4
-        assert 0.1 <= run.report("test_1", "call")["duration"] < 0.2
-        assert run.report("test_2", "setup")["duration"] < 0.1
-        assert 0.2 <= run.report("test_2", "teardown")["duration"] < 0.3
+        found = [(report["nodeid"][-6:], report["when"], report["duration"]) for report in run.reports]
+        assert found == [
+            ("test_1", "setup", 3),
+            ("test_1", "call", 1),
+            ("test_1", "teardown", 0),
+            ("test_2", "setup", 0),
+            ("test_2", "call", 0),
+            ("test_2", "teardown", 2),
+        ]
+        run.result.stdout.fnmatch_lines_random(["3.00s setup *::test_1", "2.00s teardown *::test_2", "1.00s call *::test_1"])
 
 
 @pytest.mark.parametrize("family", ["xunit1", "xunit2", "legacy"])

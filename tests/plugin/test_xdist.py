@@ -87,7 +87,7 @@ def nothing_is_left(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> Iterat
     pids.mkdir()
     monkeypatch.setenv("PROCESS_RECORD", str(pids))
     yield
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 120
     while (found := left(pids)) and time.monotonic() < limit:
         time.sleep(0.1)
     assert found == []
@@ -111,7 +111,7 @@ def left(pids: Path) -> list[str]:
     return found
 
 
-def run(compare: Compare, *args: str, sandbox: bool = True, timeout: float = 120) -> Run:
+def run(compare: Compare, *args: str, sandbox: bool = True, timeout: float = 300) -> Run:
     """One run."""
     return compare.one("-p", "process_recorder", *args, sandbox=sandbox, timeout=timeout)
 
@@ -172,7 +172,7 @@ def test_stop(pytester: pytest.Pytester, compare: Compare, option: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NOTES", str(notes))
         found = run(compare, "-n1", option, f"--sandbox-writable={notes}")
-    assert found.result.parseoutcomes()["failed"] == int(option[-1]) if option[-1].isdigit() else 1
+    assert found.result.parseoutcomes()["failed"] == {"-x": 1, "--maxfail=2": 2}[option]
     assert "stopping after" in found.text
     assert notes.read_text() == "closed\n"
 
@@ -313,16 +313,16 @@ def test_a_long_wait_for_the_next_item(pytester: pytest.Pytester, compare: Compa
     pytester.makepyfile(
         test_a="""
         import pytest, time
-        @pytest.mark.sandbox(group="slow", timeout="1s")
+        @pytest.mark.sandbox(group="slow", timeout="5s")
         @pytest.mark.parametrize("n", range(2))
         def test_shared(n): time.sleep(0.4)
         """,
         test_b="""
         import pytest, time
-        @pytest.mark.sandbox(timeout="1s")
+        @pytest.mark.sandbox(timeout="5s")
         def test_short(): pass
         @pytest.mark.sandbox(timeout="60s")
-        def test_long(): time.sleep(4)
+        def test_long(): time.sleep(8)
         """,
     )
     run(compare, "-n2", "--dist=worksteal").result.assert_outcomes(passed=4)
@@ -508,24 +508,31 @@ def test_worker_that_does_not_load_the_plugin(pytester: pytest.Pytester, compare
 
 
 def test_killed_worker(pytester: pytest.Pytester, notes: Path) -> None:
-    """A worker that somebody kills is replaced by xdist; its sandboxes and cgroups are gone (see `nothing_is_left`)."""
+    """A worker that somebody kills is replaced by xdist; its sandboxes and cgroups are gone (see `nothing_is_left`).
+
+    Each is in its first test when that happens, however slow the other was: that is the one which fails.
+    """
     pytester.makepyfile(
         """
         import os, pytest, time
         @pytest.mark.parametrize("n", range(6))
         def test_n(n, worker_id):
-            with open(os.environ["NOTES"], "a") as file: file.write(f"{worker_id}\\n")
-            time.sleep(3)
+            with open(os.environ["NOTES"], "a+") as file:
+                file.write(f"{worker_id}\\n")
+                file.flush()
+                while "go" not in (file.seek(0), file.read())[1].split(): time.sleep(0.05)
         """
     )
     process = start(pytester, f"--sandbox-writable={notes}")
-    wait_for(lambda: len(notes.read_text().split()) >= 2)
-    for pid in set(os.listdir(os.environ["PROCESS_RECORD"])) - {str(process.pid)}:
-        os.kill(int(pid), signal.SIGKILL)
-        break
-    output, _ = process.communicate(timeout=120)
+    wait_for(lambda: {"gw0", "gw1"} <= set(notes.read_text().split()))
+    pids = set(os.listdir(os.environ["PROCESS_RECORD"])) - {str(process.pid)}
+    assert len(pids) == 2
+    os.kill(int(pids.pop()), signal.SIGKILL)
+    with notes.open("a") as file:
+        file.write("go\n")
+    output, _ = process.communicate(timeout=300)
     assert "replacing crashed worker" in output
-    assert re.search(r"1 failed, [56] passed", output)
+    assert "1 failed, 5 passed" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
@@ -545,7 +552,7 @@ def test_killed_controller(pytester: pytest.Pytester, notes: Path, number: signa
     process = start(pytester, f"--sandbox-writable={notes}")
     wait_for(lambda: len(notes.read_text().split()) >= 2)
     os.kill(process.pid, number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode != 0
 
 
@@ -560,7 +567,7 @@ def start(pytester: pytest.Pytester, *args: str) -> subprocess.Popen[str]:
 
 def wait_for(condition: Any) -> None:
     """Until it is true."""
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.02)
@@ -735,7 +742,7 @@ class Network:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
 
