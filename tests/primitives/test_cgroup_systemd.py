@@ -121,7 +121,7 @@ def test_without_a_bus(session: tuple[str, Path], monkeypatch: pytest.MonkeyPatc
 def test_a_bus_that_hangs(session: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, answers: int) -> None:
     """Wherever it does, pytest goes on."""
     pytest.importorskip("jeepney", reason="the extra is not installed")
-    monkeypatch.setattr(cgroup_systemd, "SECONDS", 0.3)
+    monkeypatch.setattr(cgroup_systemd, "SECONDS", 2.0)  # enough to come so far on a machine under load
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(session[1]))
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={session[1]}/bus")
 
@@ -301,9 +301,9 @@ def test_pids():
     for _ in range(20):
         if os.fork() == 0:
             time.sleep(600)
-@pytest.mark.sandbox(cpus=0.2)
+@pytest.mark.sandbox(cpus=0.02)
 def test_cpus():
-    while time.process_time() < 0.2: pass
+    while time.process_time() < 0.04: pass
     assert 0
 @pytest.mark.sandbox(timeout=600)
 def test_stays():
@@ -348,7 +348,7 @@ def test_kill_9_leaves_no_scope(start: Start, pytester: pytest.Pytester) -> None
     os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=60)
     until(lambda: units(scope) == "" and below(scope) == [])
-    assert not any(map(alive, inside))
+    until(lambda: not any(map(alive, inside)))
 
 
 RUNS = """

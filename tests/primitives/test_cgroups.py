@@ -13,7 +13,7 @@ import sys
 import textwrap
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -160,16 +160,19 @@ def test_forks_beyond_the_pids_limit_are_refused(run: CgroupRun, child: type[Chi
 
 @pytest.mark.needs("cpus", "cpu_time")
 def test_cpu_quota_throttles(run: CgroupRun, child: type[Child]) -> None:
-    """A busy loop under a quarter of a CPU gets a quarter of the wall time, and the wait is counted in seconds."""
-    cgroup = run.create("quarter", dataclasses.replace(NO_LIMITS, cpus=0.25))
+    """A busy loop under a fiftieth of a CPU gets a fiftieth of the wall time, and the wait is counted in seconds.
+
+    Of a machine under load it would get more: who may have a quarter may never have it, and so need not wait.
+    """
+    cgroup = run.create("fiftieth", dataclasses.replace(NO_LIMITS, cpus=0.02))
     busy = child(cgroup, "print('busy', flush=True)\nwhile True: pass")
     assert busy.line() == "busy"
-    before, started = cgroup.figure("cpu"), time.monotonic()
-    time.sleep(1)
+    started, before = time.monotonic(), cgroup.figure("cpu")
+    time.sleep(2)
     after, wall = cgroup.figure("cpu"), time.monotonic() - started
     assert before is not None
     assert after is not None
-    assert 0 < after - before < wall * 0.45
+    assert 0 < after - before < wall * 0.02 + 0.1
     usage = cgroup.read()
     assert usage.throttled is not None
     # How much depends on what else the machine has to do; a wrong unit would be out by a thousand.
@@ -192,10 +195,11 @@ def test_cpu_time_counts_processes_that_are_gone(run: CgroupRun, child: type[Chi
         """,
     )
     assert burner.wait()[0] == 0
-    used, usage = cgroup.figure("cpu"), cgroup.read()
+    used, usage, later = cgroup.figure("cpu"), cgroup.read(), cgroup.figure("cpu")
     assert used is not None
-    assert 0.2 <= used < 5
-    assert usage.cpu == used
+    assert usage.cpu is not None
+    assert later is not None
+    assert 0.2 <= used <= usage.cpu <= later < 5  # who is reaped may have its last moment billed yet
     cgroup.remove()
 
 
@@ -229,6 +233,14 @@ def alive(pid: int) -> bool:
         return False
 
 
+def soon_alive(pids: Iterable[int]) -> list[int]:
+    """Which of them are alive, when they have had their turn: who dies leaves its cgroup before it is a zombie (do_exit)."""
+    limit = time.monotonic() + 30
+    while (rest := [pid for pid in pids if alive(pid)]) and time.monotonic() < limit:
+        time.sleep(0.01)
+    return rest
+
+
 @pytest.mark.needs("kill")
 def test_kill_reaches_stopped_and_detached_processes(run: CgroupRun, child: type[Child]) -> None:
     """One call, and all are dead; the cgroup can be removed at once."""
@@ -237,7 +249,7 @@ def test_kill_reaches_stopped_and_detached_processes(run: CgroupRun, child: type
     pids = cgroup.processes()
     assert len(pids) == 3
     assert cgroup.kill() == ()
-    assert [pid for pid in pids if alive(pid)] == []
+    assert soon_alive(pids) == []
     cgroup.remove()
     assert [path for path in cgroup.directories if os.path.exists(path)] == []
 
@@ -264,7 +276,7 @@ def test_kill_without_cgroup_kill(run: CgroupRun, child: type[Child]) -> None:
     )
     assert bomb.line() == "ready"
     time.sleep(0.1)
-    assert cgroup_files.kill_below(without_v2) == ()
+    assert cgroup_files.kill_below(without_v2, seconds=60) == ()
     assert cgroup.processes() == ()
     cgroup.remove()
 
@@ -279,7 +291,7 @@ def test_kill_with_few_descriptors(run: CgroupRun, child: type[Child]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 20, hard))
     try:
-        assert cgroup_files.kill_below(directories) == ()
+        assert cgroup_files.kill_below(directories, seconds=60) == ()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert cgroup.processes() == ()
@@ -320,10 +332,7 @@ def test_close_ends_everything(child: type[Child]) -> None:
     run.close()
     run.close()
     assert [path for path in paths if os.path.exists(path)] == []
-    limit = time.monotonic() + 5  # who dies leaves its cgroup a moment before it is a zombie (do_exit)
-    while (rest := [pid for pid in pids if alive(pid)]) and time.monotonic() < limit:
-        time.sleep(0.01)
-    assert rest == []
+    assert soon_alive(pids) == []
 
 
 @pytest.mark.needs("kill")
@@ -367,7 +376,7 @@ def test_remove_run_after_the_controller_was_killed() -> None:
         controller.kill()
     assert alive(int(pid))
     remove_run(paths)
-    assert not alive(int(pid))
+    assert soon_alive([int(pid)]) == []
     assert [path for path in paths if os.path.exists(path)] == []
     remove_run(paths)
 
@@ -568,7 +577,7 @@ def test_oom_victim_of_a_cgroup_that_never_was() -> None:
     """None, soon, whether the log can be read or not."""
     started = time.monotonic()
     assert oom_victim(f"pytest-sandbox-{unique()}/none", started) is None
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 # -- pure v2: where a cgroup with children may hold no process -------------------------------------------------------

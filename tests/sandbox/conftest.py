@@ -33,7 +33,7 @@ def cgroups() -> list[str]:
     found = []
     for directory in {each.directory for each in hierarchies if each.directory}:
         found += [f"{directory}/{name}" for name in os.listdir(directory) if name.startswith(RUN_PREFIX)]
-    return sorted(path for path in found if f"-{os.getpid()}-" in path or f"probe-{os.getpid()}" in path)
+    return sorted(path for path in found if f"-{os.getpid()}-" in path or f"probe-{os.getpid()}-" in path)
 
 
 @pytest.fixture
@@ -41,6 +41,17 @@ def true_cpu_clock() -> None:
     """Skip where no figure of CPU time is true: kernels of User-Mode Linux bill ticks, in part to whoever runs at one."""
     if "User Mode Linux" in Path("/proc/cpuinfo").read_text():
         pytest.skip("User-Mode Linux does not measure CPU time, but counts ticks")
+
+
+@pytest.fixture
+def crowd() -> Callable[[], float]:
+    """How many processes there are for each CPU, now or lately, 1 at least: so many times as long may all take that needs one."""
+
+    def processes() -> float:
+        lately, _, _, now, _ = Path("/proc/loadavg").read_text().split()
+        return max(1.0, float(lately) / (os.cpu_count() or 1), int(now.partition("/")[0]) / (os.cpu_count() or 1))
+
+    return processes
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +89,7 @@ def on_disk() -> Iterator[Path]:
         pytest.skip("no directory for a test lies on a disk")
     path = place / f"on-disk-{uuid.uuid4().hex}"
     with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 4 * MIB)  # in one piece: what lies in several takes more operations
         file.write(os.urandom(4 * MIB))
         os.fsync(file.fileno())
     yield path

@@ -8,6 +8,7 @@ import os
 import statistics
 import sys
 import threading
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -47,8 +48,9 @@ def test_of_what_was_killed_too() -> None:
 
 def test_wall_and_cpu() -> None:
     """In seconds; also for a user without cgroups, by what init has reaped."""
+    began = time.monotonic()
     usage = run(PYTHON, "-c", "import time\nwhile time.process_time() < 0.3: pass\ntime.sleep(0.2)").usage
-    assert 0.5 <= usage.wall < 5
+    assert 0.5 <= usage.wall <= time.monotonic() - began
     assert usage.cpu is not None
     assert 0.3 <= usage.cpu < 1
 
@@ -97,7 +99,7 @@ def test_network_bytes_of_a_network_that_is_not_its_own() -> None:
 
 @pytest.mark.needs("memory")
 def test_memory_parts() -> None:
-    """Anonymous memory and files apart, as they stand when a function is done; the peak is above both."""
+    """Anonymous memory and files apart, as they stand when a function is done, within 5 %; the peak is above both."""
     held: list[bytes] = []
 
     def use() -> None:
@@ -109,15 +111,15 @@ def test_memory_parts() -> None:
     assert usage.memory_anon is not None
     assert usage.memory_file is not None
     assert 40 * MIB <= usage.memory_anon < 80 * MIB
-    assert 20 * MIB <= usage.memory_file < 40 * MIB
+    assert 19 * MIB <= usage.memory_file < 40 * MIB  # the kernel sums up 64 pages of each CPU at a time
     if usage.memory_peak is not None:
         assert usage.memory_peak >= 60 * MIB
 
 
 @pytest.mark.needs("memory")
 def test_memory_parts_of_what_ran_out_of_time() -> None:
-    """They are read before the kill."""
-    usage = run("sleep", "60", timeout=0.2).usage
+    """They are read before the kill, when it has had the time to come to be."""
+    usage = run("sleep", "60", timeout=1.0).usage
     assert usage.memory_anon
 
 
@@ -212,26 +214,38 @@ def test_faults() -> None:
 @pytest.mark.usefixtures("true_cpu_clock")
 @pytest.mark.parametrize("processes", [1, 4])
 def test_cpu(processes: int) -> None:
-    """600 ms, of one process or of four, all gone, within 5 %: by the clock that the kernel bills."""
+    """600 ms, of one process or of four, all gone, within 5 %: by the clock that the kernel bills.
+
+    And what Python took to begin, which differs from run to run: it says so itself. Of three, for the reason that faults have.
+    """
     source = f"""
-def spin(seconds):
-    until = time.process_time() + seconds
-    while time.process_time() < until: pass
-def take(seconds):
-    for _ in range({processes}):
-        if os.fork() == 0: spin(seconds / {processes}); os._exit(0)
-    for _ in range({processes}): os.wait()
+import resource
+for _ in range({processes}):
+    if os.fork() == 0:
+        while time.process_time() < 0.6 / {processes}: pass
+        os._exit(0)
+for _ in range({processes}): os.wait()
+every = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+os.write(1, str(sum(one.ru_utime + one.ru_stime for one in every)).encode())
+os._exit(0)
 """
-    used, idle = figures(source + "take(0.6)").cpu, figures(source + "take(0)").cpu
-    assert used is not None
-    assert idle is not None
-    assert used - idle == pytest.approx(0.6, rel=0.05)
+
+    def unexplained() -> float:
+        result = Sandbox().run([PYTHON, "-I", "-c", BEGIN + source])
+        assert result.usage.cpu is not None
+        assert float(result.stdout) >= 0.6
+        return result.usage.cpu - float(result.stdout)
+
+    assert statistics.median(unexplained() for _ in range(3)) == pytest.approx(0, abs=0.03)
 
 
 @pytest.mark.needs("cpus")
 def test_throttled() -> None:
-    """Who wants one CPU and has a quarter waits; how long depends on what else the machine has to do."""
-    usage = figures("until = time.process_time() + 0.25\nwhile time.process_time() < until: pass", cpus=0.25)
+    """Who wants one CPU and has a fiftieth waits; how long depends on what else the machine has to do.
+
+    A fiftieth is less than it gets of a machine under load, where who may have a quarter never has it, and so need not wait.
+    """
+    usage = figures("until = time.process_time() + 0.02\nwhile time.process_time() < until: pass", cpus=0.02)
     assert usage.throttled
 
 
@@ -253,13 +267,15 @@ def test_processes() -> None:
 
 @pytest.mark.parametrize("kind", ["read", "write"])
 def test_disk(on_disk: Path, direct: Callable[..., Result], kind: str) -> None:
-    """2 MiB past the page cache, in operations of 64 KiB, within 5 %."""
-    usage, idle = direct(on_disk, kind, 2 * MIB).usage, direct(on_disk, kind, 0).usage
+    """2 MiB past the page cache, in operations of 64 KiB, within 5 %: of three, since what the cache has lost is read again."""
+    direct(on_disk, kind, 0)  # from now on the page cache has all that Python takes to begin
+    found = [(direct(on_disk, kind, 2 * MIB).usage, direct(on_disk, kind, 0).usage) for _ in range(3)]
     name, operations = {"read": ("bytes_read", "reads"), "write": ("bytes_written", "writes")}[kind]
-    done = getattr(usage, name) - getattr(idle, name)
+    done = statistics.median(getattr(usage, name) - getattr(idle, name) for usage, idle in found)
     assert done == pytest.approx(2 * MIB, rel=0.05)
-    if getattr(usage, operations) is not None:
-        assert getattr(usage, operations) - getattr(idle, operations) == pytest.approx(32, rel=0.05)
+    if getattr(found[0][0], operations) is not None:
+        done = statistics.median(getattr(usage, operations) - getattr(idle, operations) for usage, idle in found)
+        assert done == pytest.approx(32, rel=0.05)
 
 
 @pytest.mark.needs("memory")
@@ -332,7 +348,7 @@ def test_what_a_test_makes_is_billed_apart(pytester: pytest.Pytester) -> None:
         def test_made(sandbox_factory):
             use(sandbox_factory, 100, 0.2); use(sandbox_factory, 10, 0.3)
             assert False
-        @pytest.mark.sandbox(timeout=1)
+        @pytest.mark.sandbox(timeout=5)
         def test_killed(sandbox_factory): use(sandbox_factory, 10, 1000)
         def test_none(sandbox_factory): pass
         """

@@ -71,7 +71,7 @@ def test_too_few_descriptors(below: bool) -> None:
     with Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", layout) as supervisor:
         there = Ears()
         parent = supervisor.start_root(Spec(), nest, there)
-        supervisor.run_while(lambda: not there.heard, 30)
+        supervisor.run_while(lambda: not there.heard, 300)
 
         def begin() -> Ears:
             ears = Ears()
@@ -79,7 +79,7 @@ def test_too_few_descriptors(below: bool) -> None:
                 supervisor.start(parent, Spec(), ears)
             else:
                 supervisor.start_root(Spec(), lambda _: 0, ears, scope=False)
-            supervisor.run_while(lambda: ears.outcome is None, 30)
+            supervisor.run_while(lambda: ears.outcome is None, 300)
             return ears
 
         begin()

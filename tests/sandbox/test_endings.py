@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pytest_sandbox import CallError, Ending, Limits, Result, Sandbox, Spec
 from pytest_sandbox.model.spec import MIB
+from pytest_sandbox.sandbox import clock
 
 PYTHON = sys.executable
 
@@ -137,17 +139,18 @@ def test_out_of_memory_in_a_function() -> None:
     assert str(error) == error.outcome.sentence
 
 
-def test_timed_out() -> None:
+def test_timed_out(crowd: Callable[[], float]) -> None:
     """After the limit, and not much later."""
     result = run("sleep", "60", timeout=0.3)
     assert result.ending is Ending.TIMED_OUT
     assert result.sentence.startswith("timed out: killed after ")
     assert result.sentence.endswith(", limit 300ms")
-    assert 0.3 <= result.usage.wall < 3
+    assert 0.3 <= result.usage.wall < 3 * crowd()
 
 
-def test_timed_out_with_the_stacks_of_every_thread() -> None:
+def test_timed_out_with_the_stacks_of_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every Python thread's stack is in the outcome."""
+    monkeypatch.setattr(clock, "STACKS_TIME", 2.0)  # on a machine under load it takes its turn to print them
 
     def other_thread() -> None:
         time.sleep(60)
@@ -156,7 +159,7 @@ def test_timed_out_with_the_stacks_of_every_thread() -> None:
         threading.Thread(target=other_thread).start()
         time.sleep(60)
 
-    outcome = ending_of(main_thread, timeout=0.5).outcome
+    outcome = ending_of(main_thread, timeout=2.0).outcome
     assert outcome.ending is Ending.TIMED_OUT
     assert "in main_thread" in outcome.stacks
     assert "in other_thread" in outcome.stacks
@@ -302,10 +305,14 @@ def test_a_zombie_among_leaks() -> None:
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_what_is_just_ending_is_no_leak(count: int) -> None:
-    """Processes have a moment to go: these go because main has gone, the last one for the last but one, and so on."""
+    """Processes have a moment to go: these go because main has gone, the last one for the last but one, and so on.
+
+    Of three times: on a machine under load a moment may be over before the last has had its turn. Without one none of them
+    would ever be gone when init looks.
+    """
     wait = "os.close(there)\n        os.read(here, 1)\n        os._exit(0)"
     source = f"import os\nfor _ in range({count}):\n    here, there = os.pipe()\n    if not os.fork():\n        {wait}"
-    assert python(source).leaks == ()
+    assert any(python(source).leaks == () for _ in range(3))
 
 
 def test_outer_processes_are_untouched() -> None:

@@ -33,11 +33,14 @@ def run(*argv: str, network: Network = Network.AUTO, **limits: Any) -> Result:
 @needs("cpus")
 @pytest.mark.usefixtures("true_cpu_clock")
 def test_cpus_are_throttled() -> None:
-    """A quarter of a CPU is a quarter of its time, and the time lost is told."""
-    result = run("timeout", "1", "sh", "-c", "while :; do :; done", cpus=0.25)
+    """A fiftieth of a CPU is a fiftieth of its time, and the time lost is told.
+
+    Of a machine under load it would get more: who may have a quarter may never have it, and so need not wait.
+    """
+    result = run("timeout", "2", "sh", "-c", "while :; do :; done", cpus=0.02)
     assert result.usage.throttled  # how much depends on what else this machine has to do
     assert result.usage.cpu is not None
-    assert 0 < result.usage.cpu < 0.25 * result.usage.wall + 0.1
+    assert 0 < result.usage.cpu < 0.02 * result.usage.wall + 0.1
 
 
 def test_open_files() -> None:
@@ -166,11 +169,12 @@ print(ending(bomb, memory=1 << 26), "/", ending(bomb, cpu_time=1.0), "/", ending
 usage = Sandbox().run(["true"]).usage
 print(usage.memory_peak, usage.oom_kills, usage.pids_peak, bool(usage.missing["memory_peak"]), usage.cpu > 0)
 """
-    user = ["setpriv", "--reuid", "4711", "--regid", "4711", "--clear-groups", PYTHON, "-c", script]
+    # No number that tests/run.py takes, which runs this suite as such a user at the same time.
+    user = ["setpriv", "--reuid", "62711", "--regid", "62711", "--clear-groups", PYTHON, "-c", script]
     probe = subprocess.run([*user[:6], PYTHON, "-c", "import pytest_sandbox"], cwd="/", capture_output=True, check=False)
     if probe.returncode:
         pytest.skip(f"another user cannot run this Python: {probe.stderr.decode()[-200:]}")
-    output = subprocess.run(user, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    output = subprocess.run(user, cwd="/", capture_output=True, text=True, timeout=300, check=False)
     assert output.stdout.splitlines() == [
         "TOO_MANY_PROCESSES TIMED_OUT DISK_FULL",
         "refused: the limit memory / refused: the limit cpu_time / refused: the limit cpus",

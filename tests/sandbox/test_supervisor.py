@@ -91,7 +91,7 @@ def below(supervisor: Supervisor, parent: Running, body: str, *, inner: bool = F
 
 def wait(supervisor: Supervisor, *heard: Heard) -> list[Outcome]:
     """Serve until all of these are gone."""
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 300
     while any(one.outcome is None for one in heard):
         assert time.monotonic() < limit, "a sandbox does not end"
         supervisor.step(1.0)
@@ -420,7 +420,7 @@ def delay_forks(_: Inside) -> int:
     thread.start()
     thread.join()
     libc = ctypes.PyDLL(None)  # keeps the GIL
-    handler = ctypes.PYFUNCTYPE(None)(lambda: libc.usleep(300_000))
+    handler = ctypes.PYFUNCTYPE(None)(lambda: libc.usleep(1_000_000))
     _kept.append(handler)
     libc["__register_atfork"](None, handler, None, None)
     return 0
@@ -515,7 +515,7 @@ def test_a_torn_frame_at_the_end_is_no_frame(supervisor: Supervisor) -> None:
     assert heard.frames == [{"op": "whole"}]
 
 
-def test_a_flood_does_not_hold_up_the_others(supervisor: Supervisor) -> None:
+def test_a_flood_does_not_hold_up_the_others(supervisor: Supervisor, crowd: Callable[[], float]) -> None:
     """Who talks without end keeps neither its own deadline nor its neighbours from being served."""
 
     def flood(inside: Inside) -> int:
@@ -528,7 +528,7 @@ def test_a_flood_does_not_hold_up_the_others(supervisor: Supervisor) -> None:
     _, two = below(supervisor, outer, "leave")
     first, second = wait(supervisor, one, two)
     assert (first.ending, second.status) == (Ending.TIMED_OUT, 4)
-    assert first.usage.wall < 5
+    assert first.usage.wall < 5 * crowd()
 
 
 def test_who_does_not_listen_holds_up_nobody(supervisor: Supervisor) -> None:
@@ -618,14 +618,14 @@ def test_outermost_sandboxes_know_nothing_of_each_other(supervisor: Supervisor) 
     assert first.outcome is None
 
 
-def test_close_while_all_run() -> None:
+def test_close_while_all_run(crowd: Callable[[], float]) -> None:
     """Everything is killed, what was only ordered too, and that in no time."""
     one = Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(probes.find_identity()))
     outer, above = root(one, scope({"hang": sleep(60)}))
     heard = [below(one, outer, "hang")[1] for _ in range(5)]
     started = time.monotonic()
     one.close()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 5 * crowd()
     assert all(each.outcome is not None for each in (above, *heard))
 
 
@@ -636,7 +636,7 @@ def test_close_at_once() -> None:
     one.close()
 
 
-def test_close_with_a_launcher_that_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_with_a_launcher_that_is_stuck(monkeypatch: pytest.MonkeyPatch, crowd: Callable[[], float]) -> None:
     """A launcher that hangs in the kernel's or anybody's hands is killed, and close comes back."""
     from pytest_sandbox.sandbox import launcher
 
@@ -645,7 +645,7 @@ def test_close_with_a_launcher_that_is_stuck(monkeypatch: pytest.MonkeyPatch) ->
     _, heard = root(one, lambda _: 0)
     started = time.monotonic()
     one.close()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 5 * crowd()
     assert heard.outcome is not None
     assert heard.outcome.ending is Ending.NO_REPORT
 
@@ -657,14 +657,14 @@ def spin(_: Inside) -> int:
 
 
 @pytest.mark.needs("cpu_time")
-@pytest.mark.parametrize(("cpu_time", "timeout", "first"), [(0.1, 1.0, Ending.CPU_TIME), (1.0, 0.1, Ending.TIMED_OUT)])
+@pytest.mark.parametrize(("cpu_time", "timeout", "first"), [(0.02, 2.0, Ending.CPU_TIME), (0.5, 0.1, Ending.TIMED_OUT)])
 def test_which_of_two_times_ran_out_first(supervisor: Supervisor, cpu_time: float, timeout: float, first: Ending) -> None:
-    """Also where the controller had no time to look before both were over."""
+    """Also where the controller had no time to look before both were over; of a machine under load it gets a twentieth."""
     running, heard = root(supervisor, spin, limits=Limits(cpu_time=cpu_time, timeout=timeout))
     supervisor.run_while(lambda: running.deadline is None and not running.ended)
     assert heard.outcome is None, heard.outcome
-    limit = time.monotonic() + 60
-    while (used := running.cgroup.figure("cpu") or 0) < max(cpu_time, timeout):
+    limit, deadline = time.monotonic() + 300, running.deadline or 0
+    while (used := running.cgroup.figure("cpu") or 0) < cpu_time or time.monotonic() < deadline:
         assert time.monotonic() < limit, f"it has used {used} s of CPU time only"
         time.sleep(0.05)
     assert wait(supervisor, heard)[0].ending is first
@@ -761,6 +761,7 @@ def test_what_does_not_die_does_not_hold_the_run(
         pytest.warns(TeardownWarning, match="could not be removed: Device or resource busy"),
     ):
         assert wait(supervisor, heard)[0].ending is Ending.TIMED_OUT
+    monkeypatch.undo()  # on a machine under load the next one may take longer to be gone
     _, other = root(supervisor, lambda _: 0)
     assert wait(supervisor, other)[0].ok
     freezer.thaw()
@@ -769,9 +770,8 @@ def test_what_does_not_die_does_not_hold_the_run(
 # -- what does not come about ------------------------------------------------------------------------------------------
 
 
-def test_a_scope_that_does_not_fork(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scope_that_does_not_fork(supervisor: Supervisor) -> None:
     """It is waited for once, and killed with what it was to make: nothing else could be made there either."""
-    monkeypatch.setattr("pytest_sandbox.sandbox.cloning.PATIENCE", 3.0)
 
     def hang(_: Inside) -> int:
         os.register_at_fork(before=lambda: time.sleep(600))
@@ -780,8 +780,11 @@ def test_a_scope_that_does_not_fork(supervisor: Supervisor, monkeypatch: pytest.
     outer, above = root(supervisor, scope({"hang": hang, "leave": lambda _: 0}))
     outer.send({"op": "do", "body": "hang"})
     supervisor.run_while(lambda: not above.frames)
-    heard = [below(supervisor, outer, "leave")[1] for _ in range(3)]
-    outcomes = wait(supervisor, above, *heard)
+    children = [below(supervisor, outer, "leave") for _ in range(3)]
+    supervisor.run_while(lambda: not all(child.being_forked for child, _ in children))
+    for child, _ in children:
+        child.enter_by = time.monotonic() + 0.1  # in place of two minutes
+    outcomes = wait(supervisor, above, *(heard for _, heard in children))
     assert {outcome.ending for outcome in outcomes} == {Ending.NO_REPORT}
     assert "does not come to an end of it" in outcomes[0].sentence
 

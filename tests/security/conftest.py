@@ -99,7 +99,7 @@ class Attack:
         head = "import errno, os, signal, socket, subprocess, sys, time\nimport pytest\nimport inner\nfrom inner import FACTS\n"
         (self.project / name).write_text(head + source)
 
-    def start(self, *arguments: str, seconds: float = 60.0, program: Sequence[str] = ()) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, seconds: float = 180.0, program: Sequence[str] = ()) -> subprocess.Popen[str]:
         """Start the inner pytest, or a Python program in its place, under the witness; seconds: on a machine that is not slow."""
         self._result.unlink(missing_ok=True)
         seconds *= _slowness()
@@ -165,13 +165,13 @@ class Attack:
         result = Result(lines[1]["status"], output, self._cases(), lines[1]["lingered"], lines[0]["pid"], self.path)
         assert not lines[1]["late"], f"the inner run did not end in time\n{output}"
         assert not lines[1]["left"], f"still there {lines[1]['left']}\n{output}"
-        assert result.lingered < SOON * _crowd(), f"processes lived for {result.lingered:.1f} s after pytest\n{output}"
+        assert result.lingered < SOON * self.crowd(), f"processes lived for {result.lingered:.1f} s after pytest\n{output}"
         assert not cleans_up or cgroups_of(result.pid) == [], output
         assert self._temporary() <= {f"pytest-of-{name}" for name in (_user(), "unknown")}, output
         assert "INTERNALERROR" not in output, output
         return result
 
-    def run(self, *arguments: str, seconds: float = 60.0, program: Sequence[str] = ()) -> Result:
+    def run(self, *arguments: str, seconds: float = 180.0, program: Sequence[str] = ()) -> Result:
         """Start, and wait for the end; the mounts of the machine are the same afterwards."""
         before = Path("/proc/self/mountinfo").read_text()
         result = self.finish(self.start(*arguments, seconds=seconds, program=program), seconds + 30)
@@ -190,7 +190,7 @@ class Attack:
             return {}
         return {case.get("name", ""): _case(case) for case in root.iter("testcase")}
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 180.0) -> None:
         """Fail unless it becomes true in time."""
         limit = time.monotonic() + seconds
         while not condition():
@@ -206,6 +206,15 @@ class Attack:
         process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", f"{self.token}-victim"])
         self._victims.append(process)
         return process
+
+    def crowd(self) -> float:
+        """See `_crowd`."""
+        return _crowd()
+
+    def stop(self, pid: int) -> None:
+        """Stop a process, and wait until it is: a fork that it was in when the signal came is over then, and seen."""
+        os.kill(pid, signal.SIGSTOP)
+        self.wait_until(lambda: _state(pid) in "TZX")
 
     def processes(self, word: str) -> list[int]:
         """See `processes`."""
@@ -243,8 +252,17 @@ class Attack:
 
 
 def _crowd() -> float:
-    """How many processes there are for each CPU: what a second of a process that is ending takes on a machine under load."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    """How many processes there are for each CPU, now or lately: what a second of one that ends takes on a machine under load."""
+    lately, _, _, now, _ = Path("/proc/loadavg").read_text().split()
+    return max(1.0, float(lately) / (os.cpu_count() or 1), int(now.partition("/")[0]) / (os.cpu_count() or 1))
+
+
+def _state(pid: int) -> str:
+    """The letter that the kernel has for what a process does; X for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 def _slowness() -> float:
@@ -285,7 +303,7 @@ def cgroups_of(pid: int) -> list[str]:
     """Directories of the run of pytest `pid`, in every hierarchy."""
     found = []
     for directory, names, _ in os.walk("/sys/fs/cgroup"):
-        found += [os.path.join(directory, name) for name in names if name.startswith("pytest-sandbox-") and f"{pid}-" in name]
+        found += [os.path.join(directory, name) for name in names if name.startswith("pytest-sandbox-") and f"-{pid}-" in name]
     return found
 
 

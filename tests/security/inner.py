@@ -105,7 +105,7 @@ def sleeper(token: str) -> list[str]:
     return [sys.executable, "-c", f"import signal, time\n{ignore}\ntime.sleep(600)", token]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 100.0) -> None:
     """Fail unless it becomes true in time."""
     limit = time.monotonic() + seconds
     while not condition():

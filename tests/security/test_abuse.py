@@ -116,7 +116,7 @@ CASES = (
     Case("forks_then_fills", "pids=20, disk='4M'", "refused(); fill('/tmp/filler')", "disk full", DISK_FULL, needs=PIDS),
     Case("fills_then_forks", "pids=20, disk='4M'", "full(); bomb()", "too many processes", "limit 20", needs=PIDS),
     Case("forks_then_hoards", "pids=20, memory='48M'", "refused(); hoard()", "out of memory", NO_MEMORY, needs=BOTH),
-    Case("hoards_then_sleeps", "memory='48M', timeout=2", "inner.fork(hoard); endless()", "timed out", "for memory",
+    Case("hoards_then_sleeps", "memory='48M', timeout=8", "inner.fork(hoard); endless()", "timed out", "for memory",
          needs=MEMORY),
     Case("hoards_then_passes", "memory='48M'", "inner.fork(hoard)", "out of memory", NO_MEMORY, needs=MEMORY),
     Case("forks_then_passes", "pids=20", "refused()", "exited", outcome="passed", needs=PIDS),
@@ -193,7 +193,8 @@ def test_every_verdict_is_right(anywhere: Any, request: pytest.FixtureRequest) -
     anywhere.environment["RECORD"] = str(anywhere.path / "record")
     anywhere.write(RECORD, "conftest.py")
     anywhere.write(source(cases))
-    result = anywhere.run("-p", "no:faulthandler", "--sandbox-keep=never", "-q", "--show-capture=no", seconds=60 + 2 * len(cases))
+    arguments = ("-p", "no:faulthandler", "--sandbox-keep=never", "-q", "--show-capture=no")
+    result = anywhere.run(*arguments, seconds=180 + 2 * len(cases))
     assert (anywhere.path / "record").exists(), result.output
     record = json.loads((anywhere.path / "record").read_text())
     wrong = []

@@ -49,7 +49,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_nothing_is_left_whenever_pytest_is_killed(attack: Any, number: signal.Signals, moment: str) -> None:
     """kill -9, SIGTERM and Ctrl-C in every fixture's set-up and teardown and in the test: nothing is left."""
-    attack.facts |= {"moment": moment, "stay": 2 if number == signal.SIGINT else 600}
+    attack.facts |= {"moment": moment, "stay": 6 if number == signal.SIGINT else 600}
     attack.write(SUITE)
     process = attack.start()
     pid = attack.pid

@@ -239,7 +239,7 @@ def test_push():
         cwd=attack.project,
         env=attack.environ(),
         capture_output=True,
-        timeout=60,
+        timeout=300,
         check=False,
         stdin=subprocess.DEVNULL,
     )

@@ -102,8 +102,8 @@ class Killing:
         pid = self.attack.pid
         if step is None:
             time.sleep(after)
-            with contextlib.suppress(ProcessLookupError):
-                _kill(pid, how)
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                self._kill(pid, how)
         self.attack.finish(process, 60, cleans_up=how != "janitor")
         if how == "janitor":
             self.attack.facts["step"] = None
@@ -111,15 +111,14 @@ class Killing:
             assert self.attack.cgroups_of(pid) == []
         assert os.listdir(self.scratch) == []
 
-
-def _kill(pid: int, how: str) -> None:
-    if how == "group":
-        os.killpg(pid, signal.SIGKILL)
-    elif how == "janitor":
-        os.kill(pid, signal.SIGSTOP)  # lest it forks meanwhile
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            os.kill(int(child), signal.SIGKILL)
-    os.kill(pid, signal.SIGKILL)
+    def _kill(self, pid: int, how: str) -> None:
+        if how == "group":
+            os.killpg(pid, signal.SIGKILL)
+        elif how == "janitor":
+            self.attack.stop(pid)  # lest it forks meanwhile
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

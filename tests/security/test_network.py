@@ -16,15 +16,13 @@ ADDRESSES = [(socket.AF_INET, "192.0.2.1"), (socket.AF_INET, "169.254.169.254"),
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 def test_outside(family, address, kind):
     inner.assert_inside()
-    start = time.monotonic()
     with socket.socket(family, kind) as client:
-        client.settimeout(5)
+        client.setblocking(False)  # what is not refused at once is under way: EINPROGRESS
         if kind == socket.SOCK_STREAM:
             got = inner.code(lambda: client.connect((address, 9)))
         else:
             got = inner.code(lambda: client.sendto(b"x", (address, 9)))
     assert got in (errno.ENETUNREACH, errno.EADDRNOTAVAIL), errno.errorcode.get(got, got)
-    assert time.monotonic() - start < 0.5
 def test_only_loopback():
     names = [name for _, name in socket.if_nameindex()]
     # Kernels with tunnels built in give each network namespace one of a kind, which is down: sit0, tunl0.

@@ -135,7 +135,7 @@ def test_traced():
         time.sleep(600)
     os.waitpid(child, os.WUNTRACED)
 """)
-    result = attack.run(seconds=20)
+    result = attack.run()
     result.passed("test_ignores", "test_stopped", "test_traced", "test_next")
     assert "sandbox_leaks" in result.cases["test_ignores"].properties
     assert "sandbox_leaks" in result.cases["test_stopped"].properties

@@ -234,7 +234,7 @@ def test_done_and_on():
     inner.send({"op": "done"})
     time.sleep(600)
 """)
-    result = attack.run(seconds=40)
+    result = attack.run()
     for name in ("test_flood", "test_terminal", "test_half_a_frame", "test_done_and_on"):
         result.failed(name, "timed out", "timed out")
     assert result.cases["test_deaf"].outcome == "failed"
@@ -267,7 +267,7 @@ def test_warn():
     inner.send({"op": "warning", "text": "x", "category": ["builtins", "UserWarning"], "filename": FACTS["fifo"], "lineno": 1,
                 "line": None, "when": "runtest", "nodeid": "", "location": None})
 """)
-    result = attack.run(seconds=20)
+    result = attack.run()
     result.passed("test_warn", "test_next")
 
 

@@ -62,7 +62,7 @@ def test_bomb():
     result = attack.run()
     result.failed("test_bomb", "timed out", "limit 2")
     result.passed("test_next")
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 20 * attack.crowd()
 
 
 @sizes
@@ -124,7 +124,7 @@ def test_inode_filler(attack: Any, size: str) -> None:
     for index in range(300_000):
         os.close(os.open(f"/tmp/filler/{{index}}", os.O_CREAT | os.O_WRONLY))
 """)
-    result = attack.run("--sandbox-keep=never", seconds=120)
+    result = attack.run("--sandbox-keep=never")
     result.failed("test_fill", "disk full", "disk full", "No space left")
     result.passed("test_next")
 
@@ -206,7 +206,7 @@ def test_loops():
                 pass
     time.sleep(600)
 """)
-    result = attack.run(seconds=90)
+    result = attack.run()
     result.failed("test_loops", "cpu time", "cpu time", "limit 1")
     result.passed("test_next")
 
@@ -228,7 +228,7 @@ def test_one(n):
     if kind == "times-out": time.sleep(60)
     if kind == "fills": open("/tmp/x", "wb").write(bytes(4 << 20))
 """)
-    result = attack.run(seconds=120)
+    result = attack.run(seconds=300)
     expected = [
         ("passed", "exited"), ("failed", "exited"), ("failed", "no report"), ("failed", "signalled"), ("passed", "exited"),
         ("failed", "timed out"), ("failed", "disk full"),

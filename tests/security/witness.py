@@ -21,7 +21,7 @@ import time
 
 PR_SET_CHILD_SUBREAPER = 36
 KEYCTL_JOIN_SESSION_KEYRING = 1
-PATIENCE = 5.0
+PATIENCE = 30.0
 
 
 def say(result: str, **facts: object) -> None:
