@@ -7,7 +7,7 @@ import importlib.metadata
 from pathlib import Path
 
 from pytest_sandbox.model import units
-from pytest_sandbox.plugin.options import OPTIONS, Kind, Option, Where
+from pytest_sandbox.plugin.planning.options import OPTIONS, Kind, Option, Where
 
 HERE = Path(__file__).resolve().parent
 GENERATED = HERE / "_generated"

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_sandbox.plugin import options, resolve
+from pytest_sandbox.plugin.planning import options, resolve
 from pytest_sandbox.primitives import forks  # noqa: F401 - now: its handler is to come before those of conftest files
 
 if TYPE_CHECKING:
-    from pytest_sandbox.plugin.fixtures import SandboxFactory, SandboxInfo
+    from pytest_sandbox.plugin.inside.fixtures import SandboxFactory, SandboxInfo
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except pytest.UsageError as error:
         if not hasattr(config, "workerinput"):
             raise
-        from pytest_sandbox.plugin import distributed
+        from pytest_sandbox.plugin.controller import distributed
 
         distributed.register_refused(config, str(error))
 
@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _configure(config: pytest.Config) -> None:
     if not resolve.enabled(config):
         if hasattr(config, "workerinput"):
-            from pytest_sandbox.plugin import distributed
+            from pytest_sandbox.plugin.controller import distributed
 
             distributed.refuse_without(config)
         return
@@ -57,14 +57,14 @@ def _configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"--sandbox needs Linux: {sys.platform} has no namespaces. Fix: run these tests on Linux, or with --no-sandbox"
         )
-    from pytest_sandbox.plugin import controller, distributed
+    from pytest_sandbox.plugin.controller import distributed, run
 
     if distributed.is_worker(config):
         distributed.register_worker(config, settings)
     elif distributed.is_master(config):
         distributed.register_master(config, settings)
     else:
-        controller.register(config, settings)
+        run.register(config, settings)
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
@@ -87,7 +87,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 def sandbox(request: pytest.FixtureRequest) -> SandboxInfo:
     """The test's own sandbox: `spec`, `limits`, `usage()` so far, `changes()` so far. Skips where the test has none."""
     _skip_elsewhere()
-    from pytest_sandbox.plugin import fixtures
+    from pytest_sandbox.plugin.inside import fixtures
 
     return fixtures.sandbox(request.config)
 
@@ -96,7 +96,7 @@ def sandbox(request: pytest.FixtureRequest) -> SandboxInfo:
 def sandbox_factory(request: pytest.FixtureRequest) -> SandboxFactory:
     """Makes further sandboxes below this test's: `sandbox_factory(memory="64M").run(["prog"])`, `.call(function, 1)`."""
     _skip_elsewhere()
-    from pytest_sandbox.plugin import fixtures
+    from pytest_sandbox.plugin.inside import fixtures
 
     return fixtures.sandbox_factory(request.config)
 

@@ -151,7 +151,7 @@ def test_lies(compat: Compat, lie: str) -> None:
     frame = {"op": "carried", "ended": True, "plugins": {"pytest-benchmark": {"benchmarks": [good | LIES[lie]]}}}
     compat.pytester.makepyfile(
         test_it=f"""
-        from pytest_sandbox.plugin.settling import INSIDE
+        from pytest_sandbox.plugin.builtin.settling import INSIDE
         inf = float("inf")
         def test_lie(request): request.config.stash[INSIDE].channel.send({frame!r})
         def test_next(benchmark): benchmark.pedantic(int, rounds=2)

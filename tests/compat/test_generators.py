@@ -108,7 +108,7 @@ def test_lies(compat: Compat, state: dict[str, object]) -> None:
         test_it=f"""
         import json, random
         from helper import draw
-        from pytest_sandbox.plugin.settling import INSIDE
+        from pytest_sandbox.plugin.builtin.settling import INSIDE
         def test_lies(request):
             before = draw()
             request.config.stash[INSIDE].channel.send({{"op": "generators", **{text}}})

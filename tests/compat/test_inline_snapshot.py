@@ -225,7 +225,7 @@ def attack(compat: Compat, use: dict[str, Any]) -> Run:
         test_it=f"""
         def target(snapshot): snapshot(6)
         import ast, executing, hashlib, os
-        from pytest_sandbox.plugin.settling import INSIDE
+        from pytest_sandbox.plugin.builtin.settling import INSIDE
         def test_lie(request):
             lie = {use!r}
             path = os.path.join(os.path.dirname(__file__), lie.get("file", "test_it.py"))

@@ -250,7 +250,7 @@ def test_who_asks_without_end(compat: Compat) -> None:
     compat.pytester.makepyfile(
         test_it="""
         import pytest
-        from pytest_sandbox.plugin.settling import INSIDE
+        from pytest_sandbox.plugin.builtin.settling import INSIDE
         @pytest.mark.flaky(reruns=1)
         def test_lies(request):
             channel = request.config.stash[INSIDE].channel

@@ -247,7 +247,7 @@ def test_lies(compat: Compat, lie: str) -> None:
     frame = {"op": "carried", "ended": True, "plugins": {"syrupy": {"assertions": [], "writes": [write]}}}
     compat.pytester.makepyfile(
         test_it=f"""
-        from pytest_sandbox.plugin.settling import INSIDE
+        from pytest_sandbox.plugin.builtin.settling import INSIDE
         def test_lie(request): request.config.stash[INSIDE].channel.send({frame!r})
         def test_next(snapshot): assert 1 == snapshot
         """,

@@ -645,7 +645,7 @@ LIE = """
     import base64, os
     import pytest
     from measured import code
-    from pytest_sandbox.plugin.settling import INSIDE
+    from pytest_sandbox.plugin.builtin.settling import INSIDE
 
     def pack(*numbers):
         return base64.b64encode(b"".join(number.to_bytes(4, "little", signed=True) for number in numbers)).decode()
@@ -745,7 +745,7 @@ def test_data_file_that_never_ends(measure: Measure) -> None:
         def test_program(): subprocess.run([sys.executable, "-m", "measured.program"], check=True)
     """
     measure.write(suite, "patch = subprocess", program=PROGRAM)
-    measure.pytester.makeconftest("import pytest_sandbox.plugin.measured as measured\nmeasured._READ_TIME = 10.0")
+    measure.pytester.makeconftest("import pytest_sandbox.plugin.others.coverage.measured as measured\nmeasured._READ_TIME = 10.0")
     boxed = measure.run(["-m", "pytest"], ["--cov=measured", "--cov-report="], sandbox=True)
     boxed.result.assert_outcomes(passed=2, warnings=1)
     assert boxed.functions("measured/program.py") == {"in_subprocess"}

@@ -17,7 +17,7 @@ import pytest
 from pytest_sandbox import Capability
 from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Clone, Prctl
-from pytest_sandbox.plugin.header import not_enforced
+from pytest_sandbox.plugin.reporting.header import not_enforced
 from pytest_sandbox.primitives.cgroup_layout import V1, find_hierarchies
 from pytest_sandbox.sandbox import doctor
 

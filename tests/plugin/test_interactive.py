@@ -166,7 +166,7 @@ def test_1(outer): os.write(log(), b"runs "); [time.sleep(0.01) for _ in range(1
 def test_2(outer): pass
 """
 #: A conftest with which whoever heeds an interrupt has more time for that than the usual three seconds.
-UNHURRIED = "import pytest_sandbox.plugin.walk as walk; walk.INTERRUPT_TIME = 60.0"
+UNHURRIED = "import pytest_sandbox.plugin.controller.walk as walk; walk.INTERRUPT_TIME = 60.0"
 
 
 def _wait_for(path: Path, text: str) -> None:

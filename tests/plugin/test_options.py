@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_sandbox.plugin import options
+from pytest_sandbox.plugin.planning import options
 
 
 class OptionsOnly:
@@ -152,7 +152,8 @@ def test_options_of_others_are_left_alone(pytester: pytest.Pytester) -> None:
 def test_importing_costs_no_machinery() -> None:
     """A run without a sandbox imports the vocabulary only: nothing of the layers between, and nothing of the kernel's."""
     code = (
-        "import sys, pytest; before = set(sys.modules); import pytest_sandbox.plugin.options, pytest_sandbox.plugin.resolve;"
+        "import sys, pytest; before = set(sys.modules);"
+        "import pytest_sandbox.plugin.planning.options, pytest_sandbox.plugin.planning.resolve;"
         "print(*sorted(set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -167,7 +168,7 @@ def test_other_platforms_can_import_it(platform: str) -> None:
     linux_only = ["fcntl", "resource", "termios", "pwd", "grp", "cffi", "_cffi_backend", "pyroute2", "filelock"]
     code = (
         f"import sys, pytest; sys.platform = {platform!r}; sys.modules.update(dict.fromkeys({linux_only!r}));"
-        "import pytest_sandbox.plugin.options, pytest_sandbox.plugin.resolve"
+        "import pytest_sandbox.plugin.planning.options, pytest_sandbox.plugin.planning.resolve"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -9,8 +9,8 @@ import pytest
 
 from pytest_sandbox import capabilities
 from pytest_sandbox.model.spec import Keep, Limits, Network, Spec
-from pytest_sandbox.plugin import options
-from pytest_sandbox.plugin.resolve import Plan, Scope, Settings, enabled, plan, plans, settings
+from pytest_sandbox.plugin.planning import options
+from pytest_sandbox.plugin.planning.resolve import Plan, Scope, Settings, enabled, plan, plans, settings
 
 MIB = 1 << 20
 

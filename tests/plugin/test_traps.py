@@ -159,7 +159,7 @@ def test_frames_that_make_no_sense(pytester: pytest.Pytester, frame: dict[str, o
     pytester.makepyfile(
         test_a=f"""
         import pytest
-        from pytest_sandbox.plugin.settling import INSIDE
+        from pytest_sandbox.plugin.builtin.settling import INSIDE
 
         @pytest.fixture(scope={scope!r})
         def bad(request):
@@ -214,7 +214,7 @@ def test_lies_about_the_own_end(pytester: pytest.Pytester, lie: str) -> None:
         test_a=f"""
         import os
         import pytest
-        from pytest_sandbox.plugin.settling import INSIDE
+        from pytest_sandbox.plugin.builtin.settling import INSIDE
         from pytest_sandbox.sandbox.wire import encode
 
         def test_it(request):

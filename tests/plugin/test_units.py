@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_sandbox.plugin import resolve, scopes
-from pytest_sandbox.plugin.scopes import Unit
+from pytest_sandbox.plugin.planning import resolve, scopes
+from pytest_sandbox.plugin.planning.scopes import Unit
 
 
 def collect(pytester: pytest.Pytester, **files: str) -> list[Unit | int]:

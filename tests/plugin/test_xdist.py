@@ -621,7 +621,7 @@ def test_reports_that_cannot_be_sent(pytester: pytest.Pytester, compare: Compare
     pytester.makepyfile(
         """
         import pytest, warnings
-        from pytest_sandbox.plugin.settling import INSIDE
+        from pytest_sandbox.plugin.builtin.settling import INSIDE
         class OwnWarning(UserWarning): pass
         def test_numbers(record_property):
             record_property("large", -(10 ** 12)); record_property("larger", 10 ** 100); record_property("half", "\\ud800")
@@ -646,7 +646,7 @@ def test_lies_cost_no_worker(pytester: pytest.Pytester, compare: Compare) -> Non
     pytester.makepyfile(
         """
         import pytest
-        from pytest_sandbox.plugin.settling import INSIDE
+        from pytest_sandbox.plugin.builtin.settling import INSIDE
         BAD = {"op": "warning", "text": "x", "filename": "x", "line": "", "category": ["builtins", "UserWarning"], "lineno": 1}
         @pytest.mark.parametrize("frame", [
             {"op": "nonsense"}, {"op": "finish", "item": 0}, {"op": "report", "data": {}}, BAD | {"lineno": -1},

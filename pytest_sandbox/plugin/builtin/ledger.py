@@ -1,0 +1,132 @@
+"""Who owns which teardown: pytest's SetupState and live fixtures over forks. Imports pytest only.
+
+A child inherits the set-up fixtures of all enclosing scopes and tears down only what it sets up itself.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from _pytest.compat import NOTSET
+from _pytest.fixtures import FixtureDef, SubRequest, TopRequest
+from _pytest.nodes import Node
+from _pytest.outcomes import TEST_OUTCOME
+from _pytest.runner import SetupState
+
+from pytest_sandbox.plugin.planning.scopes import Need
+
+#: Fixtures whose failure pytest does not cache, and this process does.
+_CACHED_HERE: pytest.StashKey[list[FixtureDef[Any]]] = pytest.StashKey()
+
+
+class Ledger:
+    """A plugin that knows every live fixture of the process, and hence what a fork inherits."""
+
+    def __init__(self) -> None:
+        self._live: set[FixtureDef[Any]] = set()
+        self._of_others: list[object] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: FixtureDef[Any]) -> None:
+        """Note a fixture that begins to live, also if its set-up fails: pytest caches the failure.
+
+        No wrapper, which would be a line in the traceback of a fixture's error.
+        """
+        self._live.add(fixturedef)
+
+    def pytest_fixture_post_finalizer(self, fixturedef: FixtureDef[Any]) -> None:
+        """Note its end."""
+        self._live.discard(fixturedef)
+
+    def forget(self, session: pytest.Session) -> None:
+        """Forget every fixture that is set up: those of the controller's own items (enabled=False) are no sandbox's."""
+        self.disown(session)
+        _state(session).stack.clear()
+        for definition in self._live:
+            definition.cached_result = None
+        self._live.clear()
+
+    def disown(self, session: pytest.Session) -> None:
+        """Run no finalizer that was inherited: the values stay, their owner tears them down.
+
+        They are kept all the same: with the last reference to a fixture's generator Python closes it, which runs its `finally`
+        and leaves its `with`.
+        """
+        state = _state(session)
+        for node, (finalizers, problem) in tuple(state.stack.items()):
+            self._of_others.append(finalizers)
+            state.stack[node] = ([], problem)
+        for definition in self._live:
+            self._of_others.append(definition._finalizers.copy())
+            definition._finalizers.clear()
+
+
+def _state(session: pytest.Session) -> SetupState:
+    return session._setupstate
+
+
+def enter(session: pytest.Session, node: Node) -> None:
+    """Set up the collectors down to `node`; a failure is kept by pytest for every item below, as it does itself."""
+    with suppress(*TEST_OUTCOME):
+        _state(session).setup(node)  # type: ignore[arg-type]  # walks listchain(), which every node has
+
+
+def leave(session: pytest.Session) -> None:
+    """Tear down everything that this process has set up."""
+    __tracebackhide__ = True
+    for definition in session.stash.get(_CACHED_HERE, ()):
+        definition.cached_result = None  # as pytest has it: with --setup-show, nothing of it is torn down
+    _state(session).teardown_exact(None)
+
+
+def set_up(item: pytest.Item, need: Need) -> bool:
+    """Set up a fixture of a higher scope here, for an item; whether that worked.
+
+    An exception of its own, which pytest caches, is raised again and reported in each child that needs it. So is
+    SystemExit, which pytest does not cache: the fixture has run, and is not to be run once more for the same test.
+    """
+    __tracebackhide__ = True
+    request = _request(item)
+    if request is None:
+        return True
+    stack = _state(item.session).stack
+    # From pytest 9.2 on, an item must be on the stack to ask for fixtures.
+    stack[item] = ([], None)
+    try:
+        _execute(request, need)
+    except (KeyboardInterrupt, pytest.exit.Exception):
+        raise
+    except BaseException as error:  # noqa: BLE001  # SystemExit is an error of the fixture's too
+        if not isinstance(error, Exception) and need.definition.cached_result is None:
+            need.definition.cached_result = (None, need.parameter, (error, error.__traceback__))
+            item.session.stash.setdefault(_CACHED_HERE, []).append(need.definition)
+        return False
+    else:
+        return True
+    finally:
+        del stack[item]
+        _forget(item)
+
+
+def _request(item: pytest.Item) -> TopRequest | None:
+    if not hasattr(item, "_request"):
+        return None
+    if not item._request:
+        item._initrequest()  # type: ignore[attr-defined]
+    return item._request  # type: ignore[no-any-return]
+
+
+def _forget(item: pytest.Item) -> None:
+    """Give the item a fresh request: its child shall look every fixture up again."""
+    item._initrequest()  # type: ignore[attr-defined]
+
+
+def _execute(request: TopRequest, need: Need) -> None:
+    __tracebackhide__ = True
+    if need.depth == 0:
+        request._get_active_fixturedef(need.name)
+        return
+    subrequest = SubRequest(request, need.definition._scope, NOTSET, 0, need.definition, _ispytest=True)
+    need.definition.execute(subrequest)

@@ -1,0 +1,177 @@
+"""The plugin object of a sandboxed run: refuses what cannot be had, and hands the run to the walk. Runs no test code."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+import pytest
+
+from pytest_sandbox.model.capability import Capability
+from pytest_sandbox.model.errors import SetupError, UnavailableError
+from pytest_sandbox.plugin.builtin import junit, watchdog
+from pytest_sandbox.plugin.builtin.ledger import Ledger
+from pytest_sandbox.plugin.controller.walk import Walk
+from pytest_sandbox.plugin.others import asked, carried, dependency, refused, sybil
+from pytest_sandbox.plugin.others.coverage.measured import measure
+from pytest_sandbox.plugin.planning import paths, resolve
+from pytest_sandbox.plugin.planning.through import let_through
+from pytest_sandbox.plugin.reporting.book import Book
+from pytest_sandbox.plugin.reporting.header import header
+from pytest_sandbox.sandbox import host
+
+
+def register(config: pytest.Config, settings: resolve.Settings) -> None:
+    """Make this run sandboxed, which is not one of pytest-xdist."""
+    config.pluginmanager.register(Alone(config, settings, known(settings)), "sandbox-controller")
+
+
+def known(settings: resolve.Settings) -> Mapping[str, Capability]:
+    """What this machine can do. Raises UsageError for what the run asks for and cannot have here."""
+    refused.refuse_green()
+    found = host.capabilities()
+    try:
+        host.refuse_missing(("platform", *sorted(settings.require)), found)
+        if not settings.degrade:
+            host.refuse(settings.base.spec, found)
+    except UnavailableError as error:
+        raise pytest.UsageError(f"--sandbox: {error}") from error
+    except OSError as error:  # of what it takes to try: a process, descriptors
+        raise pytest.UsageError(f"--sandbox: {SetupError.of('try what this machine can do', error)}") from error
+    return found
+
+
+class Controller:
+    """What is the same for each process that has sandboxes."""
+
+    def __init__(self, config: pytest.Config, settings: resolve.Settings, known: Mapping[str, Capability]) -> None:
+        if not config.pluginmanager.has_plugin("reports"):
+            raise pytest.UsageError(
+                "--sandbox: with -p no:reports no report can leave a sandbox: leave that out, or run with --no-sandbox"
+            )
+        self.config = config
+        self._given = settings
+        self.settings = dataclasses.replace(settings, base=self._settled(settings.base, known))
+        self.known = known
+        self.book = Book(config, self.settings)
+        self.ledger = Ledger()
+        config.pluginmanager.register(self.ledger, "sandbox-ledger")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self) -> None:
+        """See `junit.keep_to_schema`; and with -q, which leaves out pytest's header, say all the same what is not enforced."""
+        junit.keep_to_schema(self.config)
+        reporter = self.config.pluginmanager.getplugin("terminalreporter")
+        if reporter is not None and not getattr(reporter, "showheader", True):
+            for line in header(self.settings.base.spec, self.known)[1:]:
+                self.book.say(line)
+
+    def pytest_report_header(self) -> list[str]:
+        """What is enforced, and loudly what is not."""
+        return header(self.settings.base.spec, self.known)
+
+    @contextlib.contextmanager
+    def walk(self, session: pytest.Session, *, in_order: bool) -> Iterator[Walk]:
+        """The walk over what was collected. What cannot be had is refused, by a UsageError, before anything runs."""
+        try:
+            refused.refuse_green()
+            self._plan(session)
+            dependency.find(self.config, session.items)
+            measure(self.config)
+            watchdog.note(self.config)
+            asked.name_beforehand(self.config, session.items)
+            boxed = [item for item, plan in zip(session.items, self.plans, strict=True) if plan.enabled]
+            with (
+                carried.carrying(self.config, boxed),
+                Walk(session, self.plans, self.settings, self.book, self.ledger, in_order=in_order) as walk,
+            ):
+                yield walk
+        except pytest.UsageError:
+            carried.spare(self.config)
+            raise
+
+    def _plan(self, session: pytest.Session) -> None:
+        plans = [self._given.base, *resolve.plans(session.items, self._given)]
+        # Items without a marker go on to have one plan.
+        changed = {plan: self._settled(plan, self.known) for plan in dict.fromkeys(plans)}
+        if self.settings.degrade:
+            self.book.tell_degraded([new.spec for new in changed.values()], self.known)
+            changed = {plan: dataclasses.replace(new, spec=host.degraded(new.spec)) for plan, new in changed.items()}
+        plans = [changed[plan] for plan in plans]
+        plans[1:] = map(_with_its_document, plans[1:], session.items)
+        refused.refuse_lost_results(self.config, plans)
+        refused.refuse_parted(session.items, plans[1:])
+        base, *self.plans = let_through(self.config, session.items, plans)
+        self.settings = dataclasses.replace(self.settings, base=base)
+        self._refuse(session.items)
+        self._tell_absent()
+
+    @staticmethod
+    def _settled(plan: resolve.Plan, known: Mapping[str, Capability]) -> resolve.Plan:
+        return dataclasses.replace(plan, spec=host.settled(plan.spec, known))
+
+    def _refuse(self, items: Sequence[pytest.Item]) -> None:
+        for plan, item in dict(zip(self.plans, items, strict=True)).items():
+            if plan.enabled and not self.settings.degrade:
+                try:
+                    host.refuse(plan.spec, self.known)
+                except UnavailableError as error:
+                    raise pytest.UsageError(f"{item.nodeid}: {error}") from error
+
+    def _tell_absent(self) -> None:
+        """Say what there was not to hide: a typing error, or a path that only other machines have."""
+        hidden = dict.fromkeys(path for plan in self.plans if plan.enabled for path in plan.spec.hide)
+        for path in paths.absent(hidden):
+            self.book.say(f"sandbox: nothing to hide: {path} does not exist here")
+
+
+def _with_its_document(plan: resolve.Plan, item: pytest.Item) -> resolve.Plan:
+    """The plan, with one sandbox for the document that the item is a part of, if nobody has said otherwise."""
+    document = sybil.document(item) if plan.is_alone else None
+    return plan if document is None else dataclasses.replace(plan, group=document)
+
+
+@contextlib.contextmanager
+def standing_in(config: pytest.Config, replacement: object) -> Iterator[None]:
+    """Within: `replacement` is what answers where somebody calls the hook `pytest_runtest_protocol`."""
+    hooks: Any = config.hook
+    own = hooks.pytest_runtest_protocol
+    hooks.pytest_runtest_protocol = replacement
+    try:
+        yield
+    finally:
+        hooks.pytest_runtest_protocol = own
+
+
+def _refuse_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> NoReturn:
+    del nextitem
+    raise pytest.UsageError(
+        f"--sandbox: a plugin's or conftest's own pytest_runtestloop runs {item.nodeid}, which would be without a sandbox. "
+        "Fix: run without that, or with --no-sandbox"
+    )
+
+
+class Alone(Controller):
+    """The plugin object of a run in one process."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """See that nobody else's loop runs tests, which would do so without sandboxes."""
+        self._protocol = self.config.hook.pytest_runtest_protocol
+        with standing_in(self.config, _refuse_protocol):
+            return (yield)
+
+    def loop(self, session: pytest.Session) -> bool | None:
+        """The run itself, in the place of pytest's own loop."""
+        if session.testsfailed and not session.config.option.continue_on_collection_errors:
+            return None  # pytest's own says so
+        if session.items:
+            with standing_in(self.config, self._protocol), self.walk(session, in_order=True) as walk:
+                walk.all()
+        return True
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The usage table, and where kept files are."""
+        self.book.summary(terminalreporter)

@@ -1,0 +1,234 @@
+"""One open scope sandbox: what it has set up, for whom it works, and what it says. The tree decides what becomes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import pytest
+from _pytest.nodes import Node
+
+from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.model.outcome import Outcome
+from pytest_sandbox.plugin.builtin.generators import Baton
+from pytest_sandbox.plugin.builtin.junit import Noted
+from pytest_sandbox.plugin.builtin.reports import from_frame, seconds, warning_from_frame, whole_number
+from pytest_sandbox.plugin.builtin.settling import keeps_terminal
+from pytest_sandbox.plugin.builtin.terminal import show, show_bytes
+from pytest_sandbox.plugin.builtin.tmp import keep_tmp_path
+from pytest_sandbox.plugin.builtin.watchdog import Barks
+from pytest_sandbox.plugin.others import carried
+from pytest_sandbox.plugin.others.coverage.measured import Account, measured_of
+from pytest_sandbox.plugin.planning.scopes import Need
+from pytest_sandbox.sandbox import clock
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire import Frame
+
+
+class Told(Protocol):
+    """For whose unit a scope sets up: what that took, and what it did to the scope's process."""
+
+    prepared: float
+    interruption: Frame | None
+
+    @property
+    def timeout(self) -> float | None:
+        """The time limit of its unit, which each fixture that is set up for it has too; in seconds."""
+
+    @property
+    def item(self) -> pytest.Item:
+        """The test whose reports, warnings and properties these are."""
+
+
+class Unrunnable(Exception):  # noqa: N818  # not an error of ours: the test's
+    """Why a unit cannot be run: the text is the test's error; outcome is that of the sandbox around it, if that has ended."""
+
+    def __init__(self, text: str, outcome: Outcome | None = None) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Scope:
+    """An open scope sandbox.
+
+    has: the parameter of each fixture set up there, by definition's id; failed: of those that could not be. asking: for whom
+    it works, and of: for which unit and item it sets up now, which may be later ones. interruption: what its teardown did to
+    the run. warnings: of its teardown. version: of the generators' state that it has. barks: of pytest's watchdog.
+    """
+
+    node: Node
+    has: dict[int, object]
+    last_item: int
+    barks: Barks
+    running: Running | None = None
+    outcome: Outcome | None = None
+    closed: pytest.TestReport | None = None
+    interruption: Frame | None = None
+    setting_up: str = ""
+    asking: deque[Told] = dataclasses.field(default_factory=deque)
+    of: tuple[int, int] | None = None
+    warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    version: int = 0
+    failed: dict[int, object] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there ever was a process of it."""
+        return self.running is not None and self.running.pid is not None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self.node.nodeid or "the session"
+
+    def lacks(self, need: Need) -> bool:
+        """Whether a fixture is not set up here, or not with this parameter."""
+        return id(need.definition) not in self.has or self.differs(need)
+
+    def has_failed(self, need: Need) -> bool:
+        """Whether a fixture could not be set up here with this parameter."""
+        key = id(need.definition)
+        return key in self.failed and need.has(self.failed[key])
+
+    def differs(self, need: Need) -> bool:
+        """Whether a fixture is set up here with another parameter."""
+        key = id(need.definition)
+        return key in self.has and not need.has(self.has[key])
+
+
+class Home(Protocol):
+    """Where scopes stand: the tree. baton: what generators are handed on by."""
+
+    baton: Baton
+
+    def unshare(self, scope: Scope, item: pytest.Item, name: str, threads: str) -> None:
+        """A fixture of this name that the scope sets up, or that another asks for, has started threads."""
+
+    def is_of(self, item: int, unit: int) -> bool:
+        """Whether there is such a unit, with this item."""
+
+    def leave(self, scope: Scope, needs: Sequence[tuple[int, int]], failed: Sequence[tuple[int, int]]) -> None:
+        """The scope has not set up these needs of units, by index, since others had failed before."""
+
+    def warn_later(self, unit: int, warning: dict[str, Any]) -> None:
+        """A fixture that is set up early has warned; that belongs to the unit it is set up for."""
+
+
+def _pairs(frame: Frame, name: str) -> list[tuple[int, int]]:
+    try:
+        pairs = [(unit, need) for unit, need in frame[name]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise WireError(f"a frame names no needs: {error!r}") from error
+    if not all(type(number) is int for pair in pairs for number in pair):
+        raise WireError("a frame names no needs")
+    return pairs
+
+
+class ScopeListener:
+    """Hears a scope's sandbox; `inside.scope.scope_body` is what speaks."""
+
+    def __init__(self, scope: Scope, session: pytest.Session, supervisor: Supervisor, home: Home) -> None:
+        self._scope, self._session, self._supervisor, self._home = scope, session, supervisor, home
+        self._config = session.config
+        self._measured = measured_of(session.config)
+        self._account = Account(self._measured)
+        self._shown = 0
+        self._killed = 0.0
+
+    def on_frame(self, running: Running, frame: Frame) -> None:
+        """Not trusted: WireError for what makes no sense."""
+        if running.abandoned or running.killed is not None:
+            return  # what it was doing when it met its limit stands
+        if frame["op"] in ("fixture", "prepared") and self._has_lost_a_process(running):
+            running.kill(None)  # and so the fixture that it was setting up is the one that failed
+        else:
+            self._hear(running, frame)
+
+    def _has_lost_a_process(self, running: Running) -> bool:
+        """Whether the kernel has killed one for memory while a fixture was set up, which that may not have noticed."""
+        before, self._killed = self._killed, running.cgroup.figure("oom_kills") or 0
+        return bool(self._scope.setting_up) and self._killed > before
+
+    def _hear(self, running: Running, frame: Frame) -> None:
+        scope, op = self._scope, frame["op"]
+        told = scope.asking[0] if scope.asking else None
+        item = self._session.items[scope.last_item] if told is None else told.item
+        if op == "threaded":
+            threads = frame.get("threads")
+            names = ", ".join(map(str, threads if isinstance(threads, list) else []))
+            self._home.unshare(scope, item, str(frame.get("name", "")), names)
+        elif op == "for":
+            unit, index = whole_number(frame, "unit"), whole_number(frame, "item")
+            if not self._home.is_of(index, unit):
+                raise WireError(f"item {index} is not of unit {unit}")
+            scope.of = (unit, index)
+        elif op == "fixture":
+            scope.setting_up = str(frame.get("name", ""))
+            clock.allow(running, None if told is None else told.timeout)
+        elif op in ("prepared", "exit", "interrupt", "internal") and told is not None:
+            scope.setting_up, scope.of = "", None
+            clock.allow(running, None)
+            scope.asking.popleft()
+            self._show(running)
+            if op == "prepared":
+                self._account.restart()
+                told.prepared += seconds(frame, "duration")
+            else:
+                told.interruption = frame
+        elif op == "closed":
+            scope.closed = from_frame(self._config, frame, item)
+        elif op == "timer":
+            clock.set_timer(running, seconds(frame, "seconds"), seconds(frame, "grace"))
+        elif op == "hold":
+            self._hold(running, on=bool(frame.get("value")))
+        else:
+            self._pass_on(item, frame)
+
+    def _hold(self, running: Running, *, on: bool) -> None:
+        """Stop the clock for a debugger, unless the time was over before."""
+        if running.kill_at is None:
+            running.hold = on and keeps_terminal(self._config)
+            clock.resume(running)
+
+    def _show(self, running: Running) -> None:
+        """Show what it has written past its capture since the last time."""
+        written = running.read_shown(self._shown)
+        show_bytes(written)
+        self._shown += len(written)
+
+    def _pass_on(self, item: pytest.Item, frame: Frame) -> None:
+        op = frame["op"]
+        if op == "warning":
+            if self._scope.of is not None:
+                unit, index = self._scope.of
+                self._home.warn_later(unit, warning_from_frame(self._config, frame, self._session.items[index].nodeid))
+            else:
+                self._scope.warnings.append(warning_from_frame(self._config, frame, item.nodeid))
+        elif op == "terminal":
+            show(self._config, str(frame.get("text", "")))
+        elif op == "junit":
+            Noted.from_frame(frame).remember(self._config, item)
+        elif op == "carried":
+            carried.from_frame(self._config, item, {**frame, "ended": False})()
+        elif op == "coverage":
+            self._account.hear(frame)
+        elif op == "generators":
+            self._home.baton.take(frame)
+            self._scope.version = self._home.baton.version
+        elif op in ("exit", "interrupt", "internal"):  # as it tears down
+            self._scope.interruption = frame
+        elif op == "left":
+            self._home.leave(self._scope, _pairs(frame, "needs"), _pairs(frame, "failed"))
+
+    def on_end(self, running: Running, outcome: Outcome) -> None:
+        """The scope is gone, by itself or closed."""
+        self._show(running)
+        self._scope.barks.end(running)
+        if self._measured is not None:
+            self._measured.take_files(self._supervisor, running)
+        self._scope.outcome = outcome
+        keep_tmp_path(self._config, self._supervisor, running, used=True)

@@ -1,0 +1,370 @@
+"""What one unit's sandbox tells, made into complete sets of pytest's reports.
+
+Whatever a sandbox leaves unsaid about a test when it ends is said for it, with the ending.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import pytest
+
+from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.model.outcome import KILLING, Ending, Outcome
+from pytest_sandbox.plugin.builtin import interruption, watchdog
+from pytest_sandbox.plugin.builtin.generators import Baton
+from pytest_sandbox.plugin.builtin.reports import from_frame, seconds, warning_from_frame, whole_number
+from pytest_sandbox.plugin.builtin.settling import keeps_terminal
+from pytest_sandbox.plugin.builtin.terminal import show_bytes
+from pytest_sandbox.plugin.builtin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
+from pytest_sandbox.plugin.controller.scope import Scope, Unrunnable
+from pytest_sandbox.plugin.inside.fixtures import Requests
+from pytest_sandbox.plugin.others import dependency
+from pytest_sandbox.plugin.others.coverage.measured import Account, measured_of
+from pytest_sandbox.plugin.others.reruns import Reruns
+from pytest_sandbox.plugin.planning.scopes import Unit
+from pytest_sandbox.plugin.reporting.book import Book
+from pytest_sandbox.plugin.reporting.report import make_report
+from pytest_sandbox.plugin.reporting.showing import Finished, Showing
+from pytest_sandbox.plugin.reporting.unsaid import completed, fail_after_all, merge
+from pytest_sandbox.sandbox import clock
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire import Frame
+
+
+class Line(Protocol):
+    """What units stand in: the walk. baton: what generators are handed on by."""
+
+    @property
+    def baton(self) -> Baton:
+        """See `Home`."""
+
+    def news(self) -> None:
+        """One of them has said something."""
+
+    def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
+        """Those of fixtures that scopes have set up for a unit; once."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Turn:
+    """(The rest of) a unit as one sandbox runs it: items, by index. See `inside.unit.unit_body` for the others."""
+
+    items: tuple[int, ...]
+    grows: bool = False
+    earlier: int = 0
+
+
+class Telling:
+    """One run of (the rest of) a unit.
+
+    unmade: why there never was a sandbox. position: which of its items runs. reports, warnings: of that one. finished: items
+    before it. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. grows: the last of the
+    items runs when `go_on` says which one comes after it. reruns: whether there is another attempt after this one.
+    version: of the generators' state that its sandbox was made with. barks: of pytest's watchdog.
+    """
+
+    def __init__(
+        self,
+        session: pytest.Session,
+        unit: Unit,
+        turn: Turn,
+        book: Book,
+        supervisor: Supervisor,
+        line: Line,
+    ) -> None:
+        self.session, self.unit, self.items, self.grows = session, unit, turn.items, turn.grows
+        self.reruns = Reruns(session.items[turn.items[0]], turn.earlier, alone=len(turn.items) == 1 and not turn.grows)
+        self._book, self._supervisor, self._line = book, supervisor, line
+        self._measured = measured_of(session.config)
+        self._account = Account(self._measured)
+        self._requests = Requests(supervisor, self._measured)
+        self.position = 0
+        self.reports: list[pytest.TestReport] = []
+        self.warnings: list[dict[str, Any]] = []
+        self.finished: list[Finished] = []
+        self.prepared = 0.0
+        self.interruption: Frame | None = None
+        self.outcome: Outcome | None = None
+        self.running: Running | None = None
+        self.stopped = False
+        self.version = 0
+        self.unmade: Unrunnable | None = None
+        self._showing = Showing(session.config, self.reruns)
+        self._shares_network = False
+        self._begun = False
+        self._done = False
+        self.barks = watchdog.Barks(session.config)
+
+    @property
+    def item(self) -> pytest.Item:
+        """The item that is running, or the last that was."""
+        return self.session.items[self.items[min(self.position, len(self.items) - 1)]]
+
+    @property
+    def timeout(self) -> float | None:
+        """See `Told`."""
+        return self.unit.spec.limits.timeout
+
+    @property
+    def over(self) -> bool:
+        """Whether its outcome is known, or there will be none."""
+        return self.outcome is not None or self.unmade is not None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether all its items passed or were skipped, and only the sandbox's end is left to come."""
+        failed = self.running is None or self.running.failed or self.reruns.may_follow
+        return self.over or (self._done and not failed and self.interruption is None and self.position == len(self.items))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it waits for its release, or never will."""
+        return self.over or self.running is None or self.running.entered
+
+    @property
+    def pauses(self) -> bool:
+        """Whether it has run, and goes on when it is told what comes after its last item."""
+        return self.grows and not self.over and self.interruption is None and self.position == len(self.items) - 1
+
+    def go_on(self, following: int | None) -> None:
+        """Let the last item run; `following` comes after it in this sandbox, None: nothing does."""
+        if following is None:
+            self.grows = False
+        else:
+            self.items = (*self.items, following)
+        if self.running is not None and not self.over:
+            self.running.send({"op": "next", "item": following})
+            clock.restart(self.running)
+
+    @property
+    def remaining(self) -> tuple[int, ...]:
+        """What is still to be run, in a fresh sandbox, after this one ended."""
+        return () if self.interruption is not None or self.stopped else self.items[self.position :]
+
+    # -- what the sandbox says ----------------------------------------------------------------------------------------
+
+    def on_frame(self, running: Running, frame: Frame) -> None:
+        """See `inside.unit.unit_body` for what a unit says. Raises WireError for what it must not say."""
+        if running.killed is not None or self.stopped:
+            return  # a test that has met its limit has failed, also if it ends before it is killed
+        op = frame["op"]
+        if op == "report":
+            self._take_report(frame)
+            running.failed = running.failed or self.reports[-1].failed
+        elif op == "start":
+            self._expect(frame)
+            self._begun = True
+            self._shares_network = bool(frame.get("shares_network"))
+            self._line.news()
+        elif op == "finish":
+            self._expect(frame)
+            self._finish(running)
+        elif op == "done":
+            self._done = True
+        elif op == "errno":
+            running.errno = whole_number(frame, "errno")
+        elif op == "timer":
+            clock.set_timer(running, seconds(frame, "seconds"), seconds(frame, "grace"))
+        elif op == "hold":
+            self._hold(running, on=bool(frame.get("value")))
+        elif op in ("exit", "interrupt", "internal", "stop"):
+            self.interruption = frame
+        else:
+            self._pass_on(running, frame)
+
+    def _take_report(self, frame: Frame) -> None:
+        """Hear a report, or the last one again, which somebody has changed."""
+        report = from_frame(self.session.config, frame, self.item)
+        if frame.get("again") and self.reports and self.reports[-1].when == report.when:
+            self._showing.replace(self.reports.pop(), report)
+        self.reports.append(report)
+
+    def _finish(self, running: Running) -> None:
+        if not any(report.when == "teardown" for report in self.reports):
+            raise WireError(
+                "it has finished a test without a report of its teardown. Fix, if a plugin or conftest has a "
+                "pytest_runtest_protocol of its own: it must call _pytest.runner.runtestprotocol"
+            )
+        self._next()
+        running.reported = self.position == len(self.items)
+        if not running.reported:
+            done = self.finished[-1].reports
+            met = self._supervisor.met_meanwhile(running, failed=any(report.failed for report in done))
+            if met is not None:
+                self._fail_after_all(*met)
+            clock.restart(running)  # a timeout is a test's, not the sandbox's
+            running.errno = 0
+            self._account.restart()
+            running.send({"op": "counted"})
+        self._line.news()
+
+    def _hold(self, running: Running, *, on: bool) -> None:
+        """Stop the clock for a debugger; nobody is in one where the terminal is not kept, and a test must not do it."""
+        if keeps_terminal(self.session.config):
+            running.hold = on
+            clock.resume(running)
+            if on:  # somebody is to talk to it, and should see what it has said before
+                self._showing.say_all()
+
+    def _pass_on(self, running: Running, frame: Frame) -> None:
+        op = frame["op"]
+        if op == "warning":
+            warnings = self.warnings if self.position < len(self.items) or not self.finished else self.finished[-1].warnings
+            warnings.append(warning_from_frame(self.session.config, frame, self.item.nodeid))
+        elif op == "terminal":
+            self._showing.say(str(frame.get("text", "")), self.position, self.reports)
+        elif op == "junit":
+            self._showing.note(self.item, frame)
+        elif op == "carried":
+            self._showing.carry(self.item, frame)
+        elif op == "coverage":
+            self._account.hear(frame)
+        elif op == "generators":
+            self._line.baton.take(frame)
+        elif not self.reruns.on_frame(running, frame):
+            self._requests.on_frame(running, frame)
+
+    def _expect(self, frame: Frame) -> None:
+        if self.position >= len(self.items) or frame.get("item") != self.items[self.position]:
+            raise WireError(f"item {frame.get('item')!r} is not the one that runs")
+
+    def _next(self) -> None:
+        if self.prepared and self.reports:
+            self.reports[0].duration += self.prepared  # as plain pytest counts what its first test had set up
+            self.prepared = 0.0
+        index = self.items[self.position]
+        self._line.baton.note(dependency.entries(self.session.config, index, self.item, self.reports))
+        self.finished.append(Finished(self.item, self.reports, [*self._line.early_warnings(self.unit), *self.warnings]))
+        self.reports, self.warnings = [], []
+        self.position += 1
+        self._begun = self.reruns.is_set_up = False
+
+    def on_end(self, running: Running, outcome: Outcome) -> None:
+        """The sandbox is gone: whatever was not reported is reported now, with the ending."""
+        show_bytes(running.read_shown())
+        if self._measured is not None:
+            self._measured.take_files(self._supervisor, running)
+        self.barks.end(running)
+        self.outcome = outcome
+        if self.position < len(self.items) and not self.stopped and self.interruption is None:
+            self._complete_by_ending(running, outcome)
+        elif outcome.ending in KILLING or running.problem is not None:
+            self._fail_after_all(outcome.ending, outcome.sentence)
+            if len(self.items) == 1 and self.finished:
+                self.reruns.after_kill(self.finished[-1].reports)
+        self._keep(running, outcome)
+        self._line.news()
+
+    def _complete_by_ending(self, running: Running, outcome: Outcome) -> None:
+        own = running.killed is not None or outcome.ending is Ending.OUT_OF_MEMORY
+        if running.problem is None and not own and outcome.status is None:
+            # Not its own end: the sandbox around it has gone, or is going. Why, the tree will know in a moment.
+            self.unmade = Unrunnable("the sandbox around it ended", outcome)
+        elif not running.entered:
+            self.unmade = Unrunnable(f"the sandbox could not be made: {running.problem}")
+        else:
+            self._complete(outcome.sentence, outcome)
+            self.reruns.after_kill(self.finished[-1].reports)
+
+    def _fail_after_all(self, ending: Ending, sentence: str) -> None:
+        if self.finished:
+            fail_after_all(self.finished[-1].item, self.finished[-1].reports, ending, sentence)
+
+    def _keep(self, running: Running, outcome: Outcome) -> None:
+        if not self.finished:
+            return
+        item, done = self.finished[-1].item, self.finished[-1].reports
+        failed = any(report.failed for one in self.finished for report in one.reports)
+        made = self._requests.made
+        self._book.add_test(item, done, outcome, made, shares_network=self._shares_network, tests=self.position)
+        used = any(TMP_FIXTURES.intersection(getattr(one.item, "fixturenames", ())) for one in self.finished)
+        keep_tmp_path(self.session.config, self._supervisor, running, used=used)
+        kept = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
+        if kept is not None:
+            self._book.kept(item, done, kept)
+
+    # -- what is said for it ------------------------------------------------------------------------------------------
+
+    def fail(self, problem: Unrunnable) -> None:
+        """Report an item that could not be run at all."""
+        if self.position < len(self.items):
+            self._complete(str(problem), problem.outcome)
+
+    def _complete(self, sentence: str, outcome: Outcome | None) -> None:
+        """Make a full set of reports of what the sandbox left unsaid about its current item."""
+        if self.reruns.is_set_up and not self.reports:
+            self.reports.append(make_report(self.item, "setup", "passed", None))
+        self.reports = completed(self.item, self.reports, sentence, outcome)
+        self._next()
+
+    # -- what is reported ---------------------------------------------------------------------------------------------
+
+    def announce(self) -> None:
+        """Fire logstart for the item that runs now, if it has begun; once."""
+        if self._begun:
+            self.log_start(self.position)
+
+    def log_start(self, position: int = 0) -> None:
+        """Fire logstart of an item, if that was not done."""
+        if position < len(self.items):
+            self._showing.start(self.session.items[self.items[position]], position)
+
+    def report_all_but_last(self) -> None:
+        """Fire what is finished, but for the last item's teardown, which scopes that end with it may still change."""
+        self._report(self.finished[:-1])
+        del self.finished[:-1]
+        for last in self.finished:
+            self.log_start(self.position - 1)
+            self._showing.fire(last.item, last.reports[:-1])
+            del last.reports[:-1]
+
+    def _report(self, complete: Sequence[Finished]) -> None:
+        """Fire items, the first of `finished`, until one of them has the run stop: those after it did not happen."""
+        first = self.position - len(self.finished)
+        for offset, one in enumerate(complete):
+            self.log_start(first + offset)
+            self._showing.fire(one.item, one.reports)
+            one.end()
+            if self.session.shouldstop or self.session.shouldfail:
+                self.finished.clear()
+                return
+
+    def report_finished(self) -> None:
+        """Fire complete items while the unit still runs."""
+        if len(self.finished) > 1 or (self.finished and self.position < len(self.items)):
+            complete = len(self.finished) if self.position < len(self.items) else len(self.finished) - 1
+            self._report(self.finished[:complete])
+            del self.finished[:complete]
+
+    def report_last(self) -> None:
+        """Fire the last."""
+        if self.finished:
+            one = self.finished.pop()
+            self._showing.fire(one.item, one.reports)
+            one.end()
+
+    def merge(self, scope: Scope, closed: pytest.TestReport | None) -> None:
+        """Put what a closing scope had to say into the teardown of its last test, as plain pytest does."""
+        self.interruption = self.interruption or scope.interruption
+        if self.finished:
+            self.finished[-1].warnings.extend(scope.warnings)
+        if closed is None or not self.finished or not self.finished[-1].reports:
+            return
+        merge(self.finished[-1].item, self.finished[-1].reports, closed)
+
+    def raise_interruption(self) -> None:
+        """Do in the controller what a test or fixture did to its process: exit, Ctrl-C, an internal error, a stop."""
+        frame = self.interruption
+        if frame is None:
+            return
+        if frame["op"] != "stop":
+            self._showing.fire(self.item, self.reports)  # as far as the test came
+            Finished(self.item, [], [*self._line.early_warnings(self.unit), *self.warnings]).warn()
+            interruption.raise_again(self.item, frame)
+        for name in ("shouldstop", "shouldfail"):
+            if frame.get(name) and not getattr(self.session, name):  # which the reports fired here may have said already
+                setattr(self.session, name, str(frame[name]))

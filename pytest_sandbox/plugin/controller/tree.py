@@ -1,0 +1,433 @@
+"""The open scope sandboxes, from the session's inwards: opened when an item needs them, closed when the next does not.
+
+[session] -> [package] -> [module] -> [class]     each forked from the one before; units are forked from the last
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+from _pytest.nodes import Node
+from _pytest.outcomes import TEST_OUTCOME
+
+from pytest_sandbox.model.errors import SetupError, UnavailableError, WireError
+from pytest_sandbox.model.outcome import KILLING, Ending
+from pytest_sandbox.model.spec import Limits, Spec
+from pytest_sandbox.plugin.builtin.generators import Baton
+from pytest_sandbox.plugin.builtin.reports import joined
+from pytest_sandbox.plugin.builtin.watchdog import Barks
+from pytest_sandbox.plugin.controller.scope import Scope, ScopeListener, Told, Unrunnable
+from pytest_sandbox.plugin.inside.scope import scope_body
+from pytest_sandbox.plugin.inside.world import World
+from pytest_sandbox.plugin.others.coverage import measuring
+from pytest_sandbox.plugin.planning import resolve
+from pytest_sandbox.plugin.planning.scopes import Need, Unit
+from pytest_sandbox.plugin.reporting.book import Book
+from pytest_sandbox.plugin.reporting.report import make_report
+from pytest_sandbox.sandbox import clock
+from pytest_sandbox.sandbox.child import Inside
+from pytest_sandbox.sandbox.running import Listener, Running
+from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire import Frame
+
+#: What a scope has at least: to fork a sandbox takes 3 processes and some 30 descriptors.
+_SCOPE_LEAST = {"pids": 16, "files": 64, "inodes": 64}
+_MORE_MEMORY = ". Fix: raise --sandbox-memory, which the sandboxes of scopes have too"
+#: How long a scope may take to be gone after what stood on it, in seconds.
+DEATH_TIME = 1.0
+
+
+class Tree:
+    """Which scopes are open, and what they have set up.
+
+    in_order: units come in the order of `units`. Otherwise which of them come, and when, is not known.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        supervisor: Supervisor,
+        settings: resolve.Settings,
+        book: Book,
+        units: Sequence[Unit],
+        *,
+        in_order: bool = True,
+    ) -> None:
+        self._world, self._supervisor, self._book, self._units = world, supervisor, book, units
+        self._in_order = in_order
+        self._index = {id(unit): index for index, unit in enumerate(units)}
+        self._of = {item: unit for unit in units for item in unit.items}
+        # A scope has the run's limits, not those of the test that happens to come first; and no limit of time.
+        self._spec: Spec = dataclasses.replace(settings.base.spec, limits=_for_scopes(settings.base.spec.limits))
+        self._needed: dict[int, tuple[Need, ...]] = {}
+        self._broken: dict[int, Unrunnable] = {}
+        self._early: dict[int, list[dict[str, Any]]] = {}
+        self._unshared: set[int] = set()
+        self.open: list[Scope] = []
+        self.baton = Baton()
+
+    def begin(self, unit: Unit) -> None:
+        """Fork the session's sandbox now, before the controller itself runs tests."""
+        scope = self._scope(unit.chain[0], unit.items[-1])
+        scope.running = self._open_session(scope, ScopeListener(scope, self._world.session, self._supervisor, self))
+        self.open.append(scope)
+
+    # -- forking ------------------------------------------------------------------------------------------------------
+
+    def fork(self, unit: Unit, items: Sequence[int], listener: Listener, told: Told, *, held: bool, **extra: object) -> Running:
+        """Open what the unit's chain lacks, have the fixtures set up that it needs, and fork its sandbox. Unrunnable.
+
+        extra: goes into the frame that `inside.unit.unit_body` reads.
+        """
+        for need in self._needs(unit):
+            if id(need.definition) in self._broken:
+                raise self._broken[id(need.definition)]
+        is_open = {scope.node for scope in self.open}
+        for node in unit.chain:
+            if node not in is_open:
+                self._open(unit, items, node, told)
+        parent = next(scope for scope in self.open if scope.node is unit.chain[-1])
+        order = {"node": None, "items": list(items), "waits": held}
+        return self._start(parent, [(unit, items[0])], items, listener, told, order | extra, held=held)
+
+    def wait_until_prepared(self) -> None:
+        """Serve all until no scope sets anything up."""
+
+        def busy() -> list[Scope]:
+            return [scope for scope in self.open if scope.asking and scope.outcome is None]
+
+        while scopes := busy():
+            self._supervisor.run_while(lambda: bool(busy()), scopes[0].barks.every)
+            for scope in scopes:
+                scope.barks.show(scope.running)
+
+    def is_ready_for(self, unit: Unit) -> bool:
+        """Whether the unit can be forked as the tree stands: nothing to open, to set up or to change."""
+        is_open = {scope.node for scope in self.open if scope.outcome is None}
+        if self.ending(unit.items[0]) or any(node not in is_open for node in unit.chain):
+            return False
+        return not any(
+            id(need.definition) in self._broken
+            or any(need.node is scope.node and self._lacks(scope, need) for scope in self.open)
+            for need in self._within_reach(unit)
+        )
+
+    def _scope(self, node: Node, last_item: int) -> Scope:
+        return Scope(node, {}, last_item, Barks(self._world.config))
+
+    def _open(self, unit: Unit, items: Sequence[int], node: Node, told: Told) -> None:
+        if not self.open:
+            self.begin(unit)
+            return
+        scope, parent = self._scope(node, items[-1]), self.open[-1]
+        listener = ScopeListener(scope, self._world.session, self._supervisor, self)
+        units = [(unit, items[0]), *self._later(unit, node)]
+        scope.running = self._start(parent, units, items, listener, told, {"node": unit.chain.index(node), "items": None})
+        self.open.append(scope)
+
+    def _open_session(self, scope: Scope, listener: ScopeListener) -> Running:
+        world, node = self._world, scope.node
+
+        def body(found: Inside) -> int:
+            return scope_body(world, node, found)
+
+        try:
+            with measuring.sheltered(world.config):
+                running = self._supervisor.start_root(self._spec, body, listener)
+        except (SetupError, UnavailableError) as error:
+            raise pytest.UsageError(f"--sandbox: {error}") from error
+        self._supervisor.run_while(lambda: running.layer is None and not running.ended)
+        if running.ended:
+            raise pytest.UsageError(_explain(running, scope))
+        return running
+
+    def _start(
+        self,
+        parent: Scope,
+        units: Sequence[tuple[Unit, int]],
+        items: Sequence[int],
+        listener: Listener,
+        told: Told,
+        order: Frame,
+        *,
+        held: bool = False,
+    ) -> Running:
+        """Have a sandbox forked from an open scope, for the first of the units, when that has what they need: see `_prepare`.
+
+        order: what `inside.scope.scope_body` reads.
+        """
+        unit, had, version = units[0][0], dict(parent.has), parent.version
+        for above in self.open:
+            above.last_item = items[-1]
+        wanted = self._prepare(parent, units)
+        prepare, generators = None, self._hand_on(parent)
+        if wanted:
+            failed = self._world.session.testsfailed
+            prepare = {"op": "prepare", "prepare": wanted, "item": items[0], "generators": generators, "failed": failed}
+        else:
+            order["generators"] = generators
+        if parent.running is None or parent.outcome is not None:
+            raise self.why_dead(told) or Unrunnable("the sandbox around it is gone")
+        order |= {"unit": self._index[id(unit)], "failed": self._world.session.testsfailed}
+        opens = order["node"] is not None
+        spec, is_scope = self._spec if opens else unit.spec, opens or unit.can_spawn
+        try:
+            running = self._supervisor.start(parent.running, spec, listener, scope=is_scope, held=held, prepare=prepare, **order)
+        except (SetupError, UnavailableError) as error:
+            parent.has, parent.version = had, version  # it has not been asked
+            raise Unrunnable(str(error)) from error
+        if wanted:
+            parent.asking.append(told)
+        return running
+
+    def _hand_on(self, scope: Scope) -> Frame | None:
+        """The generators' state, for a scope that has not got it."""
+        state, scope.version = self.baton.since(scope.version), self.baton.version
+        return state
+
+    # -- what is set up where -----------------------------------------------------------------------------------------
+
+    def _prepare(self, scope: Scope, units: Iterable[tuple[Unit, int]]) -> list[tuple[int, int, list[int]]]:
+        """What a scope must set up before a sandbox is forked from it, noted as had from now on: see `inside.scope._prepare`.
+
+        units: each with the item for which it is set up.
+        For the first unit all that it needs. For later ones (that will use a scope to be opened now) what they need
+        besides: after the fork the scope must stay as it is, since an overlay's lower layer must not change.
+        """
+        wanted, added, seen = [], dict[int, Need](), set[tuple[int, ...]]()
+        for position, (unit, item) in enumerate(units):
+            needs = self._within_reach(unit)
+            first = position == 0
+            if first and any(need.node is scope.node and scope.differs(need) for need in needs):
+                # Another parameter: whatever stands on it goes with it. What does not is found in place when it is asked for.
+                scope.has.clear()
+            indexes = [index for index, need in enumerate(needs) if self._is_due(scope, need) and _suits(need, added)]
+            # The same again where something else is needed before: that may fail, or this may after what an earlier unit needs.
+            kind = tuple(id(need.definition) for need in needs)
+            if indexes and kind not in seen:
+                seen.add(kind)
+                wanted.append((self._index[id(unit)], item, indexes))
+                added.update((id(needs[index].definition), needs[index]) for index in indexes)
+        scope.has.update((key, need.parameter) for key, need in added.items())
+        return wanted
+
+    def _is_due(self, scope: Scope, need: Need) -> bool:
+        key = id(need.definition)
+        known = key in scope.has or key in self._broken or key in self._unshared
+        return need.node is scope.node and not known
+
+    def _lacks(self, scope: Scope, need: Need) -> bool:
+        return id(need.definition) not in self._unshared and scope.lacks(need)
+
+    def _later(self, unit: Unit, node: Node) -> Iterator[tuple[Unit, int]]:
+        """Units that lie below the same node and may come after this one, for as long as they lie one after the other."""
+        here = self._index[id(unit)]
+        before = () if self._in_order else reversed(self._units[:here])
+        for direction in (self._units[here + 1 :], before):
+            for later in direction:
+                if node not in self._ancestors(later.items[0]):
+                    break
+                yield later, later.items[0]
+
+    def _ancestors(self, item: int) -> list[Node]:
+        return list(self._world.session.items[item].listchain())
+
+    def _needs(self, unit: Unit) -> tuple[Need, ...]:
+        """What is to be set up for a unit in its scopes: nothing where marks say that none of its items will run."""
+        known = self._needed.get(id(unit))
+        if known is None:
+            skipped = all(_is_skipped(self._world.session.items[index]) for index in unit.items)
+            known = self._needed[id(unit)] = () if skipped else unit.above
+        return known
+
+    def _within_reach(self, unit: Unit) -> tuple[Need, ...]:
+        """What is to be set up for a unit as things are: nothing after what has failed before, for another one."""
+        needs = self._needs(unit)
+        scopes = {scope.node: scope for scope in self.open if scope.failed}
+        if scopes:
+            for index, need in enumerate(needs):
+                if need.node in scopes and scopes[need.node].has_failed(need):
+                    return needs[:index]
+        return needs
+
+    # -- closing ------------------------------------------------------------------------------------------------------
+
+    def ending(self, following: int | None) -> list[Scope]:
+        """The open scopes that the item which follows cannot use, innermost first."""
+        keep = 0
+        ancestors = self._ancestors(following) if following is not None else ()
+        unit = self._of.get(following) if following is not None else None  # an item that is not sandboxed has none
+        needed = self._within_reach(unit) if unit is not None else ()
+        for scope in self.open:
+            if scope.node not in ancestors or scope.outcome is not None:
+                break
+            keep += 1
+            if any(need.node is scope.node and self._lacks(scope, need) for need in needed):
+                break  # what stands on it must go before it may change
+        return list(reversed(self.open[keep:]))
+
+    def close(self, scope: Scope, last_item: int) -> pytest.TestReport | None:
+        """Have a scope tear down; its report, which belongs to the teardown of the last test that ran."""
+        self.open.remove(scope)
+        scope.last_item = last_item
+        if scope.outcome is None and scope.running is not None:
+            unit = self._of.get(last_item)
+            clock.allow(scope.running, None if unit is None else unit.spec.limits.timeout)
+            self._send_close(scope, scope.running)
+            while scope.outcome is None:
+                self._supervisor.run_while(lambda: scope.outcome is None, scope.barks.every)
+                scope.barks.show(scope.running)
+        if scope.outcome is None:
+            return None
+        self._book.add_scope(scope.node, scope.outcome)
+        if scope.closed is None and scope.is_made and not scope.setting_up:
+            item = self._world.session.items[scope.last_item]
+            text = f"the sandbox of {scope.name} ended before it had torn down: {scope.outcome.sentence}"
+            return make_report(item, "teardown", "failed", text, scope.outcome)
+        if scope.outcome.ending in KILLING and scope.closed is not None and scope.closed.passed:
+            item = self._world.session.items[scope.last_item]
+            report = make_report(
+                item, "teardown", "failed", f"the sandbox of {scope.name}: {scope.outcome.sentence}", scope.outcome
+            )
+            report.sections = joined(scope.closed.sections, report.sections)
+            return report
+        return scope.closed
+
+    def _send_close(self, scope: Scope, running: Running) -> None:
+        failed = self._world.session.testsfailed
+        running.send({"op": "close", "item": scope.last_item, "generators": self._hand_on(scope), "failed": failed})
+
+    def close_in_a_hurry(self, seconds: float) -> None:
+        """After Ctrl-C or an error: kill tests, and let scopes tear down for a while."""
+        limit = time.monotonic() + seconds
+        self._supervisor.kill_innermost([scope.running for scope in self.open if scope.running is not None])
+        while self.open:
+            scope = self.open.pop()
+            if scope.outcome is None and scope.running is not None:
+                self._send_close(scope, scope.running)
+            self._supervisor.run_while(lambda scope=scope: scope.outcome is None, limit - time.monotonic())  # type: ignore[misc]
+
+    def is_of(self, item: int, unit: int) -> bool:
+        """See `Home`."""
+        return 0 <= unit < len(self._units) and item in self._units[unit].items
+
+    def leave(self, scope: Scope, needs: Sequence[tuple[int, int]], failed: Sequence[tuple[int, int]]) -> None:
+        """See `Home`. Who needs them next, and none of those that failed before them, has them set up."""
+        for unit, need in (*needs, *failed):
+            if not (0 <= unit < len(self._units) and 0 <= need < len(self._units[unit].above)):
+                raise WireError(f"there is no need {need} of unit {unit}")
+        for unit, need in needs:
+            scope.has.pop(id(self._units[unit].above[need].definition), None)
+        for one in (self._units[unit].above[need] for unit, need in failed):
+            scope.failed[id(one.definition)] = one.parameter
+
+    def warn_later(self, unit: int, warning: dict[str, Any]) -> None:
+        """See `Home`."""
+        self._early.setdefault(unit, []).append(warning)
+
+    def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
+        """Those of fixtures that scopes have set up for it; once."""
+        return self._early.pop(self._index[id(unit)], [])
+
+    def unshare(self, scope: Scope, item: pytest.Item, name: str, threads: str) -> None:
+        """A fixture of an open scope, the one that it sets up or one of this name, has started a thread, which no fork inherits.
+
+        From now on it, and what depends on it, is set up by each sandbox that needs it. The scope ends and is made anew.
+        """
+        needs = {id(need.definition): need for unit in self._units for need in self._needs(unit)}
+        if (name, scope.node) not in {(need.name, need.node) for need in needs.values()}:
+            name = scope.setting_up  # one that is asked for at run time is known to nobody
+        names = {name}
+        while added := {need.name for need in needs.values() if names.intersection(need.definition.argnames)} - names:
+            names |= added
+        self._unshared |= {key for key, need in needs.items() if need.name in names}
+        first = next((need for need in needs.values() if (need.name, need.node) == (name, scope.node)), None)
+        if first is not None:
+            self._book.warn_of_threads(item, first.definition, threads)
+
+    # -- what goes wrong ----------------------------------------------------------------------------------------------
+
+    def why_dead(self, told: Told) -> Unrunnable | None:
+        """Why a scope's sandbox has ended by itself, if one has; a fixture that did that is not set up again."""
+        dead = self._first_dead(told)
+        if dead is None or dead.outcome is None:
+            return None
+        who = f"the sandbox of {dead.name} ended"
+        if dead.setting_up:
+            who += f" while it set up fixture {dead.setting_up!r}"
+        fix = _MORE_MEMORY if dead.outcome.ending is Ending.OUT_OF_MEMORY and not dead.setting_up else ""
+        problem = Unrunnable(f"{who}: {dead.outcome.sentence}{fix}", dead.outcome)
+        if dead.setting_up:
+            needs = [need for unit in self._units for need in self._needs(unit)]
+            here = (dead.setting_up, dead.node)
+            guilty = {id(need.definition) for need in needs if (need.name, need.node) == here} - self._unshared
+            self._broken |= dict.fromkeys(guilty, problem)
+        return problem
+
+    def _first_dead(self, told: Told) -> Scope | None:
+        """The outermost scope that has ended. What it was making, or held, may be heard of first: wait for the cause."""
+
+        def first() -> Scope | None:
+            return next((scope for scope in self.open if scope.outcome is not None), None)
+
+        def is_known() -> bool:
+            dead = first()
+            return dead is not None and dead.is_made and dead.outcome is not None and dead.outcome.status is not None
+
+        self._supervisor.run_while(lambda: told.interruption is None and not is_known(), DEATH_TIME)
+        return first()
+
+    def survives(self, unit: Unit) -> bool:
+        """Whether a scope died of a fixture that the unit does not need, but a later one: it can be run all the same."""
+        died_of_a_fixture = any(scope.outcome is not None and scope.setting_up for scope in self.open)
+        return died_of_a_fixture and not any(id(need.definition) in self._broken for need in self._needs(unit))
+
+    def drop_dead(self) -> None:
+        """Forget scopes that have ended by themselves, and what stood on them."""
+        first = next((index for index, scope in enumerate(self.open) if scope.outcome is not None), len(self.open))
+        for scope in self.open[first:]:
+            if scope.running is not None and scope.outcome is None:
+                scope.running.kill(None)
+            self._supervisor.run_while(lambda scope=scope: scope.outcome is None)  # type: ignore[misc]
+            if scope.outcome is not None:
+                self._book.add_scope(scope.node, scope.outcome)
+        del self.open[first:]
+
+
+def _suits(need: Need, added: Mapping[int, Need]) -> bool:
+    """Whether nobody has the same fixture set up with another parameter."""
+    other = added.get(id(need.definition))
+    return other is None or need.has(other.parameter)
+
+
+def _is_skipped(item: pytest.Item) -> bool:
+    """Whether marks say that it will not run."""
+    from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
+
+    try:
+        if evaluate_skip_marks(item) is not None:
+            return True
+        expected = None if item.config.option.runxfail else evaluate_xfail_marks(item)
+    except TEST_OUTCOME:  # a mark's condition is foreign code; the item itself will say what is wrong with it
+        return False
+    return expected is not None and not expected.run
+
+
+def _for_scopes(limits: Limits) -> Limits:
+    """The limits with room to make sandboxes, however little tests may have: processes, descriptors and files of its own."""
+    least = {name: max(value, few) for name, few in _SCOPE_LEAST.items() if (value := getattr(limits, name)) is not None}
+    return dataclasses.replace(limits, timeout=None, cpu_time=None, **least)
+
+
+def _explain(running: Running, scope: Scope) -> str:
+    outcome = scope.outcome
+    reason = running.problem or (outcome.sentence if outcome else "it ended at once")
+    errors = outcome.stderr.decode("utf-8", "replace").strip() if outcome else ""
+    fix = "run pytest --sandbox-doctor, which names what is missing"
+    if outcome is not None and outcome.ending is Ending.OUT_OF_MEMORY:
+        fix = "raise --sandbox-memory, which the session's own sandbox has too"
+    return f"--sandbox: the first sandbox could not be made: {reason}. Fix: {fix}. {errors}".rstrip()

@@ -1,0 +1,402 @@
+"""The walk over the units, one after the other; the next sandbox is made ready while one runs, the last one dies meanwhile.
+
+    made ready (held) -> released -> runs -> quiet -> over -> reported
+
+A unit is made ready ahead only if the tree need not change for it, so that it is what it would have been if made in time.
+Reports are fired in order, each when the outcome (and so the usage) of its sandbox is known.
+
+    all    the whole run, whose order is known
+    one    the next item, by somebody else's order (pytest-xdist's), of which only the item after it is known. It is reported
+           when `one` returns. What belongs into one sandbox and comes one after the other is in one: it waits for what comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from pytest_sandbox.model.errors import SandboxError
+from pytest_sandbox.plugin.builtin import settling
+from pytest_sandbox.plugin.builtin.generators import Baton
+from pytest_sandbox.plugin.builtin.ledger import Ledger
+from pytest_sandbox.plugin.builtin.tmp import Numbers, put_back
+from pytest_sandbox.plugin.controller.scope import Unrunnable
+from pytest_sandbox.plugin.controller.telling import Telling, Turn
+from pytest_sandbox.plugin.controller.tree import Tree
+from pytest_sandbox.plugin.inside.world import World
+from pytest_sandbox.plugin.others import dependency
+from pytest_sandbox.plugin.others.coverage.measured import measured_of
+from pytest_sandbox.plugin.planning import resolve, scopes
+from pytest_sandbox.plugin.planning.scopes import Unit
+from pytest_sandbox.plugin.reporting.book import Book
+from pytest_sandbox.primitives.interrupts import deferred
+from pytest_sandbox.sandbox import host, probes
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.supervisor import Supervisor
+
+#: How many sandboxes are made ready while one runs: to make one takes longer than a short test.
+AHEAD = 2
+#: How long scopes may take to tear down after Ctrl-C, in seconds.
+PATIENCE = 10.0
+#: How long a test may take to tear down what is its own, before that, in seconds.
+INTERRUPT_TIME = 3.0
+
+
+class Walk:
+    """One run. A context manager: on exit no sandbox is left."""
+
+    def __init__(
+        self,
+        session: pytest.Session,
+        plans: Sequence[resolve.Plan],
+        settings: resolve.Settings,
+        book: Book,
+        ledger: Ledger,
+        *,
+        in_order: bool = True,
+    ) -> None:
+        self._session, self._book, self._measured = session, book, measured_of(session.config)
+        self._spec = settings.base.spec
+        self._order = scopes.units(session.items, plans)
+        self._units = [entry for entry in self._order if isinstance(entry, Unit)]
+        self._of = {item: unit for unit in self._units for item in unit.items}
+        config = session.config
+        # OSError: it cannot be made, which is the error of a test that asks for it.
+        with contextlib.suppress(AttributeError, OSError):
+            config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # or each child makes its own
+        keeps = settling.keeps_terminal(config)
+        self._undo, self._numbers = contextlib.ExitStack(), Numbers(session.items)
+        world = World(session, self._units, ledger, self._numbers, keeps_terminal=keeps)
+        self._generators, self._version = world.generators, 0
+        self._supervisor = _supervisor(self._units, settling.kept_descriptors(config, keeps=keeps))
+        self._tree = Tree(world, self._supervisor, settings, book, self._units, in_order=in_order)
+        self._line: deque[Telling] = deque()
+        self._ahead: deque[Telling] = deque()
+
+    def __enter__(self) -> Walk:
+        self._undo.enter_context(self._numbers.given())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        interrupted = None
+        try:
+            if kind is KeyboardInterrupt:
+                with contextlib.suppress(Exception, KeyboardInterrupt):
+                    interrupted = self._interrupt()
+            if kind is not None or self._tree.open:  # as where somebody else has stopped the run between two items
+                with contextlib.suppress(Exception, KeyboardInterrupt):
+                    self._tree.close_in_a_hurry(PATIENCE)
+            if self._measured is not None:
+                self._measured.finish(self._supervisor, self._spec)
+        finally:
+            with self._undo:
+                self._undo.callback(put_back, self._session.config)
+                self._supervisor.close()
+        if interrupted is not None:
+            interrupted.raise_interruption()  # where the test was, and not where the controller waited for it
+
+    def _interrupt(self) -> Telling | None:
+        """Have the running test raise KeyboardInterrupt, and tear down what is its own; None where it does not.
+
+        Whoever has run before it, and whose sandbox was still dying, is reported.
+        """
+        told = self._line[-1] if self._line else None
+        if told is None:
+            return None
+        if told.running is not None and told.running.entered and not told.over:
+            told.running.interrupt()
+        self._supervisor.run_while(lambda: any(one.running is not None and not one.over for one in self._line), INTERRUPT_TIME)
+        self.news()
+        if told.interruption is not None:
+            return told
+        if told.over:
+            told.report_all_but_last()
+            told.report_last()
+        return None
+
+    def begin(self) -> None:
+        """Make the session's sandbox now: none shall see what becomes of the controller from here on."""
+        if self._units:
+            self._tree.begin(self._units[0])
+
+    def all(self) -> None:
+        """Every unit and every item that is not sandboxed, in order."""
+        if isinstance(self._order[0], int):
+            self.begin()
+        position = 0
+        for index, entry in enumerate(self._order):
+            if isinstance(entry, Unit):
+                position += 1
+                following = self._units[position] if position < len(self._units) else None
+                adjacent = _leading_units(self._order[index + 1 : index + 1 + AHEAD])
+                self._run_unit(entry, entry.items, None if following is None else following.items[0], adjacent)
+            else:
+                self._run_here(index, entry)
+            self._stop_if_asked()
+
+    def one(self, index: int, following: int | None) -> bool:
+        """Run the item of this index; the one of index `following` comes next, None: it is the last. False: not sandboxed."""
+        unit, after = self._of.get(index), None if following is None else self._of.get(following)
+        if unit is None:
+            return False
+        shared = after is unit
+        told = self._line[0] if self._line else None
+        if told is not None and told.unit is unit:
+            told.go_on(following if shared else None)
+        items = (index, following) if shared and following is not None else (index,)
+        self._run_unit(unit, items, following, () if shared or after is None else (after,), alone=True, grows=shared)
+        # Nobody serves them until the next item is here.
+        self._supervisor.run_while(lambda: any(not told.is_ready for told in self._ahead))
+        return True
+
+    def is_sandboxed(self, index: int | None) -> bool:
+        """Whether an item of this index runs in a sandbox."""
+        return index in self._of
+
+    def _stop_if_asked(self) -> None:
+        if self._session.shouldfail:
+            raise self._session.Failed(self._session.shouldfail)
+        if self._session.shouldstop:
+            raise self._session.Interrupted(self._session.shouldstop)
+
+    @property
+    def baton(self) -> Baton:
+        """See `Line`."""
+        return self._tree.baton
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """Within: an item that is not sandboxed runs in this process."""
+        handed = self.baton.since(self._version)
+        self._generators.put(handed)
+        dependency.enter(self._session, (handed or {}).get("ends", ()))
+        try:
+            yield
+        finally:
+            self.baton.take(self._generators.news())
+            self._version = self.baton.version
+
+    def _run_here(self, index: int, item_index: int) -> None:
+        """An item with enabled=False, in the controller itself."""
+        later = next((entry for entry in self._order[index + 1 :] if isinstance(entry, int)), None)
+        item = self._session.items[item_index]
+        nextitem = None if later is None else self._session.items[later]
+        self._numbers.begin(item_index, 0)
+        with self.here():
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+        self.baton.note(dependency.ended_here(item.config, item_index, item))
+
+    def _serve(self, told: Telling) -> None:
+        """Wait until it has run, or pauses; look now and then whether pytest's watchdog has barked at it."""
+
+        def runs() -> bool:
+            return not told.quiet and not told.pauses
+
+        while runs():
+            self._supervisor.run_while(runs, told.barks.every)
+            told.barks.show(told.running)
+
+    # -- one unit -----------------------------------------------------------------------------------------------------
+
+    def _run_unit(
+        self,
+        unit: Unit,
+        items: Sequence[int],
+        following: int | None,
+        adjacent: Sequence[Unit],
+        *,
+        alone: bool = False,
+        grows: bool = False,
+    ) -> None:
+        """Run these items of one; `following` is the item that comes next, `adjacent` the units that come at once after this one.
+
+        alone: only the first of the items, and report it now. grows: the others are still to come, see `Telling`.
+        """
+        earlier = 0
+        while items:
+            told = self._take(unit, Turn(tuple(items), grows, earlier))
+            if self._is_stopping:
+                return
+            if told.running is not None:
+                self._release(told, told.running)
+                # What scopes cannot set up for it they will not have for the next ones, either.
+                self._tree.wait_until_prepared()
+                self._make_ready(adjacent)
+                self._serve(told)
+            if told not in self._line:
+                return
+            if told.unmade is not None and told.interruption is None and not self._fails(told):
+                self._line.remove(told)
+                continue
+            if told.pauses:
+                if not self._is_stopping:
+                    return
+                self._kill(told)
+            if told.reruns.again:
+                items, earlier = told.items, told.reruns.earlier + 1
+                self._finish(told, items[0])
+                self._supervisor.run_while(lambda: True, told.reruns.delay)
+                continue
+            if alone or told.over or not adjacent or self._tree.ending(following):
+                self._finish(told, following)
+            items = told.remaining if told.over and not alone else ()
+
+    def _release(self, told: Telling, running: Running) -> None:
+        """Let it run, with what has changed since it was made ready; where output shows at once, when all before is reported."""
+        if getattr(self._session.config.option, "capture", "fd") in ("no", "tee-sys"):
+            self._supervisor.run_while(lambda: not self._is_stopping and self._line[0] is not told)
+            told.log_start()
+        if running.held:
+            handed = {"generators": self.baton.since(told.version), "failed": self._session.testsfailed}
+            running.send({"op": "begin", **handed})
+        self._supervisor.release(running)
+
+    def _fails(self, told: Telling) -> bool:
+        """Say why a unit could not be run, or False: if a scope died of a fixture that this unit does not need, try anew."""
+        problem = told.unmade
+        if told.running is not None:
+            problem = self._tree.why_dead(told) or problem
+        if told.interruption is not None:
+            return True
+        survives = self._tree.survives(told.unit)
+        self._tree.drop_dead()
+        if not survives and problem is not None:
+            told.fail(problem)
+        return not survives
+
+    @property
+    def _is_stopping(self) -> bool:
+        return bool(self._session.shouldfail or self._session.shouldstop)
+
+    def _take(self, unit: Unit, turn: Turn) -> Telling:
+        """The unit's sandbox: the one that waits for this, or was made ready ahead, or a new one."""
+        if self._line and self._line[0].unit is unit and self._line[0].items[-len(turn.items) :] == turn.items:
+            return self._line[0]
+        if self._ahead and self._ahead[0].unit is unit and self._ahead[0].items == turn.items and not self._ahead[0].over:
+            told = self._ahead.popleft()
+            self._line.append(told)
+            return told
+        self._drop_ahead()
+        told = self._tell(unit, turn)
+        self._line.append(told)
+        self.news()
+        # What is set up now shows, live, below the name of the test that it is set up for.
+        self._supervisor.run_while(lambda: not self._is_stopping and self._line[0] is not told)
+        if self._is_stopping:
+            told.stopped = True
+            return told
+        told.log_start()
+        try:
+            told.running = self._fork(told, turn, held=False)
+        except Unrunnable as problem:
+            told.unmade = problem
+        return told
+
+    def _tell(self, unit: Unit, turn: Turn) -> Telling:
+        return Telling(self._session, unit, turn, self._book, self._supervisor, self)
+
+    def _fork(self, told: Telling, turn: Turn, *, held: bool) -> Running:
+        running = self._tree.fork(told.unit, turn.items, told, told, held=held, grows=turn.grows, earlier=turn.earlier)
+        running.reported, told.version = False, self.baton.version
+        return running
+
+    def _make_ready(self, following: Sequence[Unit]) -> None:
+        """Make the next units' sandboxes while this one runs."""
+        for unit in following[len(self._ahead) :]:
+            # Items of a shared sandbox count failures for --maxfail, and so must know of all before.
+            if len(unit.items) > 1 or not self._tree.is_ready_for(unit):
+                return
+            turn = Turn(unit.items)
+            told = self._tell(unit, turn)
+            try:
+                told.running = self._fork(told, turn, held=True)
+            except Unrunnable:
+                return
+            self._ahead.append(told)
+
+    def _drop_ahead(self) -> None:
+        """Sandboxes that were made ready for nothing."""
+        for told in self._ahead:
+            self._kill(told)
+        self._ahead.clear()
+
+    @staticmethod
+    def _kill(told: Telling) -> None:
+        """End a sandbox whose next item shall not run."""
+        if told.running is not None:
+            told.stopped = True
+            told.running.kill(None)
+
+    # -- reporting ----------------------------------------------------------------------------------------------------
+
+    def news(self) -> None:
+        """Some unit has said something: report what can be, in order."""
+        with deferred():
+            self._report()
+
+    def _report(self) -> None:
+        while self._line:
+            told = self._line[0]
+            told.report_finished()
+            if self._is_stopping:
+                if not told.over and told.position < len(told.items):
+                    self._kill(told)
+                return
+            told.announce()
+            if len(self._line) == 1 or not told.over:
+                return
+            self._line.popleft()
+            told.report_all_but_last()
+            told.report_last()
+            if self._is_stopping:  # what has run since did not happen
+                for later in self._line:
+                    self._kill(later)
+                self._line.clear()
+
+    def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
+        """See `Line`."""
+        return self._tree.early_warnings(unit)
+
+    def _finish(self, told: Telling, following: int | None) -> None:
+        """Wait for all that is in line, and report it; before the last teardown close the scopes that end with it."""
+        self._supervisor.run_while(lambda: not all(one.over or one.running is None for one in self._line))
+        with deferred():
+            self._report()
+            if not self._line:
+                return
+            while len(self._line) > 1:  # only where a stop was asked for: what ran after that did not happen
+                self._line.pop()
+            told = self._line.popleft()
+            told.report_all_but_last()
+        if self._is_stopping or told.interruption is not None:
+            following = None
+        ending = self._tree.ending(following)
+        if ending:
+            self._drop_ahead()
+        for scope in ending:
+            told.merge(scope, self._tree.close(scope, told.items[max(0, told.position - 1)]))
+        with deferred():
+            told.report_last()
+        told.raise_interruption()
+
+
+def _leading_units(order: Sequence[Unit | int]) -> list[Unit]:
+    """Those before the first item that is not sandboxed."""
+    end = next((index for index, entry in enumerate(order) if isinstance(entry, int)), len(order))
+    return [entry for entry in order[:end] if isinstance(entry, Unit)]
+
+
+def _supervisor(units: Sequence[Unit], keep: tuple[int, ...]) -> Supervisor:
+    name = f"{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        layout = host.make_layout(probes.find_identity(), name, [unit.spec for unit in units])
+        return Supervisor(name, dataclasses.replace(layout, keep_descriptors=keep))
+    except (OSError, SandboxError) as error:
+        raise pytest.UsageError(f"--sandbox: {error}") from error

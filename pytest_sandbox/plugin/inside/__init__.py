@@ -1,0 +1,1 @@
+"""What runs in a sandbox: the processes of scopes and of tests. Imports `others` and what is below that."""

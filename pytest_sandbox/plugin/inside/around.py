@@ -1,0 +1,79 @@
+"""What pytest's own plugins do around an item's phases, for what a scope does in an item's name. Imports `world`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from _pytest.capture import CaptureManager
+from _pytest.logging import LoggingPlugin, caplog_records_key
+
+from pytest_sandbox.plugin.inside.world import World
+
+
+@contextlib.contextmanager
+def around(world: World, item: pytest.Item, when: str) -> Iterator[None]:
+    """Within: what pytest's own plugins do around the whole protocol of an item, and around a phase of it."""
+    with (
+        _named(item, when),
+        _within(world.config, "faulthandler", item),
+        _caught_warnings(world, item),
+        _within(world.config, "assertion", item),
+        _captured(world.config, item, when),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _named(item: pytest.Item, when: str) -> Iterator[None]:
+    """PYTEST_CURRENT_TEST."""
+    from _pytest.runner import _update_current_test_var
+
+    _update_current_test_var(item, when)  # type: ignore[arg-type]  # a phase
+    try:
+        yield
+    finally:
+        _update_current_test_var(item, None)
+
+
+@contextlib.contextmanager
+def _within(config: pytest.Config, name: str, item: pytest.Item) -> Iterator[None]:
+    """What a plugin of pytest's own does around an item's protocol: assertions say what differs, a watchdog watches."""
+    plugin: Any = config.pluginmanager.getplugin(name)
+    if plugin is None:
+        yield
+        return
+    wrapper = plugin.pytest_runtest_protocol(item)
+    next(wrapper)
+    with contextlib.closing(wrapper):
+        yield
+
+
+@contextlib.contextmanager
+def _captured(config: pytest.Config, item: pytest.Item, when: str) -> Iterator[None]:
+    """Capture output and logging for the item's report, in the order of the sections that plain pytest has."""
+    capture: CaptureManager | None = config.pluginmanager.getplugin("capturemanager")
+    logging: LoggingPlugin | None = config.pluginmanager.getplugin("logging-plugin")
+    with contextlib.ExitStack() as stack:
+        if logging is not None:
+            logging.log_cli_handler.set_when(when)
+            item.stash.setdefault(caplog_records_key, {})
+            made: Any = logging._runtest_for(item, when)
+            # pytest 8 has a plain generator here.
+            stack.enter_context(made if hasattr(made, "__enter__") else contextlib.contextmanager(lambda: made)())
+        if capture is not None:
+            stack.enter_context(capture.item_capture(when, item))
+        yield
+
+
+@contextlib.contextmanager
+def _caught_warnings(world: World, item: pytest.Item) -> Iterator[None]:
+    from _pytest.warnings import catch_warnings_for_item
+
+    if not world.config.pluginmanager.hasplugin("warnings"):
+        yield
+        return
+    with catch_warnings_for_item(config=world.config, ihook=item.ihook, when="runtest", item=item):
+        yield

@@ -1,0 +1,218 @@
+"""The main process of a scope's sandbox: it sets up what the sandboxes forked from it need, forks into them, and tears down.
+
+"prepare" frames: set up what a new sandbox needs of this scope; "spawn": fork into it; "close": tear down, and end.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from gc import collect, freeze
+from threading import enumerate as living_threads
+
+import pytest
+from _pytest.nodes import Node
+from _pytest.outcomes import TEST_OUTCOME
+from _pytest.runner import CallInfo
+
+from pytest_sandbox.plugin.builtin import interruption, ledger, reports
+from pytest_sandbox.plugin.inside.around import around
+from pytest_sandbox.plugin.inside.reporter import silence_foreign_hooks
+from pytest_sandbox.plugin.inside.unit import unit_body
+from pytest_sandbox.plugin.inside.world import World
+from pytest_sandbox.plugin.others import check, reruns, timers
+from pytest_sandbox.plugin.others.coverage import measuring
+from pytest_sandbox.plugin.planning.scopes import Need, Unit
+from pytest_sandbox.sandbox.child import Inside
+from pytest_sandbox.sandbox.main import fork_into
+from pytest_sandbox.sandbox.wire import Frame
+
+
+def scope_body(world: World, node: Node, inside: Inside) -> int:
+    """The main process of a scope's sandbox."""
+    world.begin(inside)
+    if not world.config.pluginmanager.hasplugin("sandbox-reporter"):
+        # Here, in the outermost scope, and not in each child: registering takes a millisecond.
+        world.config.pluginmanager.register(world.reporter, "sandbox-reporter")
+        timers.take_over(world.config)
+        world.book.forget(world.session)
+        world.reporter.listens = True  # from now on: pluggy has just told it every warning of the run so far
+        silence_foreign_hooks(world.reporter, world.config)
+        reruns.take_over(world.config)
+        # A worker of pytest-xdist has something else there while it runs.
+        vars(world.config.hook)["pytest_runtest_protocol"] = world.protocol
+    ledger.enter(world.session, node)
+    collect()
+    freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
+    while True:
+        frame, descriptors = inside.channel.receive()
+        world.take(frame.get("generators"))
+        world.session.testsfailed = frame["failed"]
+        if frame["op"] == "prepare":
+            if not _make_ripe(world, inside, frame):
+                return world.end(inside)
+        elif frame["op"] == "spawn":
+            _spawn(world, inside, frame, descriptors)
+        elif frame["op"] == "close":
+            _close(world, inside, frame["item"])
+            return world.end(inside)
+
+
+def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
+    """Set up what a sandbox needs; False where this process is spoilt, since a thread runs in it that its children would miss."""
+    try:
+        duration = _prepare(world, inside, frame["prepare"])
+    except _ThreadStarted as spoilt:
+        item = world.session.items[frame["item"]]
+        # Whoever sets the fixtures up again will say what they have to say.
+        with suppress(Exception), around(world, item, "teardown"):
+            ledger.leave(world.session)
+        measuring.send(world.config, inside)
+        inside.channel.send({"op": "threaded", "name": spoilt.name, "threads": spoilt.threads})
+        return False
+    except BaseException as error:  # noqa: BLE001  # KeyboardInterrupt and pytest.exit too: the controller does what they ask
+        measuring.send(world.config, inside)
+        interruption.send(inside.channel, error)
+        inside.channel.send({"op": "dropped", "name": frame["name"]})
+        return True
+    finally:
+        world.tell_generators(inside)
+    world.heir = frame["prepare"][0][0]
+    world.reporter.news(world.session.items[frame["item"]])
+    measuring.send(world.config, inside)
+    inside.channel.send({"op": "prepared", "duration": duration})
+    inside.channel.send({"op": "ripe", "name": frame["name"]})
+    return True
+
+
+def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int]) -> None:
+    unit, inherits = world.units[frame["unit"]], world.heir in (None, frame["unit"])
+
+    def body(child: Inside) -> int:
+        world.heir = frame["unit"] if inherits else None
+        if not inherits:
+            _forget_strays(world.config)
+        return unit_body(world, frame, child) if frame["node"] is None else scope_body(world, unit.chain[frame["node"]], child)
+
+    with measuring.sheltered(world.config):
+        fork_into(inside, frame, descriptors, body)
+    if inherits:
+        world.heir = None
+        _forget_strays(world.config)
+
+
+def _forget_strays(config: pytest.Config) -> None:
+    """Errors of finalizers and threads that pytest has noted and no test has told, and the like: somebody else has them."""
+    for module, name in (("unraisableexception", "unraisable_exceptions"), ("threadexception", "thread_exceptions")):
+        key = getattr(sys.modules.get(f"_pytest.{module}"), name, None)
+        if key is not None and (noted := config.stash.get(key, None)):
+            noted.clear()
+    check.SoftFailures.forget()
+
+
+def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequence[int]]]) -> float:
+    """Set up fixtures: of a unit, for an item of it, by the indexes of its needs; returns how long it took, in seconds.
+
+    What one unit could not have, since another of its fixtures failed before, the next one has set up that needs it too.
+    """
+    duration, tried, failed = 0.0, set[int](), list[tuple[int, int]]()
+    for unit_index, item_index, need_indexes in wanted:
+        unit = world.units[unit_index]
+        reach = 0 if unit_index in world.failed else _reach(world, unit)
+        needed = [unit.above[index] for index in need_indexes if index < reach]
+        needed = [need for need in needed if id(need.definition) not in tried]
+        if needed:
+            inside.channel.send({"op": "for", "unit": unit_index, "item": item_index})
+            took, count = _set_up(world, inside, world.session.items[item_index], needed)
+            duration += took
+            tried.update(id(need.definition) for need in needed[: count + 1])  # the one that failed is not set up again, either
+            if count < len(needed):
+                world.failed.add(unit_index)
+                failed.append((unit_index, unit.above.index(needed[count])))
+    every = {id(world.units[unit].above[need].definition): (unit, need) for unit, _, needs in wanted for need in needs}
+    left = [place for definition, place in every.items() if definition not in tried]
+    if left or failed:
+        inside.channel.send({"op": "left", "needs": left, "failed": failed})
+    return duration
+
+
+def _reach(world: World, unit: Unit) -> int:
+    """How many of a unit's needs pytest would set up: none after one that has failed for an item before."""
+    broken = world.broken
+    failed = (
+        index for index, need in enumerate(unit.above) if id(need.definition) in broken and need.has(broken[id(need.definition)])
+    )
+    return next(failed, len(unit.above))
+
+
+class _ThreadStarted(BaseException):
+    """A fixture has started a thread, which no fork inherits."""
+
+    def __init__(self, name: str, threads: Sequence[str]) -> None:
+        super().__init__(name)
+        self.name, self.threads = name, list(threads)
+
+
+def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Need]) -> tuple[float, int]:
+    """How long it took, in seconds, and how many could be set up: not what comes after one that fails."""
+
+    def work() -> int:
+        __tracebackhide__ = True
+        for count, need in enumerate(needed):
+            # Said before it is done: should this process die of it, the controller knows whose fault it was.
+            inside.channel.send({"op": "fixture", "name": need.name})
+            with world.reporter.watching_threads() as watched:
+                worked = ledger.set_up(item, need)
+            if not worked:
+                world.broken[id(need.definition)] = need.parameter
+                return count
+            started = [thread.name for thread in living_threads() if thread not in watched.before]
+            result = need.definition.cached_result
+            if started and result is not None and result[2] is None:
+                raise _ThreadStarted(watched.starter or need.name, started)
+        return len(needed)
+
+    measuring.name_phase(world.config, item, "setup")
+    with around(world, item, "setup"), timers.timed(item):
+        call = CallInfo.from_call(work, "setup", reraise=(BaseException,))
+    return call.duration, call.result or 0
+
+
+def _close(world: World, inside: Inside, index: int) -> None:
+    """Tear down what this scope set up; an error goes into the teardown report of its last item."""
+    item = world.session.items[index]
+    item._report_sections.clear()
+
+    def tear_down() -> None:
+        __tracebackhide__ = True
+        ledger.leave(world.session)
+
+    measuring.name_phase(world.config, item, "teardown")
+    reraise = pytest.exit.Exception if item.config.getoption("usepdb", False) else (pytest.exit.Exception, KeyboardInterrupt)
+    with around(world, item, "teardown"):
+        try:
+            call = CallInfo.from_call(tear_down, "teardown", reraise=reraise)
+        except reraise as error:
+            interruption.send(inside.channel, error)
+            call = CallInfo.from_call(lambda: None, "teardown")
+        collect()
+    world.reporter.news(item)
+    # Plugins see one report of a teardown, and the last test's own process makes that.
+    if call.excinfo is None and not check.SoftFailures.any():
+        report = pytest.TestReport.from_item_and_call(item, call)
+    else:
+        _expect_failures(item)
+        reruns.in_scope(item)
+        report = item.ihook.pytest_runtest_makereport(item=item, call=call)
+    measuring.send(world.config, inside)
+    world.tell_generators(inside)
+    inside.channel.send(reports.to_frame(world.config, report) | {"op": "closed"})
+
+
+def _expect_failures(item: pytest.Item) -> None:
+    """Know of the item what its set-up, in another process, has found out: whether it may fail. One that is skipped may not."""
+    from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks, xfailed_key
+
+    with suppress(*TEST_OUTCOME):  # a mark's condition is foreign code
+        item.stash[xfailed_key] = None if evaluate_skip_marks(item) else evaluate_xfail_marks(item)

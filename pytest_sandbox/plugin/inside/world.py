@@ -1,0 +1,79 @@
+"""What every process of a run's sandboxes has by the fork, and what it does first and last. Imports `reporter`, and below."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from os import getpid
+
+import pytest
+
+from pytest_sandbox.plugin.builtin import ledger
+from pytest_sandbox.plugin.builtin.generators import Generators
+from pytest_sandbox.plugin.builtin.settling import settle_in
+from pytest_sandbox.plugin.builtin.tmp import Numbers
+from pytest_sandbox.plugin.inside.reporter import Reporter
+from pytest_sandbox.plugin.others import carried, dependency, pyfakefs
+from pytest_sandbox.plugin.others.coverage import measuring
+from pytest_sandbox.plugin.planning.scopes import Unit
+from pytest_sandbox.sandbox.child import Inside
+from pytest_sandbox.sandbox.wire import Frame
+
+
+class World:
+    """What every process of the run shares by fork: the session, and the units. keeps_terminal: see `settling`.
+
+    failed: units, by index, for which a scope could not set up all; as plain pytest does, nothing more is set up for them.
+    broken: the parameter of each fixture that failed, by definition's id. heir: the unit, by index, whose sandbox is to tell what
+    plugins have noted while fixtures were set up for it.
+    """
+
+    def __init__(
+        self, session: pytest.Session, units: Sequence[Unit], book: ledger.Ledger, numbers: Numbers, *, keeps_terminal: bool
+    ) -> None:
+        self.session = session
+        self.numbers = numbers
+        self.config = session.config
+        self.units = units
+        self.book = book
+        self.keeps_terminal = keeps_terminal
+        self.reporter = Reporter(session.config)
+        self.protocol = session.config.hook.pytest_runtest_protocol
+        self.failed: set[int] = set()
+        self.broken: dict[int, object] = {}
+        self.heir: int | None = None
+        self.generators = Generators()
+        self.generators.note()
+
+    def begin(self, inside: Inside) -> None:
+        """Make the process that a fork has left in a sandbox its own."""
+        self.book.disown(self.session)
+        self.generators.restore()
+        settle_in(self.config, inside, keeps=self.keeps_terminal)
+        measuring.begin(self.config)
+        self.reporter.owner = getpid()
+        carried.begin(self.config)
+        pyfakefs.keep_off()
+
+    def take(self, handed: Frame | None) -> None:
+        """Have what the controller hands on: see `Baton`."""
+        self.generators.put(handed)
+        if handed is not None:
+            dependency.enter(self.session, handed.get("ends", ()))
+
+    def tell_generators(self, inside: Inside) -> None:
+        """Say to what the generators' state has changed."""
+        if news := self.generators.news():
+            inside.channel.send({"op": "generators", **news})
+
+    @staticmethod
+    def end(inside: Inside) -> int:
+        """Say that all is said, and wait until the controller has looked; the exit status."""
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        inside.channel.send({"op": "done"})
+        with suppress(EOFError):
+            inside.channel.wait_for("bye")
+        return 0

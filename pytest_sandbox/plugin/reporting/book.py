@@ -1,0 +1,183 @@
+"""What is noted of the run's sandboxes, warned of, and said at its end. Imports `report`, `usage_table`, `header`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _pytest.fixtures import FixtureDef
+from _pytest.nodes import Node
+
+from pytest_sandbox.model.capability import Capability
+from pytest_sandbox.model.outcome import Ending, Made, Outcome
+from pytest_sandbox.model.spec import Spec
+from pytest_sandbox.plugin.builtin.terminal import show
+from pytest_sandbox.plugin.planning import resolve
+from pytest_sandbox.plugin.reporting.header import not_enforced
+from pytest_sandbox.plugin.reporting.report import add_outcome, make_report
+from pytest_sandbox.plugin.reporting.usage_table import Row, table
+from pytest_sandbox.sandbox import host
+
+
+class ThreadWarning(pytest.PytestWarning):
+    """A fixture of a wider scope starts a thread, and so is set up in each test's sandbox instead of once."""
+
+
+class LeakWarning(pytest.PytestWarning):
+    """A test left processes behind. They are killed; whoever started them should have."""
+
+
+class Book:
+    """Everything that is said about the run's sandboxes."""
+
+    def __init__(self, config: pytest.Config, settings: resolve.Settings) -> None:
+        self._config = config
+        self._settings = settings
+        self._rows: list[Row] = []
+        self._kept: list[tuple[str, Path]] = []
+        self._sharing: list[str] = []
+        #: What workers of pytest-xdist say, and who.
+        self._said: dict[str, list[str]] = {}
+
+    def to_plain(self, header: Sequence[str]) -> dict[str, object]:
+        """All that was noted, as plain data, for the controller of pytest-xdist; header: this machine's."""
+        return {
+            "rows": [row.to_plain() for row in self._rows],
+            "kept": [(nodeid, os.fspath(path)) for nodeid, path in self._kept],
+            "sharing": list(self._sharing),
+            "said": [*header, *self._said],
+        }
+
+    def add_worker(self, plain: Mapping[str, Any], who: str, header: Sequence[str]) -> None:
+        """Take over what a worker has noted; what its machine lacks is said, if `header` has not done so."""
+        for row in map(Row.from_plain, plain["rows"]):
+            self._rows.append(row if row.kind == "test" else dataclasses.replace(row, kind=f"{row.kind} {who}"))
+        self._kept += [(nodeid, Path(path)) for nodeid, path in plain["kept"]]
+        self._sharing += plain["sharing"]
+        for line in plain["said"]:
+            if line not in header:
+                self._said.setdefault(line, []).append(who)
+
+    def say(self, line: str) -> None:
+        """Say something about the run: now, or where this is a worker of pytest-xdist, at the end."""
+        if hasattr(self._config, "workerinput"):
+            self._said[line] = []
+        else:
+            show(self._config, f"{line}\n")
+
+    def tell_degraded(self, specs: Iterable[Spec], known: Mapping[str, Capability]) -> None:
+        """Say which limits that markers ask for nothing enforces here, each once, but for those that the header has named."""
+        base = self._settings.base.spec
+        told = {one.name for one in host.unenforced(base, known)} & base.asked
+        for spec in specs:
+            asked = [one for one in host.unenforced(spec, known) if one.name in spec.asked - told]
+            told |= {one.name for one in asked}
+            for line in not_enforced(asked, spec.asked):
+                self.say(line)
+
+    def add_test(
+        self,
+        item: pytest.Item,
+        done: list[pytest.TestReport],
+        outcome: Outcome,
+        made: Made | None,
+        *,
+        shares_network: bool,
+        tests: int,
+    ) -> None:
+        """Note a test's outcome, and put it into its reports.
+
+        made: what it made by `sandbox_factory`. tests: how many its sandbox ran; it was the last of them.
+        """
+        if self._settings.usage:
+            self._rows.append(Row(item.nodeid, outcome, "test" if tests == 1 else f"{tests} tests, up to"))
+            if made is not None:
+                self._rows.append(Row(item.nodeid, Outcome(Ending.EXITED, None, made.usage), f"{made.count} made by"))
+        if shares_network:
+            self._sharing.append(item.nodeid)
+        if done:
+            add_outcome(done, outcome, made, tests, shares_network=shares_network)
+        if outcome.leaks and done and not any(report.failed for report in done):
+            error = self._warn_of_leaks(item, outcome, tests)
+            if error is not None:
+                properties = done[-1].user_properties
+                done[-1] = make_report(item, "teardown", "failed", error, outcome)
+                done[-1].user_properties = properties
+
+    def _warn_of_leaks(self, item: pytest.Item, outcome: Outcome, tests: int) -> str | None:
+        """Warn as if the test had, by the filters that hold for it; what is said where they make it an error."""
+        from _pytest.warnings import catch_warnings_for_item
+
+        who = "" if tests == 1 else f", or one of the {tests - 1} tests before it in the same sandbox did"
+        warning = LeakWarning(_left_running(outcome, who))
+        place = str(item.path), (item.location[1] or 0) + 1
+        if not self._config.pluginmanager.hasplugin("warnings"):
+            self._warn(item, warning, *place)
+            return None
+        try:
+            with catch_warnings_for_item(config=self._config, ihook=item.ihook, when="runtest", item=item):
+                warnings.warn_explicit(warning, LeakWarning, *place)
+        except LeakWarning as error:
+            return f"LeakWarning: {error}"
+        return None
+
+    def warn_of_threads(self, item: pytest.Item, definition: FixtureDef[Any], threads: str) -> None:
+        """Say that a fixture of a wider scope is set up by each test's sandbox, and how to have it once."""
+        code = getattr(definition.func, "__code__", None)
+        warning = ThreadWarning(
+            f"fixture {definition.argname!r} starts a thread ({threads}), which no fork inherits: it is set up anew in the "
+            "sandbox of each test. To have it set up once, let its tests share a sandbox: "
+            f"@pytest.mark.sandbox(scope={definition.scope!r})"
+        )
+        self._warn(item, warning, code.co_filename if code else str(item.path), code.co_firstlineno if code else 1)
+
+    def _warn(self, node: Node, warning: pytest.PytestWarning, path: str, line: int) -> None:
+        message = warnings.WarningMessage(warning, type(warning), path, line)
+        self._config.hook.pytest_warning_recorded.call_historic(
+            kwargs={"warning_message": message, "nodeid": node.nodeid, "when": "runtest", "location": None}
+        )
+
+    def add_scope(self, node: Node, outcome: Outcome | None) -> None:
+        """Note what a scope's own sandbox used, its fixtures, apart from the tests below; and what they have left running."""
+        if outcome is not None and outcome.leaks:
+            warning = LeakWarning(f"fixtures of {node.nodeid or 'the session'} {_left_running(outcome)}")
+            self._warn(node, warning, str(node.path), 1)
+        if outcome is not None and self._settings.usage:
+            self._rows.append(Row(node.nodeid or "session", outcome, "scope"))
+
+    def kept(self, item: pytest.Item, done: Sequence[pytest.TestReport], path: Path) -> None:
+        """Say where a test's files are."""
+        self._kept.append((item.nodeid, path))
+        for report in done:
+            if report.failed:
+                report.sections.append(("Sandbox files", f"what it wrote is kept in {path}"))
+                break
+
+    def summary(self, terminal: pytest.TerminalReporter) -> None:
+        """The usage table, longest first; which tests shared a network (with -v); where files are kept; what workers said."""
+        if self._said:
+            terminal.section("sandbox on workers")
+            for line, who in self._said.items():
+                terminal.write_line(f"{', '.join(who)}: {line}")
+        if self._sharing and terminal.verbosity > 0:
+            terminal.section("sandbox network shared with the scope around the test")
+            for nodeid in self._sharing:
+                terminal.write_line(nodeid)
+        if self._settings.usage and self._rows:
+            terminal.section("sandbox usage")
+            for line in table(self._rows, everything=terminal.verbosity > 0):
+                terminal.write_line(line)
+        if self._kept:
+            terminal.section("sandbox files kept")
+            for nodeid, path in self._kept:
+                terminal.write_line(f"{path}  {nodeid}")
+
+
+def _left_running(outcome: Outcome, who: str = "") -> str:
+    names = "; ".join(f"{leak.command} (pid {leak.pid})" for leak in outcome.leaks)
+    return f"left {len(outcome.leaks)} process(es) running{who}, killed now: {names}"

@@ -1,0 +1,135 @@
+"""An outcome in a test's report: the details for people, and junit's properties. Imports pytest and `model`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+
+from pytest_sandbox.model.outcome import Ending, Made, Outcome, Usage
+from pytest_sandbox.model.units import format_seconds, format_size
+from pytest_sandbox.plugin.builtin import stacks
+
+#: How many changed paths are listed.
+_PATHS = 20
+#: The shortest wait for a resource that is told, in seconds.
+_WORTH_TELLING = 0.1
+_PROPERTIES = tuple(field.name for field in dataclasses.fields(Usage) if field.name != "missing")
+#: Those of them that are told of what a test makes itself.
+_OF_MADE = ("wall", "cpu", "memory_peak", "pids_peak")
+
+
+def make_report(item: pytest.Item, when: str, result: str, text: str | None, outcome: Outcome | None = None) -> pytest.TestReport:
+    """A report that no test made itself; with an outcome, that of the sandbox which should have made it."""
+    keywords = dict.fromkeys(item.keywords, 1)
+    report = pytest.TestReport(item.nodeid, item.location, keywords, result, text, when)  # type: ignore[arg-type]
+    if outcome is not None:
+        report.duration = outcome.usage.wall
+        # What had been captured and not yet reported when the sandbox ended.
+        parts = (("stdout", outcome.stdout), ("stderr", outcome.stderr))
+        captured = [(f"Captured {name} {when}", content.decode("utf-8", "replace")) for name, content in parts if content]
+        report.sections += [("Sandbox", describe(outcome, text or "")), *captured]
+    return report
+
+
+def add_outcome(
+    done: Sequence[pytest.TestReport], outcome: Outcome, made: Made | None, tests: int, *, shares_network: bool
+) -> None:
+    """Put an outcome into the reports of a test, for people and for junit; see `Book.add_test`."""
+    done[-1].user_properties = [
+        *done[-1].user_properties,
+        *_properties(outcome, tests, shares_network=shares_network),
+        *(_properties_of_made(made) if made is not None else ()),
+    ]
+    _add_section(done, outcome, made, tests)
+
+
+def _add_section(done: Sequence[pytest.TestReport], outcome: Outcome, made: Made | None, tests: int) -> None:
+    """Describe the outcome in the first report that failed, if it is not there already, and of how many tests it is."""
+    for report in done:
+        if report.failed and not any(name == "Sandbox" for name, _ in report.sections):
+            report.sections.append(("Sandbox", describe(outcome, report.longreprtext)))
+            name_limit(report, outcome.ending)
+            break
+    more = f"\n(of {tests} tests that shared a sandbox)" if tests > 1 else ""
+    more += (
+        f"\n(sandbox_factory made {made.count} more, which are not in these figures: {_figures(made.usage)})"
+        if made is not None
+        else ""
+    )
+    for report in done:
+        report.sections = [(name, text + more if name == "Sandbox" else text) for name, text in report.sections]
+
+
+def name_limit(report: pytest.TestReport, ending: Ending) -> None:
+    """Put the limit before what the short summary, junit and --tb=line say of an exception that was its consequence."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None and ending not in (Ending.EXITED, Ending.SIGNALLED, Ending.NO_REPORT):
+        crash.message = f"{ending.value}: {crash.message}"
+
+
+def describe(outcome: Outcome, said: str = "") -> str:
+    """The ending, the figures, leaks, changes and stacks of an outcome, for a failed test's report that says `said`."""
+    lines = [_figures(outcome.usage)]
+    if outcome.sentence not in said and not outcome.ok:
+        lines.insert(0, outcome.sentence)
+    for leak in outcome.leaks:
+        lines.append(f"left running, killed now: {leak.command} (pid {leak.pid})")
+    shown = outcome.changes[:_PATHS]
+    for change in shown:
+        lines.append(f"{change.kind.value}: {change.path}" + (f" ({format_size(change.size)})" if change.size else ""))
+    if len(outcome.changes) > len(shown):
+        more = f"{len(outcome.changes) - len(shown)}{'+' if outcome.changes_cut else ''}"
+        lines.append(f"... and {more} more paths")
+    if outcome.stacks:
+        lines += ["", stacks.cut(outcome.stacks).rstrip()]
+    return "\n".join(lines)
+
+
+def _figures(usage: Usage) -> str:
+    parts = [f"wall {format_seconds(usage.wall)}"]
+    if usage.cpu is not None:
+        parts.append(f"cpu {format_seconds(usage.cpu)}")
+    if usage.memory_peak is not None:
+        shares = {"anon": usage.memory_anon, "file": usage.memory_file, "kernel": usage.memory_kernel}
+        split = ", ".join(f"{name} {format_size(value)}" for name, value in shares.items() if value is not None)
+        parts.append(f"memory peak {format_size(usage.memory_peak)}{split and f' ({split} at the end)'}")
+    if usage.memory_max_events:
+        parts.append(f"met its memory limit {usage.memory_max_events} times")
+    if usage.memory_high_events:
+        parts.append(f"slowed down over memory_high {usage.memory_high_events} times")
+    if usage.pids_peak is not None:
+        parts.append(f"processes peak {usage.pids_peak}")
+    if usage.throttled:
+        parts.append(f"throttled {format_seconds(usage.throttled)}")
+    for name, stalled in (("cpu", usage.cpu_stalled), ("memory", usage.memory_stalled), ("io", usage.io_stalled)):
+        if stalled is not None and stalled >= _WORTH_TELLING:
+            parts.append(f"waited {format_seconds(stalled)} for {name}")
+    if usage.overlay_bytes:
+        parts.append(f"written and left {format_size(usage.overlay_bytes)}")
+    return ", ".join(parts)
+
+
+def _properties(outcome: Outcome, tests: int, *, shares_network: bool) -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = [("sandbox_ending", outcome.ending.value)]
+    for name in _PROPERTIES:
+        value = getattr(outcome.usage, name)
+        if value is not None:
+            found.append((f"sandbox_{name}", _rounded(value)))
+    if outcome.leaks:
+        found.append(("sandbox_leaks", "; ".join(leak.command for leak in outcome.leaks)))
+    if tests > 1:
+        found.append(("sandbox_tests", tests))
+    if shares_network:
+        found.append(("sandbox_network", "shared with the scope around it"))
+    return found
+
+
+def _properties_of_made(made: Made) -> list[tuple[str, object]]:
+    figures = {"made": made.count, **{f"made_{name}": getattr(made.usage, name) for name in _OF_MADE}}
+    return [(f"sandbox_{name}", _rounded(value)) for name, value in figures.items() if value is not None]
+
+
+def _rounded(value: object) -> object:
+    return round(value, 6) if isinstance(value, float) else value

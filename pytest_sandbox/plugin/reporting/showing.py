@@ -1,0 +1,97 @@
+"""Shows a unit's items: fires reports in pytest's order, and puts what a sandbox says on the terminal where it belongs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from pytest_sandbox.plugin.builtin.junit import Noted
+from pytest_sandbox.plugin.builtin.terminal import show
+from pytest_sandbox.plugin.others import carried
+from pytest_sandbox.plugin.others.reruns import Reruns
+from pytest_sandbox.sandbox.wire import Frame
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finished:
+    """An item with all its reports, not fired yet; its warnings follow them, as in plain pytest."""
+
+    item: pytest.Item
+    reports: list[pytest.TestReport]
+    warnings: list[dict[str, Any]]
+
+    def end(self) -> None:
+        """Fire logfinish, and the warnings."""
+        self.item.ihook.pytest_runtest_logfinish(nodeid=self.item.nodeid, location=self.item.location)
+        self.warn()
+
+    def warn(self) -> None:
+        """Fire the warnings."""
+        for warning in self.warnings:
+            self.item.config.hook.pytest_warning_recorded.call_historic(kwargs=warning)
+
+
+class Showing:
+    """What is shown of a unit. announced: the position of the last item whose name was, -1 before the first."""
+
+    def __init__(self, config: pytest.Config, reruns: Reruns) -> None:
+        self._config, self._reruns = config, reruns
+        self.announced = -1
+        self._noted: dict[str, Noted] = {}
+        self._carried: dict[str, list[Callable[[], None]]] = {}
+        # By the position or, since some have no hash, the id of the report that they are shown after.
+        self._texts: dict[tuple[str, int], list[str]] = {}
+
+    # -- what is kept until then --------------------------------------------------------------------------------------
+
+    def note(self, item: pytest.Item, frame: Frame) -> None:
+        """Keep what junit is to know of an item."""
+        self._noted[item.nodeid] = Noted.from_frame(frame)
+
+    def carry(self, item: pytest.Item, frame: Frame) -> None:
+        """Keep what foreign plugins are to know of it."""
+        self._carried.setdefault(item.nodeid, []).append(carried.from_frame(self._config, item, frame))
+
+    def say(self, text: str, position: int, reports: Sequence[pytest.TestReport]) -> None:
+        """Show what the terminal reporter or a live log says: below what it comes after, if that is not shown yet."""
+        telling = [report for report in reports if report.when == "call" or not report.passed]
+        # Whoever talks to a debugger is to see at once what pytest says before it.
+        talks = getattr(self._config.option, "usepdb", False)
+        if not talks and (telling or self.announced < position):
+            place = ("report", id(telling[-1])) if telling else ("position", position)
+            self._texts.setdefault(place, []).append(text)
+        else:
+            show(self._config, text)
+
+    def replace(self, report: pytest.TestReport, new: pytest.TestReport) -> None:
+        """What is to be shown after a report is so after another, which takes its place."""
+        if texts := self._texts.pop(("report", id(report)), None):
+            self._texts["report", id(new)] = texts
+
+    def say_all(self) -> None:
+        """Show at once all texts that are kept."""
+        show(self._config, "".join(text for texts in self._texts.values() for text in texts))
+        self._texts.clear()
+
+    # -- what is fired ------------------------------------------------------------------------------------------------
+
+    def start(self, item: pytest.Item, position: int) -> None:
+        """Fire logstart of an item, if that was not done."""
+        if self.announced < position:
+            self.announced = position
+            item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+            show(self._config, "".join(self._texts.pop(("position", position), ())))
+
+    def fire(self, item: pytest.Item, reports: Sequence[pytest.TestReport]) -> None:
+        """Fire reports of an item."""
+        if item.nodeid in self._noted:  # before junit hears of the item, and after it has heard of all before
+            self._noted.pop(item.nodeid).remember(self._config, item)
+        for remember in self._carried.pop(item.nodeid, ()):
+            remember()
+        for report in reports:
+            item.ihook.pytest_runtest_logreport(report=report)
+            self._reruns.fired(item, report)
+            show(self._config, "".join(self._texts.pop(("report", id(report)), ())))

@@ -1,0 +1,113 @@
+"""What a sandbox has left unsaid of a test, or others add, put into its reports. Imports `report` and `reports`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+from _pytest.outcomes import TEST_OUTCOME
+
+from pytest_sandbox.model.outcome import Ending, Outcome
+from pytest_sandbox.plugin.builtin.reports import is_of_subtest, joined
+from pytest_sandbox.plugin.reporting.report import make_report, name_limit
+
+if TYPE_CHECKING:
+    from _pytest.skipping import Xfail
+
+
+def completed(
+    item: pytest.Item, reports: Sequence[pytest.TestReport], sentence: str, outcome: Outcome | None
+) -> list[pytest.TestReport]:
+    """A full set of reports of a test whose sandbox has ended, which fails in the phase that it was in."""
+    said = {report.when: report for report in reports if not is_of_subtest(report)}
+    when = "teardown"
+    if "setup" not in said:
+        when = "setup"
+    elif "call" not in said and said["setup"].passed:
+        when = "call"
+    failure = make_report(item, when, "failed", sentence, outcome)
+    _as_expected(item, failure)
+    found = [report for report in reports if report.when != "teardown"] + [failure]
+    return found if when == "teardown" else [*found, make_report(item, "teardown", "passed", None)]
+
+
+def fail_after_all(item: pytest.Item, done: list[pytest.TestReport], ending: Ending, sentence: str) -> None:
+    """A limit that ends tests was met, and the test has said all it had to: that is its failure all the same."""
+    if any(_has_failed(report) and not _is_unexpected(report) for report in done):
+        _add_sentence(done, ending, sentence)
+        return
+    failure = make_report(item, "call", "failed", sentence)
+    _as_expected(item, failure)
+    kept = [report for report in done if is_of_subtest(report) or not _is_passed_call(report)]
+    done[:] = [report for report in kept if report.when != "teardown"] + [failure]
+    done += [report for report in kept if report.when == "teardown"]
+
+
+def merge(item: pytest.Item, done: list[pytest.TestReport], closed: pytest.TestReport) -> None:
+    """Put what a closing scope had to say into the teardown of its last test, which is the last of `done`."""
+    last = done[-1]
+    if closed.passed or last.failed:
+        last.duration += closed.duration
+        if not closed.passed:
+            last.sections.append(("Another error at teardown", str(closed.longrepr) if closed.failed else _reason(closed)))
+        last.sections = joined(last.sections, closed.sections)
+        return
+    if closed.skipped and last.skipped:
+        # As plain pytest's group of exceptions, which is neither a skip nor an expected failure by itself.
+        closed.outcome, closed.longrepr = "failed", f"errors during test teardown: {_reason(last)}; {_reason(closed)}"
+        vars(closed).pop("wasxfail", None)
+        if (expected := _may_fail(item)) is not None:
+            closed.outcome, closed.wasxfail = "skipped", expected.reason
+    closed.sections = joined(last.sections, closed.sections)
+    closed.user_properties = last.user_properties
+    closed.duration += last.duration
+    done[-1] = closed
+
+
+def _is_passed_call(report: pytest.TestReport) -> bool:
+    return report.when == "call" and (report.passed or _is_unexpected(report))
+
+
+def _is_unexpected(report: pytest.TestReport) -> bool:
+    """Whether it has failed by passing: `_pytest.skipping` and `_pytest.unittest` put it so."""
+    return report.failed and report.longreprtext.startswith(("[XPASS(strict)]", "Unexpected success"))
+
+
+def _add_sentence(done: list[pytest.TestReport], ending: Ending, sentence: str) -> None:
+    """Say of a test that has failed anyway, while its sandbox goes on, what limit it has met."""
+    failed = next((report for report in done if report.failed), None)
+    if failed is not None and sentence not in failed.longreprtext:
+        failed.sections.append(("Sandbox", sentence))
+        name_limit(failed, ending)
+
+
+def _has_failed(report: pytest.TestReport) -> bool:
+    """Whether it failed, be it as expected."""
+    return report.failed or (report.skipped and hasattr(report, "wasxfail"))
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Why a teardown was skipped."""
+    return str(report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", report.longrepr))
+
+
+def _may_fail(item: pytest.Item) -> Xfail | None:
+    """The mark by which a test is expected to fail, by whatever it does."""
+    from _pytest.skipping import Xfail, evaluate_xfail_marks
+
+    try:
+        expected = evaluate_xfail_marks(item)
+    except TEST_OUTCOME:  # the mark's condition is foreign code
+        return None
+    if expected is None and getattr(getattr(item, "obj", None), "__unittest_expecting_failure__", False):
+        expected = Xfail(reason="", run=True, strict=True, raises=None)  # as unittest.expectedFailure means it
+    return None if expected is None or expected.raises is not None or item.config.option.runxfail else expected
+
+
+def _as_expected(item: pytest.Item, report: pytest.TestReport) -> None:
+    """A test that is expected to fail may do so by the end of its sandbox."""
+    expected = _may_fail(item)
+    if expected is not None and report.when != "teardown":
+        report.outcome = "skipped"
+        report.wasxfail = f"{expected.reason or ''} [{report.longrepr}]".strip()
