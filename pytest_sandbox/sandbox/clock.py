@@ -8,14 +8,16 @@ from collections.abc import Callable, Collection
 
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.outcome import Ending
-from pytest_sandbox.sandbox.running import Running, Timer
+from pytest_sandbox.sandbox.running import Dying, Running, Timer
 
 #: How often a long test's output and CPU time are looked at, in seconds.
 LOOK = 0.1
 #: How often in the first moments, when a quick writer would fill memory, in seconds.
 FIRST_LOOK = 0.01
-#: How long a process that ran out of time has to print its stacks, in seconds.
-STACKS_TIME = 0.25
+#: How long a process that ran out of time has to print its stacks, in seconds. (Where a CPU is free for it: a millisecond.)
+STACKS_TIME = 2.0
+#: How long nothing more is printed when they are complete, in seconds.
+STACKS_LOOK = 0.02
 
 
 def start(running: Running) -> None:
@@ -30,7 +32,7 @@ def start(running: Running) -> None:
 
 def allow(running: Running, seconds: float | None) -> None:
     """So much time it has from now on, in seconds; None: as much as it takes."""
-    if running.kill_at is None:
+    if running.dying is None:
         running.allowed, running.deadline = seconds, None if seconds is None else time.monotonic() + seconds
 
 
@@ -72,8 +74,8 @@ def next_due(everyone: Collection[Running]) -> float | None:
 
 def _times(running: Running) -> tuple[float | None, ...]:
     """When its time is over, which does not run in a debugger."""
-    if running.kill_at is not None:
-        return (running.kill_at,)
+    if running.dying is not None:
+        return (running.dying.look,)
     if running.hold:
         return ()
     return running.deadline, None if running.timer is None else running.timer.due
@@ -100,9 +102,8 @@ def check(running: Running, now: float, hear: Callable[[Running], None]) -> None
 
 
 def _check_time(running: Running, now: float, hear: Callable[[Running], None]) -> None:
-    if running.kill_at is not None:
-        if now >= running.kill_at:
-            running.kill(running.killed)
+    if running.dying is not None:
+        _wait_for_stacks(running, running.dying, now)
         return
     if any(due is not None and now >= due for due in _times(running)):
         hear(running)  # with the end of a test its time begins anew
@@ -132,10 +133,21 @@ def _which_time(running: Running, now: float) -> Ending:
 
 
 def _out_of_time(running: Running, why: Ending, now: float) -> None:
-    if running.kill_at is None:
+    if running.dying is None:
+        size = running.stacks_size()
+        running.dying = Dying(now + STACKS_LOOK, now + STACKS_TIME, size, size)
         running.killed = running.killed or why
         running.ask_for_stacks()
-        running.kill_at = now + STACKS_TIME
+
+
+def _wait_for_stacks(running: Running, dying: Dying, now: float) -> None:
+    """Kill it when it has printed them, or does not."""
+    if now < dying.look:
+        return
+    size, before_that = running.stacks_size(), dying.seen
+    if size == before_that > dying.before or now >= dying.until:
+        running.kill(running.killed)
+    dying.seen, dying.look = size, now + STACKS_LOOK
 
 
 def _look(running: Running, now: float, hear: Callable[[Running], None]) -> None:

@@ -105,6 +105,20 @@ class Timer:
     due: float
 
 
+@dataclasses.dataclass(slots=True)
+class Dying:
+    """It is out of time, and prints its stacks before it is killed.
+
+    look: when the file of its stacks is looked at next; until: how long it is waited for; both on the monotonic clock.
+    before, seen: the size of that file when it was asked for them, and when it was looked at last, in bytes.
+    """
+
+    look: float
+    until: float
+    before: int
+    seen: int
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Told:
     """How many processes the kernel has killed for memory, and how many it has refused, that somebody was told of."""
@@ -118,7 +132,7 @@ class Running:
     """Descriptors, cgroup, clock and last words of one sandbox.
 
     control, wire: the controller's ends. allowed: how many seconds it has, and deadline: when they are over, on the monotonic
-    clock. hold: its time does not run out (a debugger). timer: what it has set itself.
+    clock. hold: its time does not run out (a debugger). timer: what it has set itself. dying: what it does when that is over.
     told: what was told of before its end. overran: what its output was when that was too much.
     below_used: what those below it that have ended were reaped with; None: of one that is not known.
     held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
@@ -162,7 +176,7 @@ class Running:
     deadline: float | None = None
     timer: Timer | None = None
     next_look: float | None = None
-    kill_at: float | None = None
+    dying: Dying | None = None
     gone_by: float | None = None
     hold: bool = False
     held: bool = False
@@ -322,6 +336,10 @@ class Running:
         limit = self.order.spec.limits.output
         out, err = (_read(fd, limit) for fd in (self.stdout, self.stderr))
         return out, err, len(out) + len(err) < sum(os.fstat(fd).st_size for fd in (self.stdout, self.stderr))
+
+    def stacks_size(self) -> int:
+        """How much of stacks it has printed so far, in bytes."""
+        return os.fstat(self.stacks).st_size
 
     def read_stacks(self) -> str:
         """The stacks that it has printed so far: where it crashed, or was asked for them, or asked itself."""

@@ -190,7 +190,7 @@ class ScopeListener:
 
     def _hold(self, running: Running, *, on: bool) -> None:
         """Stop the clock for a debugger, unless the time was over before."""
-        if running.kill_at is None:
+        if running.dying is None:
             running.hold = on and keeps_terminal(self._config)
             clock.resume(running)
 
