@@ -227,7 +227,7 @@ class Loop:
     def release(self, running: Running) -> None:
         """Let a sandbox that was held run; its clock starts now."""
         running.held, held = False, running.held
-        if held and running.entered and not running.abandoned:
+        if held and running.entered and not (running.abandoned or running.ended):
             self._go(running)
 
     def _go(self, running: Running) -> None:

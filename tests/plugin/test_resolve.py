@@ -262,7 +262,7 @@ def test_scratch(pytester: pytest.Pytester) -> None:
         (["-o", "sandbox_memory=64Q"], ["ini key sandbox_memory", "'64Q'"]),
         (["-o", "sandbox_memory="], ["ini key sandbox_memory", "''"]),
         (["-o", "sandbox_usage=perhaps"], ["ini key sandbox_usage", "perhaps"]),
-        (["-o", "sandbox_jobs=3"], ["ini key sandbox_jobs", "not in this version yet"]),
+        (["-o", "sandbox_jobs=some"], ["ini key sandbox_jobs", "'some'"]),
         (["-o", "sandbox_memroy=64M"], ["ini key sandbox_memroy", "did you mean 'sandbox_memory'?"]),
         (["-o", "sandbox-memory=64M"], ["ini key sandbox-memory is not known: did you mean 'sandbox_memory'?"]),
         (["-o", "sandbox_group=db"], ["sandbox_group is not known: group is for the marker only", "sandbox(group=...)"]),

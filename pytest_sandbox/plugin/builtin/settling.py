@@ -22,6 +22,8 @@ from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.wire import Channel
 
 INSIDE: pytest.StashKey[Inside] = pytest.StashKey()
+#: In the controller: whether several tests run at once, of which none can have the terminal to itself.
+SEVERAL: pytest.StashKey[bool] = pytest.StashKey()
 #: Kinds of --capture under which what tests print is seen at once, on the stream that it is printed to.
 _ALOUD = ("no", "tee-sys")
 
@@ -63,6 +65,8 @@ def keeps_terminal(config: pytest.Config) -> bool:
         return getattr(option, "capture", "") in _ALOUD
     if getattr(option, "capture", "") in _ALOUD or getattr(option, "usepdb", False) or getattr(option, "trace", False):
         return True
+    if config.stash.get(SEVERAL, False):
+        return False
     # While pytest captures, descriptor 0 is the null device, and what it was stands elsewhere.
     stdin = next((capture.targetfd_save for capture in captures(config) if capture.targetfd == 0), 0)
     try:

@@ -13,6 +13,7 @@ from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import SetupError, UnavailableError
 from pytest_sandbox.plugin.builtin import junit, watchdog
 from pytest_sandbox.plugin.builtin.ledger import Ledger
+from pytest_sandbox.plugin.builtin.settling import SEVERAL
 from pytest_sandbox.plugin.controller.walk import Walk
 from pytest_sandbox.plugin.others import asked, carried, dependency, refused, sybil
 from pytest_sandbox.plugin.others.coverage.measured import measure
@@ -55,6 +56,8 @@ class Controller:
         self._given = settings
         self.settings = dataclasses.replace(settings, base=self._settled(settings.base, known))
         self.known = known
+        self.jobs, self._why_fewer = self._at_once()
+        config.stash[SEVERAL] = self.jobs > 1
         self.book = Book(config, self.settings)
         self.ledger = Ledger()
         config.pluginmanager.register(self.ledger, "sandbox-ledger")
@@ -69,8 +72,23 @@ class Controller:
                 self.book.say(line)
 
     def pytest_report_header(self) -> list[str]:
-        """What is enforced, and loudly what is not."""
-        return header(self.settings.base.spec, self.known)
+        """What is enforced, and loudly what is not; and how many tests run at once."""
+        jobs = [f"sandbox: {self._told_jobs()}"] if self.settings.jobs > 1 else []
+        return [*header(self.settings.base.spec, self.known), *jobs]
+
+    def _at_once(self) -> tuple[int, str]:
+        """How many tests run at once, and why no more."""
+        option = self.config.option
+        if hasattr(self.config, "workerinput"):
+            return 1, "pytest-xdist hands them out one by one"
+        if getattr(option, "usepdb", False) or getattr(option, "trace", False):
+            return 1, "a debugger has the terminal"
+        if getattr(option, "capture", "fd") in ("no", "tee-sys"):
+            return 1, "output is shown as it comes (-s)"
+        return self.settings.jobs, ""
+
+    def _told_jobs(self) -> str:
+        return f"one test at a time: {self._why_fewer}" if self._why_fewer else f"up to {self.jobs} tests at once"
 
     @contextlib.contextmanager
     def walk(self, session: pytest.Session, *, in_order: bool) -> Iterator[Walk]:
@@ -79,13 +97,16 @@ class Controller:
             refused.refuse_green()
             self._plan(session)
             dependency.find(self.config, session.items)
+            if self.jobs > 1 and dependency.is_used(self.config):
+                self.jobs, self._why_fewer = 1, "pytest-dependency has tests ask how earlier ones have ended"
+                self.book.say(f"sandbox: {self._told_jobs()}")
             measure(self.config)
             watchdog.note(self.config)
             asked.name_beforehand(self.config, session.items)
             boxed = [item for item, plan in zip(session.items, self.plans, strict=True) if plan.enabled]
             with (
                 carried.carrying(self.config, boxed),
-                Walk(session, self.plans, self.settings, self.book, self.ledger, in_order=in_order) as walk,
+                Walk(session, self.plans, self.settings, self.book, self.ledger, jobs=self.jobs, in_order=in_order) as walk,
             ):
                 yield walk
         except pytest.UsageError:

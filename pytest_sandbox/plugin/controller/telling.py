@@ -6,7 +6,7 @@ Whatever a sandbox leaves unsaid about a test when it ends is said for it, with 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import pytest
@@ -42,6 +42,12 @@ class Line(Protocol):
     def baton(self) -> Baton:
         """See `Home`."""
 
+    def take_generators(self, frame: Frame) -> None:
+        """A test has changed the state of random generators. Raises WireError for what is no state."""
+
+    def ended(self, unit: Unit, outcome: Outcome) -> None:
+        """All of a unit has run in one sandbox."""
+
     def news(self) -> None:
         """One of them has said something."""
 
@@ -64,7 +70,8 @@ class Telling:
     unmade: why there never was a sandbox. position: which of its items runs. reports, warnings: of that one. finished: items
     before it. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. grows: the last of the
     items runs when `go_on` says which one comes after it. reruns: whether there is another attempt after this one.
-    version: of the generators' state that its sandbox was made with. barks: of pytest's watchdog.
+    version: of the generators' state that its sandbox was made with. barks: of pytest's watchdog. is_early: whether it is not
+    its turn yet, so that nothing of it is to be seen.
     """
 
     def __init__(
@@ -91,6 +98,8 @@ class Telling:
         self.outcome: Outcome | None = None
         self.running: Running | None = None
         self.stopped = False
+        self.is_early = False
+        self._unseen: list[Callable[[], None]] = []
         self.version = 0
         self.unmade: Unrunnable | None = None
         self._showing = Showing(session.config, self.reruns)
@@ -119,6 +128,42 @@ class Telling:
         """Whether all its items passed or were skipped, and only the sandbox's end is left to come."""
         failed = self.running is None or self.running.failed or self.reruns.may_follow
         return self.over or (self._done and not failed and self.interruption is None and self.position == len(self.items))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all its items have run, and nothing is left but to report them."""
+        return self.over and self.unmade is None and self.interruption is None and not (self.remaining or self.reruns.again)
+
+    @property
+    def is_let_run(self) -> bool:
+        """Whether it runs, or has."""
+        return self.running is not None and not self.running.held
+
+    def let_run(self) -> None:
+        """Let a sandbox that is held run, with what has changed since it was made."""
+        if self.running is not None and self.running.held:
+            handed = {"generators": self._line.baton.since(self.version), "failed": self.session.testsfailed}
+            self.running.send({"op": "begin", **handed})
+            self._supervisor.release(self.running)
+
+    def kill(self) -> None:
+        """End a sandbox whose next item shall not run."""
+        if self.running is not None:
+            self.stopped = True
+            self.running.kill(None)
+
+    def show(self) -> None:
+        """It is its turn: what was not to be seen is."""
+        self.is_early = False
+        for see in self._unseen:
+            see()
+        self._unseen.clear()
+
+    def _when_its_turn(self, see: Callable[[], None]) -> None:
+        if self.is_early:
+            self._unseen.append(see)
+        else:
+            see()
 
     @property
     def is_ready(self) -> bool:
@@ -224,7 +269,7 @@ class Telling:
         elif op == "coverage":
             self._account.hear(frame)
         elif op == "generators":
-            self._line.baton.take(frame)
+            self._line.take_generators(frame)
         elif not self.reruns.on_frame(running, frame):
             self._requests.on_frame(running, frame)
 
@@ -245,7 +290,8 @@ class Telling:
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The sandbox is gone: whatever was not reported is reported now, with the ending."""
-        show_bytes(running.read_shown())
+        if shown := running.read_shown():
+            self._when_its_turn(lambda: show_bytes(shown))
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
         self.barks.end(running)
@@ -279,13 +325,15 @@ class Telling:
             return
         item, done = self.finished[-1].item, self.finished[-1].reports
         failed = any(report.failed for one in self.finished for report in one.reports)
-        made = self._requests.made
-        self._book.add_test(item, done, outcome, made, shares_network=self._shares_network, tests=self.position)
+        made, shares, tests = self._requests.made, self._shares_network, self.position
+        self._when_its_turn(lambda: self._book.add_test(item, done, outcome, made, shares_network=shares, tests=tests))
+        if tests == len(self.unit.items):
+            self._line.ended(self.unit, outcome)
         used = any(TMP_FIXTURES.intersection(getattr(one.item, "fixturenames", ())) for one in self.finished)
         keep_tmp_path(self.session.config, self._supervisor, running, used=used)
         kept = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
         if kept is not None:
-            self._book.kept(item, done, kept)
+            self._when_its_turn(lambda: self._book.kept(item, done, kept))
 
     # -- what is said for it ------------------------------------------------------------------------------------------
 

@@ -1,8 +1,7 @@
-"""The walk over the units, one after the other; the next sandbox is made ready while one runs, the last one dies meanwhile.
+"""The walk over the units, one after the other; the next ones are made ready or run while one runs, the last one dies meanwhile.
 
-    made ready (held) -> released -> runs -> quiet -> over -> reported
+    made (held) -> let run -> runs -> quiet -> over -> reported
 
-A unit is made ready ahead only if the tree need not change for it, so that it is what it would have been if made in time.
 Reports are fired in order, each when the outcome (and so the usage) of its sandbox is known.
 
     all    the whole run, whose order is known
@@ -23,10 +22,13 @@ from typing import Any
 import pytest
 
 from pytest_sandbox.model.errors import SandboxError
+from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin.builtin import settling
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.ledger import Ledger
 from pytest_sandbox.plugin.builtin.tmp import Numbers, put_back
+from pytest_sandbox.plugin.controller.admission import Admission
+from pytest_sandbox.plugin.controller.ahead import Ahead
 from pytest_sandbox.plugin.controller.scope import Unrunnable
 from pytest_sandbox.plugin.controller.telling import Telling, Turn
 from pytest_sandbox.plugin.controller.tree import Tree
@@ -40,9 +42,8 @@ from pytest_sandbox.primitives.interrupts import deferred
 from pytest_sandbox.sandbox import host, probes
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire import Frame
 
-#: How many sandboxes are made ready while one runs: to make one takes longer than a short test.
-AHEAD = 2
 #: How long scopes may take to tear down after Ctrl-C, in seconds.
 PATIENCE = 10.0
 #: How long a test may take to tear down what is its own, before that, in seconds.
@@ -60,6 +61,7 @@ class Walk:
         book: Book,
         ledger: Ledger,
         *,
+        jobs: int = 1,
         in_order: bool = True,
     ) -> None:
         self._session, self._book, self._measured = session, book, measured_of(session.config)
@@ -78,7 +80,15 @@ class Walk:
         self._supervisor = _supervisor(self._units, settling.kept_descriptors(config, keeps=keeps))
         self._tree = Tree(world, self._supervisor, settings, book, self._units, in_order=in_order)
         self._line: deque[Telling] = deque()
-        self._ahead: deque[Telling] = deque()
+        self._jobs, self._admission = jobs, Admission(session)
+        self._ahead = Ahead(
+            self._make_ready,
+            self._tree,
+            self._supervisor,
+            self._admission,
+            jobs=jobs,
+            counts_failures=jobs == 1 or _counts(config),
+        )
 
     def __enter__(self) -> Walk:
         self._undo.enter_context(self._numbers.given())
@@ -95,6 +105,8 @@ class Walk:
                     self._tree.close_in_a_hurry(PATIENCE)
             if self._measured is not None:
                 self._measured.finish(self._supervisor, self._spec)
+            if self._jobs > 1:
+                self._admission.save()
         finally:
             with self._undo:
                 self._undo.callback(put_back, self._session.config)
@@ -110,6 +122,7 @@ class Walk:
         told = self._line[-1] if self._line else None
         if told is None:
             return None
+        self._ahead.drop()
         if told.running is not None and told.running.entered and not told.over:
             told.running.interrupt()
         self._supervisor.run_while(lambda: any(one.running is not None and not one.over for one in self._line), INTERRUPT_TIME)
@@ -135,7 +148,7 @@ class Walk:
             if isinstance(entry, Unit):
                 position += 1
                 following = self._units[position] if position < len(self._units) else None
-                adjacent = _leading_units(self._order[index + 1 : index + 1 + AHEAD])
+                adjacent = _leading_units(self._order[index + 1 : index + 1 + self._ahead.reach])
                 self._run_unit(entry, entry.items, None if following is None else following.items[0], adjacent)
             else:
                 self._run_here(index, entry)
@@ -153,7 +166,7 @@ class Walk:
         items = (index, following) if shared and following is not None else (index,)
         self._run_unit(unit, items, following, () if shared or after is None else (after,), alone=True, grows=shared)
         # Nobody serves them until the next item is here.
-        self._supervisor.run_while(lambda: any(not told.is_ready for told in self._ahead))
+        self._ahead.wait_until_ready()
         return True
 
     def is_sandboxed(self, index: int | None) -> bool:
@@ -193,15 +206,19 @@ class Walk:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
         self.baton.note(dependency.ended_here(item.config, item_index, item))
 
-    def _serve(self, told: Telling) -> None:
-        """Wait until it has run, or pauses; look now and then whether pytest's watchdog has barked at it."""
+    def _serve(self, told: Telling, following: Sequence[Unit]) -> None:
+        """Wait until it has run, or pauses; look now and then whether pytest's watchdog has barked at it, and who may run too."""
 
         def runs() -> bool:
             return not told.quiet and not told.pauses
 
+        self._ahead.fill(told, following)
         while runs():
-            self._supervisor.run_while(runs, told.barks.every)
+            self._supervisor.run_while(lambda: runs() and not self._ahead.has_room(told), told.barks.every)
             told.barks.show(told.running)
+            self._ahead.show_barks()
+            if self._ahead.has_room(told):
+                self._ahead.fill(told, following)
 
     # -- one unit -----------------------------------------------------------------------------------------------------
 
@@ -225,11 +242,10 @@ class Walk:
             if self._is_stopping:
                 return
             if told.running is not None:
-                self._release(told, told.running)
+                self._let_run(told)
                 # What scopes cannot set up for it they will not have for the next ones, either.
                 self._tree.wait_until_prepared()
-                self._make_ready(adjacent)
-                self._serve(told)
+                self._serve(told, adjacent)
             if told not in self._line:
                 return
             if told.unmade is not None and told.interruption is None and not self._fails(told):
@@ -238,25 +254,23 @@ class Walk:
             if told.pauses:
                 if not self._is_stopping:
                     return
-                self._kill(told)
+                told.kill()
             if told.reruns.again:
                 items, earlier = told.items, told.reruns.earlier + 1
                 self._finish(told, items[0])
                 self._supervisor.run_while(lambda: True, told.reruns.delay)
                 continue
-            if alone or told.over or not adjacent or self._tree.ending(following):
+            waits = told.over and (self._jobs == 1 or not told.is_complete)
+            if alone or waits or not adjacent or self._tree.ending(following):
                 self._finish(told, following)
             items = told.remaining if told.over and not alone else ()
 
-    def _release(self, told: Telling, running: Running) -> None:
-        """Let it run, with what has changed since it was made ready; where output shows at once, when all before is reported."""
+    def _let_run(self, told: Telling) -> None:
+        """Let it run, if it does not; where output shows at once, when all before is reported."""
         if getattr(self._session.config.option, "capture", "fd") in ("no", "tee-sys"):
             self._supervisor.run_while(lambda: not self._is_stopping and self._line[0] is not told)
             told.log_start()
-        if running.held:
-            handed = {"generators": self.baton.since(told.version), "failed": self._session.testsfailed}
-            running.send({"op": "begin", **handed})
-        self._supervisor.release(running)
+        told.let_run()
 
     def _fails(self, told: Telling) -> bool:
         """Say why a unit could not be run, or False: if a scope died of a fixture that this unit does not need, try anew."""
@@ -267,6 +281,7 @@ class Walk:
             return True
         survives = self._tree.survives(told.unit)
         self._tree.drop_dead()
+        self._ahead.let_go()
         if not survives and problem is not None:
             told.fail(problem)
         return not survives
@@ -279,11 +294,17 @@ class Walk:
         """The unit's sandbox: the one that waits for this, or was made ready ahead, or a new one."""
         if self._line and self._line[0].unit is unit and self._line[0].items[-len(turn.items) :] == turn.items:
             return self._line[0]
-        if self._ahead and self._ahead[0].unit is unit and self._ahead[0].items == turn.items and not self._ahead[0].over:
-            told = self._ahead.popleft()
-            self._line.append(told)
-            return told
-        self._drop_ahead()
+        early = self._ahead.take(unit, turn.items)
+        if early is not None:
+            early.show()
+            self._line.append(early)
+            if self._jobs > 1:
+                self.news()  # nothing may be left to be heard of it, or of the one before
+            return early
+        if self._jobs == 1:
+            self._ahead.drop()
+        elif not self._tree.is_ready_for(unit):
+            self._ahead.let_go()
         told = self._tell(unit, turn)
         self._line.append(told)
         self.news()
@@ -307,32 +328,25 @@ class Walk:
         running.reported, told.version = False, self.baton.version
         return running
 
-    def _make_ready(self, following: Sequence[Unit]) -> None:
-        """Make the next units' sandboxes while this one runs."""
-        for unit in following[len(self._ahead) :]:
-            # Items of a shared sandbox count failures for --maxfail, and so must know of all before.
-            if len(unit.items) > 1 or not self._tree.is_ready_for(unit):
-                return
-            turn = Turn(unit.items)
-            told = self._tell(unit, turn)
-            try:
-                told.running = self._fork(told, turn, held=True)
-            except Unrunnable:
-                return
-            self._ahead.append(told)
+    def _make_ready(self, unit: Unit) -> Telling | None:
+        """Make a unit's sandbox before its turn; None where that cannot be."""
+        turn = Turn(unit.items)
+        told = self._tell(unit, turn)
+        told.is_early = True
+        try:
+            told.running = self._fork(told, turn, held=True)
+        except Unrunnable:
+            return None
+        return told
 
-    def _drop_ahead(self) -> None:
-        """Sandboxes that were made ready for nothing."""
-        for told in self._ahead:
-            self._kill(told)
-        self._ahead.clear()
+    def take_generators(self, frame: Frame) -> None:
+        """See `Line`. Of tests that run at the same time none comes after another: each has what its scope has left."""
+        (self.baton if self._jobs == 1 else Baton()).take(frame)
 
-    @staticmethod
-    def _kill(told: Telling) -> None:
-        """End a sandbox whose next item shall not run."""
-        if told.running is not None:
-            told.stopped = True
-            told.running.kill(None)
+    def ended(self, unit: Unit, outcome: Outcome) -> None:
+        """See `Line`."""
+        if self._jobs > 1:
+            self._admission.note(unit, outcome)
 
     # -- reporting ----------------------------------------------------------------------------------------------------
 
@@ -347,7 +361,7 @@ class Walk:
             told.report_finished()
             if self._is_stopping:
                 if not told.over and told.position < len(told.items):
-                    self._kill(told)
+                    told.kill()
                 return
             told.announce()
             if len(self._line) == 1 or not told.over:
@@ -357,7 +371,7 @@ class Walk:
             told.report_last()
             if self._is_stopping:  # what has run since did not happen
                 for later in self._line:
-                    self._kill(later)
+                    later.kill()
                 self._line.clear()
 
     def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
@@ -379,12 +393,17 @@ class Walk:
             following = None
         ending = self._tree.ending(following)
         if ending:
-            self._drop_ahead()
+            self._ahead.let_go()
         for scope in ending:
             told.merge(scope, self._tree.close(scope, told.items[max(0, told.position - 1)]))
         with deferred():
             told.report_last()
         told.raise_interruption()
+
+
+def _counts(config: pytest.Config) -> bool:
+    """Whether the run stops at a number of failures, or a plugin may stop it at one."""
+    return bool(config.option.maxfail) or bool(getattr(config.option, "stepwise", False))
 
 
 def _leading_units(order: Sequence[Unit | int]) -> list[Unit]:

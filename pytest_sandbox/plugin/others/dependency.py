@@ -36,6 +36,11 @@ def find(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
     config.stash[_ACTIVE] = module
 
 
+def is_used(config: pytest.Config) -> bool:
+    """Whether tests of this run may depend on how others have ended."""
+    return config.stash.get(_ACTIVE, None) is not None
+
+
 def _counts(module: Any, item: pytest.Item) -> bool:  # noqa: ANN401  # the plugin's module
     return bool(getattr(module, "_automark", False)) or item.get_closest_marker("dependency") is not None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import enum
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -109,12 +110,13 @@ def _scratch(value: object) -> str | None:
 
 
 def _jobs(value: object) -> int:
-    """One; the name is there so that a later version need not rename it."""
-    if value != "auto" and units.parse_count(value) is None:
-        raise SpecError(f"{value!r} is not a number of sandboxes: write 1")
-    if value == "auto" or units.parse_count(value) != 1:
-        raise SpecError(f"{value!r}: several sandboxes at once are not in this version yet: write 1, or leave it out")
-    return 1
+    """How many; "auto": as many as there are processors for this process (sched_getaffinity(2))."""
+    if value == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = units.parse_count(value)
+    if count is None:
+        raise SpecError(f"{value!r} is not a number of sandboxes: write 1 or more, or auto")
+    return count
 
 
 def _names(value: object) -> frozenset[str]:
@@ -196,7 +198,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         Where.RUN,
     ),
     Option("degrade", _yes, False, "run with what this machine has, and say what is missing", "", Kind.FLAG, Where.RUN),
-    Option("jobs", _jobs, 1, "sandboxes at once; this version knows 1 only", "COUNT", Kind.VALUE, Where.RUN),
+    Option("jobs", _jobs, 1, "how many tests run at once, or auto", "COUNT", Kind.VALUE, Where.RUN),
     Option("usage", _yes, False, "show a table of what tests consumed", "", Kind.FLAG, Where.RUN),
     Option("doctor", _yes, False, "say what this machine can do, why not and the fix, and exit", "", Kind.FLAG, Where.CLI),
     Option("enabled", _yes, True, "False runs the test in the controller, without a sandbox", "", Kind.VALUE, Where.MARKER),

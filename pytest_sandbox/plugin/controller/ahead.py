@@ -1,0 +1,125 @@
+"""Units whose sandboxes are made before it is their turn: held until then, or, with several jobs, let run already.
+
+A unit is made ready only if the tree need not change for it, so that it is what it would have been if made in time. What has run
+before its turn is reported when that comes, and did not happen where the run stops before. Knows nothing of reports.
+
+    made -> held -> [let run] -> taken
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from pytest_sandbox.plugin.controller.admission import Admission
+from pytest_sandbox.plugin.controller.telling import Telling
+from pytest_sandbox.plugin.controller.tree import Tree
+from pytest_sandbox.plugin.planning.scopes import Unit
+from pytest_sandbox.sandbox.supervisor import Supervisor
+
+#: How many sandboxes are held ready: to make one takes longer than a short test.
+HELD = 2
+#: How far ahead of the one whose turn it is one may run: what it has to report waits in memory.
+FARTHEST = 256
+
+
+class Ahead:
+    """Those that were made and not yet taken. jobs: how many may run at once, with the one whose turn it is.
+
+    counts_failures: whether the run stops at a number of them, of which the items of a shared sandbox must know all before.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Unit], Telling | None],
+        tree: Tree,
+        supervisor: Supervisor,
+        admission: Admission,
+        *,
+        jobs: int,
+        counts_failures: bool,
+    ) -> None:
+        self._make, self._tree, self._supervisor, self._admission = make, tree, supervisor, admission
+        self._jobs, self._counts_failures = jobs, counts_failures
+        self._made: dict[Unit, Telling] = {}
+        self._busy = 0
+
+    @property
+    def reach(self) -> int:
+        """How many of the units that follow are to be known."""
+        return HELD if self._jobs == 1 else FARTHEST
+
+    def take(self, unit: Unit, items: tuple[int, ...]) -> Telling | None:
+        """The one whose turn it is; None where there is none that could be used."""
+        told = self._made.pop(unit, None)
+        if told is None:
+            return None
+        if told.items != items or (told.over and not told.is_let_run):
+            told.kill()
+            return None
+        return told
+
+    def fill(self, now: Telling, following: Sequence[Unit]) -> None:
+        """Let run what may run beside the one whose turn it is, and make ready what may run next."""
+        coming = iter(self._coming(following))
+        while True:
+            self._let_run(now)
+            if sum(not (told.is_let_run or told.over) for told in self._made.values()) >= HELD:
+                break
+            unit = next(coming, None)
+            told = None if unit is None else self._make(unit)
+            if unit is None or told is None:
+                break
+            self._made[unit] = told
+        self._busy = len(self._running(now))
+
+    def has_room(self, now: Telling) -> bool:
+        """Whether more might run than when `fill` last looked."""
+        return self._jobs > 1 and len(self._running(now)) < self._busy
+
+    def let_go(self) -> None:
+        """The tree is to change, or has: what is held is dropped, and what runs is waited for, unless it died with its scope."""
+        for unit, told in tuple(self._made.items()):
+            if not told.is_let_run:
+                told.kill()
+                del self._made[unit]
+        self._supervisor.run_while(lambda: any(not told.over for told in self._made.values()))
+        self._made = {unit: told for unit, told in self._made.items() if told.unmade is None}
+
+    def drop(self) -> None:
+        """They were made for nothing."""
+        for told in self._made.values():
+            told.kill()
+        self._made.clear()
+
+    def wait_until_ready(self) -> None:
+        """Serve all until each waits to be let run, or never will."""
+        self._supervisor.run_while(lambda: any(not told.is_ready for told in self._made.values()))
+
+    def show_barks(self) -> None:
+        """Of pytest's watchdog, in those that run."""
+        for told in self._made.values():
+            if told.is_let_run and not told.over:
+                told.barks.show(told.running)
+
+    def _coming(self, following: Sequence[Unit]) -> Iterator[Unit]:
+        """Those that may be made now: with several jobs the long ones first, as they were in an earlier run."""
+        ready = list[Unit]()
+        for unit in following:
+            if (self._counts_failures and len(unit.items) > 1) or not self._tree.is_ready_for(unit):
+                break
+            ready.append(unit)
+        if self._jobs > 1:
+            ready.sort(key=self._admission.length, reverse=True)  # a stable sort
+        return (unit for unit in ready if unit not in self._made)
+
+    def _running(self, now: Telling) -> list[Unit]:
+        return [told.unit for told in (now, *self._made.values()) if told.is_let_run and not told.quiet]
+
+    def _let_run(self, now: Telling) -> None:
+        for told in self._made.values():
+            if told.is_let_run or told.over:  # it has run, or died as it waited
+                continue
+            beside = self._running(now)
+            if len(beside) >= self._jobs or (beside and not self._admission.fits(told.unit, beside)):
+                return
+            told.let_run()
