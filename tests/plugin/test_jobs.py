@@ -359,3 +359,33 @@ def test_tmp_path(pytester: pytest.Pytester) -> None:
         def test_it(tmp_path, number): time.sleep(0.1 * (number % 2)); assert tmp_path.name == f"test_it_{number}_0"
     """)
     pytester.runpytest_subprocess("--sandbox", "--sandbox-jobs=3").assert_outcomes(passed=6)
+
+
+def at_a_terminal(pytester: pytest.Pytester, *args: str) -> str:
+    """What a run writes to a terminal, with its escape sequences."""
+    pexpect = pytest.importorskip("pexpect", reason="pexpect is not installed: it plays the person at the terminal")
+    pytester._monkeypatch.setenv("TERM", "xterm")
+    command = ["-m", "pytest", "--sandbox", *args]
+    child = pexpect.spawn(_python(), command, cwd=str(pytester.path), encoding="utf-8", timeout=300, dimensions=(40, 100))
+    child.expect(pexpect.EOF)
+    found: str = child.before
+    return found
+
+
+def test_progress(pytester: pytest.Pytester) -> None:
+    """On a terminal the tests that run for some time are named behind what stands there, until more is written."""
+    pytester.makepyfile("""
+        import time, pytest
+        @pytest.mark.parametrize("name", ["a" * 200, "b", "c", "d"])
+        def test_slow(name): time.sleep(3 if name in "bc" else 0)
+    """)
+    text = at_a_terminal(pytester, "--sandbox-jobs=2", "--color=no")
+    shown = re.findall(r"\x1b7 \x1b\[2m(.*?)\x1b\[0m\x1b8(...)", text, re.DOTALL)
+    assert any("running: " in name and "test_slow[b]" in name and "test_slow[c]" in name for name, _ in shown), text
+    assert all(after == "\x1b[K" for _, after in shown)
+    assert all(len(name) < 98 for name, _ in shown)
+    plain = re.sub(r"\x1b7.*?\x1b8|\x1b\[K", "", text, flags=re.DOTALL)
+    assert re.search(r"test_progress\.py \.\.\.\. +\[100%\]\r\n", plain)
+    for args in (["--sandbox-jobs=1"], ["--sandbox-jobs=2", "-q"], ["--sandbox-jobs=2", "-s"]):
+        assert "\x1b7" not in at_a_terminal(pytester, *args)
+    assert "\x1b7" not in pytester.runpytest_subprocess("--sandbox", "--sandbox-jobs=2").stdout.str()

@@ -70,11 +70,15 @@ class Ahead:
             if unit is None or told is None:
                 break
             self._made[unit] = told
-        self._busy = len(self._running(now))
+        self._busy = len(self.running(now))
 
     def has_room(self, now: Telling) -> bool:
         """Whether more might run than when `fill` last looked."""
-        return self._jobs > 1 and len(self._running(now)) < self._busy
+        return self._jobs > 1 and len(self.running(now)) < self._busy
+
+    def running(self, now: Telling) -> list[Telling]:
+        """Those that run, with the one whose turn it is."""
+        return [told for told in (now, *self._made.values()) if told.is_let_run and not told.quiet]
 
     def let_go(self) -> None:
         """The tree is to change, or has: what is held is dropped, and what runs is waited for, unless it died with its scope."""
@@ -112,14 +116,11 @@ class Ahead:
             ready.sort(key=self._admission.length, reverse=True)  # a stable sort
         return (unit for unit in ready if unit not in self._made)
 
-    def _running(self, now: Telling) -> list[Unit]:
-        return [told.unit for told in (now, *self._made.values()) if told.is_let_run and not told.quiet]
-
     def _let_run(self, now: Telling) -> None:
         for told in self._made.values():
             if told.is_let_run or told.over:  # it has run, or died as it waited
                 continue
-            beside = self._running(now)
+            beside = [other.unit for other in self.running(now)]
             if len(beside) >= self._jobs or (beside and not self._admission.fits(told.unit, beside)):
                 return
             told.let_run()

@@ -26,6 +26,7 @@ from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin.builtin import settling
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.ledger import Ledger
+from pytest_sandbox.plugin.builtin.terminal import STATUS
 from pytest_sandbox.plugin.builtin.tmp import Numbers, put_back
 from pytest_sandbox.plugin.controller.admission import Admission
 from pytest_sandbox.plugin.controller.ahead import Ahead
@@ -38,6 +39,7 @@ from pytest_sandbox.plugin.others.coverage.measured import measured_of
 from pytest_sandbox.plugin.planning import resolve, scopes
 from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.plugin.reporting.book import Book
+from pytest_sandbox.plugin.reporting.progress import Progress
 from pytest_sandbox.primitives.interrupts import deferred
 from pytest_sandbox.sandbox import host, probes
 from pytest_sandbox.sandbox.running import Running
@@ -79,6 +81,7 @@ class Walk:
         self._generators, self._version = world.generators, 0
         self._supervisor = _supervisor(self._units, settling.kept_descriptors(config, keeps=keeps))
         self._tree = Tree(world, self._supervisor, settings, book, self._units, in_order=in_order)
+        self._progress = Progress(config, jobs)
         self._line: deque[Telling] = deque()
         self._jobs, self._admission = jobs, Admission(session)
         self._ahead = Ahead(
@@ -198,6 +201,7 @@ class Walk:
 
     def _run_here(self, index: int, item_index: int) -> None:
         """An item with enabled=False, in the controller itself."""
+        STATUS.take_off()
         later = next((entry for entry in self._order[index + 1 :] if isinstance(entry, int)), None)
         item = self._session.items[item_index]
         nextitem = None if later is None else self._session.items[later]
@@ -213,8 +217,10 @@ class Walk:
             return not told.quiet and not told.pauses
 
         self._ahead.fill(told, following)
+        every = min((seconds for seconds in (told.barks.every, self._progress.every) if seconds is not None), default=None)
         while runs():
-            self._supervisor.run_while(lambda: runs() and not self._ahead.has_room(told), told.barks.every)
+            self._supervisor.run_while(lambda: runs() and not self._ahead.has_room(told), every)
+            self._progress.show((one.item, one.running.started) for one in self._ahead.running(told) if one.running is not None)
             told.barks.show(told.running)
             self._ahead.show_barks()
             if self._ahead.has_room(told):
@@ -352,6 +358,7 @@ class Walk:
 
     def news(self) -> None:
         """Some unit has said something: report what can be, in order."""
+        STATUS.take_off()
         with deferred():
             self._report()
 
@@ -381,6 +388,7 @@ class Walk:
     def _finish(self, told: Telling, following: int | None) -> None:
         """Wait for all that is in line, and report it; before the last teardown close the scopes that end with it."""
         self._supervisor.run_while(lambda: not all(one.over or one.running is None for one in self._line))
+        STATUS.take_off()
         with deferred():
             self._report()
             if not self._line:
