@@ -23,7 +23,7 @@ _LEAF_LINKS = 2
 """st_nlink of a kernfs directory is 2 and its subdirectories: spares listing 30 files."""
 KILL_SECONDS = 5.0
 """How long to wait for killed processes: SIGKILL takes effect when a process leaves an uninterruptible wait."""
-REMOVE_SECONDS = 2.0
+REMOVE_SECONDS = 10.0
 _MOST_AT_ONCE = 500
 _PAUSE = 0.001
 

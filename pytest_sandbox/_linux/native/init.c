@@ -34,7 +34,7 @@ enum {
 	SOL_SOCKET = 1, SCM_RIGHTS = 1, MSG_CMSG_CLOEXEC = 0x40000000, MSG_NOSIGNAL = 0x4000, MSG_TRUNC = 0x20,
 	MS_BIND = 4096, MS_REC = 16384, MS_PRIVATE = 1 << 18, MS_RDONLY = 1, MS_NOSUID = 2, MS_NODEV = 4, MNT_DETACH = 2,
 	WNOHANG = 1, POLLIN = 1, RUSAGE_CHILDREN = -1,
-	GRACE_MS = 50, MOST_LEAKS = 100, LONGEST_LINE = 500, MOST_DESCRIPTORS = 8,
+	GRACE_MS = 50, MOST_GRACES = 20, MOST_LEAKS = 100, LONGEST_LINE = 500, MOST_DESCRIPTORS = 8,
 };
 
 enum {
@@ -667,35 +667,57 @@ static void drain_signals(void)
 
 struct entry { uint64_t inode, offset; unsigned short length; unsigned char type; char name[]; };
 
-/* Name what is left, but for ourselves: everybody in /proc is of our namespace. */
-static void name_leaks(void)
+static word read_of(const char *pid, const char *file, char *into, word size)
+{
+	char path[64];
+
+	append(append(append(path, "/proc/"), pid), file);
+	return read_file(path, into, size);
+}
+
+/* Whether a process wants a CPU, by its state in proc_pid_stat(5): it may be ending, and only want for one. */
+static int runs(const char *pid)
+{
+	word at = read_of(pid, "/stat", buffer, LONGEST_LINE);
+
+	while (--at > 0 && buffer[at] != ')') /* its name may have parentheses */
+		;
+	return at > 0 && (buffer[at + 2] == 'R' || buffer[at + 2] == 'D');
+}
+
+/* Whether one of those that are left, but for ourselves, runs: everybody in /proc is of our namespace. Or name them. */
+static int look_at_leaks(int naming)
 {
 	static char entries[1 << 15];
 	word got, fd = CALL(__NR_openat, AT_FDCWD, "/proc", O_CLOEXEC, 0, 0);
-	int count = 0;
+	int count = 0, running = 0;
 
 	while (fd >= 0 && (got = CALL(__NR_getdents64, fd, entries, sizeof entries, 0, 0)) > 0)
 		for (char *at = entries; at < entries + got; at += ((struct entry *)at)->length) {
 			const char *name = ((struct entry *)at)->name;
-			char path[64];
 			int pid = (int)number_in(name);
 			word length;
 
 			if (pid <= 1 || count++ >= MOST_LEAKS)
 				continue;
-			append(append(append(path, "/proc/"), name), "/cmdline");
+			if (!naming) {
+				running |= runs(name);
+				continue;
+			}
 			buffer[0] = 'l';
 			memcpy(buffer + 1, &pid, 4);
-			length = read_file(path, buffer + 5, LONGEST_LINE);
+			length = read_of(name, "/cmdline", buffer + 5, LONGEST_LINE);
 			if (length == 0) { /* a zombie, or one that wrote over its own command line */
-				append(append(append(path, "/proc/"), name), "/comm");
-				length = read_file(path, buffer + 6, LONGEST_LINE);
+				length = read_of(name, "/comm", buffer + 6, LONGEST_LINE);
 				buffer[5] = '[';
 				if (length > 0)
 					buffer[5 + length++] = ']'; /* in the place of the newline */
 			}
 			say(buffer, 5 + (size_t)(length < 0 ? 0 : length), NULL, 0);
 		}
+	if (fd >= 0)
+		CALL(__NR_close, fd, 0, 0, 0, 0);
+	return running;
 }
 
 static _Noreturn void have_last_word(int status)
@@ -706,12 +728,15 @@ static _Noreturn void have_last_word(int status)
 	char packet[45] = "x";
 	uint64_t figures[5];
 	word length;
-	int ended;
+	int ended, graces = 1;
 
 	while (reap(&status, &ended) != -ECHILD) {
 		if (!grace.nanos) {
-			name_leaks();
-			break;
+			if (graces++ == MOST_GRACES || !look_at_leaks(0)) {
+				look_at_leaks(1);
+				break;
+			}
+			grace.nanos = GRACE_MS * 1000000L;
 		}
 		/* What is just ending may do so, however many they are: ppoll(2) leaves in `grace` what there is left of it. */
 		drain_signals();
