@@ -8,7 +8,9 @@ before its turn is reported when that comes, and did not happen where the run st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from pytest_sandbox.plugin.controller.admission import Admission
 from pytest_sandbox.plugin.controller.telling import Telling
@@ -41,7 +43,9 @@ class Ahead:
         self._make, self._tree, self._supervisor, self._admission = make, tree, supervisor, admission
         self._jobs, self._counts_failures = jobs, counts_failures
         self._made: dict[Unit, Telling] = {}
-        self._busy = 0
+        self._ready: deque[Unit] = deque()
+        self._queue: list[tuple[int, int, Unit]] = []
+        self._count = self._busy = 0
 
     @property
     def reach(self) -> int:
@@ -60,12 +64,12 @@ class Ahead:
 
     def fill(self, now: Telling, following: Sequence[Unit]) -> None:
         """Let run what may run beside the one whose turn it is, and make ready what may run next."""
-        coming = iter(self._coming(following))
+        self._look_ahead(following)
         while True:
             self._let_run(now)
             if sum(not (told.is_let_run or told.over) for told in self._made.values()) >= HELD:
                 break
-            unit = next(coming, None)
+            unit = self._next_unit()
             told = None if unit is None else self._make(unit)
             if unit is None or told is None:
                 break
@@ -82,6 +86,7 @@ class Ahead:
 
     def let_go(self) -> None:
         """The tree is to change, or has: what is held is dropped, and what runs is waited for, unless it died with its scope."""
+        self.forget()
         for unit, told in tuple(self._made.items()):
             if not told.is_let_run:
                 told.kill()
@@ -91,6 +96,7 @@ class Ahead:
 
     def drop(self) -> None:
         """They were made for nothing."""
+        self.forget()
         for told in self._made.values():
             told.kill()
         self._made.clear()
@@ -105,16 +111,33 @@ class Ahead:
             if told.is_let_run and not told.over:
                 told.barks.show(told.running)
 
-    def _coming(self, following: Sequence[Unit]) -> Iterator[Unit]:
-        """Those that may be made now: with several jobs the long ones first, as they were in an earlier run."""
-        ready = list[Unit]()
-        for unit in following:
+    def _look_ahead(self, following: Sequence[Unit]) -> None:
+        """Find those that may be made as the tree stands; each is asked for once."""
+        while self._ready and (not following or self._ready[0] is not following[0]):
+            self._ready.popleft()  # its turn has come
+        for unit in following[len(self._ready) :]:
             if (self._counts_failures and len(unit.items) > 1) or not self._tree.is_ready_for(unit):
                 break
-            ready.append(unit)
-        if self._jobs > 1:
-            ready.sort(key=self._admission.length, reverse=True)  # a stable sort
-        return (unit for unit in ready if unit not in self._made)
+            self._ready.append(unit)
+            # With several jobs the long ones first, as they were in an earlier run.
+            length = self._admission.length(unit) if self._jobs > 1 else 0
+            self._count += 1
+            heapq.heappush(self._queue, (-length, self._count, unit))
+
+    def _next_unit(self) -> Unit | None:
+        """The next of them that is not made, and whose turn has not come."""
+        while self._queue:
+            unit = self._queue[0][2]
+            if unit in self._made or unit not in self._ready:
+                heapq.heappop(self._queue)
+                continue
+            return unit
+        return None
+
+    def forget(self) -> None:
+        """The tree may have changed, and so who can be made as it stands."""
+        self._ready.clear()
+        self._queue.clear()
 
     def _let_run(self, now: Telling) -> None:
         for told in self._made.values():

@@ -311,6 +311,7 @@ class Walk:
             self._ahead.drop()
         elif not self._tree.is_ready_for(unit):
             self._ahead.let_go()
+        self._ahead.forget()
         told = self._tell(unit, turn)
         self._line.append(told)
         self.news()
