@@ -254,3 +254,21 @@ def test_a_stream_that_has_not_every_letter(pytester: pytest.Pytester, monkeypat
     result = pytester.runpytest_subprocess("--sandbox")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*and more*"])
+
+
+@pytest.mark.needs("memory")
+def test_live_log_after_a_report_that_is_made_anew(pytester: pytest.Pytester) -> None:
+    """A test that has passed fails for its limit after all: what its teardown logs is shown all the same."""
+    pytester.makepyfile("""
+        import logging, pytest, subprocess, sys
+        @pytest.fixture
+        def made():
+            yield
+            logging.warning("words of the teardown")
+        @pytest.mark.sandbox(memory="64M")
+        def test_it(made):
+            subprocess.run([sys.executable, "-c", "x = bytearray(1 << 30)"])
+    """)
+    result = pytester.runpytest_subprocess("--sandbox", "-o", "log_cli=true", "--show-capture=no")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*live log teardown*", "WARNING*words of the teardown*"])

@@ -225,7 +225,7 @@ class Telling:
         """Hear a report, or the last one again, which somebody has changed."""
         report = from_frame(self.session.config, frame, self.item)
         if frame.get("again") and self.reports and self.reports[-1].when == report.when:
-            self._showing.replace(self.reports.pop(), report)
+            self.reports.pop()
         self.reports.append(report)
 
     def _finish(self, running: Running) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,8 +43,9 @@ class Showing:
         self.announced = -1
         self._noted: dict[str, Noted] = {}
         self._carried: dict[str, list[Callable[[], None]]] = {}
-        # By the position or, since some have no hash, the id of the report that they are shown after.
-        self._texts: dict[tuple[str, int], list[str]] = {}
+        # By the position of an item, or by test, phase and number of the report they are shown after, which may be made anew.
+        self._texts: dict[int | tuple[str, str, int], list[str]] = {}
+        self._fired: collections.Counter[tuple[str, str]] = collections.Counter()
 
     # -- what is kept until then --------------------------------------------------------------------------------------
 
@@ -61,15 +63,12 @@ class Showing:
         # Whoever talks to a debugger is to see at once what pytest says before it.
         talks = getattr(self._config.option, "usepdb", False)
         if not talks and (telling or self.announced < position):
-            place = ("report", id(telling[-1])) if telling else ("position", position)
+            last = telling[-1] if telling else None
+            number = sum(last is not None and report.when == last.when for report in reports)
+            place = position if last is None else (last.nodeid, str(last.when), number)
             self._texts.setdefault(place, []).append(text)
         else:
             show(self._config, text)
-
-    def replace(self, report: pytest.TestReport, new: pytest.TestReport) -> None:
-        """What is to be shown after a report is so after another, which takes its place."""
-        if texts := self._texts.pop(("report", id(report)), None):
-            self._texts["report", id(new)] = texts
 
     def say_all(self) -> None:
         """Show at once all texts that are kept."""
@@ -83,7 +82,7 @@ class Showing:
         if self.announced < position:
             self.announced = position
             item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-            show(self._config, "".join(self._texts.pop(("position", position), ())))
+            show(self._config, "".join(self._texts.pop(position, ())))
 
     def fire(self, item: pytest.Item, reports: Sequence[pytest.TestReport]) -> None:
         """Fire reports of an item."""
@@ -94,4 +93,6 @@ class Showing:
         for report in reports:
             item.ihook.pytest_runtest_logreport(report=report)
             self._reruns.fired(item, report)
-            show(self._config, "".join(self._texts.pop(("report", id(report)), ())))
+            phase = report.nodeid, str(report.when)
+            self._fired[phase] += 1
+            show(self._config, "".join(self._texts.pop((*phase, self._fired[phase]), ())))
