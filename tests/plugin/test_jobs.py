@@ -389,3 +389,82 @@ def test_progress(pytester: pytest.Pytester) -> None:
     for args in (["--sandbox-jobs=1"], ["--sandbox-jobs=2", "-q"], ["--sandbox-jobs=2", "-s"]):
         assert "\x1b7" not in at_a_terminal(pytester, *args)
     assert "\x1b7" not in pytester.runpytest_subprocess("--sandbox", "--sandbox-jobs=2").stdout.str()
+
+
+def test_a_stop_takes_scopes_along(pytester: pytest.Pytester) -> None:
+    """What wider fixtures say at their teardown, when failures stop the run, stands in the last test's; and their usage."""
+    pytester.makepyfile("""
+        import pytest, time
+        @pytest.fixture(scope="session", autouse=True)
+        def session(): yield; print("session down"); raise ValueError("of the session")
+        @pytest.mark.parametrize("n", range(12))
+        def test_it(n): time.sleep(0.5 if n == 0 else 0); assert n not in (1, 2)
+    """)
+    for jobs in (1, 4):
+        result = pytester.runpytest_subprocess("--sandbox", f"--sandbox-jobs={jobs}", "--maxfail=2", "--sandbox-usage", "-v")
+        result.assert_outcomes(passed=1, failed=2, errors=1)
+        result.stdout.fnmatch_lines(["*session down*", "*ValueError: of the session*", "*[[]scope[]]*"])
+        assert "test_it[3]" not in result.stdout.str()
+
+
+def test_what_did_not_happen_is_not_told(pytester: pytest.Pytester) -> None:
+    """Neither in the usage table, nor by warnings, nor by what is kept, nor by raw output."""
+    pytester.makepyfile("""
+        import os, pytest, subprocess, time
+        @pytest.mark.parametrize("n", range(12))
+        def test_it(n):
+            os.write(1, f"raw {n}".encode())
+            time.sleep(0.5 if n == 0 else 0)
+            subprocess.Popen(["sleep", "600"])
+            assert n not in (1, 2)
+    """)
+    args = ("--sandbox", "--maxfail=2", "--sandbox-usage", "-v", "--sandbox-keep=always", "--capture=sys")
+    texts = []
+    for jobs in (1, 4):
+        result = pytester.runpytest_subprocess(*args, f"--sandbox-jobs={jobs}")
+        result.assert_outcomes(passed=1, failed=2, warnings=1)
+        assert not any(f"test_it[{n}]" in result.stdout.str() for n in range(3, 12))
+        texts.append(re.findall(r"test_it\[\d\] raw \d+", result.stdout.str()))
+    assert texts[0] == texts[1] == [f"test_it[{n}] raw {n}" for n in range(3)]
+
+
+def test_no_more_than_asked_with_long_ones_first(pytester: pytest.Pytester, place: Any) -> None:
+    """Also when it is known which are long, and the one whose turn it is ends."""
+    pytester.makepyfile(f"""{meeting(place)}
+@pytest.mark.parametrize("number", range(16))
+def test_it(number):
+    mine = PLACE / str(number)
+    mine.touch()
+    time.sleep(0.05 if number < 10 else 0.5)
+    assert len(list(PLACE.iterdir())) <= 2
+    mine.unlink()
+""")
+    for _ in range(2):
+        run(pytester, place, "--sandbox-jobs=2").assert_outcomes(passed=16)
+
+
+@pytest.mark.parametrize(("limit", "most"), [(128, 3), (256, 8)])
+def test_few_descriptors(pytester: pytest.Pytester, limit: int, most: int) -> None:
+    """As many at once as there are descriptors for; none fails for want of one."""
+    pytester.makepyfile("import pytest, time\n@pytest.mark.parametrize('n', range(24))\ndef test_it(n): time.sleep(0.2)")
+    command = f"ulimit -n {limit} && exec {_python()} -m pytest --sandbox --sandbox-jobs=32"
+    result = pytester.run("sh", "-c", command)
+    result.assert_outcomes(passed=24)
+    result.stdout.fnmatch_lines([f"sandbox: up to {most} tests at once: there are no more descriptors (ulimit -n)"])
+
+
+@pytest.mark.parametrize("limit", ["memory=32M", "pids=16"])
+def test_scopes_have_room_for_all(pytester: pytest.Pytester, limit: str) -> None:
+    """What many sandboxes take of their scope's limits is no part of what its fixtures may have."""
+    pytester.makepyfile("import pytest, time\n@pytest.mark.parametrize('n', range(24))\ndef test_it(n): time.sleep(0.5)")
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-jobs=16", f"--sandbox-{limit}")
+    result.assert_outcomes(passed=24)
+
+
+def test_under_xdist(pytester: pytest.Pytester) -> None:
+    """Its workers are the jobs, and the header says so, once."""
+    pytest.importorskip("xdist")
+    pytester.makepyfile("import pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_it(n): pass")
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-jobs=3", "-n2")
+    result.assert_outcomes(passed=4)
+    assert result.stdout.str().count("sandbox: one test at a time: pytest-xdist hands them out") == 1

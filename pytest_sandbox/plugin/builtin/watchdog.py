@@ -12,6 +12,7 @@ import faulthandler
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -54,15 +55,21 @@ class Barks:
 
     def show(self, running: Running | None) -> None:
         """Show on stderr, as in a plain run, what it has printed since the last time."""
-        if self.every is not None and running is not None:
-            stacks = running.read_stacks()
-            show_error(stacks[self._shown :])
-            self._shown = len(stacks)
+        if running is not None:
+            self._new(running)()
 
-    def end(self, running: Running) -> None:
-        """Show the last of it: the sandbox has ended."""
-        self.show(running)
+    def end(self, running: Running) -> Callable[[], None]:
+        """The sandbox has ended: what shows the last of it."""
+        show = self._new(running)
         self.every = None
+        return show
+
+    def _new(self, running: Running) -> Callable[[], None]:
+        if self.every is None:
+            return lambda: None
+        stacks, shown = running.read_stacks(), self._shown
+        self._shown = len(stacks)
+        return lambda: show_error(stacks[shown:])
 
 
 def settle(config: pytest.Config) -> None:

@@ -20,6 +20,8 @@ _KEY = "sandbox/usage"
 _MORE, _LEAST = 1.5, 16 << 20
 #: How long a test must take to be called a long one, in seconds; twice that is longer, and so on.
 _LONG = 0.1
+#: Of how many tests is remembered what they took, when others have run.
+_MOST = 20_000
 
 
 class Admission:
@@ -32,7 +34,10 @@ class Admission:
 
     def fits(self, unit: Unit, beside: Iterable[Unit]) -> bool:
         """Whether the machine's memory is enough for a unit and those that run, whatever these have taken of it already."""
-        return self._memory(unit) + sum(map(self._memory, beside)) <= available()
+        try:
+            return self._memory(unit) + sum(map(self._memory, beside)) <= available()
+        except OSError:  # no descriptor is left to find out by
+            return False
 
     def length(self, unit: Unit) -> int:
         """How long it takes: 0 for a short one or one that is not known, one more for each doubling."""
@@ -47,7 +52,8 @@ class Admission:
     def save(self) -> None:
         """Keep it for the next run; what is known of tests that were not run now stays."""
         if self._cache is not None and self._new:
-            self._cache.set(_KEY, self._known | self._new)
+            kept = self._known if len(self._known) <= _MOST else {}
+            self._cache.set(_KEY, kept | self._new)
 
     def _memory(self, unit: Unit) -> int:
         limit = unit.spec.limits.memory

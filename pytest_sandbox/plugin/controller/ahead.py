@@ -105,11 +105,16 @@ class Ahead:
         """Serve all until each waits to be let run, or never will."""
         self._supervisor.run_while(lambda: any(not told.is_ready for told in self._made.values()))
 
-    def show_barks(self) -> None:
-        """Of pytest's watchdog, in those that run."""
-        for told in self._made.values():
-            if told.is_let_run and not told.over:
-                told.barks.show(told.running)
+    def make_room(self, unit: Unit) -> None:
+        """Wait until a unit whose turn it is, and that does not run yet, fits the memory beside those that do."""
+
+        def is_crowded() -> bool:
+            beside = [told.unit for told in self._made.values() if told.is_let_run and not told.quiet]
+            return bool(beside) and not self._admission.fits(unit, beside)
+
+        early = self._made.get(unit)
+        if self._jobs > 1 and (early is None or not early.is_let_run):
+            self._supervisor.run_while(is_crowded)
 
     def _look_ahead(self, following: Sequence[Unit]) -> None:
         """Find those that may be made as the tree stands; each is asked for once."""

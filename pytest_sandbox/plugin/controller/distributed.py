@@ -105,13 +105,14 @@ class Master:
     def __init__(self, config: pytest.Config, settings: resolve.Settings, known: Mapping[str, Capability] | None) -> None:
         self._config = config
         self._header = None if known is None else header(settings.base.spec, known)
+        self._one = ["sandbox: one test at a time: pytest-xdist hands them out"] if settings.jobs > 1 else []
         self._asked = _asked(settings)
         self._book = Book(config, settings)
         self._undo = contextlib.ExitStack()
 
     def pytest_report_header(self) -> list[str]:
         """What is enforced, and loudly what is not, on this machine."""
-        return ["sandbox: on the workers' machines"] if self._header is None else self._header
+        return [*(["sandbox: on the workers' machines"] if self._header is None else self._header), *self._one]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -146,7 +147,7 @@ class Master:
                 f"--sandbox: worker {node.gateway.id} ({node.gateway.spec}) has run its tests without sandboxes: pytest-sandbox "
                 "was not loaded. Fix: look for PYTEST_DISABLE_PLUGIN_AUTOLOAD there, and for -p no:sandbox in PYTEST_ADDOPTS"
             )
-        self._book.add_worker(said[_NOTED], node.gateway.id, self._header or ())
+        self._book.add_worker(said[_NOTED], node.gateway.id, (*(self._header or ()), *self._one))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The usage table, and where kept files are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import resource
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from pytest_sandbox.plugin.builtin import junit, watchdog
 from pytest_sandbox.plugin.builtin.ledger import Ledger
 from pytest_sandbox.plugin.builtin.settling import SEVERAL
 from pytest_sandbox.plugin.controller.walk import Walk
-from pytest_sandbox.plugin.others import asked, carried, dependency, refused, sybil
+from pytest_sandbox.plugin.others import asked, carried, dependency, loaded, refused, sybil
 from pytest_sandbox.plugin.others.coverage.measured import measure
 from pytest_sandbox.plugin.planning import paths, resolve
 from pytest_sandbox.plugin.planning.through import let_through
@@ -42,6 +43,10 @@ def known(settings: resolve.Settings) -> Mapping[str, Capability]:
     except OSError as error:  # of what it takes to try: a process, descriptors
         raise pytest.UsageError(f"--sandbox: {SetupError.of('try what this machine can do', error)}") from error
     return found
+
+
+#: What the controller has open for each test that runs, and for those that are made and end meanwhile.
+_DESCRIPTORS = 24
 
 
 class Controller:
@@ -80,15 +85,32 @@ class Controller:
         """How many tests run at once, and why no more."""
         option = self.config.option
         if hasattr(self.config, "workerinput"):
-            return 1, "pytest-xdist hands them out one by one"
+            return 1, "pytest-xdist hands them out"
         if getattr(option, "usepdb", False) or getattr(option, "trace", False):
             return 1, "a debugger has the terminal"
         if getattr(option, "capture", "fd") in ("no", "tee-sys"):
             return 1, "output is shown as it comes (-s)"
-        return self.settings.jobs, ""
+        if getattr(option, "max_suite_reruns", None) is not None:
+            return 1, "pytest-rerunfailures counts the reruns of all tests (--max-suite-reruns)"
+        most = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _DESCRIPTORS - 2)
+        return min(self.settings.jobs, most), "" if most >= self.settings.jobs else "there are no more descriptors (ulimit -n)"
 
     def _told_jobs(self) -> str:
-        return f"one test at a time: {self._why_fewer}" if self._why_fewer else f"up to {self.jobs} tests at once"
+        why = f": {self._why_fewer}" if self._why_fewer else ""
+        return f"{'one test at a time' if self.jobs == 1 else f'up to {self.jobs} tests at once'}{why}"
+
+    def _run_one_at_a_time(self, session: pytest.Session) -> None:
+        """Where tests have to do with each other, or with how long they take."""
+        why = ""
+        if dependency.is_used(self.config):
+            why = "pytest-dependency has tests ask how earlier ones have ended"
+        elif loaded(self.config, "pytest_benchmark.plugin") is not None and any(
+            "benchmark" in getattr(item, "fixturenames", ()) for item in session.items
+        ):
+            why = "pytest-benchmark measures how long some take"
+        if self.jobs > 1 and why:
+            self.jobs, self._why_fewer = 1, why
+            self.book.say(f"sandbox: {self._told_jobs()}")
 
     @contextlib.contextmanager
     def walk(self, session: pytest.Session, *, in_order: bool) -> Iterator[Walk]:
@@ -97,9 +119,7 @@ class Controller:
             refused.refuse_green()
             self._plan(session)
             dependency.find(self.config, session.items)
-            if self.jobs > 1 and dependency.is_used(self.config):
-                self.jobs, self._why_fewer = 1, "pytest-dependency has tests ask how earlier ones have ended"
-                self.book.say(f"sandbox: {self._told_jobs()}")
+            self._run_one_at_a_time(session)
             measure(self.config)
             watchdog.note(self.config)
             asked.name_beforehand(self.config, session.items)

@@ -227,7 +227,7 @@ class ScopeListener:
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The scope is gone, by itself or closed."""
         self._show(running)
-        self._scope.barks.end(running)
+        self._scope.barks.end(running)()
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
         self._scope.outcome = outcome

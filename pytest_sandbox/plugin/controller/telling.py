@@ -153,8 +153,10 @@ class Telling:
             self.running.kill(None)
 
     def show(self) -> None:
-        """It is its turn: what was not to be seen is."""
+        """It is its turn, and all before is reported: what was not to be seen is, below the name of the test."""
         self.is_early = False
+        if self._unseen:
+            self.log_start(min(self.position, len(self.items) - 1))
         for see in self._unseen:
             see()
         self._unseen.clear()
@@ -294,7 +296,7 @@ class Telling:
             self._when_its_turn(lambda: show_bytes(shown))
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
-        self.barks.end(running)
+        self._when_its_turn(self.barks.end(running))
         self.outcome = outcome
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)

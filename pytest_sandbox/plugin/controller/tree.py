@@ -36,6 +36,8 @@ from pytest_sandbox.sandbox.wire import Frame
 
 #: What a scope has at least: to fork a sandbox takes 3 processes and some 30 descriptors.
 _SCOPE_LEAST = {"pids": 16, "files": 64, "inodes": 64}
+#: What each sandbox that is made beside others takes of its scope: an init, its kernel memory, and the page tables of a fork.
+_SCOPE_MORE = {"pids": 2, "memory": 4 << 20}
 _MORE_MEMORY = ". Fix: raise --sandbox-memory, which the sandboxes of scopes have too"
 #: How long a scope may take to be gone after what stood on it, in seconds.
 DEATH_TIME = 1.0
@@ -55,6 +57,7 @@ class Tree:
         book: Book,
         units: Sequence[Unit],
         *,
+        jobs: int = 1,
         in_order: bool = True,
     ) -> None:
         self._world, self._supervisor, self._book, self._units = world, supervisor, book, units
@@ -62,7 +65,7 @@ class Tree:
         self._index = {id(unit): index for index, unit in enumerate(units)}
         self._of = {item: unit for unit in units for item in unit.items}
         # A scope has the run's limits, not those of the test that happens to come first; and no limit of time.
-        self._spec: Spec = dataclasses.replace(settings.base.spec, limits=_for_scopes(settings.base.spec.limits))
+        self._spec: Spec = dataclasses.replace(settings.base.spec, limits=_for_scopes(settings.base.spec.limits, jobs))
         self._needed: dict[int, tuple[Need, ...]] = {}
         self._broken: dict[int, Unrunnable] = {}
         self._early: dict[int, list[dict[str, Any]]] = {}
@@ -417,9 +420,12 @@ def _is_skipped(item: pytest.Item) -> bool:
     return expected is not None and not expected.run
 
 
-def _for_scopes(limits: Limits) -> Limits:
+def _for_scopes(limits: Limits, jobs: int) -> Limits:
     """The limits with room to make sandboxes, however little tests may have: processes, descriptors and files of its own."""
     least = {name: max(value, few) for name, few in _SCOPE_LEAST.items() if (value := getattr(limits, name)) is not None}
+    for name, each in _SCOPE_MORE.items():
+        if (value := least.get(name, getattr(limits, name))) is not None:
+            least[name] = value + (jobs - 1) * each
     return dataclasses.replace(limits, timeout=None, cpu_time=None, **least)
 
 

@@ -80,7 +80,7 @@ class Walk:
         world = World(session, self._units, ledger, self._numbers, keeps_terminal=keeps)
         self._generators, self._version = world.generators, 0
         self._supervisor = _supervisor(self._units, settling.kept_descriptors(config, keeps=keeps))
-        self._tree = Tree(world, self._supervisor, settings, book, self._units, in_order=in_order)
+        self._tree = Tree(world, self._supervisor, settings, book, self._units, jobs=jobs, in_order=in_order)
         self._progress = Progress(config, jobs)
         self._line: deque[Telling] = deque()
         self._jobs, self._admission = jobs, Admission(session)
@@ -177,6 +177,8 @@ class Walk:
         return index in self._of
 
     def _stop_if_asked(self) -> None:
+        if self._is_stopping and self._line:
+            self._finish(self._line[0], None)
         if self._session.shouldfail:
             raise self._session.Failed(self._session.shouldfail)
         if self._session.shouldstop:
@@ -222,8 +224,7 @@ class Walk:
             self._supervisor.run_while(lambda: runs() and not self._ahead.has_room(told), every)
             self._progress.show((one.item, one.running.started) for one in self._ahead.running(told) if one.running is not None)
             told.barks.show(told.running)
-            self._ahead.show_barks()
-            if self._ahead.has_room(told):
+            if runs() and self._ahead.has_room(told):  # else the room is for the one whose turn comes next
                 self._ahead.fill(told, following)
 
     # -- one unit -----------------------------------------------------------------------------------------------------
@@ -244,6 +245,7 @@ class Walk:
         """
         earlier = 0
         while items:
+            self._ahead.make_room(unit)
             told = self._take(unit, Turn(tuple(items), grows, earlier))
             if self._is_stopping:
                 return
@@ -302,7 +304,6 @@ class Walk:
             return self._line[0]
         early = self._ahead.take(unit, turn.items)
         if early is not None:
-            early.show()
             self._line.append(early)
             if self._jobs > 1:
                 self.news()  # nothing may be left to be heard of it, or of the one before
@@ -371,16 +372,27 @@ class Walk:
                 if not told.over and told.position < len(told.items):
                     told.kill()
                 return
+            told.show()
             told.announce()
             if len(self._line) == 1 or not told.over:
                 return
-            self._line.popleft()
             told.report_all_but_last()
+            if self._is_stopping:  # its teardown takes along what scopes have to say at theirs, see `_finish`
+                self._drop_after(told)
+                return
+            self._line.popleft()
             told.report_last()
-            if self._is_stopping:  # what has run since did not happen
-                for later in self._line:
-                    later.kill()
-                self._line.clear()
+            if self._is_stopping:
+                self._drop_after(None)
+
+    def _drop_after(self, last: Telling | None) -> None:
+        """What has run since did not happen."""
+        for later in self._line:
+            if later is not last:
+                later.kill()
+        self._line.clear()
+        if last is not None:
+            self._line.append(last)
 
     def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
         """See `Line`."""
@@ -397,11 +409,14 @@ class Walk:
             while len(self._line) > 1:  # only where a stop was asked for: what ran after that did not happen
                 self._line.pop()
             told = self._line.popleft()
+            told.show()
             told.report_all_but_last()
         if self._is_stopping or told.interruption is not None:
             following = None
         ending = self._tree.ending(following)
-        if ending:
+        if ending and self._is_stopping:
+            self._ahead.drop()
+        elif ending:
             self._ahead.let_go()
         for scope in ending:
             told.merge(scope, self._tree.close(scope, told.items[max(0, told.position - 1)]))
