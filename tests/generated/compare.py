@@ -58,6 +58,8 @@ INTENDED_OF_SUITES = {
     r"errors (during test teardown|while tearing down .*) \(": (
         "the errors of a test's teardown and of its scopes' come from several processes"
     ),
+    r"!! Interrupted: ": "what was set up early, for tests that then do not run, is torn down all the same",
+    r"(?m)^(E +)?func +=.*call_and_report\.<locals>": "--showlocals shows, of pytest itself, times and what its process holds",
     r"!! (_pytest\.outcomes\.Exit: |KeyboardInterrupt)": (
         "what is torn down after pytest.exit() or Ctrl-C is so in the test's process, not at the session's end"
     ),
