@@ -189,3 +189,15 @@ def test_unknown_version_is_refused(compat: Compat) -> None:
     assert "has no Stats" in run.text
     assert "-p no:benchmark" in run.text
     assert not run.outcomes
+
+
+def test_one_at_a_time(compat: Compat) -> None:
+    """Whatever `--sandbox-jobs` says; and it is said."""
+    compat.pytester.makepyfile("""
+        import pytest
+        @pytest.mark.parametrize("n", range(3))
+        def test_it(benchmark, n): benchmark(list)
+    """)
+    found = compat.one("--sandbox-jobs=3")
+    assert found.status == 0, found.text
+    assert found.line("sandbox: one test at a time: pytest-benchmark measures"), found.text

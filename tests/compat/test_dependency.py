@@ -97,3 +97,17 @@ def test_who_is_killed_has_not_succeeded(pytester: pytest.Pytester, compat: Comp
         ("test_who_is_killed_has_not_succeeded.py::test_1", "failed"),
         ("test_who_is_killed_has_not_succeeded.py::test_2", "skipped"),
     ]
+
+
+def test_one_at_a_time(compat: Compat) -> None:
+    """Whatever `--sandbox-jobs` says; and it is said."""
+    compat.pytester.makepyfile("""
+        import pytest, time
+        @pytest.mark.dependency()
+        def test_a(): time.sleep(0.5)
+        @pytest.mark.dependency(depends=["test_a"])
+        def test_b(): pass
+    """)
+    found = compat.one("--sandbox-jobs=3")
+    assert found.status == 0, found.text
+    assert found.line("sandbox: one test at a time: pytest-dependency has tests ask"), found.text

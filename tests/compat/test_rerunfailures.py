@@ -285,3 +285,15 @@ def test_under_xdist(compat: Compat) -> None:
     args = ("-p", "xdist.plugin", "-Wignore", "-n1", "--max-suite-reruns=2", "-k", "not exit")
     plain, boxed = compat.both(*args, same=False)
     assert boxed.result.parseoutcomes() == plain.result.parseoutcomes() == {"passed": 2, "failed": 1, "rerun": 2}
+
+
+def test_one_at_a_time(compat: Compat) -> None:
+    """Whatever `--sandbox-jobs` says; and it is said."""
+    compat.pytester.makepyfile("""
+        import pytest
+        @pytest.mark.parametrize("n", range(3))
+        def test_it(n): pass
+    """)
+    found = compat.one("--sandbox-jobs=3", "--reruns=1", "--max-suite-reruns=1")
+    assert found.status == 0, found.text
+    assert found.line("sandbox: one test at a time: pytest-rerunfailures counts"), found.text
