@@ -16,6 +16,8 @@ LOOK = 0.1
 FIRST_LOOK = 0.01
 #: How long a process that ran out of time has to print its stacks, in seconds. (Where a CPU is free for it: a millisecond.)
 STACKS_TIME = 2.0
+#: How long a process that has said all has at least to be gone, in seconds.
+END_TIME = 5.0
 #: How long nothing more is printed when they are complete, in seconds.
 STACKS_LOOK = 0.02
 
@@ -39,6 +41,12 @@ def allow(running: Running, seconds: float | None) -> None:
 def restart(running: Running) -> None:
     """Its time begins anew: another test does in it."""
     allow(running, running.allowed)
+
+
+def ending(running: Running) -> None:
+    """It has said all that it has to: to end is no part of what it has its time for, and takes longer on a machine under load."""
+    if running.deadline is not None and running.dying is None:
+        running.deadline = max(running.deadline, time.monotonic() + END_TIME)
 
 
 def resume(running: Running) -> None:

@@ -302,6 +302,7 @@ class Loop:
         if frame["op"] == "done":
             if running.gone_by is None:  # of an empty cgroup there is nothing to be told
                 running.snapshot = running.cgroup.snapshot()
+            clock.ending(running)
             running.send({"op": "bye"})
         elif frame["op"] == "raised":
             running.failed, running.errno = True, refusal(frame).errno
