@@ -38,8 +38,8 @@ def meeting(place: Any) -> str:
 
 
 def run(pytester: pytest.Pytester, place: Any, *args: str) -> pytest.RunResult:
-    """A run whose tests may write to the place."""
-    return pytester.runpytest_subprocess("--sandbox", f"--sandbox-writable={place}", *args)
+    """A run whose tests may write to the place, on a machine with little memory too: unless told to, they reserve none."""
+    return pytester.runpytest_subprocess("--sandbox", f"--sandbox-writable={place}", "--sandbox-memory=none", *args)
 
 
 @pytest.mark.parametrize("jobs", [2, 5])
@@ -365,7 +365,7 @@ def at_a_terminal(pytester: pytest.Pytester, *args: str) -> str:
     """What a run writes to a terminal, with its escape sequences."""
     pexpect = pytest.importorskip("pexpect", reason="pexpect is not installed: it plays the person at the terminal")
     pytester._monkeypatch.setenv("TERM", "xterm")
-    command = ["-m", "pytest", "--sandbox", *args]
+    command = ["-m", "pytest", "--sandbox", "--sandbox-memory=none", *args]
     child = pexpect.spawn(_python(), command, cwd=str(pytester.path), encoding="utf-8", timeout=300, dimensions=(40, 100))
     child.expect(pexpect.EOF)
     found: str = child.before
@@ -453,7 +453,9 @@ def test_few_descriptors(pytester: pytest.Pytester, limit: int, most: int) -> No
     result.stdout.fnmatch_lines([f"sandbox: up to {most} tests at once: there are no more descriptors (ulimit -n)"])
 
 
-@pytest.mark.parametrize("limit", ["memory=32M", "pids=16"])
+@pytest.mark.parametrize(
+    "limit", [pytest.param(limit, marks=pytest.mark.needs(limit.partition("=")[0])) for limit in ("memory=32M", "pids=16")]
+)
 def test_scopes_have_room_for_all(pytester: pytest.Pytester, limit: str) -> None:
     """What many sandboxes take of their scope's limits is no part of what its fixtures may have."""
     pytester.makepyfile("import pytest, time\n@pytest.mark.parametrize('n', range(24))\ndef test_it(n): time.sleep(0.5)")

@@ -153,10 +153,8 @@ class Telling:
             self.running.kill(None)
 
     def show(self) -> None:
-        """It is its turn, and all before is reported: what was not to be seen is, below the name of the test."""
+        """It is its turn, and all before is reported: what was not to be seen is."""
         self.is_early = False
-        if self._unseen:
-            self.log_start(min(self.position, len(self.items) - 1))
         for see in self._unseen:
             see()
         self._unseen.clear()
@@ -293,7 +291,7 @@ class Telling:
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The sandbox is gone: whatever was not reported is reported now, with the ending."""
         if shown := running.read_shown():
-            self._when_its_turn(lambda: show_bytes(shown))
+            self._when_its_turn(lambda: self._show(shown))
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
         self._when_its_turn(self.barks.end(running))
@@ -306,6 +304,11 @@ class Telling:
                 self.reruns.after_kill(self.finished[-1].reports)
         self._keep(running, outcome)
         self._line.news()
+
+    def _show(self, written: bytes) -> None:
+        """Show what it wrote past its capture, below the name of the test."""
+        self.log_start(min(self.position, len(self.items) - 1))
+        show_bytes(written)
 
     def _complete_by_ending(self, running: Running, outcome: Outcome) -> None:
         own = running.killed is not None or outcome.ending is Ending.OUT_OF_MEMORY
