@@ -92,7 +92,7 @@ def processes() -> list[str]:
 
 
 def end(process: subprocess.Popen[str], number: signal.Signals, *, group: bool = False) -> None:
-    """Send the signal, and assert that a second later nothing is left."""
+    """Send the signal, and assert that soon nothing is left."""
     (os.killpg if group else os.kill)(process.pid, number)
     process.wait(30)
     process.communicate()
@@ -100,20 +100,11 @@ def end(process: subprocess.Popen[str], number: signal.Signals, *, group: bool =
 
 
 def assert_soon_empty(look: Callable[[], list[str]]) -> None:
-    """What is found is gone within a second: one of a machine that has a CPU free, of which others have their share."""
-    left, before = 1.0, time.monotonic()
-    while (found := look()) and left > 0:
+    """What is found goes by itself. As a rule within a tenth of a second; a cgroup has been seen for more than one."""
+    limit = time.monotonic() + 60
+    while (found := look()) and time.monotonic() < limit:
         time.sleep(0.02)
-        now = time.monotonic()
-        left -= (now - before) / crowd()
-        before = now
     assert found == []
-
-
-def crowd() -> float:
-    """How many processes there are for each CPU, now or lately; 1 at least."""
-    lately, _, _, now, _ = Path("/proc/loadavg").read_text().split()
-    return max(1.0, float(lately) / (os.cpu_count() or 1), int(now.partition("/")[0]) / (os.cpu_count() or 1))
 
 
 @pytest.mark.parametrize("seed", range(30))
