@@ -25,10 +25,10 @@ _MOST = 20_000
 
 
 class Admission:
-    """Of one run."""
+    """Of one run. With one job nobody asks, and nothing is read or remembered."""
 
-    def __init__(self, session: pytest.Session) -> None:
-        self._items, self._cache = session.items, getattr(session.config, "cache", None)
+    def __init__(self, session: pytest.Session, jobs: int) -> None:
+        self._items, self._cache = session.items, getattr(session.config, "cache", None) if jobs > 1 else None
         self._known = _checked(self._cache.get(_KEY, None) if self._cache is not None else None)
         self._new: dict[str, tuple[int, float]] = {}
 
@@ -46,6 +46,8 @@ class Admission:
 
     def note(self, unit: Unit, outcome: Outcome) -> None:
         """Remember what a unit took. Of several items in one sandbox each has the memory of all, and its share of the time."""
+        if self._cache is None:
+            return
         taken = outcome.usage.memory_peak or 0, round(outcome.usage.wall / len(unit.items), 4)
         self._new.update((self._items[item].nodeid, taken) for item in unit.items)
 

@@ -82,7 +82,7 @@ class Ahead:
 
     def running(self, now: Telling) -> list[Telling]:
         """Those that run, with the one whose turn it is."""
-        return [told for told in (now, *self._made.values()) if told.is_let_run and not told.quiet]
+        return [told for told in (now, *self._made.values()) if told.is_busy]
 
     def let_go(self) -> None:
         """The tree is to change, or has: what is held is dropped, and what runs is waited for, unless it died with its scope."""
@@ -109,7 +109,7 @@ class Ahead:
         """Wait until a unit whose turn it is, and that does not run yet, fits the memory beside those that do."""
 
         def is_crowded() -> bool:
-            beside = [told.unit for told in self._made.values() if told.is_let_run and not told.quiet]
+            beside = [told.unit for told in self._made.values() if told.is_busy]
             return bool(beside) and not self._admission.fits(unit, beside)
 
         early = self._made.get(unit)
@@ -125,9 +125,8 @@ class Ahead:
                 break
             self._ready.append(unit)
             # With several jobs the long ones first, as they were in an earlier run.
-            length = self._admission.length(unit) if self._jobs > 1 else 0
             self._count += 1
-            heapq.heappush(self._queue, (-length, self._count, unit))
+            heapq.heappush(self._queue, (-self._admission.length(unit), self._count, unit))
 
     def _next_unit(self) -> Unit | None:
         """The next of them that is not made, and whose turn has not come."""

@@ -22,7 +22,7 @@ import pytest
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.plugin.builtin import junit
 from pytest_sandbox.plugin.builtin.reports import sendable
-from pytest_sandbox.plugin.controller.run import Controller, known, standing_in
+from pytest_sandbox.plugin.controller.run import HANDED_OUT, Controller, known, standing_in
 from pytest_sandbox.plugin.controller.walk import Walk
 from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.reporting.book import Book
@@ -105,7 +105,7 @@ class Master:
     def __init__(self, config: pytest.Config, settings: resolve.Settings, known: Mapping[str, Capability] | None) -> None:
         self._config = config
         self._header = None if known is None else header(settings.base.spec, known)
-        self._one = ["sandbox: one test at a time: pytest-xdist hands them out"] if settings.jobs > 1 else []
+        self._one = [f"sandbox: one test at a time: {HANDED_OUT}"] if settings.jobs > 1 else []
         self._asked = _asked(settings)
         self._book = Book(config, settings)
         self._undo = contextlib.ExitStack()

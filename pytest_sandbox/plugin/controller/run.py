@@ -47,6 +47,8 @@ def known(settings: resolve.Settings) -> Mapping[str, Capability]:
 
 #: What the controller has open for each test that runs, and for those that are made and end meanwhile.
 _DESCRIPTORS = 24
+#: Why workers of pytest-xdist run one test at a time.
+HANDED_OUT = "pytest-xdist hands them out"
 
 
 class Controller:
@@ -85,7 +87,7 @@ class Controller:
         """How many tests run at once, and why no more."""
         option = self.config.option
         if hasattr(self.config, "workerinput"):
-            return 1, "pytest-xdist hands them out"
+            return 1, HANDED_OUT
         if getattr(option, "usepdb", False) or getattr(option, "trace", False):
             return 1, "a debugger has the terminal"
         if getattr(option, "capture", "fd") in ("no", "tee-sys"):

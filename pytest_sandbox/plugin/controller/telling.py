@@ -139,6 +139,11 @@ class Telling:
         """Whether it runs, or has."""
         return self.running is not None and not self.running.held
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it takes a job: it runs, and has not said all."""
+        return self.is_let_run and not self.quiet
+
     def let_run(self) -> None:
         """Let a sandbox that is held run, with what has changed since it was made."""
         if self.running is not None and self.running.held:

@@ -83,7 +83,7 @@ class Walk:
         self._tree = Tree(world, self._supervisor, settings, book, self._units, jobs=jobs, in_order=in_order)
         self._progress = Progress(config, jobs)
         self._line: deque[Telling] = deque()
-        self._jobs, self._admission = jobs, Admission(session)
+        self._jobs, self._admission = jobs, Admission(session, jobs)
         self._ahead = Ahead(
             self._make_ready,
             self._tree,
@@ -108,8 +108,7 @@ class Walk:
                     self._tree.close_in_a_hurry(PATIENCE)
             if self._measured is not None:
                 self._measured.finish(self._supervisor, self._spec)
-            if self._jobs > 1:
-                self._admission.save()
+            self._admission.save()
         finally:
             with self._undo:
                 self._undo.callback(put_back, self._session.config)
@@ -353,8 +352,7 @@ class Walk:
 
     def ended(self, unit: Unit, outcome: Outcome) -> None:
         """See `Line`."""
-        if self._jobs > 1:
-            self._admission.note(unit, outcome)
+        self._admission.note(unit, outcome)
 
     # -- reporting ----------------------------------------------------------------------------------------------------
 
