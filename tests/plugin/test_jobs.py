@@ -37,6 +37,19 @@ def meeting(place: Any) -> str:
     return MEET.format(place=str(place))
 
 
+def counting(place: Any, tests: int, seconds: str, most: int) -> str:
+    """The source of so many tests, each of which fails where more than `most` run when it has slept."""
+    return f"""{meeting(place)}
+@pytest.mark.parametrize("number", range({tests}))
+def test_it(number):
+    mine = PLACE / str(number)
+    mine.touch()
+    time.sleep({seconds})
+    assert len(list(PLACE.iterdir())) <= {most}
+    mine.unlink()
+"""
+
+
 def run(pytester: pytest.Pytester, place: Any, *args: str) -> pytest.RunResult:
     """A run whose tests may write to the place, on a machine with little memory too: unless told to, they reserve none."""
     return pytester.runpytest_subprocess("--sandbox", f"--sandbox-writable={place}", "--sandbox-memory=none", *args)
@@ -68,15 +81,7 @@ def test_it(made, number): meet(f"{{__name__}}-{{number}}", {jobs})
 
 def test_no_more_than_asked(pytester: pytest.Pytester, place: Any) -> None:
     """Of twenty never more than three."""
-    pytester.makepyfile(f"""{meeting(place)}
-@pytest.mark.parametrize("number", range(20))
-def test_it(number):
-    mine = PLACE / str(number)
-    mine.touch()
-    time.sleep(0.1)
-    assert len(list(PLACE.iterdir())) <= 3
-    mine.unlink()
-""")
+    pytester.makepyfile(counting(place, 20, "0.1", 3))
     run(pytester, place, "--sandbox-jobs=3").assert_outcomes(passed=20)
 
 
@@ -430,15 +435,7 @@ def test_what_did_not_happen_is_not_told(pytester: pytest.Pytester) -> None:
 
 def test_no_more_than_asked_with_long_ones_first(pytester: pytest.Pytester, place: Any) -> None:
     """Also when it is known which are long, and the one whose turn it is ends."""
-    pytester.makepyfile(f"""{meeting(place)}
-@pytest.mark.parametrize("number", range(16))
-def test_it(number):
-    mine = PLACE / str(number)
-    mine.touch()
-    time.sleep(0.05 if number < 10 else 0.5)
-    assert len(list(PLACE.iterdir())) <= 2
-    mine.unlink()
-""")
+    pytester.makepyfile(counting(place, 16, "0.05 if number < 10 else 0.5", 2))
     for _ in range(2):
         run(pytester, place, "--sandbox-jobs=2").assert_outcomes(passed=16)
 
