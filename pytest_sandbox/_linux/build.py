@@ -17,6 +17,7 @@ int setns(int fd, int nstype);
 int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
 int capset(void *header, const void *data);
 int capget(void *header, void *data);
+int madvise(void *address, size_t length, int advice);
 long syscall(long number, ...);
 
 struct mount_attr { uint64_t attr_set, attr_clr, propagation, userns_fd; };

@@ -146,3 +146,13 @@ def command_line(pid: int, root: str = "/proc") -> str | None:
             return f"[{text.read().strip()}]"
     except OSError:
         return None
+
+
+def anonymous_mappings() -> Iterator[tuple[int, int]]:
+    """Where the caller's private writable mappings of no file begin and end, but for the stack: its heap, most of all."""
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            span, mode, _, _, inode, *name = line.split(maxsplit=5)
+            if mode == "rw-p" and inode == "0" and not (name and name[0].startswith("[stack")):
+                begin, end = span.split("-")
+                yield int(begin, 16), int(end, 16)

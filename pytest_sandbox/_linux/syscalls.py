@@ -34,6 +34,7 @@ _KEYCTL_JOIN_SESSION_KEYRING = 1
 _CAPABILITY_VERSION_3 = 0x2008_0522
 _SECCOMP_MODE_FILTER = 2
 _SIGCHLD = 17
+_MADV_COLLAPSE = 25
 
 
 def _check(result: int, what: str) -> int:
@@ -155,6 +156,12 @@ def fork() -> int:
     if pid < 0:
         raise OSError(errno, os.strerror(errno), "fork")
     return pid
+
+
+def collapse(address: int, length: int) -> None:
+    """madvise(2), MADV_COLLAPSE: anonymous memory into huge pages. EINVAL: before Linux 6.1, or it is smaller than one."""
+    result = _libc.madvise(ffi.cast("void *", address), length, _MADV_COLLAPSE)
+    _check(result, f"madvise MADV_COLLAPSE {address:#x} {length:#x}")
 
 
 def set_filter(program: bytes) -> None:

@@ -432,8 +432,8 @@ def test_pytests_watchdog_of_a_wider_fixture(pytester: pytest.Pytester, when: st
     assert "Timeout" not in err
 
 
-def test_garbage_from_before_is_told_once(pytester: pytest.Pytester) -> None:
-    """What a finalizer raises that pytest's process had not collected fails the first test, and not each."""
+def test_garbage_from_before_is_the_runs(pytester: pytest.Pytester) -> None:
+    """What a finalizer raises that pytest's process had not collected is told at the run's end, as in plain pytest."""
     pytester.makeini("[pytest]\nfilterwarnings = error::pytest.PytestUnraisableExceptionWarning\n")
     pytester.makeconftest(
         """
@@ -456,9 +456,11 @@ def test_garbage_from_before_is_told_once(pytester: pytest.Pytester) -> None:
         """,
         test_other="def test_4(): pass",
     )
-    result = pytester.runpytest_subprocess(*OPTIONS)
-    assert result.stdout.str().count("ERROR at setup of") == 1
-    result.assert_outcomes(passed=3, errors=1)
+    plain, boxed = (pytester.runpytest_subprocess(*options) for options in (("-p", "no:sandbox", *OPTIONS[1:]), OPTIONS))
+    for result in plain, boxed:
+        result.assert_outcomes(passed=4)
+        assert result.stderr.str().count("ValueError: del is broken") == 1
+    assert boxed.ret == plain.ret
 
 
 def test_locks_that_are_held_over_a_fork(pytester: pytest.Pytester) -> None:

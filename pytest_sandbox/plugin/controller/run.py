@@ -22,6 +22,7 @@ from pytest_sandbox.plugin.planning import paths, resolve
 from pytest_sandbox.plugin.planning.through import let_through
 from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.header import header
+from pytest_sandbox.primitives.pages import shared
 from pytest_sandbox.sandbox import host
 
 
@@ -128,6 +129,7 @@ class Controller:
             boxed = [item for item, plan in zip(session.items, self.plans, strict=True) if plan.enabled]
             with (
                 carried.carrying(self.config, boxed),
+                shared(len(boxed)),
                 Walk(session, self.plans, self.settings, self.book, self.ledger, jobs=self.jobs, in_order=in_order) as walk,
             ):
                 yield walk
