@@ -53,17 +53,17 @@ class Identity:
         """Run a command as this user; its exit status, 126 where this user cannot execute it, 124 where time ran out.
 
         With a timeout the command gets a session of its own, all of which is killed when the time is over. `cgroups` are
-        those to start it in.
+        those to start it in; WorkplaceError where one does not take us.
         """
         groups: list[int] | None = [] if self.uid is not None else None
-        try:
-            with delegation.inside(cgroups):
+        with _inside(cgroups):
+            try:
                 process = subprocess.Popen(
                     argv, cwd=cwd, env=env, stdout=output, stderr=output, start_new_session=timeout is not None,
                     user=self.uid, group=self.uid, extra_groups=groups,
                 )  # fmt: skip
-        except OSError:
-            return 126
+            except OSError:
+                return 126
         with process:
             try:
                 return process.wait(timeout)
@@ -80,6 +80,18 @@ class Identity:
             return
         for path in [folder, *folder.rglob("*")]:
             os.chown(path, self.uid, self.uid, follow_symlinks=False)
+
+
+@contextlib.contextmanager
+def _inside(cgroups: Sequence[Path]) -> Iterator[None]:
+    try:
+        with delegation.inside(cgroups):
+            yield
+    except OSError as error:
+        raise WorkplaceError(
+            f"a process cannot be started in {' and '.join(map(str, cgroups))}: {error}. "
+            "Fix: start this in a cgroup that processes may leave and come back to, as a new systemd-run --scope"
+        ) from error
 
 
 def ordinary_user() -> Identity:
