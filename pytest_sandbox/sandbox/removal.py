@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
+import time
+from collections.abc import Iterator
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def remove_tree(path: str) -> str:
+def remove_tree(path: str, until: float = math.inf) -> str:
     """Remove the directory `path` and all in it, following no link; why not, where that is not possible.
 
     Level by level: what is found in a subdirectory and is a directory itself moves up, so that depth is never a matter
-    of recursion, of open descriptors or of the length of a path.
+    of recursion, of open descriptors or of the length of a path. until: a moment of the monotonic clock, after which the
+    rest stays; one file more is still removed, however large it is.
     """
     try:
         top = os.open(path, _DIRECTORY)
@@ -25,21 +29,32 @@ def remove_tree(path: str) -> str:
     except OSError as error:
         return f"{path}: {error.strerror}"
     try:
-        _empty(top)
+        _empty(top, until)
         os.rmdir(path)
     except OSError as error:
-        return f"{path}: {error.filename or ''}: {error.strerror}"
+        return ": ".join(str(part) for part in (path, error.filename, error.strerror) if part)
     finally:
         os.close(top)
     return ""
 
 
-def _empty(top: int) -> None:
-    moved = 0
-    while names := os.listdir(top):
-        for name in names:
+def _empty(top: int, until: float) -> None:
+    moved, found = 0, True
+    while found:  # what moves up is seen in this pass or the next
+        found = False
+        for name in _names(top, until):
+            found = True
             if not _removed(name, top):
-                moved = _hollow(name, top, moved)
+                moved = _hollow(name, top, moved, until)
+
+
+def _names(directory: int, until: float) -> Iterator[str]:
+    """What is in it, without a list of all that; TimeoutError when the time is over."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if time.monotonic() >= until:
+                raise TimeoutError(errno.ETIMEDOUT, "there is too much in it for the time that is left")
+            yield entry.name
 
 
 def _removed(name: str, directory: int) -> bool:
@@ -70,12 +85,12 @@ def _open_up(name: str, directory: int) -> None:
         os.close(fd)
 
 
-def _hollow(name: str, top: int, moved: int) -> int:
+def _hollow(name: str, top: int, moved: int, until: float) -> int:
     """Empty a subdirectory: its files go, its directories move up under a number; returns how many have moved by now."""
     _open_up(name, top)
     directory = os.open(name, _DIRECTORY, dir_fd=top)
     try:
-        for child in os.listdir(directory):
+        for child in _names(directory, until):
             if _removed(child, directory):
                 continue
             _open_up(child, directory)  # to move a directory is to write its ".."

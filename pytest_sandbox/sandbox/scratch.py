@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 import warnings
 
 from pytest_sandbox.model.errors import TeardownWarning, UnavailableError
@@ -16,6 +17,8 @@ from pytest_sandbox.sandbox.removal import remove_tree
 
 _NAME = re.compile(r"pytest-sandbox-\d+-[0-9a-f]{8}")
 _MARK = "user.pytest-sandbox"
+#: How long the controller, which serves no sandbox meanwhile, removes what one has left, or a run, in seconds.
+REMOVAL_TIME = 10.0
 _FIX = "name a directory that you may write, on a file system with room and user attributes (ext4, xfs, btrfs)"
 
 
@@ -40,14 +43,15 @@ def make(path: str, locks: Locks) -> None:
 
 
 def remove_left(scratch: str) -> None:
-    """Remove what the caller's runs have left below `scratch` that were killed together with their janitors."""
+    """Remove what the caller's runs have left below `scratch` that were killed together with their janitors, or had no time."""
+    until = time.monotonic() + REMOVAL_TIME
     with contextlib.suppress(OSError):
         for name in os.listdir(scratch):
             if _NAME.fullmatch(name):
-                _remove_if_left(os.path.join(scratch, name))
+                _remove_if_left(os.path.join(scratch, name), until)
 
 
-def _remove_if_left(path: str) -> None:
+def _remove_if_left(path: str, until: float) -> None:
     with left(path) as alone:
         if not alone or os.lstat(path).st_uid != os.geteuid():
             return
@@ -57,11 +61,12 @@ def _remove_if_left(path: str) -> None:
             with contextlib.suppress(OSError):  # killed before it was marked, or not a run's: then there is something in it
                 os.rmdir(path)
             return
-        remove_or_warn(path)
+        remove_or_warn(path, until)
 
 
-def remove_or_warn(path: str) -> None:
-    """Remove a directory below `scratch`, or say that it stays."""
-    problem = remove_tree(path)
+def remove_or_warn(path: str, until: float | None = None) -> None:
+    """Remove a directory below `scratch`, or say that it stays; until: see `remove_tree`, REMOVAL_TIME from now else."""
+    problem = remove_tree(path, time.monotonic() + REMOVAL_TIME if until is None else until)
     if problem:
-        warnings.warn(TeardownWarning(f"could not remove {problem}; remove it by hand"), stacklevel=2)
+        again = "the next run with this scratch tries again, if it is not removed by hand"
+        warnings.warn(TeardownWarning(f"could not remove {problem}; {again}"), stacklevel=2)

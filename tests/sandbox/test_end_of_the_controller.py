@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from pytest_sandbox import Limits, Sandbox, Spec
+from pytest_sandbox.model.errors import TeardownWarning
 from pytest_sandbox.primitives.cgroup_layout import find_hierarchies
+from pytest_sandbox.sandbox import scratch
 
 SCRIPT = """
 import sys, time
@@ -218,6 +220,19 @@ def test_what_a_killed_janitor_has_left_below_scratch(start: Start, tmp_path: Pa
     assert any(f"-{process.pid}-" in name for name in os.listdir(tmp_path))
     Sandbox(Spec(scratch=str(tmp_path), limits=Limits(disk=None, inodes=None))).run(["true"])
     assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+@pytest.mark.needs("xattr")
+def test_what_takes_too_long_to_be_removed_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run goes on and says that it stays; the next run with the same scratch removes it."""
+    sandbox = Sandbox(Spec(scratch=str(tmp_path), limits=Limits(disk=None, inodes=None)))
+    monkeypatch.setattr(scratch, "REMOVAL_TIME", 0.0)
+    with pytest.warns(TeardownWarning, match=f"could not remove {tmp_path}/.*the next run with this scratch tries again"):
+        assert sandbox.run(["sh", "-c", "mkdir -p /tmp/a/b; chmod 0 /tmp/a"]).ok
+    assert os.listdir(tmp_path)
+    monkeypatch.undo()
+    assert sandbox.run(["true"]).ok
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.needs("kill", "xattr")
