@@ -109,7 +109,7 @@ def cases() -> dict[str, Case]:
         "cpu_time": Case(0.5, SPIN.format(5), ended(Ending.CPU_TIME)),
         "timeout": Case(0.5, "time.sleep(20)", ended(Ending.TIMED_OUT)),
         "disk": Case(MIB, "open('/tmp/filled', 'wb').write(bytes(4 << 20))", ended(Ending.DISK_FULL)),
-        "inodes": Case(50, "for n in range(99): open(f'/tmp/filled{n}', 'x')", ended(Ending.DISK_FULL)),
+        "inodes": Case(50, "for n in range(99): open(f'/tmp/filled{n}', 'x')", ended(Ending.OUT_OF_INODES)),
         "files": Case(30, "try:\n    while True: os.dup(0)\nexcept OSError: sys.exit(0)", succeeded),
         "output": Case(MIB, "while True: os.write(1, bytes(1 << 16))", ended(Ending.TOO_MUCH_OUTPUT)),
         "io_read": Case(MIB, direct["read"], succeeded),

@@ -19,6 +19,7 @@ class Ending(enum.Enum):
     TOO_MANY_PROCESSES = "too many processes"
     TOO_MANY_OPEN_FILES = "too many open files"
     DISK_FULL = "disk full"
+    OUT_OF_INODES = "out of inodes"
     TOO_MUCH_OUTPUT = "too much output"
     NO_REPORT = "no report"
 

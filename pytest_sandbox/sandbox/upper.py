@@ -26,11 +26,12 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fill:
-    """How much a layer holds: bytes, files and directories, and the larger of both as a share of its limits."""
+    """How much a layer holds: bytes, files and directories, and what share of its limits is in use; 0 where it has none."""
 
     bytes: int
     inodes: int
-    share: float
+    disk_full: float = 0.0
+    inodes_full: float = 0.0
 
 
 def used_inodes(layer: int) -> int:
@@ -44,9 +45,9 @@ def fill(layer: int, own: int) -> Fill:
     status = os.fstatvfs(layer)
     used = (status.f_blocks - status.f_bfree) * status.f_frsize
     inodes = max(0, used_inodes(layer) - own)
-    shares = [1 - status.f_bavail / status.f_blocks if status.f_blocks else 0.0]
-    shares.append(1 - status.f_favail / status.f_files if status.f_files else 0.0)
-    return Fill(used, inodes, max(shares))
+    disk_full = 1 - status.f_bavail / status.f_blocks if status.f_blocks else 0.0
+    inodes_full = 1 - status.f_favail / status.f_files if status.f_files else 0.0
+    return Fill(used, inodes, disk_full, inodes_full)
 
 
 #: How many entries of a layer without a limit are counted: 200,000 take about a second.
@@ -64,7 +65,7 @@ def fill_by_walking(layer: int, trees: Sequence[Tree]) -> Fill | None:
         count += 1
         if count > MOST_COUNTED:
             return None
-    return Fill(size, count, 0.0)
+    return Fill(size, count)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import signal
+from collections.abc import Sequence
 
 from pytest_sandbox.model.outcome import Ending, Usage
 from pytest_sandbox.model.spec import Limits
@@ -24,8 +25,8 @@ class Facts:
     """What is known when a sandbox is gone.
 
     killed: the limit for which the controller killed it. status: of the main process as by `os.waitstatus_to_exitcode`.
-    processes_refused: forks that the pids limit refused; None where nobody counts them. layer_full: share of the disk or
-    inode limit in use at the end. errno: what the sandbox says its failure was about (0: nothing). output: bytes written to
+    processes_refused: forks that the pids limit refused; None where nobody counts them. disk_full, inodes_full: share of
+    these limits in use at the end. errno: what the sandbox says its failure was about (0: nothing). output: bytes written to
     stdout and stderr. ran: seconds since the clock of its timeout last started. victim: whom the kernel killed for memory.
     failed: whether it counts as failed by itself. reported: whether its main process said all that it had to.
     """
@@ -35,7 +36,8 @@ class Facts:
     status: int | None
     killed: Ending | None = None
     processes_refused: int | None = 0
-    layer_full: float = 0.0
+    disk_full: float = 0.0
+    inodes_full: float = 0.0
     errno: int = 0
     output: int = 0
     ran: float = 0.0
@@ -89,14 +91,14 @@ def _by_status(facts: Facts) -> tuple[Ending, str] | None:
     if facts.status is None or facts.status >= 0:
         return None
     number = -facts.status
-    if number == signal.SIGBUS and facts.layer_full >= _FULL:
-        return _disk_full(facts, "; its main process died of SIGBUS, writing to a file by mmap")
+    if number == signal.SIGBUS and facts.disk_full >= _FULL:
+        return _no_room(facts, [Ending.DISK_FULL], "; its main process died of SIGBUS, writing to a file by mmap")
     try:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
     more = f"; {facts.processes_refused} forks had been refused" if facts.processes_refused else ""
-    if number == signal.SIGBUS and _may_have_been_full(facts):
+    if number == signal.SIGBUS and _may_have_filled(facts, facts.limits.disk):
         more += f"; perhaps of a disk that was full then (limit {_size(facts.limits.disk)}), as it wrote to a file by mmap"
     return Ending.SIGNALLED, f"killed by {name}: its main process died of signal {number}{more}"
 
@@ -110,9 +112,9 @@ def _by_refusal(facts: Facts) -> tuple[Ending, str] | None:
         return Ending.TOO_MANY_OPEN_FILES, f"too many open files: limit {limits.files} descriptors a process"
     # EAGAIN is also what a socket says: it is a sign only where refusals are not counted.
     suspected = facts.processes_refused is None and facts.errno == errno.EAGAIN and limits.pids is not None
-    processes, disk = bool(facts.processes_refused) or suspected, _was_full(facts)
-    if disk and (facts.errno in _NO_ROOM or not processes):  # of two limits that were met, the one that it failed of
-        return _disk_full(facts)
+    processes, lacking = bool(facts.processes_refused) or suspected, _lacking(facts)
+    if lacking and (facts.errno in _NO_ROOM or not processes):  # of two limits that were met, the one that it failed of
+        return _no_room(facts, lacking)
     if processes:
         peak = f", peak {facts.usage.pids_peak}" if facts.usage.pids_peak else ""
         times = f" ({facts.processes_refused} refused)" if facts.processes_refused else ""
@@ -120,37 +122,46 @@ def _by_refusal(facts: Facts) -> tuple[Ending, str] | None:
     return None
 
 
-def _was_full(facts: Facts) -> bool:
-    """Whether there was no room on the disk, at the end or before it was cleaned up: that, only ENOSPC tells.
+def _lacking(facts: Facts) -> list[Ending]:
+    """What the disk had no more of, bytes or inodes, at the end or before it was cleaned up: that, only ENOSPC tells.
 
     Watches, namespaces and semaphores are refused by ENOSPC too.
     """
-    if facts.layer_full >= _FULL:
-        return True
-    return facts.errno in _NO_ROOM and _may_have_been_full(facts)
+    shares = {Ending.DISK_FULL: facts.disk_full, Ending.OUT_OF_INODES: facts.inodes_full}
+    now = [ending for ending, share in shares.items() if share >= _FULL]
+    if now or facts.errno not in _NO_ROOM:
+        return now
+    disk, inodes = facts.limits.disk, facts.limits.inodes
+    if disk is None and inodes is None:  # it was the machine's
+        return [Ending.DISK_FULL]
+    sizes = {Ending.DISK_FULL: disk, Ending.OUT_OF_INODES: inodes and inodes * _INODE}
+    return [ending for ending, size in sizes.items() if _may_have_filled(facts, size)]
 
 
-def _may_have_been_full(facts: Facts) -> bool:
-    """Whether it has ever had the memory that a full tmpfs takes."""
-    limits, peak = facts.limits, facts.usage.memory_peak
-    least = [most for most in (limits.disk, limits.inodes and limits.inodes * _INODE) if most is not None]
-    return peak is None or not least or peak >= min(least)
+def _may_have_filled(facts: Facts, size: int | None) -> bool:
+    """Whether it has ever had the memory that a full tmpfs of that size takes, in bytes; where there is a limit."""
+    peak = facts.usage.memory_peak
+    return size is not None and (peak is None or peak >= size)
 
 
-def _disk_full(facts: Facts, more: str = "") -> tuple[Ending, str]:
+def _no_room(facts: Facts, lacking: Sequence[Ending], more: str = "") -> tuple[Ending, str]:
+    """Of the first; the others are told, too."""
     limits, usage = facts.limits, facts.usage
-    used = f"{_size(usage.overlay_bytes)} in {usage.overlay_inodes} files left at the end"
-    limit = f"{_size(limits.disk)} and {limits.inodes} files"
-    # Where it is still so at the end. The layer itself has a few directories.
-    no_files = limits.inodes is not None and (usage.overlay_inodes or 0) >= limits.inodes - 4
-    no_bytes = limits.disk is not None and (usage.overlay_bytes or 0) > 0.9 * limits.disk
-    if no_files is not no_bytes:
-        limit = f"{limits.inodes} files (inodes)" if no_files else _size(limits.disk)
-    return Ending.DISK_FULL, f"disk full: limit {limit}, {used}{more}"
+    of = {
+        Ending.DISK_FULL: "no limit of its own" if limits.disk is None else f"limit {_size(limits.disk)}",
+        Ending.OUT_OF_INODES: f"limit {limits.inodes} files",
+    }
+    what = " or ".join(f"{ending.value}: {of[ending]}" for ending in lacking)
+    left = f"{_size(usage.overlay_bytes)} in {_count(usage.overlay_inodes)} files left at the end"
+    return lacking[0], f"{what}, {left}{more}"
 
 
 def _size(value: int | None) -> str:
     return "unknown" if value is None else format_size(value)
+
+
+def _count(value: int | None) -> str:
+    return "unknown" if value is None else str(value)
 
 
 def _seconds(value: float | None) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -235,11 +236,11 @@ def test_disk_full(place: str) -> None:
     assert result.usage.overlay_bytes == MIB
 
 
-def test_disk_full_of_inodes() -> None:
+def test_out_of_inodes() -> None:
     """Files and directories, however small."""
     result = python("for i in range(1000): open(f'/tmp/empty{i}', 'w').close()", inodes=100)
-    assert result.ending is Ending.DISK_FULL
-    assert result.sentence.startswith("disk full: limit 100 files (inodes), ")
+    assert result.ending is Ending.OUT_OF_INODES
+    assert result.sentence.startswith("out of inodes: limit 100 files, ")
     assert 90 <= len([change for change in result.changes if "/empty" in change.path]) <= 100
 
 
@@ -255,6 +256,20 @@ def test_disk_full_but_cleaned_up() -> None:
 
     error = ending_of(fill, disk=MIB)
     assert error.outcome.ending is Ending.DISK_FULL
+    assert "No space left on device" in str(error)
+
+
+@pytest.mark.needs("memory")
+def test_out_of_inodes_but_cleaned_up() -> None:
+    """Told from bytes by the memory that it has ever had."""
+
+    def fill() -> None:
+        with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+            for number in range(1000):
+                open(f"{directory}/{number}", "x").close()
+
+    error = ending_of(fill, inodes=100)
+    assert error.outcome.sentence.startswith("out of inodes: limit 100 files, ")
     assert "No space left on device" in str(error)
 
 

@@ -43,7 +43,7 @@ CASES = [
     pytest.param("pids=20", "while os.fork(): pass\n    time.sleep(60)", "too many processes: limit 20", id="pids",
                  marks=pytest.mark.needs("pids")),
     pytest.param("disk='1M'", "open('/tmp/big', 'wb').write(bytes(1 << 23))", "disk full: limit 1M", id="disk"),
-    pytest.param("inodes=100", "for i in range(1000): open(f'/tmp/{i}', 'w').close()", "disk full: limit 100 files", id="inodes"),
+    pytest.param("inodes=100", "for i in range(1000): open(f'/tmp/{i}', 'w')", "out of inodes: limit 100 files", id="inodes"),
     pytest.param("output='1M'", "while True: os.write(1, b'x' * 65536)", "too much output: ended at .*, limit 1M", id="output"),
     pytest.param("output='1M'", "while True: subprocess.run(['seq', '100000'])", "too much output: .*limit 1M", id="its output"),
     pytest.param("", "os._exit(0)", "ended without a report: its main process left with exit status 0", id="no report"),
@@ -97,7 +97,7 @@ def test_output_before_the_end(pytester: pytest.Pytester) -> None:
     ("limit", "body", "summary"),
     [
         pytest.param("disk='1M'", "open('/tmp/big', 'wb').write(bytes(1 << 23))", "disk full: OSError: [Errno 28]", id="disk"),
-        pytest.param("inodes=20", "for i in range(99): open(f'/tmp/{i}', 'w')", "disk full: OSError: [Errno 28]", id="inodes"),
+        pytest.param("inodes=20", "for i in range(99): open(f'/tmp/{i}', 'w')", "out of inodes: OSError: [Errno", id="inodes"),
         pytest.param("files=40", "while True: os.dup(0)", "too many open files: OSError: [Errno 24]", id="files"),
         pytest.param("pids=5", "for _ in range(9): subprocess.Popen(['sleep', '9'])", "too many processes: Blocking", id="pids",
                      marks=pytest.mark.needs("pids")),

@@ -14,6 +14,8 @@ from pytest_sandbox.sandbox.verdict import Facts, judge
 
 FACTS = Facts(Limits(memory=1 << 26, timeout=2.0, cpu_time=1.0, pids=5, files=64), Usage(1.0, cpu=1.5, memory_peak=1 << 26), 0)
 FULL, KILLED = Usage(1.0, memory_peak=1 << 30), Usage(1.0, memory_peak=1 << 26, oom_kills=1)
+HALF_FULL, SCRATCH = Usage(1.0, memory_peak=1 << 29), Limits(disk=None, inodes=None)
+EITHER = "disk full: limit 1G or out of inodes: limit 200000 files, "
 MET, NOT_MET = (dataclasses.replace(KILLED, memory_max_events=times) for times in (3, 0))
 
 
@@ -36,13 +38,19 @@ MET, NOT_MET = (dataclasses.replace(KILLED, memory_max_events=times) for times i
         ({"errno": errno.EMFILE, "failed": True}, Ending.TOO_MANY_OPEN_FILES, "too many open files: limit 64 descriptors"),
         ({"errno": errno.EMFILE, "failed": True, "limits": Limits()}, Ending.EXITED, "exited with status 0"),
         ({"errno": errno.EMFILE}, Ending.EXITED, "exited with status 0"),
-        ({"layer_full": 1.0, "failed": True}, Ending.DISK_FULL, "disk full: limit 1G and 200000 files"),
-        ({"errno": errno.ENOSPC, "failed": True, "usage": Usage(1.0)}, Ending.DISK_FULL, "disk full"),
-        ({"errno": errno.ENOSPC, "failed": True, "usage": FULL}, Ending.DISK_FULL, "disk full"),
+        ({"disk_full": 1.0, "failed": True}, Ending.DISK_FULL, "disk full: limit 1G, "),
+        ({"inodes_full": 1.0, "failed": True}, Ending.OUT_OF_INODES, "out of inodes: limit 200000 files, "),
+        ({"disk_full": 1.0, "inodes_full": 1.0, "failed": True}, Ending.DISK_FULL, EITHER),
+        ({"errno": errno.ENOSPC, "failed": True, "usage": Usage(1.0)}, Ending.DISK_FULL, EITHER),
+        ({"errno": errno.ENOSPC, "failed": True, "usage": FULL}, Ending.DISK_FULL, EITHER),
+        ({"errno": errno.ENOSPC, "failed": True, "usage": HALF_FULL}, Ending.OUT_OF_INODES, "out of inodes: limit 2"),
+        ({"errno": errno.ENOSPC, "failed": True, "limits": SCRATCH}, Ending.DISK_FULL, "disk full: no limit of its own, "),
+        ({"errno": errno.ENOSPC, "inodes_full": 1.0, "failed": True, "usage": FULL}, Ending.OUT_OF_INODES, "inodes: limit 2"),
         ({"errno": errno.ENOSPC, "failed": True}, Ending.EXITED, "exited with status 0"),
         ({"errno": errno.ENOSPC, "failed": True, "usage": FULL, "processes_refused": 2}, Ending.DISK_FULL, "disk full"),
-        ({"errno": errno.EAGAIN, "failed": True, "layer_full": 1.0, "processes_refused": 2}, Ending.TOO_MANY_PROCESSES, "(2 re"),
-        ({"status": -7, "layer_full": 1.0}, Ending.DISK_FULL, "died of SIGBUS"),
+        ({"errno": errno.EAGAIN, "failed": True, "disk_full": 1.0, "processes_refused": 2}, Ending.TOO_MANY_PROCESSES, "(2 re"),
+        ({"status": -7, "disk_full": 1.0}, Ending.DISK_FULL, "died of SIGBUS"),
+        ({"status": -7, "inodes_full": 1.0}, Ending.SIGNALLED, "died of signal 7"),
         ({"status": -7}, Ending.SIGNALLED, "killed by SIGBUS"),
         ({"killed": Ending.TIMED_OUT, "usage": KILLED}, Ending.TIMED_OUT, "; before that the kernel killed a process"),
         ({"usage": MET}, Ending.OUT_OF_MEMORY, "limit 64M, peak 64M"),
@@ -51,7 +59,7 @@ MET, NOT_MET = (dataclasses.replace(KILLED, memory_max_events=times) for times i
             Ending.OUT_OF_MEMORY,
             "below its limit of 64M, peak 64M: the machine's memory",
         ),
-        ({"layer_full": 1.0}, Ending.EXITED, "exited with status 0"),
+        ({"disk_full": 1.0, "inodes_full": 1.0}, Ending.EXITED, "exited with status 0"),
     ],
 )
 def test_verdict(facts: dict[str, Any], ending: Ending, words: str) -> None:

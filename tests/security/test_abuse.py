@@ -95,7 +95,7 @@ CASES = (
     Case("forks_deaf", "pids=20", "bomb(inner.stop_signals)", "too many processes", "limit 20", needs=PIDS),
     Case("fills", "disk='4M'", "fill('/tmp/filler')", "disk full", DISK_FULL),
     Case("fills_shm", "disk='4M'", "fill('/dev/shm/filler')", "disk full", DISK_FULL),
-    Case("fills_inodes", "inodes=100", "for n in range(1000): open(f'/tmp/{n}', 'w').close()", "disk full", "limit 100 files"),
+    Case("fills_inodes", "inodes=100", "for n in range(1000): open(f'/tmp/{n}', 'w')", "out of inodes", "limit 100 files"),
     Case("floods", "output='64K'", "while True: os.write(1, bytes(1 << 16))", "too much output", "limit 64k"),
     Case("floods_by_child", "output='64K'", "subprocess.run(['cat', '/dev/zero'])", "too much output", "limit 64k"),
     Case("opens", "files=64", "while True: os.dup(0)", "too many open files", "limit 64"),

@@ -116,7 +116,7 @@ def test_disk_filler(attack: Any, size: str, place: str) -> None:
 
 @sizes
 def test_inode_filler(attack: Any, size: str) -> None:
-    """Making empty files without end meets ENOSPC at the limit of inodes, and is named as a full disk."""
+    """Making empty files without end meets ENOSPC at the limit of inodes, and is named so."""
     attack.write(f"""
 {SMALL[size]}def test_fill():
     inner.assert_inside("/tmp")
@@ -125,7 +125,7 @@ def test_inode_filler(attack: Any, size: str) -> None:
         os.close(os.open(f"/tmp/filler/{{index}}", os.O_CREAT | os.O_WRONLY))
 """)
     result = attack.run("--sandbox-keep=never")
-    result.failed("test_fill", "disk full", "disk full", "No space left")
+    result.failed("test_fill", "out of inodes", "out of inodes", "No space left")
     result.passed("test_next")
 
 
