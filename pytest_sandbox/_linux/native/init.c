@@ -675,59 +675,60 @@ static word read_of(const char *pid, const char *file, char *into, word size)
 	return read_file(path, into, size);
 }
 
-/* What those that are left have run so far, in nanoseconds: /proc/PID/schedstat, where the kernel has it. */
-static uint64_t ran;
-
-/* Whether a process wants a CPU, by its state in proc_pid_stat(5): it may be ending, and only want for one. */
-static int runs(const char *pid)
-{
-	word at = read_of(pid, "/schedstat", buffer, LONGEST_LINE);
-
-	if (at > 0) {
-		buffer[at] = 0;
-		ran += (uint64_t)number_in(buffer);
-	}
-	at = read_of(pid, "/stat", buffer, LONGEST_LINE);
-	while (--at > 0 && buffer[at] != ')') /* its name may have parentheses */
-		;
-	return at > 0 && (buffer[at + 2] == 'R' || buffer[at + 2] == 'D');
-}
-
-/* Whether one of those that are left, but for ourselves, runs: everybody in /proc is of our namespace. Or name them. */
-static int look_at_leaks(int naming)
+/* Call `look` with the pid of each of those that are left, but for ourselves: everybody in /proc is of our namespace. */
+static void for_each_left(void (*look)(const char *pid, void *found), void *found)
 {
 	static char entries[1 << 15];
 	word got, fd = CALL(__NR_openat, AT_FDCWD, "/proc", O_CLOEXEC, 0, 0);
-	int count = 0, running = 0;
-
-	ran = 0;
+	int count = 0;
 
 	while (fd >= 0 && (got = CALL(__NR_getdents64, fd, entries, sizeof entries, 0, 0)) > 0)
 		for (char *at = entries; at < entries + got; at += ((struct entry *)at)->length) {
 			const char *name = ((struct entry *)at)->name;
-			int pid = (int)number_in(name);
-			word length;
 
-			if (pid <= 1 || count++ >= MOST_LEAKS)
-				continue;
-			if (!naming) {
-				running |= runs(name);
-				continue;
-			}
-			buffer[0] = 'l';
-			memcpy(buffer + 1, &pid, 4);
-			length = read_of(name, "/cmdline", buffer + 5, LONGEST_LINE);
-			if (length == 0) { /* a zombie, or one that wrote over its own command line */
-				length = read_of(name, "/comm", buffer + 6, LONGEST_LINE);
-				buffer[5] = '[';
-				if (length > 0)
-					buffer[5 + length++] = ']'; /* in the place of the newline */
-			}
-			say(buffer, 5 + (size_t)(length < 0 ? 0 : length), NULL, 0);
+			if (number_in(name) > 1 && count++ < MOST_LEAKS)
+				look(name, found);
 		}
 	if (fd >= 0)
 		CALL(__NR_close, fd, 0, 0, 0, 0);
-	return running;
+}
+
+/* Whether one of them wants a CPU, and what they have run so far, in nanoseconds: /proc/PID/schedstat, where the kernel has it. */
+struct activity { int runs; uint64_t ran; };
+
+/* Who wants a CPU, by its state in proc_pid_stat(5), may be ending, and only want for one. */
+static void look_at(const char *pid, void *found)
+{
+	struct activity *activity = found;
+	word at = read_of(pid, "/schedstat", buffer, LONGEST_LINE);
+
+	if (at > 0) {
+		buffer[at] = 0;
+		activity->ran += (uint64_t)number_in(buffer);
+	}
+	at = read_of(pid, "/stat", buffer, LONGEST_LINE);
+	while (--at > 0 && buffer[at] != ')') /* its name may have parentheses */
+		;
+	if (at > 0)
+		activity->runs |= buffer[at + 2] == 'R' || buffer[at + 2] == 'D';
+}
+
+static void tell(const char *name, void *nothing)
+{
+	int pid = (int)number_in(name);
+	word length;
+
+	(void)nothing;
+	buffer[0] = 'l';
+	memcpy(buffer + 1, &pid, 4);
+	length = read_of(name, "/cmdline", buffer + 5, LONGEST_LINE);
+	if (length == 0) { /* a zombie, or one that wrote over its own command line */
+		length = read_of(name, "/comm", buffer + 6, LONGEST_LINE);
+		buffer[5] = '[';
+		if (length > 0)
+			buffer[5 + length++] = ']'; /* in the place of the newline */
+	}
+	say(buffer, 5 + (size_t)(length < 0 ? 0 : length), NULL, 0);
 }
 
 static _Noreturn void have_last_word(int status)
@@ -738,18 +739,20 @@ static _Noreturn void have_last_word(int status)
 	char packet[45] = "x";
 	uint64_t figures[5];
 	word length;
-	int ended, graces = 0, running;
+	int ended, graces = 0;
 	uint64_t before = 0;
 
 	while (reap(&status, &ended) != -ECHILD) {
 		if (!graces || !grace.nanos) {
-			running = look_at_leaks(0);
+			struct activity now = {0, 0};
+
+			for_each_left(look_at, &now);
 			/* Who runs, and gets a CPU for half of the time, has had what it takes to end. */
-			if (graces && (graces == MOST_GRACES || !running || (int64_t)(ran - before) > GRACE_MS * 500000L)) {
-				look_at_leaks(1);
+			if (graces && (graces == MOST_GRACES || !now.runs || (int64_t)(now.ran - before) > GRACE_MS * 500000L)) {
+				for_each_left(tell, NULL);
 				break;
 			}
-			before = ran;
+			before = now.ran;
 			grace.nanos = GRACE_MS * 1000000L;
 			graces++;
 		}
