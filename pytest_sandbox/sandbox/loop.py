@@ -88,7 +88,7 @@ class Loop:
         if due is not None:
             wait = max(0.0, due - time.monotonic())
             timeout = min(wait, _LONGEST_WAIT if timeout is None else timeout)
-        unheard = [running for running in self.running.values() if running.backlog]
+        unheard = [running for running in self.running.values() if running.decoder.is_due]
         self._listen_for_room()
         events = self._selector.select(0 if unheard else timeout)
         with deferred():
@@ -277,7 +277,7 @@ class Loop:
                     break
         except WireError as error:
             self._lies(running, error)
-        if not running.ended and running.silent and not running.backlog:
+        if not running.ended and running.silent and not running.decoder.is_due:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(running.wire)
             if not running.entered:  # whoever was to enter it does not
@@ -335,8 +335,7 @@ class Loop:
             self._finish(running)
 
     def _lies(self, running: Running, error: WireError) -> None:
-        running.silent = True  # nothing more of what it says is heard
-        running.backlog.clear()
+        running.hush()
         running.fail_unforked(error)
         with contextlib.suppress(KeyError):
             self._selector.unregister(running.wire)

@@ -191,7 +191,6 @@ class Running:
     errno: int = 0
     failed: bool = False
     reported: bool = True
-    backlog: deque[Frame] = dataclasses.field(default_factory=deque)
     crowded: bool = False
     silent: bool = False
     ended: bool = False
@@ -283,12 +282,12 @@ class Running:
     def frames(self, *, to_the_end: bool = False) -> Iterator[Frame]:
         """What main has said and nobody has heard yet, as far as one reading brings it, or all that it has said by now.
 
-        Who stops in between finds the rest in the `backlog`.
+        Who stops in between leaves the rest to the `decoder`.
         """
         has_read, left = False, _unread(self.wire) if to_the_end else 0
         while True:
-            while self.backlog:
-                yield self.backlog.popleft()
+            while (frame := self.decoder.next()) is not None:
+                yield frame
             if self.silent or (has_read and left <= 0):
                 return
             try:
@@ -300,8 +299,12 @@ class Running:
             if not data:
                 self.silent = True
                 return
-            self.backlog.extend(self.decoder.feed(data))
+            self.decoder.feed(data)
             has_read, left = True, left - len(data)
+
+    def hush(self) -> None:
+        """Hear nothing more of what main says, nor of what it has said."""
+        self.silent, self.decoder = True, Decoder()
 
     def joiner(self) -> int | None:
         """The pid of who has spoken on the wire, as the kernel vouches for it; None where nobody has. Leaves the words there."""

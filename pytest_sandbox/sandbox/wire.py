@@ -99,35 +99,49 @@ def _decode(body: bytes) -> Frame:
 
 
 class Decoder:
-    """Turns a stream of bytes into frames; WireError on what is none."""
+    """Turns a stream of bytes into frames, one when it is asked for: those before one that is none are not lost with it."""
 
     def __init__(self, longest: int = LONGEST, most: int = MOST) -> None:
         self._pending = bytearray()
         self._longest = longest
         self._left = most
 
-    @property
-    def torn(self) -> bool:
-        """Whether the stream so far ends within a frame."""
-        return bool(self._pending)
-
-    def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes."""
+    def feed(self, data: bytes) -> None:
+        """Take the next part of the stream."""
         self._pending += data
-        self._left -= len(data)
-        if self._left < 0:
-            raise WireError("it has said more than a sandbox may, with all its reports")
-        frames = []
-        while len(self._pending) >= _HEADER.size:
-            (length,) = _HEADER.unpack_from(self._pending)
-            if length > self._longest:
-                raise WireError(f"a frame claims {length} bytes")
-            end = _HEADER.size + length
-            if len(self._pending) < end:
-                break
-            frames.append(_decode(bytes(self._pending[_HEADER.size : end])))
-            del self._pending[:end]
-        return frames
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `next` has a frame or an error, and needs no more of the stream."""
+        length = self._length()
+        return length is not None and (bool(self._wrong(length)) or len(self._pending) >= _HEADER.size + length)
+
+    def next(self) -> Frame | None:
+        """The next frame, None where none is whole yet; WireError for what is none, and what comes after it is none either."""
+        length = self._length()
+        if length is None:
+            return None
+        if wrong := self._wrong(length):
+            raise WireError(wrong)
+        end = _HEADER.size + length
+        if len(self._pending) < end:
+            return None
+        body = bytes(self._pending[_HEADER.size : end])
+        del self._pending[:end]
+        self._left -= end
+        return _decode(body)
+
+    def _length(self) -> int | None:
+        """How many bytes the next frame claims; None: not known yet."""
+        return int(_HEADER.unpack_from(self._pending)[0]) if len(self._pending) >= _HEADER.size else None
+
+    def _wrong(self, length: int) -> str:
+        """Why a frame of this length is not waited for."""
+        if length > self._longest:
+            return f"a frame claims {length} bytes"
+        if _HEADER.size + length > self._left:
+            return "it has said more than a sandbox may, with all its reports"
+        return ""
 
 
 class Channel:

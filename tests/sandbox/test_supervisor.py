@@ -491,14 +491,15 @@ def lies(data: bytes) -> Callable[[Inside], int]:
     ids=["text", "length", "no json", "no object", "deep", "refuses its parent", "refuses nonsense", "refuses itself"],
 )  # fmt: skip
 def test_who_lies_fails_alone(supervisor: Supervisor, data: bytes) -> None:
-    """It is killed and its problem told; its neighbour and its scope go on."""
-    outer, _ = root(supervisor, scope({"lie": lies(data), "leave": sleep(0.2, 4)}))
+    """It is killed and its problem told, what it said before is heard; its neighbour and its scope go on."""
+    outer, _ = root(supervisor, scope({"lie": lies(encode({"op": "true"}) + data), "leave": sleep(0.2, 4)}))
     liar, one = below(supervisor, outer, "lie")
     _, two = below(supervisor, outer, "leave")
     first, second = wait(supervisor, one, two)
     assert first.ending is Ending.NO_REPORT
     assert isinstance(liar.problem, WireError)
     assert first.sentence == str(liar.problem)
+    assert one.frames == [{"op": "true"}]
     assert (second.ending, second.status) == (Ending.EXITED, 4)
 
 

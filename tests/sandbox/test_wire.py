@@ -25,6 +25,13 @@ def raw(*parts: bytes) -> bytes:
     return b"".join([struct.pack("!I", sum(map(len, parts))), *parts])
 
 
+def decode(data: bytes, decoder: Decoder | None = None) -> list[dict[str, Any]]:
+    """The frames that a stream completes."""
+    decoder = decoder or Decoder()
+    decoder.feed(data)
+    return list(iter(decoder.next, None))
+
+
 def feed_in_little_memory(data: bytes) -> str:
     """What becomes of a stream in a process that may take eight times as much memory for it: "taken", "refused" or "failed"."""
     said = ["taken", "refused", "failed"]
@@ -35,7 +42,7 @@ def feed_in_little_memory(data: bytes) -> str:
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             most = pages * resource.getpagesize() + (32 << 20) + 8 * len(data)
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
-            Decoder().feed(data)
+            decode(data)
             status = 0
         except WireError:
             status = 1
@@ -47,12 +54,12 @@ def feed_in_little_memory(data: bytes) -> str:
 def test_round_trip() -> None:
     """What JSON has, and any text, lone surrogates and control characters included."""
     frame = {"op": "x", "text": "\udc80\0\x1f\u2028\U0001f600", "list": [1, 1.5, None, True], "deep": {"a": {"b": []}}}
-    assert Decoder().feed(encode(frame)) == [frame]
+    assert decode(encode(frame)) == [frame]
 
 
 def test_what_json_has_no_form_for_is_shown() -> None:
     """No report is lost for one odd value in it."""
-    assert Decoder().feed(encode({"op": "x", "value": {1, 2}}))[0]["value"] == "{1, 2}"
+    assert decode(encode({"op": "x", "value": {1, 2}}))[0]["value"] == "{1, 2}"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
@@ -62,15 +69,29 @@ def test_torn_frames(size: int) -> None:
     stream = b"".join(map(encode, frames))
     decoder, found = Decoder(), []
     for start in range(0, len(stream), size):
-        found += decoder.feed(stream[start : start + size])
-    assert (found, decoder.torn) == (frames, False)
+        found += decode(stream[start : start + size], decoder)
+    assert found == frames
 
 
 def test_a_stream_that_ends_within_a_frame() -> None:
-    """Is torn, and gives only what was whole."""
+    """Gives only what was whole; the rest is waited for."""
     decoder = Decoder()
-    assert decoder.feed(encode({"op": "x"}) + encode({"op": "y"})[:-1]) == [{"op": "x"}]
-    assert decoder.torn
+    assert decode(encode({"op": "x"}) + encode({"op": "y"})[:-1], decoder) == [{"op": "x"}]
+    assert not decoder.is_due
+    decoder.feed(encode({"op": "y"})[-1:])
+    assert decoder.is_due
+    assert decoder.next() == {"op": "y"}
+
+
+@pytest.mark.parametrize("bad", [raw(b"no json"), struct.pack("!I", LONGEST + 1), raw(b'{"op": "' + b"x" * 90)])
+def test_what_comes_before_a_bad_frame(bad: bytes) -> None:
+    """Is no worse for it."""
+    decoder = Decoder(most=100)
+    decoder.feed(encode({"op": "x"}) + encode({"op": "y"}) + bad)
+    assert [decoder.next(), decoder.next()] == [{"op": "x"}, {"op": "y"}]
+    assert decoder.is_due
+    with pytest.raises(WireError):
+        decoder.next()
 
 
 @pytest.mark.parametrize(
@@ -83,15 +104,15 @@ def test_a_stream_that_ends_within_a_frame() -> None:
 def test_garbage(data: bytes) -> None:
     """A WireError, and nothing else."""
     with pytest.raises(WireError):
-        Decoder().feed(data)
+        decode(data)
 
 
 def test_too_much_in_sum() -> None:
     """Each frame is small enough, and all of them together are not."""
     decoder, one = Decoder(most=100), encode({"op": "x", "text": "y" * 20})
-    assert [decoder.feed(one) for _ in range(2)] == [[{"op": "x", "text": "y" * 20}]] * 2
+    assert [decode(one, decoder) for _ in range(2)] == [[{"op": "x", "text": "y" * 20}]] * 2
     with pytest.raises(WireError, match="more than a sandbox may"):
-        decoder.feed(one)
+        decode(one, decoder)
 
 
 def test_random_garbage() -> None:
@@ -100,7 +121,7 @@ def test_random_garbage() -> None:
     for _ in range(3000):
         body = bytes(source.choice(b'{}[]",:\\u0123op \xff\x00') for _ in range(source.randrange(40)))
         try:
-            Decoder().feed(raw(b'{"op": "x", "y": ' + body + b"}") if source.random() < 0.7 else body)
+            decode(raw(b'{"op": "x", "y": ' + body + b"}") if source.random() < 0.7 else body)
         except WireError:
             continue
 
@@ -131,16 +152,16 @@ def test_what_is_text(count: int, end: str) -> None:
     """Whatever backslashes and quotes are in it, brackets in a text are no structure, and those behind it are."""
     text = "[" * 1000 + "\\" * count + end + "[" * 1000
     flat: dict[str, Any] = {"op": "x", "text": text, "list": [], "more": text}
-    assert Decoder().feed(encode(flat)) == [flat]
+    assert decode(encode(flat)) == [flat]
     deep = encode(flat)[4:].replace(b"[]", b"[" * 300 + b"]" * 300)
     with pytest.raises(WireError, match="levels deep"):
-        Decoder().feed(raw(deep))
+        decode(raw(deep))
 
 
 def test_large_text_is_no_bomb() -> None:
     """The output that a test may make comes through, even if it is all brackets, quotes and commas."""
     frame = {"op": "x", "text": '[{",\\"' * 3_000_000}
-    assert Decoder().feed(encode(frame)) == [frame]
+    assert decode(encode(frame)) == [frame]
     assert feed_in_little_memory(encode(frame)) == "taken"
 
 
@@ -155,7 +176,7 @@ def test_a_channel_belongs_to_one_process() -> None:
             os._exit(0)
         os.waitpid(pid, 0)
         channel.send({"op": "true"})
-        assert Decoder().feed(here.recv(1000)) == [{"op": "true"}]
+        assert decode(here.recv(1000)) == [{"op": "true"}]
 
 
 # -- the outbox --------------------------------------------------------------------------------------------------------
