@@ -21,7 +21,7 @@ from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.cgroups import CgroupRun, settle
 from pytest_sandbox.primitives.locks import Locks
 from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity
-from pytest_sandbox.sandbox import host, scratch, upper
+from pytest_sandbox.sandbox import copying, host, scratch
 from pytest_sandbox.sandbox.accounts import changes_of, fill_of, met_meanwhile, usage_of
 from pytest_sandbox.sandbox.child import Body, Control, Order
 from pytest_sandbox.sandbox.cloning import PATIENCE
@@ -238,16 +238,16 @@ class Supervisor:
         """Copy what a sandbox that is ending wrote below `below` to the machine's directory `target`."""
         if running.layer is None:
             return 0
-        return upper.copy_out(running.layer, self._layout.plan.trees, below, target)
+        return copying.copy_out(running.layer, self._layout.plan.trees, below, target)
 
-    def copy_files(self, running: Running, where: str, target: Callable[[], str], most: tuple[int, int]) -> upper.Copies:
+    def copy_files(self, running: Running, where: str, target: Callable[[], str], most: tuple[int, int]) -> copying.Copies:
         """Copy the files of an ending sandbox whose paths begin with `where` to the machine's directory `target()`.
 
         most: files and bytes.
         """
         if running.layer is None:
-            return upper.Copies()
-        return upper.copy_files(running.layer, self._layout.plan.trees, where, target, most)
+            return copying.Copies()
+        return copying.copy_files(running.layer, self._layout.plan.trees, where, target, most)
 
     def kill_innermost(self, keep: Sequence[Running]) -> None:
         """Kill every sandbox but those in `keep`."""

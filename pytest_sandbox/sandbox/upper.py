@@ -1,7 +1,8 @@
 """Reading, from outside, what a sandbox wrote: its layer behind a descriptor. Imports `model` and `primitives`.
 
 The layer is not trusted. It is only ever walked relative to directory descriptors, without following a link; only regular
-files are opened, and those without blocking. Whiteouts and opaque directories: Documentation/filesystems/overlayfs.rst.
+files are opened, and those without blocking (`copying`). Whiteouts and opaque directories:
+Documentation/filesystems/overlayfs.rst.
 """
 
 from __future__ import annotations
@@ -10,18 +11,17 @@ import contextlib
 import dataclasses
 import os
 import stat
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from pytest_sandbox.model.outcome import Change, ChangeKind
-from pytest_sandbox.primitives.overlay import Tree, TreeKind, is_below
+from pytest_sandbox.primitives.overlay import Tree, TreeKind
 
 MOST_CHANGES = 1000
 #: Directories below this depth are not looked into (an open descriptor a level): the changes are then cut.
 _DEEPEST = 64
 _OPAQUE = "user.overlay.opaque"
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: How a directory of a layer is opened.
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,15 +91,15 @@ def walk(layer: int, trees: Sequence[Tree]) -> Iterator[Entry]:
         if tree.kind is not TreeKind.OVERLAY:
             continue
         with contextlib.suppress(OSError):
-            top = _open_upper(layer, index)
+            top = open_upper(layer, index)
             yield from _walk(top, index, tree.path.rstrip("/"), 0)
 
 
-def _open_upper(layer: int, tree: int) -> int:
+def open_upper(layer: int, tree: int) -> int:
     """The upper of a tree, no part of whose path may be a link: a scope can reach its own layer."""
-    uppers = os.open("u", _DIRECTORY, dir_fd=layer)
+    uppers = os.open("u", DIRECTORY, dir_fd=layer)
     try:
-        return os.open(str(tree), _DIRECTORY, dir_fd=uppers)
+        return os.open(str(tree), DIRECTORY, dir_fd=uppers)
     finally:
         os.close(uppers)
 
@@ -227,12 +227,12 @@ def _in_layer(layer: int, tree: int, names: Sequence[str]) -> tuple[os.stat_resu
     """The status of an entry of another layer, and where it has none, whether it hides what lies below."""
     directory, opaque = -1, False
     try:
-        directory = _open_upper(layer, tree)
+        directory = open_upper(layer, tree)
         for name in names[:-1]:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             if not stat.S_ISDIR(status.st_mode):  # a whiteout, or what takes the directory's place
                 return None, True
-            inner = os.open(name, _DIRECTORY, dir_fd=directory)
+            inner = os.open(name, DIRECTORY, dir_fd=directory)
             os.close(directory)
             directory = inner
             opaque = opaque or _is_opaque(directory)
@@ -243,159 +243,3 @@ def _in_layer(layer: int, tree: int, names: Sequence[str]) -> tuple[os.stat_resu
     finally:
         if directory >= 0:
             os.close(directory)
-
-
-def copy_out(layer: int, trees: Sequence[Tree], below: str, target: str) -> int:
-    """Copy what was written below the path `below` to the directory `target` of the machine; returns how many entries.
-
-    Directories, regular files and symbolic links (as links) only. A link that an earlier copy left in `target` is not followed
-    either: what a later sandbox has as a directory of that name is left out.
-    """
-    prefix = below.rstrip("/") + "/"
-    count = 0
-    top = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for entry in walk(layer, trees):
-            if entry.path.startswith(prefix):
-                with contextlib.suppress(OSError):
-                    count += _copy(entry, top, entry.path[len(prefix) :])
-    finally:
-        os.close(top)
-    return count
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Copies:
-    """Files copied out of a layer, under names of their own, and how many more there were than may be."""
-
-    paths: tuple[str, ...] = ()
-    left_out: int = 0
-
-
-def copy_files(layer: int, trees: Sequence[Tree], where: str, target: Callable[[], str], most: tuple[int, int]) -> Copies:
-    """Copy the regular files in one directory whose paths begin with `where` to the machine's directory `target()`.
-
-    most: files and bytes. No link is followed. target is called only if there is such a file.
-    """
-    above, prefix = os.path.split(where)
-    paths, left_out, size = list[str](), 0, 0
-    directory = _open_directory_of(layer, trees, above)
-    if directory is None:
-        return Copies()
-    try:
-        for name in sorted(os.listdir(directory)):
-            if not name.startswith(prefix):
-                continue
-            try:
-                status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                if not stat.S_ISREG(status.st_mode):
-                    continue
-                size += status.st_size
-                if len(paths) < most[0] and size <= most[1]:
-                    paths.append(_copy_anew(directory, name, target()))
-                    continue
-            except OSError:  # its mode, say, is the sandbox's to choose
-                pass
-            left_out += 1
-    finally:
-        os.close(directory)
-    return Copies(tuple(paths), left_out)
-
-
-def _open_directory_of(layer: int, trees: Sequence[Tree], path: str) -> int | None:
-    """Open a directory as a layer has it; None where nothing was written there."""
-    around = [(len(tree.path), index) for index, tree in enumerate(trees) if is_below(path, [tree.path])]
-    if not around:
-        return None
-    index = max(around)[1]
-    names = path[len(trees[index].path.rstrip("/")) :].strip("/")
-    if trees[index].kind is not TreeKind.OVERLAY:
-        return None
-    try:
-        directory = _open_upper(layer, index)
-        for name in names.split("/") if names else ():
-            directory = _step(directory, name)
-    except OSError:
-        return None
-    return directory
-
-
-def _step(directory: int, name: str) -> int:
-    """Open a directory in another one, which is closed; ENOTDIR or ELOOP where it is none."""
-    try:
-        return os.open(name, _DIRECTORY, dir_fd=directory)
-    finally:
-        os.close(directory)
-
-
-def _copy_anew(directory: int, name: str, target: str) -> str:
-    """Copy a file under a name that nothing else has."""
-    source = os.open(name, _FILE, dir_fd=directory)
-    try:
-        output, path = tempfile.mkstemp(dir=target)
-        try:
-            _copy_data(source, output)
-        finally:
-            os.close(output)
-    finally:
-        os.close(source)
-    return path
-
-
-def _copy(entry: Entry, top: int, relative: str) -> int:
-    *parents, name = relative.split("/")
-    directory = _descend(top, parents)
-    try:
-        mode = entry.status.st_mode
-        if stat.S_ISDIR(mode):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o700 | stat.S_IMODE(mode) & 0o755, dir_fd=directory)
-        elif stat.S_ISLNK(mode):
-            os.symlink(os.readlink(entry.name, dir_fd=entry.parent), name, dir_fd=directory)
-        elif stat.S_ISREG(mode):
-            _copy_file(entry, directory, name)
-        else:
-            return 0
-    finally:
-        os.close(directory)
-    return 1
-
-
-def _descend(top: int, names: Sequence[str]) -> int:
-    """Open a directory below `top`, made where it is missing, without following a link; ENOTDIR or ELOOP where one is."""
-    directory = os.dup(top)
-    for name in names:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=directory)
-        directory = _step(directory, name)
-    return directory
-
-
-def _copy_file(entry: Entry, directory: int, name: str) -> None:
-    source = os.open(entry.name, _FILE, dir_fd=entry.parent)
-    try:
-        mode = 0o600 | stat.S_IMODE(entry.status.st_mode) & 0o755
-        output = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=directory)
-        try:
-            _copy_data(source, output)
-        finally:
-            os.close(output)
-    finally:
-        os.close(source)
-
-
-def _copy_data(source: int, output: int) -> None:
-    """Copy a file's data, and leave its holes holes: a sparse file may claim any size (lseek(2), SEEK_DATA)."""
-    size, position = os.fstat(source).st_size, 0
-    os.ftruncate(output, size)
-    while position < size:
-        try:
-            position = os.lseek(source, position, os.SEEK_DATA)
-        except OSError:  # ENXIO: only a hole is left
-            return
-        end = os.lseek(source, position, os.SEEK_HOLE)
-        os.lseek(source, position, os.SEEK_SET)
-        os.lseek(output, position, os.SEEK_SET)
-        while position < end and (sent := os.sendfile(output, source, None, min(end - position, 1 << 24))):
-            position += sent
-        position = end

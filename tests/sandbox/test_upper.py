@@ -16,7 +16,7 @@ import pytest
 
 from pytest_sandbox import Change, ChangeKind
 from pytest_sandbox.primitives.overlay import Tree, TreeKind
-from pytest_sandbox.sandbox import upper
+from pytest_sandbox.sandbox import copying, upper
 from pytest_sandbox.sandbox.removal import remove_tree
 
 TREES = (Tree("/", TreeKind.OVERLAY), Tree("/nowhere", TreeKind.BIND))
@@ -100,7 +100,7 @@ def test_copy_out_follows_nothing(top: Path, layer: int, tmp_path: Path) -> None
     trap(top / "zone")
     target = tmp_path / "target"
     target.mkdir()
-    upper.copy_out(layer, TREES, "/zone", str(target))
+    copying.copy_out(layer, TREES, "/zone", str(target))
     found = {path.name for path in target.rglob("*")}
     assert {"link", "file link", "loop", "locked", "inner", "x" * 255} <= found
     assert not found & {"fifo", "socket", "device", "passwd"}
@@ -113,7 +113,7 @@ def test_copy_out_of_a_deep_tree(top: Path, layer: int, tmp_path: Path) -> None:
     deep(top)
     target = tmp_path / "target"
     target.mkdir()
-    assert upper.copy_out(layer, TREES, "/", str(target)) > 10
+    assert copying.copy_out(layer, TREES, "/", str(target)) > 10
     assert remove_tree(str(target)) == ""
 
 
