@@ -1,4 +1,4 @@
-"""The account of one sandbox: usage, changes, and the whole outcome, from what the kernel counted. Imports `upper`, `verdict`.
+"""The account of one sandbox: usage, changes, and the whole outcome, from what the kernel counted. Imports `clock`, `verdict`.
 
 Only init's last words are taken from inside, and of them only what no cgroup has counted.
 """
@@ -12,9 +12,9 @@ import time
 from pytest_sandbox.model.outcome import Change, Ending, Leak, Outcome, Usage
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives.cgroups import CgroupUsage, MemorySnapshot, oom_victim
-from pytest_sandbox.sandbox import upper
+from pytest_sandbox.sandbox import clock, upper
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
-from pytest_sandbox.sandbox.running import Running, Timer, Told
+from pytest_sandbox.sandbox.running import Running, Told
 from pytest_sandbox.sandbox.verdict import Facts, judge
 
 _NOT_REACHED = "its main process was gone before it could be read"
@@ -89,25 +89,15 @@ def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> tuple[En
     return None if ending is Ending.EXITED else (ending, sentence)
 
 
-def _timer(running: Running) -> Timer | None:
-    """The timer that it has set itself, where that is over before its limit."""
-    timer = running.timer
-    return None if timer is None or (running.deadline is not None and running.deadline <= timer.due) else timer
-
-
 def _limits(running: Running) -> Limits:
-    timer = _timer(running)
-    return dataclasses.replace(running.order.spec.limits, timeout=running.allowed if timer is None else timer.seconds)
+    timer = clock.first(running)
+    return dataclasses.replace(running.order.spec.limits, timeout=None if timer is None else timer.seconds)
 
 
 def _ran(running: Running, usage: Usage) -> float:
     """Since its time last began, which it does anew with each test in it."""
-    timer = _timer(running)
-    if timer is not None:
-        return time.monotonic() - timer.began
-    if running.deadline is None or running.allowed is None:
-        return usage.wall
-    return time.monotonic() - (running.deadline - running.allowed)
+    timer = clock.first(running)
+    return usage.wall if timer is None else time.monotonic() - timer.began
 
 
 def _overrun(running: Running, usage: Usage) -> Ending | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import time
 from collections.abc import Callable, Collection
@@ -26,7 +27,7 @@ def start(running: Running) -> None:
     """Its time begins."""
     limits = running.order.spec.limits
     running.started = time.monotonic()
-    if running.deadline is None:
+    if running.allowed is None:
         allow(running, limits.timeout)
     if limits.output is not None or limits.cpu_time is not None:
         running.next_look = running.started + FIRST_LOOK
@@ -35,32 +36,36 @@ def start(running: Running) -> None:
 def allow(running: Running, seconds: float | None) -> None:
     """So much time it has from now on, in seconds; None: as much as it takes."""
     if running.dying is None:
-        running.allowed, running.deadline = seconds, None if seconds is None else time.monotonic() + seconds
+        running.allowed = None if seconds is None else Timer.begin(seconds)
 
 
 def restart(running: Running) -> None:
     """Its time begins anew: another test does in it."""
-    allow(running, running.allowed)
+    allow(running, None if running.allowed is None else running.allowed.seconds)
 
 
 def ending(running: Running) -> None:
     """It has said all that it has to: to end is no part of what it has its time for, and takes longer on a machine under load."""
-    if running.deadline is not None and running.dying is None:
-        running.deadline = max(running.deadline, time.monotonic() + END_TIME)
+    if running.allowed is not None and running.dying is None:
+        running.allowed = dataclasses.replace(running.allowed, due=max(running.allowed.due, time.monotonic() + END_TIME))
 
 
 def resume(running: Running) -> None:
     """All of its time begins anew: somebody has left the debugger."""
     restart(running)
     if running.timer is not None:
-        timer, now = running.timer, time.monotonic()
-        running.timer = Timer(timer.seconds, now, now + timer.due - timer.began)
+        timer = running.timer
+        running.timer = Timer.begin(timer.seconds, timer.due - timer.began - timer.seconds)
 
 
 def set_timer(running: Running, seconds: float, grace: float = 0.0) -> None:
     """What a sandbox asks for itself, besides its limit: to be killed so long from now, or later by a grace; 0: not any more."""
-    now = time.monotonic()
-    running.timer = Timer(seconds, now, now + seconds + grace) if seconds > 0 else None
+    running.timer = Timer.begin(seconds, grace) if seconds > 0 else None
+
+
+def first(running: Running) -> Timer | None:
+    """Of its time and of what it has set itself, what is over first."""
+    return min(filter(None, (running.allowed, running.timer)), key=lambda timer: timer.due, default=None)
 
 
 def next_due(everyone: Collection[Running]) -> float | None:
@@ -70,7 +75,7 @@ def next_due(everyone: Collection[Running]) -> float | None:
         for running in everyone
         if not running.abandoned
         for moment in (
-            *_times(running),
+            _due(running),
             running.next_look,
             None if running.entered else running.enter_by,
         )
@@ -80,13 +85,12 @@ def next_due(everyone: Collection[Running]) -> float | None:
     return min(due, default=None)
 
 
-def _times(running: Running) -> tuple[float | None, ...]:
-    """When its time is over, which does not run in a debugger."""
+def _due(running: Running) -> float | None:
+    """When its time is over, which does not run in a debugger, or when its stacks are looked at."""
     if running.dying is not None:
-        return (running.dying.look,)
-    if running.hold:
-        return ()
-    return running.deadline, None if running.timer is None else running.timer.due
+        return running.dying.look
+    timer = None if running.hold else first(running)
+    return None if timer is None else timer.due
 
 
 def check(running: Running, now: float, hear: Callable[[Running], None]) -> None:
@@ -113,14 +117,16 @@ def _check_time(running: Running, now: float, hear: Callable[[Running], None]) -
     if running.dying is not None:
         _wait_for_stacks(running, running.dying, now)
         return
-    if any(due is not None and now >= due for due in _times(running)):
-        hear(running)  # with the end of a test its time begins anew
-    if running.abandoned or running.hold:
+    if not _is_over(running, now):
         return
-    if running.deadline is not None and now >= running.deadline:
+    hear(running)  # with the end of a test its time begins anew
+    if not running.abandoned and _is_over(running, now):
         _out_of_time(running, _which_time(running, now), now)
-    elif running.timer is not None and now >= running.timer.due:
-        _out_of_time(running, Ending.TIMED_OUT, now)
+
+
+def _is_over(running: Running, now: float) -> bool:
+    due = _due(running)
+    return due is not None and now >= due
 
 
 def _give_up_fork(running: Running) -> None:
@@ -131,13 +137,13 @@ def _give_up_fork(running: Running) -> None:
 
 
 def _which_time(running: Running, now: float) -> Ending:
-    """What ran out at the deadline: CPU time, where that is over too and was first, by the pace at which it was used."""
-    limit, deadline = running.order.spec.limits.cpu_time, running.deadline or now
+    """What ran out: CPU time, where that is over too and was first, by the pace at which it was used."""
+    limit, due = running.order.spec.limits.cpu_time, _due(running) or now
     used = None if limit is None else running.cgroup.figure("cpu")
     if limit is None or used is None or used < limit:
         return Ending.TIMED_OUT
     over = running.started + (now - running.started) * limit / used
-    return Ending.CPU_TIME if over < deadline else Ending.TIMED_OUT
+    return Ending.CPU_TIME if over < due else Ending.TIMED_OUT
 
 
 def _out_of_time(running: Running, why: Ending, now: float) -> None:

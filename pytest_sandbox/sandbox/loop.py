@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.interrupts import deferred
-from pytest_sandbox.sandbox import clock, pid1, upper
+from pytest_sandbox.sandbox import clock, ends, pid1, upper
 from pytest_sandbox.sandbox.accounts import bill, outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.main import GO, JOINED
-from pytest_sandbox.sandbox.running import Running, is_hung_up
+from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.scratch import remove_or_warn
 from pytest_sandbox.sandbox.wire import Frame
 from pytest_sandbox.sandbox.words import refusal
@@ -163,7 +163,7 @@ class Loop:
         running.pid = pid
         try:
             running.pidfd = os.pidfd_open(pid)
-            if is_hung_up(running.control):  # whose else pidfd this may be
+            if ends.is_hung_up(running.control):  # whose else pidfd this may be
                 os.close(running.pidfd)
                 running.pidfd = None
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))

@@ -1,16 +1,12 @@
-"""One sandbox as the controller sees it while it lives. Imports `model`, `primitives` and `wire`."""
+"""One sandbox as the controller sees it while it lives. Imports `model`, `primitives`, `ends` and `outbox`."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
-import select
 import signal
 import socket
-import struct
-import termios
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,21 +16,16 @@ from pytest_sandbox.model.errors import SandboxError, WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.primitives.cgroups import Cgroup, MemorySnapshot
 from pytest_sandbox.primitives.process import STACKS_SIGNAL
+from pytest_sandbox.sandbox import ends
 from pytest_sandbox.sandbox.child import Descriptors, Order
 from pytest_sandbox.sandbox.outbox import Outbox
 from pytest_sandbox.sandbox.pid1 import LastWords, Recipe, signal_main
-from pytest_sandbox.sandbox.wire import Decoder, Frame, descriptors_in
+from pytest_sandbox.sandbox.wire import Decoder, Frame
 
 #: How long a sandbox that is ending may take to be gone, in seconds; then the run goes on without it. (2,000 processes: 2 s.)
 GONE_TIME = 60.0
 #: How long a kill waits for the main process around it to have forked into it, in seconds: that one may be hostile.
 FORK_TIME = 10.0
-#: How much of either is read into memory.
-_MOST_OUTPUT = 64 << 20
-_CHUNK = 1 << 16
-_UCRED = struct.Struct("3i")
-_SPEAKER = socket.CMSG_SPACE(_UCRED.size)
-_MOST_DESCRIPTORS = 8
 
 
 @dataclasses.dataclass(slots=True)
@@ -98,11 +89,17 @@ class Listener(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timer:
-    """A time limit that a sandbox has set itself: its seconds; on the monotonic clock when it began, and when it is enforced."""
+    """A time limit: its seconds; on the monotonic clock when it began, and when it is enforced."""
 
     seconds: float
     began: float
     due: float
+
+    @classmethod
+    def begin(cls, seconds: float, grace: float = 0.0) -> Timer:
+        """One that begins now, and is enforced so many seconds after it is over."""
+        now = time.monotonic()
+        return cls(seconds, now, now + seconds + grace)
 
 
 @dataclasses.dataclass(slots=True)
@@ -131,8 +128,8 @@ class Told:
 class Running:
     """Descriptors, cgroup, clock and last words of one sandbox.
 
-    control, wire: the controller's ends. allowed: how many seconds it has, and deadline: when they are over, on the monotonic
-    clock. hold: its time does not run out (a debugger). timer: what it has set itself. dying: what it does when that is over.
+    control, wire: the controller's ends. allowed: its time, and timer: what it has set itself. hold: neither ends (a debugger).
+    dying: what it does when one of them is over. next_look: when its output and CPU time are looked at, on the monotonic clock.
     told: what was told of before its end. overran: what its output was when that was too much.
     below_used: what those below it that have ended were reaped with; None: of one that is not known.
     held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
@@ -172,8 +169,7 @@ class Running:
     layer: int | None = None
     own_inodes: int = 0
     started: float = dataclasses.field(default_factory=time.monotonic)
-    allowed: float | None = None
-    deadline: float | None = None
+    allowed: Timer | None = None
     timer: Timer | None = None
     next_look: float | None = None
     dying: Dying | None = None
@@ -284,14 +280,14 @@ class Running:
 
         Who stops in between leaves the rest to the `decoder`.
         """
-        has_read, left = False, _unread(self.wire) if to_the_end else 0
+        has_read, left = False, ends.unread(self.wire) if to_the_end else 0
         while True:
             while (frame := self.decoder.next()) is not None:
                 yield frame
             if self.silent or (has_read and left <= 0):
                 return
             try:
-                data = self.wire.recv(_CHUNK)
+                data = self.wire.recv(ends.CHUNK)
             except BlockingIOError:
                 return
             except ConnectionResetError:
@@ -308,11 +304,7 @@ class Running:
 
     def joiner(self) -> int | None:
         """The pid of who has spoken on the wire, as the kernel vouches for it; None where nobody has. Leaves the words there."""
-        try:
-            data, ancillary, _, _ = self.wire.recvmsg(1, _SPEAKER, socket.MSG_PEEK)
-        except (BlockingIOError, ConnectionResetError):
-            return None
-        return _speaker(ancillary) if data and not is_hung_up(self.wire) else None
+        return ends.next_speaker(self.wire)
 
     def take(self, words: bytes) -> None:
         """Read what `joiner` has seen, and nothing after it. Raises WireError where that is not `words`."""
@@ -321,23 +313,16 @@ class Running:
 
     def packet_of_init(self) -> tuple[bytes, int | None, list[int]] | None:
         """What init says, its pid as the kernel vouches for it, and descriptors; no words: it is gone. None: nothing yet."""
-        space = _SPEAKER + socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
-        try:
-            data, ancillary, _, _ = self.control.recvmsg(_CHUNK, space, socket.MSG_CMSG_CLOEXEC)
-        except BlockingIOError:
-            return None
-        except ConnectionResetError:
-            return b"", None, []
-        return data, _speaker(ancillary), descriptors_in(ancillary)
+        return ends.packet(self.control)
 
     def read_shown(self, start: int = 0) -> bytes:
         """What it wrote past its capture, from a position on."""
-        return _read(self.shown, self.order.spec.limits.output, start)
+        return ends.read(self.shown, self.order.spec.limits.output, start)
 
     def read_output(self) -> tuple[bytes, bytes, bool]:
         """What stands in stdout and stderr, and whether that is not all: more than anybody reads, or is to be held in memory."""
         limit = self.order.spec.limits.output
-        out, err = (_read(fd, limit) for fd in (self.stdout, self.stderr))
+        out, err = (ends.read(fd, limit) for fd in (self.stdout, self.stderr))
         return out, err, len(out) + len(err) < sum(os.fstat(fd).st_size for fd in (self.stdout, self.stderr))
 
     def stacks_size(self) -> int:
@@ -346,7 +331,7 @@ class Running:
 
     def read_stacks(self) -> str:
         """The stacks that it has printed so far: where it crashed, or was asked for them, or asked itself."""
-        return _read(self.stacks, 1 << 20).decode("utf-8", "replace")
+        return ends.read(self.stacks, 1 << 20).decode("utf-8", "replace")
 
     def close(self) -> None:
         """Close the controller's descriptors."""
@@ -362,55 +347,3 @@ class Running:
             if fd is not None:
                 os.close(fd)
         self.pidfd = self.layer = None
-
-
-def is_hung_up(sock: socket.socket) -> bool:
-    """Whether nobody is at the other end any more, though words of his may still be unread: his pid may be another's by now."""
-    poll = select.poll()
-    poll.register(sock, 0)
-    return any(event & select.POLLHUP for _, event in poll.poll(0))
-
-
-def _unread(sock: socket.socket) -> int:
-    """How many bytes wait there: FIONREAD of unix(7), SIOCINQ, is of all of them."""
-    try:
-        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))[0])
-    except OSError:
-        return 0
-
-
-def _speaker(ancillary: Sequence[tuple[int, int, bytes]]) -> int | None:
-    for level, kind, value in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-            return int(_UCRED.unpack(value)[0]) or None
-    return None
-
-
-def _read(fd: int, limit: int | None, start: int = 0) -> bytes:
-    # Bounded whatever the limit: the size of a sparse file says nothing of what it took to write it.
-    end = min(os.fstat(fd).st_size, _MOST_OUTPUT if limit is None else limit, _MOST_OUTPUT)
-    return os.pread(fd, end - start, start) if end > start else b""
-
-
-def make_descriptors(owner: tuple[int, int] | None) -> tuple[Descriptors, socket.socket, socket.socket, socket.socket]:
-    """Main's descriptors, init's end of its socket, and the controller's ends of both sockets.
-
-    owner: uid and gid that the sandbox's files get, so that it may open /dev/stdout anew.
-    """
-    with contextlib.ExitStack() as undo:
-        pairs = []
-        for kind in (socket.SOCK_SEQPACKET, socket.SOCK_STREAM):
-            pairs.append(socket.socketpair(socket.AF_UNIX, kind))
-            for sock in pairs[-1]:
-                undo.callback(sock.close)
-            pairs[-1][0].setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            pairs[-1][0].setblocking(False)
-        files = list[int]()
-        for name in ("stdout", "stderr", "stacks", "shown"):
-            files.append(os.memfd_create(f"sandbox-{name}", os.MFD_CLOEXEC))
-            undo.callback(os.close, files[-1])
-            if owner is not None:
-                os.fchown(files[-1], *owner)
-        undo.pop_all()
-    (control, control_inside), (talk, talk_inside) = pairs
-    return Descriptors(talk_inside.detach(), *files), control_inside, control, talk

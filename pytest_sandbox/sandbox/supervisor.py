@@ -25,12 +25,13 @@ from pytest_sandbox.sandbox import copying, host, scratch
 from pytest_sandbox.sandbox.accounts import changes_of, fill_of, met_meanwhile, usage_of
 from pytest_sandbox.sandbox.child import Body, Control, Order
 from pytest_sandbox.sandbox.cloning import PATIENCE
+from pytest_sandbox.sandbox.ends import make_descriptors
 from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.launcher import launch
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.loop import Loop
 from pytest_sandbox.sandbox.outbox import Outbox
-from pytest_sandbox.sandbox.running import Listener, Pending, Running, make_descriptors
+from pytest_sandbox.sandbox.running import Listener, Pending, Running
 from pytest_sandbox.sandbox.wire import Frame
 
 #: How long a killed sandbox or a launcher may take to be gone before the run gives up waiting, in seconds.

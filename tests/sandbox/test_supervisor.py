@@ -662,9 +662,9 @@ def spin(_: Inside) -> int:
 def test_which_of_two_times_ran_out_first(supervisor: Supervisor, cpu_time: float, timeout: float, first: Ending) -> None:
     """Also where the controller had no time to look before both were over; of a machine under load it gets a twentieth."""
     running, heard = root(supervisor, spin, limits=Limits(cpu_time=cpu_time, timeout=timeout))
-    supervisor.run_while(lambda: running.deadline is None and not running.ended)
+    supervisor.run_while(lambda: running.allowed is None and not running.ended)
     assert heard.outcome is None, heard.outcome
-    limit, deadline = time.monotonic() + 300, running.deadline or 0
+    limit, deadline = time.monotonic() + 300, running.allowed.due if running.allowed else 0
     while (used := running.cgroup.figure("cpu") or 0) < cpu_time or time.monotonic() < deadline:
         assert time.monotonic() < limit, f"it has used {used} s of CPU time only"
         time.sleep(0.05)
@@ -734,7 +734,7 @@ def freezer(request: pytest.FixtureRequest) -> Iterator[Freezer]:
 def frozen(supervisor: Supervisor, freezer: Freezer, timeout: float) -> Heard:
     """A sandbox that sleeps, and is frozen from outside."""
     running, heard = root(supervisor, sleep(600), limits=Limits(timeout=timeout))
-    supervisor.run_while(lambda: running.deadline is None)
+    supervisor.run_while(lambda: running.allowed is None)
     freezer.freeze(running.cgroup.processes())
     return heard
 
