@@ -1,14 +1,15 @@
 """A process that cleans up when the controller cannot: forked before the first cgroup is made, gone after the last.
 
-It lies in a session of its own, so that no kill of the whole process group reaches it, blocks all signals, and waits for the
-end of a pipe. Processes need no janitor: they die with the launcher.
+It lies in a session of its own, so that no kill of the whole process group reaches it, blocks all signals, and waits for a
+word, the end of a pipe, or the controller's. Processes need no janitor: they die with the launcher.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+import select
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import NoReturn
 
@@ -18,7 +19,8 @@ from pytest_sandbox.primitives.forks import fork
 from pytest_sandbox.primitives.locks import left
 from pytest_sandbox.sandbox.removal import remove_tree
 
-_LEAVE = "leave"
+#: The last word: that nothing is left, or that it is to be removed.
+_LEAVE, _CLEAN = "leave", "clean"
 #: How long it may take to go when nothing is left to do, in seconds.
 _LEAVE_TIME = 5.0
 
@@ -27,10 +29,14 @@ class Janitor:
     """The controller's end: `watch` what is about to be made. A context manager, at whose end it is all removed again."""
 
     def __init__(self) -> None:
-        reading, writing = os.pipe()
-        self._pid = fork(lambda: _main(reading))
-        os.close(reading)
-        self.fd = writing
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as its:
+            controller = os.pidfd_open(os.getpid())
+            its.callback(os.close, controller)
+            reading, self.fd = os.pipe()
+            its.callback(os.close, reading)
+            undo.callback(os.close, self.fd)
+            self._pid = fork(lambda: _main(reading, controller))
+            undo.pop_all()
 
     def watch(self, kind: str, path: str) -> None:
         """Take over `path`, of kind "cgroup" or "directory", should the controller die."""
@@ -46,32 +52,49 @@ class Janitor:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Let it go, and after an error, Ctrl-C among them, see first that nothing is left."""
-        if kind is None:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self.fd, f"{_LEAVE}\0\0".encode())
+        with contextlib.suppress(BrokenPipeError):
+            self.watch(_LEAVE if kind is None else _CLEAN, "")
         os.close(self.fd)
         process.wait_or_kill(self._pid, _LEAVE_TIME)
 
 
-def _main(reading: int) -> NoReturn:
+def _main(reading: int, controller: int) -> NoReturn:
     try:
         os.setsid()
-        _close_all_but(reading)
-        with os.fdopen(reading, "rb") as pipe:
-            words = os.fsdecode(pipe.read()).split("\0")[:-1]
-        orders = list(zip(words[::2], words[1::2], strict=False))
+        _close_all_but((reading, controller))
+        orders = _hear(reading, controller)
         if (_LEAVE, "") not in orders:
-            _clean([path for kind, path in orders if kind == "cgroup"], [p for kind, p in orders if kind == "directory"])
+            _clean([path for kind, path in orders if kind == "cgroup"], [path for kind, path in orders if kind == "directory"])
     finally:
         os._exit(0)
 
 
-def _close_all_but(keep: int) -> None:
+def _close_all_but(keep: Collection[int]) -> None:
     """Let go of the terminal and of everything else: whoever waits for the end of a pipe must not wait for us."""
     for name in os.listdir("/proc/self/fd"):
-        if int(name) != keep:
+        if int(name) not in keep:
             with contextlib.suppress(OSError):  # the descriptor of listdir itself
                 os.close(int(name))
+
+
+def _hear(reading: int, controller: int) -> list[tuple[str, str]]:
+    """All that the controller has said until its last word, or the end of it or of the pipe.
+
+    That alone may not come: what a test without a sandbox has forked holds the pipe open.
+    """
+    poll, said, is_over, orders = select.poll(), b"", False, list[tuple[str, str]]()
+    poll.register(reading, select.POLLIN)
+    poll.register(controller, select.POLLIN)
+    os.set_blocking(reading, False)
+    while not is_over and not {(_LEAVE, ""), (_CLEAN, "")}.intersection(orders):
+        is_over = controller in dict(poll.poll())  # looked at first: what it said before is in the pipe
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(reading, 1 << 16):
+                said += data
+            is_over = True
+        words = os.fsdecode(said).split("\0")[:-1]
+        orders = list(zip(words[::2], words[1::2], strict=False))
+    return orders
 
 
 def _clean(cgroups: Sequence[str], directories: Sequence[str]) -> None:

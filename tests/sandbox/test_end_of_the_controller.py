@@ -5,6 +5,7 @@ Where the janitor was killed with it, a later run removes what is left, and neve
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -19,7 +20,7 @@ import pytest
 from pytest_sandbox import Limits, Sandbox, Spec
 from pytest_sandbox.model.errors import TeardownWarning
 from pytest_sandbox.primitives.cgroup_layout import find_hierarchies
-from pytest_sandbox.sandbox import scratch
+from pytest_sandbox.sandbox import janitor, scratch
 
 SCRIPT = """
 import sys, time
@@ -175,6 +176,59 @@ def test_sigterm(start: Start) -> None:
     process = start()
     time.sleep(0.1)
     end(process, signal.SIGTERM)
+
+
+FORKED = """
+import os, signal, sys
+from pytest_sandbox.sandbox import host, probes
+from pytest_sandbox.sandbox.supervisor import Supervisor
+with Supervisor(f"{os.getpid()}-0", host.make_layout(probes.find_identity())):
+    if not (pid := os.fork()):
+        signal.pause()
+    print(pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.needs("kill")
+def test_kill_9_where_something_that_it_has_forked_lives_on() -> None:
+    """As a test without a sandbox may: it holds all that the controller has, the pipe to the janitor too."""
+    process = subprocess.Popen([sys.executable, "-c", FORKED], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    forked = int(process.stdout.readline())
+    try:
+        process.wait()
+        assert_soon_empty(lambda: cgroups(process.pid))
+    finally:
+        os.kill(forked, signal.SIGKILL)
+        process.stdout.close()
+
+
+@contextlib.contextmanager
+def forked() -> Iterator[None]:
+    """Within: a fork of this process holds what this had open."""
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_end_of_a_janitor_whose_pipe_somebody_holds(fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for: the controller's last word is enough, to clean up or to leave."""
+    monkeypatch.setattr(janitor, "_LEAVE_TIME", 240.0)  # half of which it is given before it is killed
+    (tmp_path / "left").mkdir()
+    one, began = janitor.Janitor(), time.monotonic()
+    with contextlib.suppress(KeyError), forked(), one:
+        one.watch("directory", str(tmp_path / "left"))
+        if fails:
+            raise KeyError
+    assert time.monotonic() - began < 120
+    assert os.listdir(tmp_path) == ([] if fails else ["left"])
 
 
 def kill_with_janitor(process: subprocess.Popen[str]) -> None:
