@@ -5,7 +5,8 @@ A child inherits the set-up fixtures of all enclosing scopes and tears down only
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -79,6 +80,26 @@ def leave(session: pytest.Session) -> None:
     for definition in session.stash.get(_CACHED_HERE, ()):
         definition.cached_result = None  # as pytest has it: with --setup-show, nothing of it is torn down
     _state(session).teardown_exact(None)
+
+
+@contextmanager
+def keeping(session: pytest.Session, following: pytest.Item | None, kept: pytest.Item | None) -> Iterator[None]:
+    """Within: where pytest keeps what `following` needs, it keeps what `kept` needs, which is the next one in this process.
+
+    following: what hooks are told comes next, in whichever process. None: nothing.
+    """
+    state = _state(session)
+    exact = state.teardown_exact
+
+    def teardown_exact(nextitem: pytest.Item | None) -> None:
+        __tracebackhide__ = True
+        exact(kept if nextitem is following else nextitem)
+
+    state.teardown_exact = teardown_exact  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del state.teardown_exact
 
 
 def set_up(item: pytest.Item, need: Need) -> bool:

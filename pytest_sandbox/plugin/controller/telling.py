@@ -62,6 +62,7 @@ class Turn:
     items: tuple[int, ...]
     grows: bool = False
     earlier: int = 0
+    following: int | None = None
 
 
 class Telling:
@@ -70,8 +71,8 @@ class Telling:
     unmade: why there never was a sandbox. position: which of its items runs. reports, warnings: of that one. finished: items
     before it. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. grows: the last of the
     items runs when `go_on` says which one comes after it. reruns: whether there is another attempt after this one.
-    version: of the generators' state that its sandbox was made with. barks: of pytest's watchdog. is_early: whether it is not
-    its turn yet, so that nothing of it is to be seen.
+    following: the item that comes after them, as hooks know it. version: of the generators' state that its sandbox was made with.
+    barks: of pytest's watchdog. is_early: whether it is not its turn yet, so that nothing of it is to be seen.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Telling:
         line: Line,
     ) -> None:
         self.session, self.unit, self.items, self.grows = session, unit, turn.items, turn.grows
+        self.following = turn.following
         self.reruns = Reruns(session.items[turn.items[0]], turn.earlier, alone=len(turn.items) == 1 and not turn.grows)
         self._book, self._supervisor, self._line = book, supervisor, line
         self._measured = measured_of(session.config)
@@ -148,7 +150,7 @@ class Telling:
         """Let a sandbox that is held run, with what has changed since it was made."""
         if self.running is not None and self.running.held:
             handed = {"generators": self._line.baton.since(self.version), "failed": self.session.testsfailed}
-            self.running.send({"op": "begin", **handed})
+            self.running.send({"op": "begin", "following": self.following, **handed})
             self._supervisor.release(self.running)
 
     def kill(self) -> None:
@@ -180,14 +182,14 @@ class Telling:
         """Whether it has run, and goes on when it is told what comes after its last item."""
         return self.grows and not self.over and self.interruption is None and self.position == len(self.items) - 1
 
-    def go_on(self, following: int | None) -> None:
-        """Let the last item run; `following` comes after it in this sandbox, None: nothing does."""
-        if following is None:
-            self.grows = False
-        else:
+    def go_on(self, following: int | None, *, stays: bool) -> None:
+        """Let the last item run; `following` comes after it, None: nothing does. stays: in this sandbox."""
+        if stays and following is not None:
             self.items = (*self.items, following)
+        else:
+            self.grows = False
         if self.running is not None and not self.over:
-            self.running.send({"op": "next", "item": following})
+            self.running.send({"op": "next", "item": following, "stays": stays})
             clock.restart(self.running)
 
     @property

@@ -25,7 +25,7 @@ from pytest_sandbox.model.errors import SandboxError
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin.builtin import settling
 from pytest_sandbox.plugin.builtin.generators import Baton
-from pytest_sandbox.plugin.builtin.ledger import Ledger
+from pytest_sandbox.plugin.builtin.ledger import Ledger, keeping
 from pytest_sandbox.plugin.builtin.terminal import STATUS
 from pytest_sandbox.plugin.builtin.tmp import Numbers, put_back
 from pytest_sandbox.plugin.controller.admission import Admission
@@ -71,6 +71,9 @@ class Walk:
         self._order = scopes.units(session.items, plans)
         self._units = [entry for entry in self._order if isinstance(entry, Unit)]
         self._of = {item: unit for unit in self._units for item in unit.items}
+        # With somebody else's order, each is put right when its turn comes.
+        firsts = [entry.items[0] if isinstance(entry, Unit) else entry for entry in self._order]
+        self._after: dict[Unit | int, int | None] = dict(zip(self._order, (*firsts[1:], None), strict=True))
         config = session.config
         # OSError: it cannot be made, which is the error of a test that asks for it.
         with contextlib.suppress(AttributeError, OSError):
@@ -164,7 +167,8 @@ class Walk:
         shared = after is unit
         told = self._line[0] if self._line else None
         if told is not None and told.unit is unit:
-            told.go_on(following if shared else None)
+            told.go_on(following, stays=shared)
+        self._after[unit] = following
         items = (index, following) if shared and following is not None else (index,)
         self._run_unit(unit, items, following, () if shared or after is None else (after,), alone=True, grows=shared)
         # Nobody serves them until the next item is here.
@@ -189,13 +193,14 @@ class Walk:
         return self._tree.baton
 
     @contextlib.contextmanager
-    def here(self) -> Iterator[None]:
-        """Within: an item that is not sandboxed runs in this process."""
+    def here(self, nextitem: pytest.Item | None, kept: pytest.Item | None) -> Iterator[None]:
+        """Within: an item that is not sandboxed runs in this process. See `ledger.keeping`."""
         handed = self.baton.since(self._version)
         self._generators.put(handed)
         dependency.enter(self._session, (handed or {}).get("ends", ()))
         try:
-            yield
+            with keeping(self._session, nextitem, kept):
+                yield
         finally:
             self.baton.take(self._generators.news())
             self._version = self.baton.version
@@ -204,12 +209,14 @@ class Walk:
         """An item with enabled=False, in the controller itself."""
         STATUS.take_off()
         later = next((entry for entry in self._order[index + 1 :] if isinstance(entry, int)), None)
-        item = self._session.items[item_index]
-        nextitem = None if later is None else self._session.items[later]
+        item, nextitem = self._session.items[item_index], self._item(self._after[item_index])
         self._numbers.begin(item_index, 0)
-        with self.here():
+        with self.here(nextitem, self._item(later)):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
         self.baton.note(dependency.ended_here(item.config, item_index, item))
+
+    def _item(self, index: int | None) -> pytest.Item | None:
+        return None if index is None else self._session.items[index]
 
     def _serve(self, told: Telling, following: Sequence[Unit]) -> None:
         """Wait until it has run, or pauses; look now and then whether pytest's watchdog has barked at it, and who may run too."""
@@ -245,7 +252,7 @@ class Walk:
         earlier = 0
         while items:
             self._ahead.make_room(unit)
-            told = self._take(unit, Turn(tuple(items), grows, earlier))
+            told = self._take(unit, Turn(tuple(items), grows, earlier, self._after[unit]))
             if self._is_stopping:
                 return
             if told.running is not None:
@@ -303,6 +310,7 @@ class Walk:
             return self._line[0]
         early = self._ahead.take(unit, turn.items)
         if early is not None:
+            early.following = turn.following
             self._line.append(early)
             if self._jobs > 1:
                 self.news()  # nothing may be left to be heard of it, or of the one before
@@ -331,13 +339,14 @@ class Walk:
         return Telling(self._session, unit, turn, self._book, self._supervisor, self)
 
     def _fork(self, told: Telling, turn: Turn, *, held: bool) -> Running:
-        running = self._tree.fork(told.unit, turn.items, told, told, held=held, grows=turn.grows, earlier=turn.earlier)
+        extra = {"grows": turn.grows, "earlier": turn.earlier, "following": turn.following}
+        running = self._tree.fork(told.unit, turn.items, told, told, held=held, **extra)
         running.reported, told.version = False, self.baton.version
         return running
 
     def _make_ready(self, unit: Unit) -> Telling | None:
         """Make a unit's sandbox before its turn; None where that cannot be."""
-        turn = Turn(unit.items)
+        turn = Turn(unit.items, following=self._after[unit])
         told = self._tell(unit, turn)
         told.is_early = True
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 
 from pytest_sandbox.plugin.builtin import interruption, ledger
@@ -18,25 +18,27 @@ from pytest_sandbox.sandbox.wire import Channel, Frame
 def unit_body(world: World, order: Frame, inside: Inside) -> int:
     """The main process of a test sandbox.
 
-    order: `items`, indexes; `grows`, whether it is told, item by item, which one comes after the last of these; `earlier`, how
-    many attempts at a single one were made before; `waits`, whether it was made before its turn, and is told when that has come.
+    order: `items`, indexes; `following`, the one that comes after them, in another process, or None; `grows`, whether it is told,
+    item by item, which one comes after the last of these, and where; `earlier`, how many attempts at a single one were made
+    before; `waits`, whether it was made before its turn, and is told when that has come, and what comes after it.
     """
     world.begin(inside)
     if order["waits"]:
         begin = inside.channel.wait_for("begin")
         world.take(begin["generators"])
         world.session.testsfailed = begin["failed"]
+        order = order | {"following": begin["following"]}
     session, reporter = world.session, world.reporter
     reporter.leave_fixtures()
-    items, grows = order["items"], order["grows"]
-    alone = len(items) == 1 and not grows
+    alone = len(order["items"]) == 1 and not order["grows"]
     try:
-        for index, following in _with_following(inside.channel, items, grows=grows):
+        for index, following, stays in _with_following(inside.channel, order):
             inside.channel.send({"op": "start", "item": index, "shares_network": inside.order.shares_network})
             world.numbers.begin(index, order["earlier"])
             item = session.items[index]
             nextitem = None if following is None else session.items[following]
-            with reruns.attempts(item, alone=alone, earlier=order["earlier"]):
+            kept = nextitem if stays else None
+            with ledger.keeping(session, nextitem, kept), reruns.attempts(item, alone=alone, earlier=order["earlier"]):
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
             reporter.news(item, ended=True)
             measuring.send(world.config, inside)
@@ -45,7 +47,7 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
             if stops:
                 inside.channel.send({"op": "stop", **stops})
             finish = {"op": "finish", "item": index}
-            if stops or following is None:
+            if stops or not stays:
                 inside.channel.send(finish)
                 break
             # Until the controller has read what the kernel counted, so that nothing of the next test is taken for this one's.
@@ -59,15 +61,18 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
     return world.end(inside)
 
 
-def _with_following(channel: Channel, items: Sequence[int], *, grows: bool) -> Iterator[tuple[int, int | None]]:
-    """Each item with the one after it, which pytest must know before it begins; None after the last."""
-    coming: deque[int | None] = deque(items)
-    if not grows:
-        coming.append(None)
-    while (index := coming.popleft()) is not None:
-        if not coming:
-            coming.append(channel.wait_for("next")["item"])
-        yield index, coming[0]
+def _with_following(channel: Channel, order: Frame) -> Iterator[tuple[int, int | None, bool]]:
+    """Each item with the one after it, which hooks must know before it begins, or None, and whether that one runs here too."""
+    coming = deque[int](order["items"])
+    while coming:
+        index = coming.popleft()
+        following, stays = (coming[0], True) if coming else (order["following"], False)
+        if not coming and order["grows"]:
+            told = channel.wait_for("next")
+            following, stays = told["item"], told["stays"]
+            if stays:
+                coming.append(following)
+        yield index, following, stays
 
 
 def _run_exit_functions() -> None:

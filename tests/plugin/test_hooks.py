@@ -1,0 +1,80 @@
+"""What a conftest's hooks are told in a sandbox: what they are told in a plain run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Compare
+
+#: Says in each report's output which item is to come, and what is torn down.
+NEXT = """
+import pytest
+def of(item): return item and item.nodeid
+def pytest_runtest_protocol(item, nextitem): item.user_properties.append(("next", of(nextitem)))
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item, nextitem): print("next:", of(nextitem))
+@pytest.fixture(scope="session")
+def session_value():
+    yield
+    print("end of the session's")
+@pytest.fixture(scope="module")
+def module_value(session_value):
+    yield
+    print("end of the module's")
+@pytest.fixture(scope="class")
+def class_value():
+    yield
+    print("end of the class's")
+@pytest.fixture
+def own():
+    yield
+    print("end of the test's own")
+"""
+SUITE = """
+import pytest
+def test_first(own): pass
+def test_second(module_value, own): pass
+class TestClass:
+    def test_third(self, class_value, own): pass
+    def test_fails(self, class_value, own): assert False
+@pytest.mark.skip
+def test_skipped(own): pass
+@pytest.mark.sandbox(scope="class")
+class TestShared:
+    def test_fourth(self, class_value, own): pass
+    def test_fifth(self, class_value, own): pass
+@pytest.mark.sandbox(enabled=False)
+def test_here(own): pass
+def test_between(own): pass
+@pytest.mark.sandbox(enabled=False)
+def test_here_too(own): pass
+def test_last(own): pass
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--sandbox-jobs=3",)], ids=["one", "three"])
+def test_nextitem(pytester: pytest.Pytester, compare: Compare, options: tuple[str, ...]) -> None:
+    """It is the one that comes next, in whichever sandbox; all the same a sandbox tears down all that it has set up."""
+    pytester.makeconftest(NEXT)
+    pytester.makepyfile(test_a=SUITE, test_b=SUITE)
+    compare(options=options).assert_same(screen=False)
+
+
+def test_nextitem_with_xdist(pytester: pytest.Pytester, compare: Compare) -> None:
+    """The same where pytest-xdist says what comes next, and of what is to come no more than that is known."""
+    pytest.importorskip("xdist")
+    pytester.makeconftest(NEXT)
+    pytester.makepyfile(test_a=SUITE, test_b=SUITE)
+    compare.same("-n1", screen=False)
+
+
+def test_what_is_torn_down(pytester: pytest.Pytester) -> None:
+    """All that a sandbox has set up itself, also what it has set up in a wider scope that the next test is in too."""
+    pytester.makeconftest(NEXT)
+    pytester.makepyfile("def test_1(request): request.getfixturevalue('session_value')\ndef test_2(): pass")
+    pytester.runpytest_subprocess("--sandbox", "-rP").stdout.fnmatch_lines(
+        ["next: *::test_2", "end of the session's", "next: None"]
+    )
