@@ -126,6 +126,36 @@ def test_caplog(pytester: pytest.Pytester, compare: Compare) -> None:
     compare.same("-rA")
 
 
+def test_caplog_of_wider_fixtures(pytester: pytest.Pytester, compare: Compare) -> None:
+    """What they log as they are set up for a test is a part of that test's set-up, and of no other's; also if that is early."""
+    pytester.makepyfile(
+        """
+        import logging, pytest
+        log = logging.getLogger("mine")
+        @pytest.fixture(scope="session")
+        def session_value(): log.warning("session"); yield; log.warning("end of session")
+        @pytest.fixture(scope="module")
+        def module_value(session_value): log.warning("module"); log.info("not caught")
+        @pytest.fixture(scope="module")
+        def later(session_value): log.warning("later")
+        @pytest.fixture
+        def own(caplog):
+            log.warning("own")
+            assert "own" in caplog.text
+            print(caplog.messages)
+            yield
+            print([r.message for r in caplog.get_records("setup")])
+        def test_1(module_value, own, caplog):
+            log.warning("call")
+            print([r.message for r in caplog.get_records("setup")], caplog.messages)
+        def test_2(module_value, own): pass
+        def test_3(later, own, caplog): print([r.message for r in caplog.get_records("setup")])
+        """
+    )
+    pair = compare.same("-rP")
+    assert "['session', 'module', 'own'] ['call']" in pair.boxed.text
+
+
 def test_live_log(pytester: pytest.Pytester, compare: Compare) -> None:
     """log_cli shows records as they come, under the name of the test."""
     pytester.makepyfile(LOGGING)

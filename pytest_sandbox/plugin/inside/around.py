@@ -10,6 +10,7 @@ import pytest
 from _pytest.capture import CaptureManager
 from _pytest.logging import LoggingPlugin, caplog_records_key
 
+from pytest_sandbox.plugin.builtin import logs
 from pytest_sandbox.plugin.inside.world import World
 
 
@@ -63,6 +64,7 @@ def _captured(config: pytest.Config, item: pytest.Item, when: str) -> Iterator[N
             made: Any = logging._runtest_for(item, when)
             # pytest 8 has a plain generator here.
             stack.enter_context(made if hasattr(made, "__enter__") else contextlib.contextmanager(lambda: made)())
+            stack.callback(logs.note, item, when)
         if capture is not None:
             stack.enter_context(capture.item_capture(when, item))
         yield

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import pytest
 from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin.builtin import junit, reports
+from pytest_sandbox.plugin.builtin import junit, logs, reports
 from pytest_sandbox.plugin.builtin.settling import INSIDE
 from pytest_sandbox.plugin.inside import hints
 from pytest_sandbox.plugin.others import carried
@@ -80,6 +80,11 @@ class Reporter:
         finally:  # also after pytest.exit(), by which a debugger is left
             if isinstance(report, pytest.TestReport) and before != _shown_of(report):
                 self._channel.send({**reports.to_frame(self._config, report), "again": True})
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Have `caplog` know what scopes have logged for this item."""
+        logs.hand_on(item)
 
     @property
     def _channel(self) -> Channel:
