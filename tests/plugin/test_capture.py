@@ -126,6 +126,35 @@ def test_caplog(pytester: pytest.Pytester, compare: Compare) -> None:
     compare.same("-rA")
 
 
+@pytest.mark.parametrize("ending", ["pass", "pytest.skip('why')", "pytest.fail('why', pytrace=False)"])
+def test_setup_of_collectors(pytester: pytest.Pytester, compare: Compare, ending: str) -> None:
+    """What a collector's own set-up and tear-down print, log and warn of is its first test's and its last one's."""
+    pytester.makeconftest(
+        f"""
+        import logging, pytest, sys, warnings
+        def say(word):
+            print(word, "to stdout"); print(word, "to stderr", file=sys.stderr); logging.warning(word); warnings.warn(word)
+        class Item(pytest.Item):
+            def runtest(self): assert self.name != "2", "as expected"
+            def repr_failure(self, excinfo): return str(excinfo.value)
+        class File(pytest.File):
+            def setup(self):
+                say("up")
+                {ending}
+            def teardown(self): say("down")
+            def collect(self): return [Item.from_parent(self, name=name) for name in "123"]
+        def pytest_collect_file(file_path, parent):
+            if file_path.suffix == ".foo": return File.from_parent(parent, path=file_path)
+        """
+    )
+    (pytester.path / "one.foo").touch()
+    (pytester.path / "two.foo").touch()
+    package = pytester.mkpydir("package")
+    (package / "__init__.py").write_text("def setup_module(): print('up')\ndef teardown_module(): print('down')\n")
+    (package / "test_it.py").write_text("def test_1(): assert 0\ndef test_2(): assert 0\n")
+    compare.same("-rA")
+
+
 def test_caplog_of_wider_fixtures(pytester: pytest.Pytester, compare: Compare) -> None:
     """What they log as they are set up for a test is a part of that test's set-up, and of no other's; also if that is early."""
     pytester.makepyfile(

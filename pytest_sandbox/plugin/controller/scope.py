@@ -162,10 +162,7 @@ class ScopeListener:
             names = ", ".join(map(str, threads if isinstance(threads, list) else []))
             self._home.unshare(scope, item, str(frame.get("name", "")), names)
         elif op == "for":
-            unit, index = whole_number(frame, "unit"), whole_number(frame, "item")
-            if not self._home.is_of(index, unit):
-                raise WireError(f"item {index} is not of unit {unit}")
-            scope.of = (unit, index)
+            scope.of = self._of(frame)
         elif op == "fixture":
             scope.setting_up = str(frame.get("name", ""))
             clock.allow(running, None if told is None else told.timeout)
@@ -187,6 +184,15 @@ class ScopeListener:
             self._hold(running, on=bool(frame.get("value")))
         else:
             self._pass_on(item, frame)
+
+    def _of(self, frame: Frame) -> tuple[int, int] | None:
+        """Unit and item, by index; None: of nobody."""
+        if frame.get("unit") is None:
+            return None
+        unit, index = whole_number(frame, "unit"), whole_number(frame, "item")
+        if not self._home.is_of(index, unit):
+            raise WireError(f"item {index} is not of unit {unit}")
+        return unit, index
 
     def _hold(self, running: Running, *, on: bool) -> None:
         """Stop the clock for a debugger, unless the time was over before."""

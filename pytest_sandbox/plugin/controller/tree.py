@@ -129,7 +129,8 @@ class Tree:
         scope, parent = self._scope(node, items[-1]), self.open[-1]
         listener = ScopeListener(scope, self._world.session, self._supervisor, self)
         units = [(unit, items[0]), *self._later(unit, node)]
-        scope.running = self._start(parent, units, items, listener, told, {"node": unit.chain.index(node), "items": None})
+        order = {"node": unit.chain.index(node), "items": None, "opener": items[0]}
+        scope.running = self._start(parent, units, items, listener, told, order)
         self.open.append(scope)
 
     def _open_session(self, scope: Scope, listener: ScopeListener) -> Running:

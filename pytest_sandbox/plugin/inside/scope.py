@@ -23,14 +23,14 @@ from pytest_sandbox.plugin.inside.unit import unit_body
 from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others import check, reruns, timers
 from pytest_sandbox.plugin.others.coverage import measuring
-from pytest_sandbox.plugin.planning.scopes import Need, Unit
+from pytest_sandbox.plugin.planning.scopes import Need, Unit, has_setup
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.main import fork_into
 from pytest_sandbox.sandbox.wire import Frame
 
 
-def scope_body(world: World, node: Node, inside: Inside) -> int:
-    """The main process of a scope's sandbox."""
+def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int] | None = None) -> int:
+    """The main process of a scope's sandbox. opener: unit and item that it is opened for, by index; None: the session."""
     world.begin(inside)
     if not world.config.pluginmanager.hasplugin("sandbox-reporter"):
         # Here, in the outermost scope, and not in each child: registering takes a millisecond.
@@ -42,7 +42,7 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
         reruns.take_over(world.config)
         # A worker of pytest-xdist has something else there while it runs.
         vars(world.config.hook)["pytest_runtest_protocol"] = world.protocol
-    ledger.enter(world.session, node)
+    _enter(world, node, inside, opener)
     collect()
     freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
     while True:
@@ -57,6 +57,20 @@ def scope_body(world: World, node: Node, inside: Inside) -> int:
         elif frame["op"] == "close":
             _close(world, inside, frame["item"])
             return world.end(inside)
+
+
+def _enter(world: World, node: Node, inside: Inside, opener: tuple[int, int] | None) -> None:
+    """Set up the collectors down to this one: a part of the set-up of the item that it is opened for, if they do anything."""
+    if opener is None or not has_setup(node):
+        ledger.enter(world.session, node)
+        return
+    unit, index = opener
+    item = world.session.items[index]
+    inside.channel.send({"op": "for", "unit": unit, "item": index})
+    measuring.name_phase(world.config, item, "setup")
+    with around(world, item, "setup"):
+        ledger.enter(world.session, node)
+    inside.channel.send({"op": "for", "unit": None})
 
 
 def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
@@ -93,7 +107,9 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
         world.heir = frame["unit"] if inherits else None
         if not inherits:
             _forget_strays(world.config)
-        return unit_body(world, frame, child) if frame["node"] is None else scope_body(world, unit.chain[frame["node"]], child)
+        if frame["node"] is None:
+            return unit_body(world, frame, child)
+        return scope_body(world, unit.chain[frame["node"]], child, (frame["unit"], frame["opener"]))
 
     with measuring.sheltered(world.config):
         fork_into(inside, frame, descriptors, body)
