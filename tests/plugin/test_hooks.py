@@ -78,3 +78,16 @@ def test_what_is_torn_down(pytester: pytest.Pytester) -> None:
     pytester.runpytest_subprocess("--sandbox", "-rP").stdout.fnmatch_lines(
         ["next: *::test_2", "end of the session's", "next: None"]
     )
+
+
+@pytest.mark.parametrize("options", [(), ("--sandbox-jobs=3",)], ids=["one", "three"])
+@pytest.mark.parametrize("hook", ["logstart(nodeid)", "logreport(report)", "logfinish(nodeid)"])
+@pytest.mark.parametrize("what", ["raise KeyboardInterrupt", "pytest.exit('enough', 3)"])
+def test_a_hook_that_ends_the_run(
+    pytester: pytest.Pytester, compare: Compare, hook: str, what: str, options: tuple[str, ...]
+) -> None:
+    """It does so where it is called, and what runs by then has not happened."""
+    nodeid = "report.nodeid" if "report" in hook else "nodeid"
+    pytester.makeconftest(f"import pytest\ndef pytest_runtest_{hook}:\n    if 'test_2' in {nodeid}: {what}\n")
+    pytester.makepyfile("import pytest\n" + "".join(f"def test_{number}(): pass\n" for number in range(1, 6)))
+    compare("-v", options=options).assert_same()

@@ -368,8 +368,18 @@ class Walk:
     def news(self) -> None:
         """Some unit has said something: report what can be, in order."""
         STATUS.take_off()
-        with deferred():
+        with self._reporting():
             self._report()
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Within: reports are fired, with Ctrl-C held back. Where a hook raises, what has run since did not happen."""
+        with deferred():
+            try:
+                yield
+            except BaseException:
+                self._drop_after(None)
+                raise
 
     def _report(self) -> None:
         while self._line:
@@ -409,7 +419,7 @@ class Walk:
         """Wait for all that is in line, and report it; before the last teardown close the scopes that end with it."""
         self._supervisor.run_while(lambda: not all(one.over or one.running is None for one in self._line))
         STATUS.take_off()
-        with deferred():
+        with self._reporting():
             self._report()
             if not self._line:
                 return
@@ -427,7 +437,7 @@ class Walk:
             self._ahead.let_go()
         for scope in ending:
             told.merge(scope, self._tree.close(scope, told.items[max(0, told.position - 1)]))
-        with deferred():
+        with self._reporting():
             told.report_last()
         told.raise_interruption()
 
