@@ -58,7 +58,9 @@ def _configure(config: pytest.Config) -> None:
             f"--sandbox needs Linux: {sys.platform} has no namespaces. Fix: run these tests on Linux, or with --no-sandbox"
         )
     from pytest_sandbox.plugin.controller import distributed, run
+    from pytest_sandbox.plugin.others import refused
 
+    refused.refuse_kept(config)
     if distributed.is_worker(config):
         distributed.register_worker(config, settings)
     elif distributed.is_master(config):

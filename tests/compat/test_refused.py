@@ -9,8 +9,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.compat.conftest import Compat
 
-LOADED = ["pytest_regressions.plugin", "pytest_datadir.plugin"]
-NEEDED = ["gevent", "pytest_regressions", "pytest_datadir"]
+LOADED = ["pytest_regressions.plugin", "pytest_datadir.plugin", "pytest_bdd.plugin"]
+NEEDED = ["gevent", "pytest_regressions", "pytest_datadir", "pytest_bdd"]
 
 
 def test_gevent(pytester: pytest.Pytester, compat: Compat) -> None:
@@ -61,3 +61,21 @@ def test_files_that_would_be_lost(pytester: pytest.Pytester, compat: Compat) -> 
     compat.one("--force-regen", "--sandbox-writable=test_data")
     assert (made / "test_1.yml").read_text() == "a: 1\n"
     assert compat.one().status == pytest.ExitCode.OK
+
+
+def test_a_report_of_an_earlier_run(compat: Compat) -> None:
+    """A run that is refused for the report that it was asked for leaves the one that is there."""
+    compat.pytester.makefile(".feature", "Feature: it\n  Scenario: one\n    Given a word\n")
+    compat.pytester.makepyfile(
+        "from pytest_bdd import given, scenarios\n"
+        "scenarios('test_a_report_of_an_earlier_run.feature')\n"
+        "@given('a word')\ndef _(): pass\n"
+    )
+    compat.one("--cucumberjson=report.json", sandbox=False)
+    report = compat.files()["report.json"]
+    assert b"a word" in report
+    run = compat.one("--cucumberjson=report.json")
+    assert run.status == pytest.ExitCode.USAGE_ERROR
+    assert "--cucumberjson tells what pytest_bdd keeps in memory, which is gone with each sandbox. Fix: leave it out" in run.text
+    assert run.files["report.json"] == report
+    assert compat.one().outcomes == compat.one(sandbox=False).outcomes

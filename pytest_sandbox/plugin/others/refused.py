@@ -106,6 +106,11 @@ def refuse_lost_results(config: pytest.Config, plans: Sequence[Plan]) -> None:
             f"--sandbox: with {option.flag} tests write files, which would be gone with their sandboxes. Fix: add "
             "--sandbox-writable=DIRECTORY for the directory that they are written to, or use --no-sandbox for this run"
         )
+    refuse_kept(config)
+
+
+def refuse_kept(config: pytest.Config) -> None:
+    """Raise UsageError for an option by which a plugin would tell of nothing; before there is a session, at whose end it does."""
     if option := _first(config, _KEEPS):
         raise pytest.UsageError(
             f"--sandbox: {option.flag} tells what {option.module} keeps in memory, which is gone with each sandbox. "
