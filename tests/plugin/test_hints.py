@@ -69,3 +69,33 @@ def test_subtests(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("--sandbox", "-p", "no:cacheprovider")
     result.assert_outcomes(failed=2)
     assert result.stdout.str().count("- Sandbox hint -") == 1
+
+
+def test_a_fixture_that_was_set_up_early(pytester: pytest.Pytester) -> None:
+    """Of one that replaces something, to tests that come before any that asks for it; not to those after, nor of other ones."""
+    pytester.makeconftest(
+        """
+        import pytest
+        from unittest import mock
+        @pytest.fixture(scope="session")
+        def frozen():
+            with mock.patch("time.time", lambda: 5.0): yield
+        @pytest.fixture(scope="session")
+        def plain(): pass
+        @pytest.fixture(scope="module")
+        def module(): pass
+        """
+    )
+    pytester.makepyfile(
+        """
+        import time
+        def test_early(module): assert time.time() > 100
+        def test_passes(module): pass
+        def test_asks(module, plain, frozen): assert time.time() > 100
+        def test_later(module): assert time.time() > 100
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "-p", "no:cacheprovider", "-rP")
+    result.assert_outcomes(failed=3, passed=1)
+    result.stdout.fnmatch_lines(["*_ test_early _*", "*- Sandbox hint -*", "Set up already, *: frozen. *", "*_ test_asks _*"])
+    assert result.stdout.str().count("Sandbox hint") == 1

@@ -41,6 +41,10 @@ class Ledger:
         """Note its end."""
         self._live.discard(fixturedef)
 
+    def standing(self) -> tuple[FixtureDef[Any], ...]:
+        """Those that are set up."""
+        return tuple(one for one in self._live if one.cached_result is not None and one.cached_result[2] is None)
+
     def forget(self, session: pytest.Session) -> None:
         """Forget every fixture that is set up: those of the controller's own items (enabled=False) are no sandbox's."""
         self.disown(session)

@@ -10,7 +10,7 @@ import dataclasses
 import sys
 import threading
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from gc import collect
 from os import _exit, getpid
 from typing import Any, NoReturn
@@ -39,7 +39,8 @@ class Watched:
 class Reporter:
     """The plugin that says everything to the controller that pytest's own reporters would have noted in memory.
 
-    owner: the process whose reports these are. listens: whether the run's sandboxes have begun.
+    owner: the process whose reports these are. listens: whether the run's sandboxes have begun. other_hint: for a test that fails
+    by no error that has one.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -47,6 +48,7 @@ class Reporter:
         self.owner = 0
         self.listens = False
         self._watched: Watched | None = None
+        self.other_hint: Callable[[], str | None] = lambda: None
 
     @contextlib.contextmanager
     def watching_threads(self) -> Iterator[Watched]:
@@ -102,8 +104,8 @@ class Reporter:
         if number:
             self._channel.send({"op": "errno", "errno": number})
         report = yield
-        if number and report.failed:
-            hint = hints.hint(number, self._config.stash[INSIDE].order.spec.network)
+        if report.failed:
+            hint = hints.hint(number, self._config.stash[INSIDE].order.spec.network) or self.other_hint()
             report.sections += [("Sandbox hint", hint)] if hint else []
         return report
 

@@ -6,8 +6,10 @@ import atexit
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
 from pytest_sandbox.plugin.builtin import interruption, ledger
+from pytest_sandbox.plugin.inside import early
 from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others import reruns
 from pytest_sandbox.plugin.others.coverage import measuring
@@ -30,6 +32,8 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
         order = order | {"following": begin["following"]}
     session, reporter = world.session, world.reporter
     reporter.leave_fixtures()
+    if not hasattr(world.config, "workerinput"):  # of pytest-xdist's order nobody knows what is later
+        reporter.other_hint = partial(early.hint, world.book.standing(), world.units, order["unit"])
     alone = len(order["items"]) == 1 and not order["grows"]
     try:
         for index, following, stays in _with_following(inside.channel, order):

@@ -1,0 +1,34 @@
+"""A hint where a fixture stands in a sandbox that was set up early, for later tests, and may have changed what this one sees.
+
+Scopes set fixtures up before plain pytest would (docs/limits.md, The order of set-ups). Imports pytest and `planning`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from _pytest.fixtures import FixtureDef
+
+from pytest_sandbox.plugin.planning.scopes import Unit
+
+#: What the code of a fixture names that replaces something for all of its process: patches, clocks, the environment, ...
+_REPLACES = frozenset({"MonkeyPatch", "chdir", "environ", "freeze_time", "patch", "putenv", "setattr", "setlocale", "travel"})
+
+
+def hint(standing: Iterable[FixtureDef[Any]], units: Sequence[Unit], now: int) -> str | None:
+    """What to say of a test that failed; None: nothing. standing: what it inherited. now: of which unit it is, by index."""
+    asked = {id(need.definition) for unit in islice(units, now + 1) for need in unit.above}
+    names = sorted(one.argname for one in standing if id(one) not in asked and _REPLACES & _names(one.func))
+    if not names:
+        return None
+    return (
+        f"Set up already, for later tests: {', '.join(names)}. Plain pytest would do so after this one. If what it replaces is "
+        "why this one fails: give it a narrower scope, or put the tests that ask for it into a file of their own."
+    )
+
+
+def _names(function: object) -> frozenset[str]:
+    code = getattr(function, "__code__", None)  # also of a method
+    return frozenset(getattr(code, "co_names", ()))
