@@ -255,7 +255,7 @@ class Measured:
 
     def _read_files(self, supervisor: Supervisor, spec: Spec) -> None:
         while self._files:
-            reader = _Reader(self.hear)
+            reader = Reader(self.hear, len(self._files))
             try:
                 running = supervisor.start_root(spec, _reading(self._files, arcs=self._arcs), reader, scope=False)
                 supervisor.run_while(lambda running=running: not running.ended)  # type: ignore[misc]
@@ -312,21 +312,25 @@ def _package_of(path: str, name: str) -> str | None:
 # -- the sandbox that reads data files --------------------------------------------------------------------------------
 
 
-class _Reader:
-    """Hears it. begun, done: how many files."""
+class Reader:
+    """Hears it. count: how many files it has; begun, done: of those."""
 
-    def __init__(self, hear: Callable[[Frame], int]) -> None:
-        self._hear = hear
+    def __init__(self, hear: Callable[[Frame], int], count: int) -> None:
+        self._hear, self._count = hear, count
         self.begun = self.done = 0
 
     def on_frame(self, running: Running, frame: Frame) -> None:
-        """Not trusted either, once it has read a file."""
+        """Not trusted either, once it has read a file: WireError for more of them than there are, as each gives it time."""
         if frame["op"] == "coverage":
             self._hear(frame)
         elif frame["op"] == "begun":
+            if self.begun == self._count:
+                raise WireError(f"it reads more files than the {self._count} that it has")
             self.begun += 1
             clock.restart(running)
         elif frame["op"] == "read":
+            if self.done == self.begun:
+                raise WireError("it has read a file that it has not begun")
             self.done += 1
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
