@@ -136,6 +136,9 @@ LIES: dict[str, dict[str, Any]] = {
     "no iterations": {"iterations": 0},
     "an option": {"options": {"timer": ["x"]}},
     "a name": {"name": None},
+    "no notes": {"extra_info": ["x"]},
+    "other notes": {"extra_info": {"x": 1}},
+    "notes of no JSON": {"extra_info": {"$": "dict", "of": [["x", {"$": "set", "of": []}]]}},
     "a profile": {"profile": [1]},
     "another profile": {"profile": [[["a", "b", "c"], [1, 2, 3, 4], []]]},
 }
@@ -145,8 +148,8 @@ LIES: dict[str, dict[str, Any]] = {
 def test_lies(compat: Compat, lie: str) -> None:
     """What makes no sense costs the test that says it, and nothing else."""
     good: dict[str, Any] = {
-        "name": "n", "fullname": "f", "group": None, "extra_info": {}, "options": {}, "iterations": 1, "data": [1.0],
-        "has_error": False, "profile": None,
+        "name": "n", "fullname": "f", "group": None, "extra_info": {"$": "dict", "of": []}, "options": {}, "iterations": 1,
+        "data": [1.0], "has_error": False, "profile": None,
     }  # fmt: skip
     frame = {"op": "carried", "ended": True, "plugins": {"pytest-benchmark": {"benchmarks": [good | LIES[lie]]}}}
     compat.pytester.makepyfile(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -74,28 +73,3 @@ def rows(fields: Fields, name: str) -> list[Fields]:
 def printable(text: str) -> str:
     """Text that a terminal and a file can be written with, on one line."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def pack(value: Any) -> Any:  # noqa: ANN401  # whatever JSON knows
-    """A value that came out of JSON, without the numbers which strict JSON does not have (NaN, Infinity)."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": repr(value)}
-    if isinstance(value, dict):
-        packed = {str(key): pack(entry) for key, entry in value.items()}
-        return {"dict": packed} if packed.keys() in ({"float"}, {"dict"}) else packed
-    return [pack(entry) for entry in value] if isinstance(value, (list, tuple)) else value
-
-
-def unpack(value: Any) -> Any:  # noqa: ANN401  # whatever JSON knows
-    """What `pack` had. Raises WireError."""
-    if isinstance(value, list):
-        return [unpack(entry) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    if value.keys() == {"float"}:
-        if value["float"] not in ("nan", "inf", "-inf"):
-            raise WireError("a number of a frame is none")
-        return float(value["float"])
-    if value.keys() == {"dict"} and isinstance(value["dict"], dict):
-        value = value["dict"]
-    return {key: unpack(entry) for key, entry in value.items()}

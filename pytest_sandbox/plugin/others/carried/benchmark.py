@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.sandbox import values
 
-from .base import Fields, field, pack, printable, probe, rows, unpack
+from .base import Fields, field, printable, probe, rows
 
 _NAME = "pytest-benchmark"
 #: More seconds than any timer counts, and few enough that sums and squares of them are numbers.
@@ -52,7 +53,7 @@ class _Fixture:
         self.group = None if group is None else printable(group)
         self.param = None if callspec is None else callspec.id
         self.params = None if callspec is None else callspec.params
-        self.extra_info = unpack(field(fields, "extra_info", dict))
+        self.extra_info = _unpacked(fields)
         self.has_error = field(fields, "has_error", bool) or not fields.get("data")
         self.cprofile_stats: pstats.Stats | None = None
 
@@ -96,9 +97,9 @@ class Benchmarks:
     def _as_saved(self, value: object) -> Any:  # noqa: ANN401  # of JSON
         """A value as --benchmark-json would write it; what it could not write fails no test that does not ask for that."""
         try:
-            return pack(json.loads(self._utils.safe_dumps(value)))
+            return values.pack(json.loads(self._utils.safe_dumps(value)))
         except (TypeError, ValueError, RecursionError) as error:
-            return {"unserializable": repr(error)}
+            return values.pack({"unserializable": repr(error)})
 
     def read(self, item: pytest.Item, fields: Fields) -> Callable[[], None]:
         """See `base.Carrier`."""
@@ -139,6 +140,13 @@ class Benchmarks:
         target = Path(f"{prefix}-{self._utils.slugify(one.fixture.name)}.prof")
         target.parent.mkdir(parents=True, exist_ok=True)
         profile.dump_stats(target)
+
+
+def _unpacked(fields: Fields) -> Fields:
+    """What a test has noted in `extra_info`. Raises WireError for what is nothing that JSON has."""
+    found = values.unpack(fields.get("extra_info"))
+    json.dumps(found)
+    return field({"extra_info": found}, "extra_info", dict)  # type: ignore[no-any-return]
 
 
 def _line(function: Any, figures: Any) -> list[Any]:  # noqa: ANN401  # what `pstats.Stats.stats` has
