@@ -79,10 +79,6 @@ SUITES = {
 }
 
 
-#: pytest's takes an hour, and more than the usual time for each run.
-USUAL = tuple(name for name in SUITES if name != "pytest")
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One run of a suite: exit status, wall time in seconds, and the reports of each test."""

@@ -80,7 +80,6 @@ def test_a_plain_run_has_the_defaults(pytester: pytest.Pytester) -> None:
         require=frozenset(),
         jobs=1,
         usage=False,
-        doctor=False,
         base=Plan(enabled=True, scope=Scope.TEST, group=None, spec=Spec()),
     )
     assert plugin.plans["test"] is plugin.settings.base
@@ -109,7 +108,7 @@ def test_the_doctor_needs_no_sandbox(pytester: pytest.Pytester) -> None:
     pytester.plugins += [Resolving(), "no:sandbox"]
     config = pytester.parseconfig("--sandbox-doctor")
     assert not enabled(config)
-    assert settings(config).doctor
+    assert config.getoption("sandbox_doctor")
 
 
 def test_marker_over_command_line_over_ini_over_default(pytester: pytest.Pytester) -> None:

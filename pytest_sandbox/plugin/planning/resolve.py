@@ -53,7 +53,6 @@ class Settings:
     require: frozenset[str]
     jobs: int
     usage: bool
-    doctor: bool
     base: Plan
 
 
@@ -140,7 +139,7 @@ def _settings(config: pytest.Config) -> Settings:
         base = _over(Plan(on, Scope.TEST, None, Spec()), given)
     except SpecError as error:
         raise pytest.UsageError(str(error)) from error
-    run = {name: given.get(name, BY_NAME[name].default) for name in ("degrade", "require", "jobs", "usage", "doctor")}
+    run = {name: given.get(name, BY_NAME[name].default) for name in ("degrade", "require", "jobs", "usage")}
     return Settings(enabled=on, base=base, **run)
 
 
