@@ -1,10 +1,11 @@
 """Runs suites that generator.py makes, plain and with --sandbox, and says where pytest's users would see a difference.
 
-    python compare.py FIRST COUNT [--loose] [--show] [-- more options for the sandbox's run]
+    python compare.py FIRST COUNT [--loose] [--show] [--timeout SECONDS] [-- more options for the sandbox's run]
 
 Compared are, in their order, every event that plugins see (start, reports with outcome, phase, text, sections and properties,
 warnings, finish), the whole output on the terminal, the exit status, junit's file and the log file; all but what is meant to
-differ: see `INTENDED`. Each run is a fork of this process, which has imported pytest. Exit status 1 where there is a difference.
+differ: see `INTENDED`. Each run is a fork of this process, which has imported pytest. Exit status 1 where there is a difference,
+or where a run takes too long.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import difflib
 import json
 import os
 import re
+import select
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -66,6 +69,8 @@ INTENDED_OF_SUITES = {
 }
 
 
+#: How long one run may take, in seconds: it takes one or two, where nothing hangs, and many times as long in a guest.
+TIMEOUT = 600.0
 #: Tests that fail by these, in which they may not even have to do with it.
 _BROKEN = re.compile(r"^(?:ERROR|FAILED) (\S+) - (?:AssertionError$|pytest\.PytestUn)", re.MULTILINE)
 #: Where only outcomes are compared, too: suites that are run with these arguments.
@@ -139,8 +144,8 @@ class Seen:
     files: dict[str, str]
 
 
-def run(suite: generator.Suite, place: Path, extra: Sequence[str]) -> Seen:
-    """Run a suite in a fresh directory, always the same one, in a fork of this process."""
+def run(suite: generator.Suite, place: Path, extra: Sequence[str], timeout: float) -> Seen | None:
+    """Run a suite in a fresh directory, always the same one, in a fork of this process; None where it takes more seconds."""
     shutil.rmtree(place, ignore_errors=True)
     for name, source in suite.files.items():
         path = place / name
@@ -170,12 +175,23 @@ def run(suite: generator.Suite, place: Path, extra: Sequence[str]) -> Seen:
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
             os._exit(0)
-    os.waitpid(pid, 0)
+    if not _wait(pid, timeout):
+        return None
     found = json.loads(record.read_text())
     text = output.read_text(encoding="utf-8", errors="backslashreplace")
     files = {name: normal((place / name).read_text()) for name in ("junit.xml", "log.txt") if (place / name).exists()}
     files["stderr"] = normal(errors.read_text(encoding="utf-8", errors="backslashreplace"))
     return Seen(found["status"], found["events"], normal(text), files)
+
+
+def _wait(pid: int, timeout: float) -> bool:
+    """Wait for a child; False where it had to be killed, by which sandboxes end, too."""
+    with open(os.pidfd_open(pid), closefd=True) as ended:
+        in_time = bool(select.select([ended], [], [], timeout)[0])
+    if not in_time:
+        os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return in_time
 
 
 #: With these arguments what fixtures do is shown as it happens; those of wider scopes may be set up for a test earlier.
@@ -242,27 +258,38 @@ def _diff(name: str, plain: list[str], boxed: list[str]) -> Iterator[str]:
         yield "\n".join(lines)
 
 
-def compare(seed: int, place: Path, options: Sequence[str] = (), *, loose: bool = False) -> tuple[list[str], bool]:
+def compare(
+    seed: int, place: Path, options: Sequence[str] = (), *, loose: bool = False, timeout: float = TIMEOUT
+) -> tuple[list[str], bool]:
     """The differences of one seed, and whether it was compared loosely; see `differences`."""
     suite = generator.make(seed)
-    plain = run(suite, place / "suite", ["--no-sandbox"])
-    boxed = run(suite, place / "suite", ["--sandbox", "--sandbox-keep=never", *options])
+    plain = run(suite, place / "suite", ["--no-sandbox"], timeout)
+    boxed = run(suite, place / "suite", ["--sandbox", "--sandbox-keep=never", *options], timeout)
+    if plain is None or boxed is None:
+        return [f"the {'plain' if plain is None else 'sandboxed'} run takes more than {timeout:g} s"], loose
     loose = loose or is_loose(suite, plain)
     return list(differences(suite, plain, boxed, loose=loose)), loose
 
 
 def main() -> int:
     """Compare seeds; 1 where one differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s [options] FIRST COUNT [-- more options for the sandbox's run]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("first", type=int)
     parser.add_argument("count", type=int)
     parser.add_argument("--loose", action="store_true", help="only what became of each test, and the exit status")
     parser.add_argument("--show", action="store_true", help="the differences themselves")
-    options, more = parser.parse_known_args()
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="SECONDS", help="for each run (default: %(default)g)")
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    options, more = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
     different, loosely, began = [], 0, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="generated-") as directory:
         for seed in range(options.first, options.first + options.count):
-            found, loose = compare(seed, Path(directory), [word for word in more if word != "--"], loose=options.loose)
+            found, loose = compare(seed, Path(directory), more, loose=options.loose, timeout=options.timeout)
             loosely += loose
             if found:
                 different.append(seed)
