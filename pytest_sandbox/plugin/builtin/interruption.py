@@ -5,19 +5,56 @@ In a sandbox it ends that alone; pytest in the controller is to do what a plain 
 
 from __future__ import annotations
 
+import dataclasses
 import traceback
 from typing import NoReturn
 
 import pytest
 
-from pytest_sandbox.plugin.builtin.reports import whole_number
+from pytest_sandbox.plugin.builtin.reports import whole_number, writable_text
 from pytest_sandbox.sandbox.wire import Channel, Frame
 
 _LONGEST_FILE = 1_000_000
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exit:
+    """pytest.exit()."""
+
+    reason: str
+    status: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Interrupt:
+    """KeyboardInterrupt, and where it was raised."""
+
+    path: str
+    line: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Internal:
+    """Any other error that pytest does not catch."""
+
+    traceback: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stop:
+    """A request to end the session after this test, for these reasons; "" for none."""
+
+    shouldstop: str
+    shouldfail: str
+
+
+Interruption = Exit | Interrupt | Internal | Stop
+#: The frames that say one.
+OPS = frozenset({"exit", "interrupt", "internal", "stop"})
+
+
 def send(channel: Channel, error: BaseException) -> None:
-    """Say what was raised; the controller answers with `raise_again`."""
+    """Say what was raised; the controller answers with `do`."""
     if isinstance(error, pytest.exit.Exception):
         channel.send({"op": "exit", "reason": str(error.msg), "returncode": error.returncode})
     elif isinstance(error, KeyboardInterrupt):
@@ -25,6 +62,14 @@ def send(channel: Channel, error: BaseException) -> None:
         channel.send({"op": "interrupt", "path": path, "line": line})
     else:
         channel.send({"op": "internal", "traceback": traceback.format_exc()})
+
+
+def send_stop(channel: Channel, session: pytest.Session) -> bool:
+    """Say that the session is to end, if it is; whether that was so."""
+    stops = {name: str(why) for name in ("shouldstop", "shouldfail") if (why := getattr(session, name))}
+    if stops:
+        channel.send({"op": "stop", **stops})
+    return bool(stops)
 
 
 def _origin(error: BaseException) -> tuple[str, int]:
@@ -35,14 +80,32 @@ def _origin(error: BaseException) -> tuple[str, int]:
     return ("", 0) if trace is None else (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
 
 
-def raise_again(item: pytest.Item, frame: Frame) -> NoReturn:
-    """Do in the controller what a frame of `send` says that the item has done."""
-    if frame["op"] == "exit":
-        code = frame.get("returncode")
-        pytest.exit(str(frame.get("reason", "")), returncode=code if isinstance(code, int) else None)
-    if frame["op"] == "interrupt":
-        _interrupt(item, str(frame.get("path")), whole_number(frame, "line"))
-    raise RuntimeError(f"in the sandbox of {item.nodeid}:\n{frame.get('traceback')}")
+def from_frame(frame: Frame) -> Interruption:
+    """What a frame of `OPS` says. Raises WireError for what makes no sense."""
+    op = frame["op"]
+    if op == "exit":
+        status = frame.get("returncode")
+        return Exit(writable_text(frame.get("reason", "")), status if isinstance(status, int) else None)
+    if op == "interrupt":
+        return Interrupt(str(frame.get("path")), whole_number(frame, "line"))
+    if op == "internal":
+        return Internal(writable_text(frame.get("traceback")))
+    return Stop(writable_text(frame.get("shouldstop") or ""), writable_text(frame.get("shouldfail") or ""))
+
+
+def do(item: pytest.Item, said: Interruption) -> None:
+    """Do in the controller what the item has done to its process: raise it, or ask the session to stop."""
+    match said:
+        case Exit(reason, status):
+            pytest.exit(reason, returncode=status)
+        case Interrupt(path, line):
+            _interrupt(item, path, line)
+        case Internal(text):
+            raise RuntimeError(f"in the sandbox of {item.nodeid}:\n{text}")
+        case Stop():
+            for name in ("shouldstop", "shouldfail"):
+                if getattr(said, name) and not getattr(item.session, name):  # which reports fired here may have said already
+                    setattr(item.session, name, getattr(said, name))
 
 
 def _interrupt(item: pytest.Item, path: str, line: int) -> NoReturn:

@@ -13,26 +13,28 @@ from _pytest.nodes import Node
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin.builtin.generators import Baton
+from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption
 from pytest_sandbox.plugin.builtin.junit import Noted
-from pytest_sandbox.plugin.builtin.reports import from_frame, seconds, warning_from_frame, whole_number
+from pytest_sandbox.plugin.builtin.reports import from_frame, warning_from_frame
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show, show_bytes
 from pytest_sandbox.plugin.builtin.tmp import keep_tmp_path
 from pytest_sandbox.plugin.builtin.watchdog import Barks
+from pytest_sandbox.plugin.controller.said import Fixture, For, Hold, Left, Prepared, Text, Threaded, Timer, parse
 from pytest_sandbox.plugin.others import carried
 from pytest_sandbox.plugin.others.coverage.measured import Account, measured_of
 from pytest_sandbox.plugin.planning.scopes import Need
 from pytest_sandbox.sandbox import clock
-from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.running import Listener, Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
 
 
-class Told(Protocol):
-    """For whose unit a scope sets up: what that took, and what it did to the scope's process."""
+class Told(Listener, Protocol):
+    """A unit's sandbox, as the tree knows it, for which scopes set up: what that took, in seconds, and how it was interrupted."""
 
     prepared: float
-    interruption: Frame | None
+    interruption: Interruption | None
 
     @property
     def timeout(self) -> float | None:
@@ -67,7 +69,7 @@ class Scope:
     running: Running | None = None
     outcome: Outcome | None = None
     closed: pytest.TestReport | None = None
-    interruption: Frame | None = None
+    interruption: Interruption | None = None
     setting_up: str = ""
     asking: deque[Told] = dataclasses.field(default_factory=deque)
     of: tuple[int, int] | None = None
@@ -118,16 +120,6 @@ class Home(Protocol):
         """A fixture that is set up early has warned; that belongs to the unit it is set up for."""
 
 
-def _pairs(frame: Frame, name: str) -> list[tuple[int, int]]:
-    try:
-        pairs = [(unit, need) for unit, need in frame[name]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise WireError(f"a frame names no needs: {error!r}") from error
-    if not all(type(number) is int for pair in pairs for number in pair):
-        raise WireError("a frame names no needs")
-    return pairs
-
-
 class ScopeListener:
     """Hears a scope's sandbox; `inside.scope.scope_body` is what speaks."""
 
@@ -154,45 +146,51 @@ class ScopeListener:
         return bool(self._scope.setting_up) and self._killed > before
 
     def _hear(self, running: Running, frame: Frame) -> None:
-        scope, op = self._scope, frame["op"]
+        scope, said = self._scope, parse(frame)
         told = scope.asking[0] if scope.asking else None
         item = self._session.items[scope.last_item] if told is None else told.item
-        if op == "threaded":
-            threads = frame.get("threads")
-            names = ", ".join(map(str, threads if isinstance(threads, list) else []))
-            self._home.unshare(scope, item, str(frame.get("name", "")), names)
-        elif op == "for":
-            scope.of = self._of(frame)
-        elif op == "fixture":
-            scope.setting_up = str(frame.get("name", ""))
-            clock.allow(running, None if told is None else told.timeout)
-        elif op in ("prepared", "exit", "interrupt", "internal") and told is not None:
-            scope.setting_up, scope.of = "", None
-            clock.allow(running, None)
-            scope.asking.popleft()
-            self._show(running)
-            if op == "prepared":
-                self._account.restart()
-                told.prepared += seconds(frame, "duration")
-            else:
-                told.interruption = frame
-        elif op == "closed":
-            scope.closed = from_frame(self._config, frame, item)
-        elif op == "timer":
-            clock.set_timer(running, seconds(frame, "seconds"), seconds(frame, "grace"))
-        elif op == "hold":
-            self._hold(running, on=bool(frame.get("value")))
-        else:
-            self._pass_on(item, frame)
+        match said:
+            case Threaded(fixture, threads):
+                self._home.unshare(scope, item, fixture, threads)
+            case For():
+                scope.of = self._of(said)
+            case Fixture(name):
+                scope.setting_up = name
+                clock.allow(running, None if told is None else told.timeout)
+            case Prepared() | Exit() | Interrupt() | Internal() if told is not None:
+                self._has_prepared(running, said)
+            case Exit() | Interrupt() | Internal():  # as it tears down
+                scope.interruption = said
+            case Timer(seconds, grace):
+                clock.set_timer(running, seconds, grace)
+            case Hold(on):
+                self._hold(running, on=on)
+            case Text(text):
+                show(self._config, text)
+            case Left(needs, failed):
+                self._home.leave(scope, needs, failed)
+            case _:
+                self._hear_more(item, frame)
 
-    def _of(self, frame: Frame) -> tuple[int, int] | None:
-        """Unit and item, by index; None: of nobody."""
-        if frame.get("unit") is None:
+    def _of(self, said: For) -> tuple[int, int] | None:
+        if said.unit is None:
             return None
-        unit, index = whole_number(frame, "unit"), whole_number(frame, "item")
-        if not self._home.is_of(index, unit):
-            raise WireError(f"item {index} is not of unit {unit}")
-        return unit, index
+        if not self._home.is_of(said.item, said.unit):
+            raise WireError(f"item {said.item} is not of unit {said.unit}")
+        return said.unit, said.item
+
+    def _has_prepared(self, running: Running, said: Prepared | Exit | Interrupt | Internal) -> None:
+        """It has set up what it was asked for, or was interrupted amid that."""
+        scope = self._scope
+        told = scope.asking.popleft()
+        scope.setting_up, scope.of = "", None
+        clock.allow(running, None)
+        self._show(running)
+        if isinstance(said, Prepared):
+            self._account.restart()
+            told.prepared += said.duration
+        else:
+            told.interruption = said
 
     def _hold(self, running: Running, *, on: bool) -> None:
         """Stop the clock for a debugger, unless the time was over before."""
@@ -206,16 +204,16 @@ class ScopeListener:
         show_bytes(written)
         self._shown += len(written)
 
-    def _pass_on(self, item: pytest.Item, frame: Frame) -> None:
+    def _hear_more(self, item: pytest.Item, frame: Frame) -> None:
         op = frame["op"]
-        if op == "warning":
+        if op == "closed":
+            self._scope.closed = from_frame(self._config, frame, item)
+        elif op == "warning":
             if self._scope.of is not None:
                 unit, index = self._scope.of
                 self._home.warn_later(unit, warning_from_frame(self._config, frame, self._session.items[index].nodeid))
             else:
                 self._scope.warnings.append(warning_from_frame(self._config, frame, item.nodeid))
-        elif op == "terminal":
-            show(self._config, str(frame.get("text", "")))
         elif op == "junit":
             Noted.from_frame(frame).remember(self._config, item)
         elif op == "carried":
@@ -225,10 +223,6 @@ class ScopeListener:
         elif op == "generators":
             self._home.baton.take(frame)
             self._scope.version = self._home.baton.version
-        elif op in ("exit", "interrupt", "internal"):  # as it tears down
-            self._scope.interruption = frame
-        elif op == "left":
-            self._home.leave(self._scope, _pairs(frame, "needs"), _pairs(frame, "failed"))
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The scope is gone, by itself or closed."""

@@ -15,10 +15,12 @@ from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import KILLING, Ending, Outcome
 from pytest_sandbox.plugin.builtin import interruption, watchdog
 from pytest_sandbox.plugin.builtin.generators import Baton
-from pytest_sandbox.plugin.builtin.reports import from_frame, seconds, warning_from_frame, whole_number
+from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption, Stop
+from pytest_sandbox.plugin.builtin.reports import from_frame, warning_from_frame
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show_bytes
 from pytest_sandbox.plugin.builtin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
+from pytest_sandbox.plugin.controller.said import Done, Errno, Finish, Hold, Said, Start, Text, Timer, parse
 from pytest_sandbox.plugin.controller.scope import Scope, Unrunnable
 from pytest_sandbox.plugin.inside.fixtures import Requests
 from pytest_sandbox.plugin.others import dependency
@@ -96,7 +98,7 @@ class Telling:
         self.warnings: list[dict[str, Any]] = []
         self.finished: list[Finished] = []
         self.prepared = 0.0
-        self.interruption: Frame | None = None
+        self.interruption: Interruption | None = None
         self.outcome: Outcome | None = None
         self.running: Running | None = None
         self.stopped = False
@@ -203,37 +205,43 @@ class Telling:
         """See `inside.unit.unit_body` for what a unit says. Raises WireError for what it must not say."""
         if running.killed is not None or self.stopped:
             return  # a test that has met its limit has failed, also if it ends before it is killed
-        op = frame["op"]
-        if op == "report":
-            self._take_report(frame)
-            running.failed = running.failed or self.reports[-1].failed
-        elif op == "start":
-            self._expect(frame)
-            self._begun = True
-            self._shares_network = bool(frame.get("shares_network"))
-            self._line.news()
-        elif op == "finish":
-            self._expect(frame)
-            self._finish(running)
-        elif op == "done":
-            self._done = True
-        elif op == "errno":
-            running.errno = whole_number(frame, "errno")
-        elif op == "timer":
-            clock.set_timer(running, seconds(frame, "seconds"), seconds(frame, "grace"))
-        elif op == "hold":
-            self._hold(running, on=bool(frame.get("value")))
-        elif op in ("exit", "interrupt", "internal", "stop"):
-            self.interruption = frame
+        said = parse(frame)
+        if said is None:
+            self._hear_more(running, frame)
         else:
-            self._pass_on(running, frame)
+            self._hear(running, said)
 
-    def _take_report(self, frame: Frame) -> None:
+    def _hear(self, running: Running, said: Said) -> None:
+        match said:
+            case Start(item, shares_network):
+                self._expect(item)
+                self._begun, self._shares_network = True, shares_network
+                self._line.news()
+            case Finish(item):
+                self._expect(item)
+                self._finish(running)
+            case Done():
+                self._done = True
+            case Errno(number):
+                running.errno = number
+            case Timer(seconds, grace):
+                clock.set_timer(running, seconds, grace)
+            case Hold(on):
+                self._hold(running, on=on)
+            case Text(text):
+                self._showing.say(text, self.position, self.reports)
+            case Exit() | Interrupt() | Internal() | Stop():
+                self.interruption = said
+            case _:
+                raise WireError(f"a test's sandbox speaks as a scope's does: {said}")
+
+    def _take_report(self, running: Running, frame: Frame) -> None:
         """Hear a report, or the last one again, which somebody has changed."""
         report = from_frame(self.session.config, frame, self.item)
         if frame.get("again") and self.reports and self.reports[-1].when == report.when:
             self.reports.pop()
         self.reports.append(report)
+        running.failed = running.failed or report.failed
 
     def _finish(self, running: Running) -> None:
         if not any(report.when == "teardown" for report in self.reports):
@@ -262,13 +270,13 @@ class Telling:
             if on:  # somebody is to talk to it, and should see what it has said before
                 self._showing.say_all()
 
-    def _pass_on(self, running: Running, frame: Frame) -> None:
+    def _hear_more(self, running: Running, frame: Frame) -> None:
         op = frame["op"]
-        if op == "warning":
+        if op == "report":
+            self._take_report(running, frame)
+        elif op == "warning":
             warnings = self.warnings if self.position < len(self.items) or not self.finished else self.finished[-1].warnings
             warnings.append(warning_from_frame(self.session.config, frame, self.item.nodeid))
-        elif op == "terminal":
-            self._showing.say(str(frame.get("text", "")), self.position, self.reports)
         elif op == "junit":
             self._showing.note(self.item, frame)
         elif op == "carried":
@@ -280,9 +288,9 @@ class Telling:
         elif not self.reruns.on_frame(running, frame):
             self._requests.on_frame(running, frame)
 
-    def _expect(self, frame: Frame) -> None:
-        if self.position >= len(self.items) or frame.get("item") != self.items[self.position]:
-            raise WireError(f"item {frame.get('item')!r} is not the one that runs")
+    def _expect(self, item: int) -> None:
+        if self.position >= len(self.items) or item != self.items[self.position]:
+            raise WireError(f"item {item} is not the one that runs")
 
     def _next(self) -> None:
         if self.prepared and self.reports:
@@ -418,13 +426,10 @@ class Telling:
 
     def raise_interruption(self) -> None:
         """Do in the controller what a test or fixture did to its process: exit, Ctrl-C, an internal error, a stop."""
-        frame = self.interruption
-        if frame is None:
+        said = self.interruption
+        if said is None:
             return
-        if frame["op"] != "stop":
+        if not isinstance(said, Stop):
             self._showing.fire(self.item, self.reports)  # as far as the test came
             Finished(self.item, [], [*self._line.early_warnings(self.unit), *self.warnings]).warn()
-            interruption.raise_again(self.item, frame)
-        for name in ("shouldstop", "shouldfail"):
-            if frame.get(name) and not getattr(self.session, name):  # which the reports fired here may have said already
-                setattr(self.session, name, str(frame[name]))
+        interruption.do(self.item, said)

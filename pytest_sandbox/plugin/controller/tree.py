@@ -81,7 +81,7 @@ class Tree:
 
     # -- forking ------------------------------------------------------------------------------------------------------
 
-    def fork(self, unit: Unit, items: Sequence[int], listener: Listener, told: Told, *, held: bool, **extra: object) -> Running:
+    def fork(self, unit: Unit, items: Sequence[int], told: Told, *, held: bool, **extra: object) -> Running:
         """Open what the unit's chain lacks, have the fixtures set up that it needs, and fork its sandbox. Unrunnable.
 
         extra: goes into the frame that `inside.unit.unit_body` reads.
@@ -95,7 +95,7 @@ class Tree:
                 self._open(unit, items, node, told)
         parent = next(scope for scope in self.open if scope.node is unit.chain[-1])
         order = {"node": None, "items": list(items), "waits": held}
-        return self._start(parent, [(unit, items[0])], items, listener, told, order | extra, held=held)
+        return self._start(parent, [(unit, items[0])], items, told, told, order | extra, held=held)
 
     def wait_until_prepared(self) -> None:
         """Serve all until no scope sets anything up."""

@@ -317,9 +317,10 @@ class Walk:
             return early
         if self._jobs == 1:
             self._ahead.drop()
-        elif not self._tree.is_ready_for(unit):
+        elif self._tree.is_ready_for(unit):
+            self._ahead.forget()
+        else:
             self._ahead.let_go()
-        self._ahead.forget()
         told = self._tell(unit, turn)
         self._line.append(told)
         self.news()
@@ -340,7 +341,7 @@ class Walk:
 
     def _fork(self, told: Telling, turn: Turn, *, held: bool) -> Running:
         extra = {"grows": turn.grows, "earlier": turn.earlier, "following": turn.following}
-        running = self._tree.fork(told.unit, turn.items, told, told, held=held, **extra)
+        running = self._tree.fork(told.unit, turn.items, told, held=held, **extra)
         running.reported, told.version = False, self.baton.version
         return running
 

@@ -47,9 +47,7 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
             reporter.news(item, ended=True)
             measuring.send(world.config, inside)
             world.tell_generators(inside)
-            stops = {name: str(why) for name in ("shouldstop", "shouldfail") if (why := getattr(session, name))}
-            if stops:
-                inside.channel.send({"op": "stop", **stops})
+            stops = interruption.send_stop(inside.channel, session)
             finish = {"op": "finish", "item": index}
             if stops or not stays:
                 inside.channel.send(finish)
