@@ -6,7 +6,6 @@ Whatever a sandbox leaves unsaid about a test when it ends is said for it, with 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import pytest
@@ -70,11 +69,11 @@ class Turn:
 class Telling:
     """One run of (the rest of) a unit.
 
-    unmade: why there never was a sandbox. position: which of its items runs. reports, warnings: of that one. finished: items
-    before it. quiet: nothing more is to be heard but the end. over: nothing of the sandbox is left. grows: the last of the
-    items runs when `go_on` says which one comes after it. reruns: whether there is another attempt after this one.
+    unmade: why there never was a sandbox. position: which of its items runs. reports, warnings: of that one. showing: has those
+    before it, and what is not to be seen yet. quiet: nothing more is to be heard but the end. over: nothing of it is left. grows:
+    the last of the items runs when `go_on` says which one comes after it. reruns: whether there is another attempt after it.
     following: the item that comes after them, as hooks know it. version: of the generators' state that its sandbox was made with.
-    barks: of pytest's watchdog. is_early: whether it is not its turn yet, so that nothing of it is to be seen.
+    barks: of pytest's watchdog.
     """
 
     def __init__(
@@ -85,6 +84,8 @@ class Telling:
         book: Book,
         supervisor: Supervisor,
         line: Line,
+        *,
+        is_early: bool = False,
     ) -> None:
         self.session, self.unit, self.items, self.grows = session, unit, turn.items, turn.grows
         self.following = turn.following
@@ -96,17 +97,14 @@ class Telling:
         self.position = 0
         self.reports: list[pytest.TestReport] = []
         self.warnings: list[dict[str, Any]] = []
-        self.finished: list[Finished] = []
         self.prepared = 0.0
         self.interruption: Interruption | None = None
         self.outcome: Outcome | None = None
         self.running: Running | None = None
         self.stopped = False
-        self.is_early = False
-        self._unseen: list[Callable[[], None]] = []
         self.version = 0
         self.unmade: Unrunnable | None = None
-        self._showing = Showing(session.config, self.reruns)
+        self.showing = Showing(session, self.reruns, is_early=is_early)
         self._shares_network = False
         self._begun = False
         self._done = False
@@ -116,6 +114,10 @@ class Telling:
     def item(self) -> pytest.Item:
         """The item that is running, or the last that was."""
         return self.session.items[self.items[min(self.position, len(self.items) - 1)]]
+
+    @property
+    def _finished(self) -> list[Finished]:
+        return self.showing.finished
 
     @property
     def timeout(self) -> float | None:
@@ -160,19 +162,6 @@ class Telling:
         if self.running is not None:
             self.stopped = True
             self.running.kill(None)
-
-    def show(self) -> None:
-        """It is its turn, and all before is reported: what was not to be seen is."""
-        self.is_early = False
-        for see in self._unseen:
-            see()
-        self._unseen.clear()
-
-    def _when_its_turn(self, see: Callable[[], None]) -> None:
-        if self.is_early:
-            self._unseen.append(see)
-        else:
-            see()
 
     @property
     def is_ready(self) -> bool:
@@ -229,7 +218,7 @@ class Telling:
             case Hold(on):
                 self._hold(running, on=on)
             case Text(text):
-                self._showing.say(text, self.position, self.reports)
+                self.showing.say(text, self.position, self.reports)
             case Exit() | Interrupt() | Internal() | Stop():
                 self.interruption = said
             case _:
@@ -252,7 +241,7 @@ class Telling:
         self._next()
         running.reported = self.position == len(self.items)
         if not running.reported:
-            done = self.finished[-1].reports
+            done = self._finished[-1].reports
             met = self._supervisor.met_meanwhile(running, failed=any(report.failed for report in done))
             if met is not None:
                 self._fail_after_all(*met)
@@ -268,19 +257,19 @@ class Telling:
             running.hold = on
             clock.resume(running)
             if on:  # somebody is to talk to it, and should see what it has said before
-                self._showing.say_all()
+                self.showing.say_all()
 
     def _hear_more(self, running: Running, frame: Frame) -> None:
         op = frame["op"]
         if op == "report":
             self._take_report(running, frame)
         elif op == "warning":
-            warnings = self.warnings if self.position < len(self.items) or not self.finished else self.finished[-1].warnings
+            warnings = self.warnings if self.position < len(self.items) or not self._finished else self._finished[-1].warnings
             warnings.append(warning_from_frame(self.session.config, frame, self.item.nodeid))
         elif op == "junit":
-            self._showing.note(self.item, frame)
+            self.showing.note(self.item, frame)
         elif op == "carried":
-            self._showing.carry(self.item, frame)
+            self.showing.carry(self.item, frame)
         elif op == "coverage":
             self._account.hear(frame)
         elif op == "generators":
@@ -298,7 +287,8 @@ class Telling:
             self.prepared = 0.0
         index = self.items[self.position]
         self._line.baton.note(dependency.entries(self.session.config, index, self.item, self.reports))
-        self.finished.append(Finished(self.item, self.reports, [*self._line.early_warnings(self.unit), *self.warnings]))
+        warnings = [*self._line.early_warnings(self.unit), *self.warnings]
+        self._finished.append(Finished(self.item, self.position, self.reports, warnings))
         self.reports, self.warnings = [], []
         self.position += 1
         self._begun = self.reruns.is_set_up = False
@@ -306,17 +296,17 @@ class Telling:
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The sandbox is gone: whatever was not reported is reported now, with the ending."""
         if shown := running.read_shown():
-            self._when_its_turn(lambda: self._show(shown))
+            self.showing.when_its_turn(lambda: self._show(shown))
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
-        self._when_its_turn(self.barks.end(running))
+        self.showing.when_its_turn(self.barks.end(running))
         self.outcome = outcome
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)
         elif outcome.ending in KILLING or running.problem is not None:
             self._fail_after_all(outcome.ending, outcome.sentence)
-            if len(self.items) == 1 and self.finished:
-                self.reruns.after_kill(self.finished[-1].reports)
+            if len(self.items) == 1 and self._finished:
+                self.reruns.after_kill(self._finished[-1].reports)
         self._keep(running, outcome)
         self._line.news()
 
@@ -334,26 +324,26 @@ class Telling:
             self.unmade = Unrunnable(f"the sandbox could not be made: {running.problem}")
         else:
             self._complete(outcome.sentence, outcome)
-            self.reruns.after_kill(self.finished[-1].reports)
+            self.reruns.after_kill(self._finished[-1].reports)
 
     def _fail_after_all(self, ending: Ending, sentence: str) -> None:
-        if self.finished:
-            fail_after_all(self.finished[-1].item, self.finished[-1].reports, ending, sentence)
+        if self._finished:
+            fail_after_all(self._finished[-1].item, self._finished[-1].reports, ending, sentence)
 
     def _keep(self, running: Running, outcome: Outcome) -> None:
-        if not self.finished:
+        if not self._finished:
             return
-        item, done = self.finished[-1].item, self.finished[-1].reports
-        failed = any(report.failed for one in self.finished for report in one.reports)
+        item, done = self._finished[-1].item, self._finished[-1].reports
+        failed = any(report.failed for one in self._finished for report in one.reports)
         made, shares, tests = self._requests.made, self._shares_network, self.position
-        self._when_its_turn(lambda: self._book.add_test(item, done, outcome, made, shares_network=shares, tests=tests))
+        self.showing.when_its_turn(lambda: self._book.add_test(item, done, outcome, made, shares_network=shares, tests=tests))
         if tests == len(self.unit.items):
             self._line.ended(self.unit, outcome)
-        used = any(TMP_FIXTURES.intersection(getattr(one.item, "fixturenames", ())) for one in self.finished)
+        used = any(TMP_FIXTURES.intersection(getattr(one.item, "fixturenames", ())) for one in self._finished)
         keep_tmp_path(self.session.config, self._supervisor, running, used=used)
         kept = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
         if kept is not None:
-            self._when_its_turn(lambda: self._book.kept(item, done, kept))
+            self.showing.when_its_turn(lambda: self._book.kept(item, done, kept))
 
     # -- what is said for it ------------------------------------------------------------------------------------------
 
@@ -379,50 +369,20 @@ class Telling:
     def log_start(self, position: int = 0) -> None:
         """Fire logstart of an item, if that was not done."""
         if position < len(self.items):
-            self._showing.start(self.session.items[self.items[position]], position)
-
-    def report_all_but_last(self) -> None:
-        """Fire what is finished, but for the last item's teardown, which scopes that end with it may still change."""
-        self._report(self.finished[:-1])
-        del self.finished[:-1]
-        for last in self.finished:
-            self.log_start(self.position - 1)
-            self._showing.fire(last.item, last.reports[:-1])
-            del last.reports[:-1]
-
-    def _report(self, complete: Sequence[Finished]) -> None:
-        """Fire items, the first of `finished`, until one of them has the run stop: those after it did not happen."""
-        first = self.position - len(self.finished)
-        for offset, one in enumerate(complete):
-            self.log_start(first + offset)
-            self._showing.fire(one.item, one.reports)
-            one.end()
-            if self.session.shouldstop or self.session.shouldfail:
-                self.finished.clear()
-                return
+            self.showing.start(self.session.items[self.items[position]], position)
 
     def report_finished(self) -> None:
         """Fire complete items while the unit still runs."""
-        if len(self.finished) > 1 or (self.finished and self.position < len(self.items)):
-            complete = len(self.finished) if self.position < len(self.items) else len(self.finished) - 1
-            self._report(self.finished[:complete])
-            del self.finished[:complete]
-
-    def report_last(self) -> None:
-        """Fire the last."""
-        if self.finished:
-            one = self.finished.pop()
-            self._showing.fire(one.item, one.reports)
-            one.end()
+        self.showing.report(but=0 if self.position < len(self.items) else 1)
 
     def merge(self, scope: Scope, closed: pytest.TestReport | None) -> None:
         """Put what a closing scope had to say into the teardown of its last test, as plain pytest does."""
         self.interruption = self.interruption or scope.interruption
-        if self.finished:
-            self.finished[-1].warnings.extend(scope.warnings)
-        if closed is None or not self.finished or not self.finished[-1].reports:
+        if self._finished:
+            self._finished[-1].warnings.extend(scope.warnings)
+        if closed is None or not self._finished or not self._finished[-1].reports:
             return
-        merge(self.finished[-1].item, self.finished[-1].reports, closed)
+        merge(self._finished[-1].item, self._finished[-1].reports, closed)
 
     def raise_interruption(self) -> None:
         """Do in the controller what a test or fixture did to its process: exit, Ctrl-C, an internal error, a stop."""
@@ -430,6 +390,6 @@ class Telling:
         if said is None:
             return
         if not isinstance(said, Stop):
-            self._showing.fire(self.item, self.reports)  # as far as the test came
-            Finished(self.item, [], [*self._line.early_warnings(self.unit), *self.warnings]).warn()
+            self.showing.fire(self.item, self.reports)  # as far as the test came
+            Finished(self.item, self.position, [], [*self._line.early_warnings(self.unit), *self.warnings]).warn()
         interruption.do(self.item, said)

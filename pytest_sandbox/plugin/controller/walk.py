@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import os
 import secrets
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from pytest_sandbox.plugin.builtin.terminal import STATUS
 from pytest_sandbox.plugin.builtin.tmp import Numbers, put_back
 from pytest_sandbox.plugin.controller.admission import Admission
 from pytest_sandbox.plugin.controller.ahead import Ahead
+from pytest_sandbox.plugin.controller.row import Row
 from pytest_sandbox.plugin.controller.scope import Unrunnable
 from pytest_sandbox.plugin.controller.telling import Telling, Turn
 from pytest_sandbox.plugin.controller.tree import Tree
@@ -40,7 +40,6 @@ from pytest_sandbox.plugin.planning import resolve, scopes
 from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.progress import Progress
-from pytest_sandbox.primitives.interrupts import deferred
 from pytest_sandbox.sandbox import host, probes
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
@@ -85,7 +84,7 @@ class Walk:
         self._supervisor = _supervisor(self._units, settling.kept_descriptors(config, keeps=keeps))
         self._tree = Tree(world, self._supervisor, settings, book, self._units, jobs=jobs, in_order=in_order)
         self._progress = Progress(config, jobs)
-        self._line: deque[Telling] = deque()
+        self._row = Row(session)
         self._jobs, self._admission = jobs, Admission(session, jobs)
         self._ahead = Ahead(
             self._make_ready,
@@ -124,19 +123,21 @@ class Walk:
 
         Whoever has run before it, and whose sandbox was still dying, is reported.
         """
-        told = self._line[-1] if self._line else None
+        told = self._row.units[-1] if self._row.units else None
         if told is None:
             return None
         self._ahead.drop()
         if told.running is not None and told.running.entered and not told.over:
             told.running.interrupt()
-        self._supervisor.run_while(lambda: any(one.running is not None and not one.over for one in self._line), INTERRUPT_TIME)
+        self._supervisor.run_while(
+            lambda: any(one.running is not None and not one.over for one in self._row.units), INTERRUPT_TIME
+        )
         self.news()
         if told.interruption is not None:
             return told
         if told.over:
-            told.report_all_but_last()
-            told.report_last()
+            told.showing.report_all_but_last()
+            told.showing.report_last()
         return None
 
     def begin(self) -> None:
@@ -165,7 +166,7 @@ class Walk:
         if unit is None:
             return False
         shared = after is unit
-        told = self._line[0] if self._line else None
+        told = self._row.units[0] if self._row.units else None
         if told is not None and told.unit is unit:
             told.go_on(following, stays=shared)
         self._after[unit] = following
@@ -180,8 +181,8 @@ class Walk:
         return index in self._of
 
     def _stop_if_asked(self) -> None:
-        if self._is_stopping and self._line:
-            self._finish(self._line[0], None)
+        if self._is_stopping and self._row.units:
+            self._finish(None)
         if self._session.shouldfail:
             raise self._session.Failed(self._session.shouldfail)
         if self._session.shouldstop:
@@ -260,10 +261,10 @@ class Walk:
                 # What scopes cannot set up for it they will not have for the next ones, either.
                 self._tree.wait_until_prepared()
                 self._serve(told, adjacent)
-            if told not in self._line:
+            if told not in self._row.units:
                 return
             if told.unmade is not None and told.interruption is None and not self._fails(told):
-                self._line.remove(told)
+                self._row.units.remove(told)
                 continue
             if told.pauses:
                 if not self._is_stopping:
@@ -271,18 +272,18 @@ class Walk:
                 told.kill()
             if told.reruns.again:
                 items, earlier = told.items, told.reruns.earlier + 1
-                self._finish(told, items[0])
+                self._finish(items[0])
                 self._supervisor.run_while(lambda: True, told.reruns.delay)
                 continue
             waits = told.over and (self._jobs == 1 or not told.is_complete)
             if alone or waits or not adjacent or self._tree.ending(following):
-                self._finish(told, following)
+                self._finish(following)
             items = told.remaining if told.over and not alone else ()
 
     def _let_run(self, told: Telling) -> None:
         """Let it run, if it does not; where output shows at once, when all before is reported."""
         if getattr(self._session.config.option, "capture", "fd") in ("no", "tee-sys"):
-            self._supervisor.run_while(lambda: not self._is_stopping and self._line[0] is not told)
+            self._supervisor.run_while(lambda: not self._is_stopping and self._row.units[0] is not told)
             told.log_start()
         told.let_run()
 
@@ -302,16 +303,16 @@ class Walk:
 
     @property
     def _is_stopping(self) -> bool:
-        return bool(self._session.shouldfail or self._session.shouldstop)
+        return self._row.is_stopping
 
     def _take(self, unit: Unit, turn: Turn) -> Telling:
         """The unit's sandbox: the one that waits for this, or was made ready ahead, or a new one."""
-        if self._line and self._line[0].unit is unit and self._line[0].items[-len(turn.items) :] == turn.items:
-            return self._line[0]
+        if self._row.units and self._row.units[0].unit is unit and self._row.units[0].items[-len(turn.items) :] == turn.items:
+            return self._row.units[0]
         early = self._ahead.take(unit, turn.items)
         if early is not None:
             early.following = turn.following
-            self._line.append(early)
+            self._row.units.append(early)
             if self._jobs > 1:
                 self.news()  # nothing may be left to be heard of it, or of the one before
             return early
@@ -322,10 +323,10 @@ class Walk:
         else:
             self._ahead.let_go()
         told = self._tell(unit, turn)
-        self._line.append(told)
+        self._row.units.append(told)
         self.news()
         # What is set up now shows, live, below the name of the test that it is set up for.
-        self._supervisor.run_while(lambda: not self._is_stopping and self._line[0] is not told)
+        self._supervisor.run_while(lambda: not self._is_stopping and self._row.units[0] is not told)
         if self._is_stopping:
             told.stopped = True
             return told
@@ -336,8 +337,8 @@ class Walk:
             told.unmade = problem
         return told
 
-    def _tell(self, unit: Unit, turn: Turn) -> Telling:
-        return Telling(self._session, unit, turn, self._book, self._supervisor, self)
+    def _tell(self, unit: Unit, turn: Turn, *, is_early: bool = False) -> Telling:
+        return Telling(self._session, unit, turn, self._book, self._supervisor, self, is_early=is_early)
 
     def _fork(self, told: Telling, turn: Turn, *, held: bool) -> Running:
         extra = {"grows": turn.grows, "earlier": turn.earlier, "following": turn.following}
@@ -348,8 +349,7 @@ class Walk:
     def _make_ready(self, unit: Unit) -> Telling | None:
         """Make a unit's sandbox before its turn; None where that cannot be."""
         turn = Turn(unit.items, following=self._after[unit])
-        told = self._tell(unit, turn)
-        told.is_early = True
+        told = self._tell(unit, turn, is_early=True)
         try:
             told.running = self._fork(told, turn, held=True)
         except Unrunnable:
@@ -367,68 +367,19 @@ class Walk:
     # -- reporting ----------------------------------------------------------------------------------------------------
 
     def news(self) -> None:
-        """Some unit has said something: report what can be, in order."""
-        STATUS.take_off()
-        with self._reporting():
-            self._report()
-
-    @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Within: reports are fired, with Ctrl-C held back. Where a hook raises, what has run since did not happen."""
-        with deferred():
-            try:
-                yield
-            except BaseException:
-                self._drop_after(None)
-                raise
-
-    def _report(self) -> None:
-        while self._line:
-            told = self._line[0]
-            told.report_finished()
-            if self._is_stopping:
-                if not told.over and told.position < len(told.items):
-                    told.kill()
-                return
-            told.show()
-            told.announce()
-            if len(self._line) == 1 or not told.over:
-                return
-            told.report_all_but_last()
-            if self._is_stopping:  # its teardown takes along what scopes have to say at theirs, see `_finish`
-                self._drop_after(told)
-                return
-            self._line.popleft()
-            told.report_last()
-            if self._is_stopping:
-                self._drop_after(None)
-
-    def _drop_after(self, last: Telling | None) -> None:
-        """What has run since did not happen."""
-        for later in self._line:
-            if later is not last:
-                later.kill()
-        self._line.clear()
-        if last is not None:
-            self._line.append(last)
+        """See `Line`."""
+        self._row.news()
 
     def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
         """See `Line`."""
         return self._tree.early_warnings(unit)
 
-    def _finish(self, told: Telling, following: int | None) -> None:
+    def _finish(self, following: int | None) -> None:
         """Wait for all that is in line, and report it; before the last teardown close the scopes that end with it."""
-        self._supervisor.run_while(lambda: not all(one.over or one.running is None for one in self._line))
-        STATUS.take_off()
-        with self._reporting():
-            self._report()
-            if not self._line:
-                return
-            while len(self._line) > 1:  # only where a stop was asked for: what ran after that did not happen
-                self._line.pop()
-            told = self._line.popleft()
-            told.show()
-            told.report_all_but_last()
+        self._supervisor.run_while(lambda: not all(one.over or one.running is None for one in self._row.units))
+        told = self._row.take_last()
+        if told is None:
+            return
         if self._is_stopping or told.interruption is not None:
             following = None
         ending = self._tree.ending(following)
@@ -438,8 +389,8 @@ class Walk:
             self._ahead.let_go()
         for scope in ending:
             told.merge(scope, self._tree.close(scope, told.items[max(0, told.position - 1)]))
-        with self._reporting():
-            told.report_last()
+        with self._row.reporting():
+            told.showing.report_last()
         told.raise_interruption()
 
 

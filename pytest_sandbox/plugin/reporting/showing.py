@@ -18,9 +18,10 @@ from pytest_sandbox.sandbox.wire import Frame
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finished:
-    """An item with all its reports, not fired yet; its warnings follow them, as in plain pytest."""
+    """An item with all its reports, not fired yet; its warnings follow them, as in plain pytest. position: which one it is."""
 
     item: pytest.Item
+    position: int
     reports: list[pytest.TestReport]
     warnings: list[dict[str, Any]]
 
@@ -36,10 +37,16 @@ class Finished:
 
 
 class Showing:
-    """What is shown of a unit. announced: the position of the last item whose name was, -1 before the first."""
+    """What is shown of a unit. finished: its items that have run, and are not reported yet. is_early: whether it is not its turn.
 
-    def __init__(self, config: pytest.Config, reruns: Reruns) -> None:
-        self._config, self._reruns = config, reruns
+    announced: the position of the last item whose name was shown, -1 before the first.
+    """
+
+    def __init__(self, session: pytest.Session, reruns: Reruns, *, is_early: bool) -> None:
+        self._session, self._config, self._reruns = session, session.config, reruns
+        self.finished: list[Finished] = []
+        self.is_early = is_early
+        self._unseen: list[Callable[[], None]] = []
         self.announced = -1
         self._noted: dict[str, Noted] = {}
         self._carried: dict[str, list[Callable[[], None]]] = {}
@@ -70,6 +77,20 @@ class Showing:
         else:
             show(self._config, text)
 
+    def when_its_turn(self, see: Callable[[], None]) -> None:
+        """Have something seen, at once or when that has come."""
+        if self.is_early:
+            self._unseen.append(see)
+        else:
+            see()
+
+    def its_turn(self) -> None:
+        """That has come, and all before is reported."""
+        self.is_early = False
+        for see in self._unseen:
+            see()
+        self._unseen.clear()
+
     def say_all(self) -> None:
         """Show at once all texts that are kept."""
         show(self._config, "".join(text for texts in self._texts.values() for text in texts))
@@ -96,3 +117,28 @@ class Showing:
             phase = report.nodeid, str(report.when)
             self._fired[phase] += 1
             show(self._config, "".join(self._texts.pop((*phase, self._fired[phase]), ())))
+
+    def report(self, *, but: int = 0) -> None:
+        """Fire what is finished, but for the last ones, until one has the run stop: those after it did not happen."""
+        while len(self.finished) > but:
+            one = self.finished.pop(0)
+            self.start(one.item, one.position)
+            self.fire(one.item, one.reports)
+            one.end()
+            if self._session.shouldstop or self._session.shouldfail:
+                self.finished.clear()
+
+    def report_all_but_last(self) -> None:
+        """Fire what is finished, but for the last item's teardown, which scopes that end with it may still change."""
+        self.report(but=1)
+        for last in self.finished:
+            self.start(last.item, last.position)
+            self.fire(last.item, last.reports[:-1])
+            del last.reports[:-1]
+
+    def report_last(self) -> None:
+        """Fire the rest of the last."""
+        if self.finished:
+            one = self.finished.pop()
+            self.fire(one.item, one.reports)
+            one.end()
