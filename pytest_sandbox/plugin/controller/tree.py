@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from _pytest.nodes import Node
-from _pytest.outcomes import TEST_OUTCOME
 
-from pytest_sandbox.model.errors import SetupError, UnavailableError, WireError
+from pytest_sandbox.model.errors import SetupError, UnavailableError
 from pytest_sandbox.model.outcome import KILLING, Ending
 from pytest_sandbox.model.spec import Limits, Spec
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.reports import joined
 from pytest_sandbox.plugin.builtin.watchdog import Barks
+from pytest_sandbox.plugin.controller.needs import Needs
 from pytest_sandbox.plugin.controller.scope import Scope, ScopeListener, Told, Unrunnable
 from pytest_sandbox.plugin.inside.scope import scope_body
 from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others.coverage import measuring
 from pytest_sandbox.plugin.planning import resolve
-from pytest_sandbox.plugin.planning.scopes import Need, Unit
+from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.report import make_report
 from pytest_sandbox.sandbox import clock
@@ -61,16 +61,12 @@ class Tree:
         in_order: bool = True,
     ) -> None:
         self._world, self._supervisor, self._book, self._units = world, supervisor, book, units
-        self._in_order = in_order
-        self._index = {id(unit): index for index, unit in enumerate(units)}
         self._of = {item: unit for unit in units for item in unit.items}
         # A scope has the run's limits, not those of the test that happens to come first; and no limit of time.
         self._spec: Spec = dataclasses.replace(settings.base.spec, limits=_for_scopes(settings.base.spec.limits, jobs))
-        self._needed: dict[int, tuple[Need, ...]] = {}
-        self._broken: dict[int, Unrunnable] = {}
         self._early: dict[int, list[dict[str, Any]]] = {}
-        self._unshared: set[int] = set()
         self.open: list[Scope] = []
+        self._needs = Needs(world.session, units, self.open, in_order=in_order)
         self.baton = Baton()
 
     def begin(self, unit: Unit) -> None:
@@ -86,9 +82,9 @@ class Tree:
 
         extra: goes into the frame that `inside.unit.unit_body` reads.
         """
-        for need in self._needs(unit):
-            if id(need.definition) in self._broken:
-                raise self._broken[id(need.definition)]
+        broken = self._needs.why_broken(unit)
+        if broken is not None:
+            raise broken
         is_open = {scope.node for scope in self.open}
         for node in unit.chain:
             if node not in is_open:
@@ -114,9 +110,8 @@ class Tree:
         if self.ending(unit.items[0]) or any(node not in is_open for node in unit.chain):
             return False
         return not any(
-            id(need.definition) in self._broken
-            or any(need.node is scope.node and self._lacks(scope, need) for scope in self.open)
-            for need in self._within_reach(unit)
+            self._needs.is_broken(need) or any(need.node is scope.node and self._needs.lacks(scope, need) for scope in self.open)
+            for need in self._needs.within_reach(unit)
         )
 
     def _scope(self, node: Node, last_item: int) -> Scope:
@@ -128,7 +123,7 @@ class Tree:
             return
         scope, parent = self._scope(node, items[-1]), self.open[-1]
         listener = ScopeListener(scope, self._world.session, self._supervisor, self)
-        units = [(unit, items[0]), *self._later(unit, node)]
+        units = [(unit, items[0]), *self._needs.later(unit, node)]
         order = {"node": unit.chain.index(node), "items": None, "opener": items[0]}
         scope.running = self._start(parent, units, items, listener, told, order)
         self.open.append(scope)
@@ -160,14 +155,14 @@ class Tree:
         *,
         held: bool = False,
     ) -> Running:
-        """Have a sandbox forked from an open scope, for the first of the units, when that has what they need: see `_prepare`.
+        """Have a sandbox forked from an open scope, for the first of the units, when that has what they need: see `Needs`.
 
         order: what `inside.scope.scope_body` reads.
         """
         unit, had, version = units[0][0], dict(parent.has), parent.version
         for above in self.open:
             above.last_item = items[-1]
-        wanted = self._prepare(parent, units)
+        wanted = self._needs.prepare(parent, units)
         prepare, generators = None, self._hand_on(parent)
         if wanted:
             failed = self._world.session.testsfailed
@@ -176,7 +171,7 @@ class Tree:
             order["generators"] = generators
         if parent.running is None or parent.outcome is not None:
             raise self.why_dead(told) or Unrunnable("the sandbox around it is gone")
-        order |= {"unit": self._index[id(unit)], "failed": self._world.session.testsfailed}
+        order |= {"unit": self._needs.index(unit), "failed": self._world.session.testsfailed}
         opens = order["node"] is not None
         spec, is_scope = self._spec if opens else unit.spec, opens or unit.can_spawn
         try:
@@ -193,84 +188,19 @@ class Tree:
         state, scope.version = self.baton.since(scope.version), self.baton.version
         return state
 
-    # -- what is set up where -----------------------------------------------------------------------------------------
-
-    def _prepare(self, scope: Scope, units: Iterable[tuple[Unit, int]]) -> list[tuple[int, int, list[int]]]:
-        """What a scope must set up before a sandbox is forked from it, noted as had from now on: see `inside.scope._prepare`.
-
-        units: each with the item for which it is set up.
-        For the first unit all that it needs. For later ones (that will use a scope to be opened now) what they need
-        besides: after the fork the scope must stay as it is, since an overlay's lower layer must not change.
-        """
-        wanted, added, seen = [], dict[int, Need](), set[tuple[int, ...]]()
-        for position, (unit, item) in enumerate(units):
-            needs = self._within_reach(unit)
-            first = position == 0
-            if first and any(need.node is scope.node and scope.differs(need) for need in needs):
-                # Another parameter: whatever stands on it goes with it. What does not is found in place when it is asked for.
-                scope.has.clear()
-            indexes = [index for index, need in enumerate(needs) if self._is_due(scope, need) and _suits(need, added)]
-            # The same again where something else is needed before: that may fail, or this may after what an earlier unit needs.
-            kind = tuple(id(need.definition) for need in needs)
-            if indexes and kind not in seen:
-                seen.add(kind)
-                wanted.append((self._index[id(unit)], item, indexes))
-                added.update((id(needs[index].definition), needs[index]) for index in indexes)
-        scope.has.update((key, need.parameter) for key, need in added.items())
-        return wanted
-
-    def _is_due(self, scope: Scope, need: Need) -> bool:
-        key = id(need.definition)
-        known = key in scope.has or key in self._broken or key in self._unshared
-        return need.node is scope.node and not known
-
-    def _lacks(self, scope: Scope, need: Need) -> bool:
-        return id(need.definition) not in self._unshared and scope.lacks(need)
-
-    def _later(self, unit: Unit, node: Node) -> Iterator[tuple[Unit, int]]:
-        """Units that lie below the same node and may come after this one, for as long as they lie one after the other."""
-        here = self._index[id(unit)]
-        before = () if self._in_order else reversed(self._units[:here])
-        for direction in (self._units[here + 1 :], before):
-            for later in direction:
-                if node not in self._ancestors(later.items[0]):
-                    break
-                yield later, later.items[0]
-
-    def _ancestors(self, item: int) -> list[Node]:
-        return list(self._world.session.items[item].listchain())
-
-    def _needs(self, unit: Unit) -> tuple[Need, ...]:
-        """What is to be set up for a unit in its scopes: nothing where marks say that none of its items will run."""
-        known = self._needed.get(id(unit))
-        if known is None:
-            skipped = all(_is_skipped(self._world.session.items[index]) for index in unit.items)
-            known = self._needed[id(unit)] = () if skipped else unit.above
-        return known
-
-    def _within_reach(self, unit: Unit) -> tuple[Need, ...]:
-        """What is to be set up for a unit as things are: nothing after what has failed before, for another one."""
-        needs = self._needs(unit)
-        scopes = {scope.node: scope for scope in self.open if scope.failed}
-        if scopes:
-            for index, need in enumerate(needs):
-                if need.node in scopes and scopes[need.node].has_failed(need):
-                    return needs[:index]
-        return needs
-
     # -- closing ------------------------------------------------------------------------------------------------------
 
     def ending(self, following: int | None) -> list[Scope]:
         """The open scopes that the item which follows cannot use, innermost first."""
         keep = 0
-        ancestors = self._ancestors(following) if following is not None else ()
+        ancestors = self._needs.ancestors(following) if following is not None else ()
         unit = self._of.get(following) if following is not None else None  # an item that is not sandboxed has none
-        needed = self._within_reach(unit) if unit is not None else ()
+        needed = self._needs.within_reach(unit) if unit is not None else ()
         for scope in self.open:
             if scope.node not in ancestors or scope.outcome is not None:
                 break
             keep += 1
-            if any(need.node is scope.node and self._lacks(scope, need) for need in needed):
+            if any(need.node is scope.node and self._needs.lacks(scope, need) for need in needed):
                 break  # what stands on it must go before it may change
         return list(reversed(self.open[keep:]))
 
@@ -321,12 +251,10 @@ class Tree:
 
     def leave(self, scope: Scope, needs: Sequence[tuple[int, int]], failed: Sequence[tuple[int, int]]) -> None:
         """See `Home`. Who needs them next, and none of those that failed before them, has them set up."""
-        for unit, need in (*needs, *failed):
-            if not (0 <= unit < len(self._units) and 0 <= need < len(self._units[unit].above)):
-                raise WireError(f"there is no need {need} of unit {unit}")
-        for unit, need in needs:
-            scope.has.pop(id(self._units[unit].above[need].definition), None)
-        for one in (self._units[unit].above[need] for unit, need in failed):
+        left, not_had = ([self._needs.at(*place) for place in places] for places in (needs, failed))
+        for one in left:
+            scope.has.pop(id(one.definition), None)
+        for one in not_had:
             scope.failed[id(one.definition)] = one.parameter
 
     def warn_later(self, unit: int, warning: dict[str, Any]) -> None:
@@ -335,21 +263,14 @@ class Tree:
 
     def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
         """Those of fixtures that scopes have set up for it; once."""
-        return self._early.pop(self._index[id(unit)], [])
+        return self._early.pop(self._needs.index(unit), [])
 
     def unshare(self, scope: Scope, item: pytest.Item, name: str, threads: str) -> None:
         """A fixture of an open scope, the one that it sets up or one of this name, has started a thread, which no fork inherits.
 
         From now on it, and what depends on it, is set up by each sandbox that needs it. The scope ends and is made anew.
         """
-        needs = {id(need.definition): need for unit in self._units for need in self._needs(unit)}
-        if (name, scope.node) not in {(need.name, need.node) for need in needs.values()}:
-            name = scope.setting_up  # one that is asked for at run time is known to nobody
-        names = {name}
-        while added := {need.name for need in needs.values() if names.intersection(need.definition.argnames)} - names:
-            names |= added
-        self._unshared |= {key for key, need in needs.items() if need.name in names}
-        first = next((need for need in needs.values() if (need.name, need.node) == (name, scope.node)), None)
+        first = self._needs.unshare(name, scope.node, scope.setting_up)
         if first is not None:
             self._book.warn_of_threads(item, first.definition, threads)
 
@@ -366,10 +287,7 @@ class Tree:
         fix = _MORE_MEMORY if dead.outcome.ending is Ending.OUT_OF_MEMORY and not dead.setting_up else ""
         problem = Unrunnable(f"{who}: {dead.outcome.sentence}{fix}", dead.outcome)
         if dead.setting_up:
-            needs = [need for unit in self._units for need in self._needs(unit)]
-            here = (dead.setting_up, dead.node)
-            guilty = {id(need.definition) for need in needs if (need.name, need.node) == here} - self._unshared
-            self._broken |= dict.fromkeys(guilty, problem)
+            self._needs.give_up(dead.setting_up, dead.node, problem)
         return problem
 
     def _first_dead(self, told: Told) -> Scope | None:
@@ -388,7 +306,7 @@ class Tree:
     def survives(self, unit: Unit) -> bool:
         """Whether a scope died of a fixture that the unit does not need, but a later one: it can be run all the same."""
         died_of_a_fixture = any(scope.outcome is not None and scope.setting_up for scope in self.open)
-        return died_of_a_fixture and not any(id(need.definition) in self._broken for need in self._needs(unit))
+        return died_of_a_fixture and self._needs.why_broken(unit) is None
 
     def drop_dead(self) -> None:
         """Forget scopes that have ended by themselves, and what stood on them."""
@@ -400,25 +318,6 @@ class Tree:
             if scope.outcome is not None:
                 self._book.add_scope(scope.node, scope.outcome)
         del self.open[first:]
-
-
-def _suits(need: Need, added: Mapping[int, Need]) -> bool:
-    """Whether nobody has the same fixture set up with another parameter."""
-    other = added.get(id(need.definition))
-    return other is None or need.has(other.parameter)
-
-
-def _is_skipped(item: pytest.Item) -> bool:
-    """Whether marks say that it will not run."""
-    from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
-
-    try:
-        if evaluate_skip_marks(item) is not None:
-            return True
-        expected = None if item.config.option.runxfail else evaluate_xfail_marks(item)
-    except TEST_OUTCOME:  # a mark's condition is foreign code; the item itself will say what is wrong with it
-        return False
-    return expected is not None and not expected.run
 
 
 def _for_scopes(limits: Limits, jobs: int) -> Limits:
