@@ -91,3 +91,26 @@ def test_a_hook_that_ends_the_run(
     pytester.makeconftest(f"import pytest\ndef pytest_runtest_{hook}:\n    if 'test_2' in {nodeid}: {what}\n")
     pytester.makepyfile("import pytest\n" + "".join(f"def test_{number}(): pass\n" for number in range(1, 6)))
     compare("-v", options=options).assert_same()
+
+
+def test_reports_share_texts_with_their_items(pytester: pytest.Pytester) -> None:
+    """pytest keeps every report to the run's end: what the item has too is there once, and figures that tests have in common."""
+    pytester.makeconftest("""
+        reports = []
+        def pytest_runtest_logreport(report):
+            reports.append(report)
+        def pytest_sessionfinish(session):
+            items = {item.nodeid: item for item in session.items}
+            assert len(reports) == 6
+            assert all(report.location is items[report.nodeid].location for report in reports)
+            names = [sorted(map(id, report.keywords)) for report in reports]
+            assert names[0] == names[1] == names[2] != names[3] == names[4] == names[5]
+            endings = [pair for report in reports for pair in report.user_properties if pair[0] == "sandbox_ending"]
+            assert len(endings) == 2
+            first, second = (dict(report.user_properties) for report in (reports[2], reports[5]))
+            assert [name is other for name, other in zip(first, second)] == [True] * len(first)
+    """)
+    pytester.makepyfile("def test_one(): pass\ndef test_two(): pass")
+    result = pytester.runpytest_subprocess("--sandbox", "-p", "no:randomly")
+    result.assert_outcomes(passed=2)
+    assert result.ret == 0

@@ -141,12 +141,24 @@ def from_frame(config: pytest.Config, frame: dict[str, Any], item: pytest.Item) 
         raise WireError(f"a frame is no report: {error!r}") from error
     if not _names(report.nodeid, nodeid) or report.outcome not in _OUTCOMES or report.when not in _PHASES:
         raise WireError(f"a report of {report.nodeid!r} ({report.when}, {report.outcome}) came from the sandbox of {nodeid!r}")
+    _share(report, item)
     count = whole_number(frame, "subtests")
     if count < 0:
         raise WireError(f"{count} subtests have failed")
     if count:
         _subtests(config)[_id(report)] = count
     return report
+
+
+def _share(report: pytest.TestReport, item: pytest.Item) -> None:
+    """Let a report, which pytest keeps to the run's end, have texts that the item has too, and not copies of them."""
+    if report.location == item.location:
+        report.location = item.location
+    own: Any = report  # its `id` is read-only
+    if getattr(report, "_id", None) == identity(item):
+        own._id = identity(item)
+    report.keywords = {sys.intern(name): value for name, value in report.keywords.items()}
+    own.outcome, own.when = sys.intern(report.outcome), sys.intern(str(report.when))
 
 
 def _names(given: object, nodeid: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -116,7 +118,7 @@ def _properties(outcome: Outcome, tests: int, *, shares_network: bool) -> list[t
     for name in _PROPERTIES:
         value = getattr(outcome.usage, name)
         if value is not None:
-            found.append((f"sandbox_{name}", _rounded(value)))
+            found.append(_pair(name, _rounded(value)))
     if outcome.leaks:
         found.append(("sandbox_leaks", "; ".join(leak.command for leak in outcome.leaks)))
     if tests > 1:
@@ -129,6 +131,12 @@ def _properties(outcome: Outcome, tests: int, *, shares_network: bool) -> list[t
 def _properties_of_made(made: Made) -> list[tuple[str, object]]:
     figures = {"made": made.count, **{f"made_{name}": getattr(made.usage, name) for name in _OF_MADE}}
     return [(f"sandbox_{name}", _rounded(value)) for name, value in figures.items() if value is not None]
+
+
+@functools.lru_cache(maxsize=1024, typed=True)
+def _pair(name: str, value: object) -> tuple[str, object]:
+    """A property; the same one for tests that have it in common: pytest keeps them all to the run's end."""
+    return sys.intern(f"sandbox_{name}"), value
 
 
 def _rounded(value: object) -> object:
