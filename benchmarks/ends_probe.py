@@ -1,4 +1,4 @@
-"""A pytest plugin for long_run.py: writes what the controller took, and when, to the JSON file that $LONG_RUN names.
+"""A pytest plugin for ends.py: writes what the controller took, and when, to the JSON file that $ENDS names.
 
 Imports pytest only. Runs in the process that pytest was started in; what a sandbox does is not its business.
 """
@@ -56,4 +56,4 @@ class Probe:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the probe."""
-    config.pluginmanager.register(Probe(Path(os.environ["LONG_RUN"])), "long-run-probe")
+    config.pluginmanager.register(Probe(Path(os.environ["ENDS"])), "ends-probe")
