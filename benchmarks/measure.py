@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 import delegation
 import plot
 import running
+import suites
 import table
 import variants
 import workplace
@@ -63,7 +64,8 @@ def measure(options: argparse.Namespace) -> Results:
         tools = running.Tools.make(place, environments, cgroups)
         for name in options.suites:
             suite = SUITES[name]
-            results.suites[name] = running.Measurement(suite, wanted, tools).run(options.repeat or suite.repeat)
+            at = suites.put(suite, place / name)
+            results.suites[name] = running.Measurement(suite, at, wanted, tools).run(options.repeat or suite.repeat)
             results.versions = environments.versions()
             if options.json:
                 results.save(options.json)

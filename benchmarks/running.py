@@ -16,11 +16,10 @@ from pathlib import Path
 
 import compare_suites
 import ends
-import suites
 import variants
 import workplace
 from results import Ends, Runs, SuiteResult
-from suites import Suite
+from suites import Place, Suite
 from variants import Environments, Variant
 
 HERE = Path(__file__).resolve().parent
@@ -72,10 +71,10 @@ def _is_used(cgroup: Path) -> bool:
 class Measurement:
     """A suite's turns. `everything` are the variants that were asked for; those that the suite is not for are left out."""
 
-    def __init__(self, suite: Suite, everything: Mapping[str, Variant], tools: Tools) -> None:
+    def __init__(self, suite: Suite, at: Place, everything: Mapping[str, Variant], tools: Tools) -> None:
         self._suite = suite
+        self._at = at
         self._tools = tools
-        self._at = suites.put(suite, tools.place / suite.name)
         names = [name for name in everything if name not in suite.without and not name.startswith("plain-")]
         self._variants = variants.chosen(dict(everything), names)
         self._expected: Outcomes = {}
@@ -203,7 +202,9 @@ class Measurement:
                     except RunFailedError as failure:
                         self._give_up(variant, failure)
         tests = sorted(set().union(*seen))
-        self.result.deselected = [test for test in tests if not _is_comparable({one.get(test, "") for one in seen})]
+        apart = tuple(test for test in tests if not _is_comparable({one.get(test, "") for one in seen}))
+        # pytest deselects whatever begins so.
+        self.result.deselected = [test for test in tests if test.startswith(apart)]
         if len(self.result.deselected) * LARGEST_PART > len(tests):
             raise RunFailedError(f"not comparable: {len(self.result.deselected)} of {len(tests)} tests differ, or do not pass")
         # Collectors are in it too, where they were skipped.

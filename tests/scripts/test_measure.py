@@ -150,6 +150,75 @@ def test_outcomes_are_compared_only_where_all_agree_and_nothing_failed() -> None
     assert not comparable({"passed", "skipped"})
 
 
+class HereOnly(variants.Environments):
+    """One environment, which is this test's own."""
+
+    def __init__(self) -> None:
+        pass
+
+    def python(self, pytest: str, requirements: tuple[str, ...] = ()) -> Path:
+        """The interpreter that runs the suite."""
+        del pytest, requirements
+        return Path(sys.executable)
+
+
+def measure(suite: suites.Suite, folder: Path, options: dict[str, tuple[str, ...]]) -> SuiteResult:
+    """A suite that lies in `folder`, run once by variants with these options."""
+    place = folder.with_name("place")
+    place.mkdir()
+    tools = running.Tools.make(place, HereOnly(), ())
+    off = ("-p", "no:sandbox")
+    everything = {name: variants.Variant(name, name, "1", off + words, "plain") for name, words in options.items()}
+    return running.Measurement(suite, suites.Place(folder), everything, tools).run(1)
+
+
+SOMEBODYS = """
+import pytest
+def test_a(request): assert request.config.option.verbose <= 0
+def test_ab(): pass
+def test_fails(): assert 0
+@pytest.mark.skip
+def test_skipped(): pass
+@pytest.mark.parametrize("number", range(36))
+def test_many(number): pass
+"""
+
+
+def test_only_what_passes_with_all_alike_is_measured(tmp_path: Path) -> None:
+    """The others are named, with what pytest deselects with them; a peer that cannot run the suite is left out, with why."""
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "test_it.py").write_text(SOMEBODYS)
+    options = {"plain": (), "sandbox": ("-vv",), "forked": ("--no-such-option",), "isolate": ()}
+    suite = suites.Suite("its", "its own suite", 1, foreign=True, samples={"isolate": 2})
+    found = measure(suite, tmp_path / "suite", options)
+    assert found.refused == ""
+    assert found.deselected == ["test_it.py::test_a", "test_it.py::test_ab", "test_it.py::test_fails"]
+    assert (found.tests, {name: runs.tests for name, runs in found.runs.items()}) == (
+        37,
+        {"plain": 37, "sandbox": 37, "isolate": 2},
+    )
+    assert all(runs.walls[0] > 0 for runs in found.runs.values())
+    assert list(found.missing) == ["forked"]
+
+
+def test_a_suite_of_which_too_little_passes_is_refused(tmp_path: Path) -> None:
+    """What is left would not be that suite."""
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "test_it.py").write_text(SOMEBODYS.replace("range(36)", "range(3)"))
+    found = measure(suites.Suite("its", "its own suite", 1, foreign=True), tmp_path / "suite", {"plain": (), "sandbox": ("-vv",)})
+    assert found.refused == "not comparable: 3 of 7 tests differ, or do not pass"
+
+
+def test_a_run_with_other_outcomes_is_refused(tmp_path: Path) -> None:
+    """Though its trial was as it should be."""
+    (tmp_path / "suite").mkdir()
+    once = "from pathlib import Path\ndef test_once():\n    with Path('runs').open('a+') as runs:\n        runs.write('x')\n"
+    once += "    assert len(Path('runs').read_text()) < 4\n"
+    (tmp_path / "suite" / "test_it.py").write_text(once)
+    found = measure(suites.Suite("its", "its own suite", 1, foreign=True), tmp_path / "suite", {"plain": (), "sandbox": ()})
+    assert found.refused == "not comparable: with sandbox 1 outcomes differ: test_it.py::test_once (passed, now failed)"
+
+
 @pytest.mark.parametrize("name", [name for name, each in suites.SUITES.items() if not each.foreign and not each.resident])
 def test_a_suite_has_as_many_tests_as_it_says(name: str, pytester: pytest.Pytester) -> None:
     """Costs are divided by that number."""
@@ -177,7 +246,7 @@ def test_the_probe_notes_what_a_run_took(pytester: pytest.Pytester, monkeypatch:
 @pytest.mark.skipif(shutil.which("cc") is None, reason="limit.c is compiled by cc")
 @pytest.mark.needs("user", "mount", "pid", "net", "ipc", "uts", "cgroup", "proc", "sysfs")
 def test_the_c_program_makes_sandboxes_and_leaves_nothing(tmp_path: Path) -> None:
-    """Each in namespaces of its own; what it mounted is gone with them."""
+    """What it mounted is gone with the namespaces of each."""
     program = running.compile_limit(tmp_path)
     place = tmp_path / "place"
     place.mkdir()
