@@ -16,7 +16,8 @@
  *
  * Left out is what belongs to Python or to the verdict: frames and reports, output files, descriptors exchanged in main,
  * sock_diag, a look for what listens. Also the overlays of further file systems, of which a machine may have any number: here are
- * those of / (of each top-level directory, as a user) and of /dev/shm.
+ * those of / (of each top-level directory, as a user) and of /dev/shm. And the plugin makes the next sandboxes while a test runs;
+ * here nothing is done beside anything else. To see both: strace -f, in which the calls from clone3 to the exit of init are alike.
  *
  * Sources: clone3(2), user_namespaces(7), mount(2), mount_setattr(2), pivot_root(2), cgroups(7).
  */
