@@ -198,7 +198,7 @@ class Measurement:
             for variant in list(self._variants.values()):
                 if variant.pytest and variant.name not in self._suite.samples:
                     try:
-                        seen.append(self._outcomes(variant))
+                        seen.append(self._outcomes(variant, seen[:1]))
                     except RunFailedError as failure:
                         self._give_up(variant, failure)
         tests = sorted(set().union(*seen))
@@ -214,14 +214,21 @@ class Measurement:
         listed.write_text("".join(f"--deselect={test}\n" for test in self.result.deselected))
         self._extra = (f"@{listed}",)
 
-    def _outcomes(self, variant: Variant) -> Outcomes:
-        """What becomes of each test, in the trial."""
+    def _outcomes(self, variant: Variant, others: Sequence[Outcomes]) -> Outcomes:
+        """What becomes of each test, in the trial. RunFailedError where that differs much from another variant's."""
+        said = ""
         try:
             self._pytest(variant, None)
-        except RunFailedError:
+        except RunFailedError as failure:
             if not (self._tools.place / "outcomes.json").exists():
                 raise
-        return read_outcomes(self._tools.place / "outcomes.json")
+            said = str(failure)
+        found = read_outcomes(self._tools.place / "outcomes.json")
+        for other in others:
+            apart = sum(found.get(test) != outcome for test, outcome in other.items())
+            if apart * LARGEST_PART > len(other):
+                raise RunFailedError(f"not comparable: {apart} of {len(other)} tests differ. {said}")
+        return found
 
     def _check(self, variant: Variant, outcomes: Path) -> None:
         found = read_outcomes(outcomes)

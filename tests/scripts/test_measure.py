@@ -188,7 +188,10 @@ def test_only_what_passes_with_all_alike_is_measured(tmp_path: Path) -> None:
     """The others are named, with what pytest deselects with them; a peer that cannot run the suite is left out, with why."""
     (tmp_path / "suite").mkdir()
     (tmp_path / "suite" / "test_it.py").write_text(SOMEBODYS)
-    options = {"plain": (), "sandbox": ("-vv",), "forked": ("--no-such-option",), "isolate": ()}
+    options = {
+        "plain": (), "sandbox": ("-vv",), "forked": ("--no-such-option",), "xdist": ("--deselect=test_it.py::test_many",),
+        "isolate": (),
+    }  # fmt: skip
     suite = suites.Suite("its", "its own suite", 1, foreign=True, samples={"isolate": 2})
     found = measure(suite, tmp_path / "suite", options)
     assert found.refused == ""
@@ -198,15 +201,16 @@ def test_only_what_passes_with_all_alike_is_measured(tmp_path: Path) -> None:
         {"plain": 37, "sandbox": 37, "isolate": 2},
     )
     assert all(len(runs.walls) == 1 for runs in found.runs.values())
-    assert list(found.missing) == ["forked"]
+    assert list(found.missing) == ["forked", "xdist"]
+    assert "36 of 40 tests differ" in found.missing["xdist"]
 
 
 def test_a_suite_of_which_too_little_passes_is_refused(tmp_path: Path) -> None:
     """What is left would not be that suite."""
     (tmp_path / "suite").mkdir()
     (tmp_path / "suite" / "test_it.py").write_text(SOMEBODYS.replace("range(36)", "range(3)"))
-    found = measure(suites.Suite("its", "its own suite", 1, foreign=True), tmp_path / "suite", {"plain": (), "sandbox": ("-vv",)})
-    assert found.refused == "not comparable: 3 of 7 tests differ, or do not pass"
+    found = measure(suites.Suite("its", "its own suite", 1, foreign=True), tmp_path / "suite", {"plain": ()})
+    assert found.refused == "not comparable: 1 of 7 tests differ, or do not pass"
 
 
 def test_a_run_with_other_outcomes_is_refused(tmp_path: Path) -> None:
