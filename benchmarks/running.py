@@ -149,7 +149,7 @@ class Measurement:
         env = workplace.environment(workplace.Identity("the caller"), self._tools.place, python)
         env |= {"ENDS": str(noted), "OUTCOMES": str(outcomes), "PYTHONPATH": str(self._tools.place / "plugins")}
         argv = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *variant.options, *self._plugins(sample)]
-        argv += sample or [*self._at.arguments, *self._extra]
+        argv += [*self._at.options, *(sample or [*self._at.paths, *self._extra])]
         if variant.name == "bwrap":
             argv = [*_BWRAP, *argv]
         outcomes.unlink(missing_ok=True)

@@ -45,10 +45,10 @@ class Suite:
     """Tests, and how to measure on them.
 
     repeat: turns that count. tests: how many there are; 0 where that is found out. files: their texts by name. foreign: whether
-    they are somebody else's, by compare_suites' name, with `arguments`; `trials` is how often all are run to find out which can
-    be compared. without: variants that say nothing here. samples: how many tests are run by a variant that would take hours for
-    all. resident: MB of the process that is forked. session_fixture: whether there is one. ends: whether it is a long run, of
-    which the ends are looked at.
+    they are somebody else's, by compare_suites' name, with pytest's `options`, and `paths` or all; `trials` is how often all are
+    run to find out which can be compared. without: variants that say nothing here. samples: how many tests are run by a variant
+    that would take hours for all. resident: MB of the process that is forked. session_fixture: whether there is one. ends:
+    whether it is a long run, of which the ends are looked at.
     """
 
     name: str
@@ -58,7 +58,8 @@ class Suite:
     trials: int = 1
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     foreign: bool = False
-    arguments: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     without: frozenset[str] = frozenset()
     samples: Mapping[str, int] = dataclasses.field(default_factory=dict)
     resident: int = 0
@@ -104,12 +105,12 @@ SUITES = {
         # It takes warnings for errors, and pytest-forked forgets to close a file.
         Suite(
             "click", "click's own suite", 2, foreign=True,
-            arguments=("-W", "ignore::pytest.PytestUnraisableExceptionWarning"),
+            options=("-W", "ignore::pytest.PytestUnraisableExceptionWarning"),
             samples={"isolate": 60, "bwrap": 3},
         ),
         # Its options capture nothing, with which sandboxes run one at a time.
         Suite(
-            "psutil", "a part of psutil's own suite", 2, trials=2, foreign=True, arguments=("--capture=fd", *_OF_PSUTIL),
+            "psutil", "a part of psutil's own suite", 2, trials=2, foreign=True, options=("--capture=fd",), paths=_OF_PSUTIL,
             without=frozenset({"isolate", "bwrap"}),
         ),
         Suite(
@@ -122,10 +123,11 @@ SUITES = {
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A suite on the disk: where pytest is started, what it is given, and what its environments need."""
+    """A suite on the disk: where pytest is started, its options, the files of tests, and what its environments need."""
 
     folder: Path
-    arguments: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()
 
 
@@ -137,12 +139,12 @@ def put(suite: Suite, place: Path) -> Place:
     # An ini file keeps any other away.
     for name, text in {"pytest.ini": "[pytest]\n", **suite.files}.items():
         (place / name).write_text(text)
-    return Place(place, tuple(name for name in suite.files if name.startswith("test_")))
+    return Place(place, paths=tuple(name for name in suite.files if name.startswith("test_")))
 
 
 def _fetch(suite: Suite, place: Path) -> Place:
     known = compare_suites.SUITES[suite.name]
     place.mkdir()
     source = compare_suites.fetch(known, place)
-    arguments = (*known.arguments, *(known.as_root if os.getuid() == 0 else ()), *suite.arguments)
-    return Place(source, arguments, tuple(word.format(source=source) for word in known.install))
+    options = (*known.arguments, *(known.as_root if os.getuid() == 0 else ()), *suite.options)
+    return Place(source, options, suite.paths, tuple(word.format(source=source) for word in known.install))

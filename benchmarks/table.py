@@ -25,7 +25,7 @@ def _suite(suite: SuiteResult) -> Iterator[str]:
     count = max((len(runs.walls) for runs in suite.runs.values()), default=0)
     yield f"{suite.title} ({suite.tests} tests; medians of {count})"
     if suite.refused:
-        yield f"    REFUSED: {suite.refused}"
+        yield f"    REFUSED: {_short(suite.refused)}"
         return
     yield HEAD
     for runs in suite.runs.values():
@@ -35,10 +35,16 @@ def _suite(suite: SuiteResult) -> Iterator[str]:
         if runs.ends:
             yield from _ends(runs)
     for name, reason in suite.missing.items():
-        yield f"    no figures of {name}: {reason}"
+        yield f"    no figures of {name}: {_short(reason)}"
     if suite.deselected:
         yield f"    deselected, as they do not pass with all alike ({len(suite.deselected)}):"
         yield from (f"        {test}" for test in suite.deselected)
+
+
+def _short(reason: str) -> str:
+    """Its first and its last line; all of it is in what is saved."""
+    lines = [line.strip() for line in reason.splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys((lines[0], lines[-1])))
 
 
 def _row(suite: SuiteResult, runs: Runs) -> str:
