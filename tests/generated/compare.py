@@ -50,10 +50,11 @@ _INTENDED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in INTENDED
 
 #: What plain pytest prints of a suite of which only outcomes are compared, since these things differ by their nature.
 INTENDED_OF_SUITES = {
-    r"assert not self\._finalizers|E   AssertionError$|- AssertionError$|SystemExit: (set-up|setup)": (
+    r"assert not self\._finalizers|E   AssertionError$|- AssertionError$|SystemExit: (set-up|setup|tearDownClass)": (
         "pytest fails by an assertion of its own in all later tests that need a fixture that has raised SystemExit, and never "
-        "tears it down"
+        "tears it down; nor what stands around a class whose tearDownClass has"
     ),
+    r"\bin tearDown\b": "of a teardown's errors pytest tells those of unittest's tearDown only, not a wider fixture's",
     "Pytest(UnraisableException|UnhandledThreadException)Warning": (
         "what a test leaves to be collected is so in its own process, and told of it; what threads leave is told there, too"
     ),
@@ -73,6 +74,8 @@ INTENDED_OF_SUITES = {
 TIMEOUT = 600.0
 #: Tests that fail by these, in which they may not even have to do with it.
 _BROKEN = re.compile(r"^(?:ERROR|FAILED) (\S+) - (?:AssertionError$|pytest\.PytestUn)", re.MULTILINE)
+#: What reports say of those, also where that is not shown.
+_OWN_ASSERTIONS = ("assert not self._finalizers", "previous item was not torn down properly")
 #: Where only outcomes are compared, too: suites that are run with these arguments.
 INTENDED_OF_ARGUMENTS = {
     "-x": "what was set up early, for tests that then do not run, is torn down all the same",
@@ -232,7 +235,7 @@ def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool
 def _broken(seen: Seen) -> Iterator[str]:
     """Tests of which the outcome is pytest's own assertion, where that is told of and where it was expected to fail."""
     yield from _BROKEN.findall(seen.output)
-    yield from (event[1] for event in seen.events if event[0] == "report" and "assert not self._finalizers" in event[5])
+    yield from (event[1] for event in seen.events if event[0] == "report" and any(text in event[5] for text in _OWN_ASSERTIONS))
 
 
 def _says_any(seen: Seen, patterns: Iterable[str]) -> bool:
