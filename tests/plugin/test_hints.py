@@ -82,8 +82,11 @@ def test_a_fixture_that_was_set_up_early(pytester: pytest.Pytester) -> None:
             with mock.patch("time.time", lambda: 5.0): yield
         @pytest.fixture(scope="session")
         def plain(): pass
+        @pytest.fixture(scope="session")
+        def asked_for():
+            with mock.patch("time.localtime", lambda: 5.0): yield
         @pytest.fixture(scope="module")
-        def module(): pass
+        def module(request): request.getfixturevalue("asked_for")
         """
     )
     pytester.makepyfile(

@@ -19,14 +19,19 @@ _REPLACES = frozenset({"MonkeyPatch", "chdir", "environ", "freeze_time", "patch"
 
 def hint(standing: Iterable[FixtureDef[Any]], units: Sequence[Unit], now: int) -> str | None:
     """What to say of a test that failed; None: nothing. standing: what it inherited. now: of which unit it is, by index."""
-    asked = {id(need.definition) for unit in islice(units, now + 1) for need in unit.above}
-    names = sorted(one.argname for one in standing if id(one) not in asked and _REPLACES & _names(one.func))
+    # What a fixture has asked for at run time is of neither.
+    early = _needed(islice(units, now + 1, None)) - _needed(islice(units, now + 1))
+    names = sorted(one.argname for one in standing if id(one) in early and _REPLACES & _names(one.func))
     if not names:
         return None
     return (
         f"Set up already, for later tests: {', '.join(names)}. Plain pytest would do so after this one. If what it replaces is "
         "why this one fails: give it a narrower scope, or put the tests that ask for it into a file of their own."
     )
+
+
+def _needed(units: Iterable[Unit]) -> set[int]:
+    return {id(need.definition) for unit in units for need in unit.above}
 
 
 def _names(function: object) -> frozenset[str]:
