@@ -20,6 +20,7 @@ class MountEntry:
     options: frozenset[str]
 
 
+_MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -148,11 +149,18 @@ def command_line(pid: int, root: str = "/proc") -> str | None:
         return None
 
 
-def anonymous_mappings() -> Iterator[tuple[int, int]]:
-    """Where the caller's private writable mappings of no file begin and end, but for the stack: its heap, most of all."""
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+def anonymous_mappings() -> Iterator[tuple[int, int, int]]:
+    """The caller's private writable mappings of no file, its heap most of all, but for the stack.
+
+    Where each begins and ends, and how many bytes of it are in memory.
+    """
+    bounds = None
+    with open("/proc/self/smaps", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
-            span, mode, _, _, inode, *name = line.split(maxsplit=5)
-            if mode == "rw-p" and inode == "0" and not (name and name[0].startswith("[stack")):
-                begin, end = span.split("-")
-                yield int(begin, 16), int(end, 16)
+            if line.startswith("Rss:") and bounds is not None:
+                yield *bounds, int(line.split()[1]) << 10
+            elif _MAPPING.match(line):
+                span, mode, _, _, inode, *name = line.split(maxsplit=5)
+                is_meant = mode == "rw-p" and inode == "0" and not (name and name[0].startswith("[stack"))
+                begin, end = (int(number, 16) for number in span.split("-"))
+                bounds = (begin, end) if is_meant else None

@@ -60,7 +60,8 @@ def _configure(config: pytest.Config) -> None:
     from pytest_sandbox.plugin.controller import distributed, run
     from pytest_sandbox.plugin.others import refused
 
-    refused.refuse_kept(config)
+    if not (config.option.showfixtures or config.option.show_fixtures_per_test):
+        refused.refuse_kept(config)
     if distributed.is_worker(config):
         distributed.register_worker(config, settings)
     elif distributed.is_master(config):

@@ -25,15 +25,25 @@ _FORKS, _BYTES = 200, 64 << 20
 def shared(forks: int) -> Iterator[None]:
     """Within: as little as can be of what is in memory now is copied by so many forks, of this process and of each other.
 
-    The garbage collector leaves it alone, which writes to every object that it looks at. It is garbage in none of them.
+    The garbage collector leaves it alone, which writes to every object that it looks at: collect before.
     """
     gc.freeze()
-    if forks >= _FORKS and _resident() >= _BYTES:
-        make_huge()
     try:
+        if forks >= _FORKS and _resident() >= _BYTES:
+            make_huge()
         yield
     finally:
         gc.unfreeze()
+
+
+@contextlib.contextmanager
+def unshared() -> Iterator[None]:
+    """Within `shared`, and within this: the garbage collector looks at everything, as what runs in this process may expect."""
+    gc.unfreeze()
+    try:
+        yield
+    finally:
+        gc.freeze()
 
 
 def make_huge() -> int:
@@ -44,7 +54,9 @@ def make_huge() -> int:
     """
     moved = 0
     with contextlib.suppress(OSError), open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-        for start, end in proc.anonymous_mappings():
+        for start, end, resident in proc.anonymous_mappings():
+            if resident < (end - start) // 2:
+                continue  # a sanitizer's shadow has terabytes of nothing
             for begin, length in _runs(pagemap.fileno(), -(-start // _HUGE), end // _HUGE):
                 with contextlib.suppress(OSError):  # some of it could not be moved
                     syscalls.collapse(begin, length)

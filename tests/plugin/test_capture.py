@@ -185,6 +185,44 @@ def test_caplog_of_wider_fixtures(pytester: pytest.Pytester, compare: Compare) -
     assert "['session', 'module', 'own'] ['call']" in pair.boxed.text
 
 
+def test_what_is_logged_is_formatted_once(pytester: pytest.Pytester, compare: Compare) -> None:
+    """When it is logged: what a wider fixture's object says of itself later is no business of a test's set-up."""
+    pytester.makepyfile(
+        """
+        import logging, pytest
+        class Connection:
+            closed = False
+            def __repr__(self):
+                if self.closed: raise RuntimeError("connection is closed")
+                return "connection"
+        @pytest.fixture(scope="module")
+        def connection():
+            made = Connection()
+            logging.warning("opened %r", made)
+            made.closed = True
+            return made
+        def test_1(connection): pass
+        def test_2(connection, caplog): assert caplog.text == ""
+        """
+    )
+    compare.same("-rA")
+
+
+def test_setup_of_a_collector_whose_first_test_is_skipped(pytester: pytest.Pytester, compare: Compare) -> None:
+    """What it prints, logs and warns of is of the first test that runs."""
+    package = pytester.mkpydir("package")
+    (package / "__init__.py").write_text(
+        "import logging, warnings\ndef setup_module(): print('up'); logging.warning('logged'); warnings.warn('warned')\n"
+    )
+    (package / "test_it.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.skip\ndef test_0(): pass\n"
+        "def test_1(caplog): print([r.message for r in caplog.get_records('setup')]); assert 0\n"
+    )
+    pair = compare.same("-rA")
+    assert "['logged']" in pair.boxed.text
+
+
 def test_live_log(pytester: pytest.Pytester, compare: Compare) -> None:
     """log_cli shows records as they come, under the name of the test."""
     pytester.makepyfile(LOGGING)

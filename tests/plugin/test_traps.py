@@ -463,6 +463,29 @@ def test_garbage_from_before_is_the_runs(pytester: pytest.Pytester) -> None:
     assert boxed.ret == plain.ret
 
 
+@pytest.mark.parametrize("mark", ["", "pytestmark = pytest.mark.sandbox(enabled=False)"])
+def test_garbage_of_the_collection_is_gone(pytester: pytest.Pytester, mark: str) -> None:
+    """What was collected leaves nothing behind that a test's own collector could not find, or would find in plain pytest."""
+    pytester.makepyfile(
+        f"""
+        import gc, pytest, weakref
+        {mark}
+        class Base: pass
+        lost = Base(); lost.me = lost; reference = weakref.ref(lost); del lost
+        def make():
+            class Derived(Base): pass
+        make()
+        def test_object():
+            gc.collect()
+            assert reference() is None
+        def test_class():
+            gc.collect()
+            assert Base.__subclasses__() == []
+        """
+    )
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=2)
+
+
 def test_locks_that_are_held_over_a_fork(pytester: pytest.Pytester) -> None:
     """As those of concurrent.futures: taken before each fork, given back after it on both sides, registered late."""
     pytester.makeconftest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import pytest
 from _pytest.nodes import Node
@@ -86,6 +87,16 @@ class Needs:
                 if node not in self.ancestors(later.items[0]):
                     break
                 yield later, later.items[0]
+
+    def first_to_run(self, unit: Unit, node: Node, item: int) -> tuple[int, int]:
+        """Of the items below a node, from this one of a unit on, the first that no mark skips, with its unit, by indexes.
+
+        If all are skipped, this one.
+        """
+        own = ((unit, index) for index in unit.items if index >= item)
+        below = chain(own, ((later, index) for later, _ in self.later(unit, node) for index in later.items))
+        found, first = next(((its, index) for its, index in below if not _is_skipped(self._session.items[index])), (unit, item))
+        return self.index(found), first
 
     def ancestors(self, item: int) -> list[Node]:
         """The collectors of an item, by index, and itself."""

@@ -12,13 +12,13 @@ import pytest
 
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import SetupError, UnavailableError
-from pytest_sandbox.plugin.builtin import junit, watchdog
+from pytest_sandbox.plugin.builtin import junit, strays, watchdog
 from pytest_sandbox.plugin.builtin.ledger import Ledger
 from pytest_sandbox.plugin.builtin.settling import SEVERAL
 from pytest_sandbox.plugin.controller.walk import Walk
 from pytest_sandbox.plugin.others import asked, carried, dependency, loaded, refused, sybil
 from pytest_sandbox.plugin.others.coverage.measured import measure
-from pytest_sandbox.plugin.planning import paths, resolve
+from pytest_sandbox.plugin.planning import paths, resolve, scopes
 from pytest_sandbox.plugin.planning.through import let_through
 from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.header import header
@@ -127,10 +127,14 @@ class Controller:
             watchdog.note(self.config)
             asked.name_beforehand(self.config, session.items)
             boxed = [item for item, plan in zip(session.items, self.plans, strict=True) if plan.enabled]
+            order = scopes.units(session.items, self.plans)
+            workers = getattr(self.config, "workerinput", {}).get("workercount", 1)
+            forks = sum(isinstance(entry, scopes.Unit) for entry in order) // workers
             with (
                 carried.carrying(self.config, boxed),
-                shared(len(boxed)),
-                Walk(session, self.plans, self.settings, self.book, self.ledger, jobs=self.jobs, in_order=in_order) as walk,
+                strays.collected(self.config),
+                shared(forks),
+                Walk(session, order, self.settings, self.book, self.ledger, jobs=self.jobs, in_order=in_order) as walk,
             ):
                 yield walk
         except pytest.UsageError:

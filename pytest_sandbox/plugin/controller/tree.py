@@ -124,7 +124,7 @@ class Tree:
         scope, parent = self._scope(node, items[-1]), self.open[-1]
         listener = ScopeListener(scope, self._world.session, self._supervisor, self)
         units = [(unit, items[0]), *self._needs.later(unit, node)]
-        order = {"node": unit.chain.index(node), "items": None, "opener": items[0]}
+        order = {"node": unit.chain.index(node), "items": None, "opener": self._needs.first_to_run(unit, node, items[0])}
         scope.running = self._start(parent, units, items, listener, told, order)
         self.open.append(scope)
 

@@ -36,10 +36,11 @@ from pytest_sandbox.plugin.controller.tree import Tree
 from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others import dependency
 from pytest_sandbox.plugin.others.coverage.measured import measured_of
-from pytest_sandbox.plugin.planning import resolve, scopes
+from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.progress import Progress
+from pytest_sandbox.primitives.pages import unshared
 from pytest_sandbox.sandbox import host, probes
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
@@ -57,7 +58,7 @@ class Walk:
     def __init__(
         self,
         session: pytest.Session,
-        plans: Sequence[resolve.Plan],
+        order: Sequence[Unit | int],
         settings: resolve.Settings,
         book: Book,
         ledger: Ledger,
@@ -67,7 +68,7 @@ class Walk:
     ) -> None:
         self._session, self._book, self._measured = session, book, measured_of(session.config)
         self._spec = settings.base.spec
-        self._order = scopes.units(session.items, plans)
+        self._order = order
         self._units = [entry for entry in self._order if isinstance(entry, Unit)]
         self._of = {item: unit for unit in self._units for item in unit.items}
         # With somebody else's order, each is put right when its turn comes.
@@ -200,7 +201,7 @@ class Walk:
         self._generators.put(handed)
         dependency.enter(self._session, (handed or {}).get("ends", ()))
         try:
-            with keeping(self._session, nextitem, kept):
+            with unshared(), keeping(self._session, nextitem, kept):
                 yield
         finally:
             self.baton.take(self._generators.news())

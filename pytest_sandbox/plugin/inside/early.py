@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from types import CodeType
 from typing import Any
 
 from _pytest.fixtures import FixtureDef
@@ -19,9 +20,12 @@ _REPLACES = frozenset({"MonkeyPatch", "chdir", "environ", "freeze_time", "patch"
 
 def hint(standing: Iterable[FixtureDef[Any]], units: Sequence[Unit], now: int) -> str | None:
     """What to say of a test that failed; None: nothing. standing: what it inherited. now: of which unit it is, by index."""
+    replacing = [one for one in standing if _REPLACES & _names(one.func)]
+    if not replacing:  # nearly always; to look at all units would copy the memory in which they are
+        return None
     # What a fixture has asked for at run time is of neither.
     early = _needed(islice(units, now + 1, None)) - _needed(islice(units, now + 1))
-    names = sorted(one.argname for one in standing if id(one) in early and _REPLACES & _names(one.func))
+    names = sorted(one.argname for one in replacing if id(one) in early)
     if not names:
         return None
     return (
@@ -36,4 +40,4 @@ def _needed(units: Iterable[Unit]) -> set[int]:
 
 def _names(function: object) -> frozenset[str]:
     code = getattr(function, "__code__", None)  # also of a method
-    return frozenset(getattr(code, "co_names", ()))
+    return frozenset(code.co_names) if isinstance(code, CodeType) else frozenset()

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from gc import collect, freeze
@@ -16,7 +15,7 @@ from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
 from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin.builtin import interruption, ledger, reports
+from pytest_sandbox.plugin.builtin import interruption, ledger, reports, strays
 from pytest_sandbox.plugin.inside.around import around
 from pytest_sandbox.plugin.inside.reporter import silence_foreign_hooks
 from pytest_sandbox.plugin.inside.unit import unit_body
@@ -109,7 +108,7 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
             _forget_strays(world.config)
         if frame["node"] is None:
             return unit_body(world, frame, child)
-        return scope_body(world, unit.chain[frame["node"]], child, (frame["unit"], frame["opener"]))
+        return scope_body(world, unit.chain[frame["node"]], child, frame["opener"])
 
     with measuring.sheltered(world.config):
         fork_into(inside, frame, descriptors, body)
@@ -120,10 +119,7 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
 
 def _forget_strays(config: pytest.Config) -> None:
     """Errors of finalizers and threads that pytest has noted and no test has told, and the like: somebody else has them."""
-    for module, name in (("unraisableexception", "unraisable_exceptions"), ("threadexception", "thread_exceptions")):
-        key = getattr(sys.modules.get(f"_pytest.{module}"), name, None)
-        if key is not None and (noted := config.stash.get(key, None)):
-            noted.clear()
+    strays.forget(config)
     check.SoftFailures.forget()
 
 
