@@ -7,6 +7,7 @@ word, the end of a pipe, or the controller's. Processes need no janitor: they di
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 from collections.abc import Collection, Sequence
@@ -35,7 +36,15 @@ class Janitor:
             reading, self.fd = os.pipe()
             its.callback(os.close, reading)
             undo.callback(os.close, self.fd)
-            self._pid = fork(lambda: _main(reading, controller))
+            ready, its_ready = os.pipe()
+            its.callback(os.close, ready)
+            try:
+                self._pid = fork(lambda: _main(reading, controller, its_ready))
+            finally:
+                os.close(its_ready)
+            # Before it has left this process's group, one kill could take both, when something is made already.
+            if not os.read(ready, 1):
+                raise ChildProcessError(errno.ECHILD, "it died as it began", "janitor")
             undo.pop_all()
 
     def watch(self, kind: str, path: str) -> None:
@@ -58,9 +67,10 @@ class Janitor:
         process.wait_or_kill(self._pid, _LEAVE_TIME)
 
 
-def _main(reading: int, controller: int) -> NoReturn:
+def _main(reading: int, controller: int, ready: int) -> NoReturn:
     try:
         os.setsid()
+        os.write(ready, b"r")
         _close_all_but((reading, controller))
         orders = _hear(reading, controller)
         if (_LEAVE, "") not in orders:

@@ -197,6 +197,8 @@ class ScopeListener:
         if running.dying is None:
             running.hold = on and keeps_terminal(self._config)
             clock.resume(running)
+        if on:
+            running.send({"op": "held"})
 
     def _show(self, running: Running) -> None:
         """Show what it has written past its capture since the last time."""

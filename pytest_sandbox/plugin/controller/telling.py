@@ -258,6 +258,8 @@ class Telling:
             clock.resume(running)
             if on:  # somebody is to talk to it, and should see what it has said before
                 self.showing.say_all()
+        if on:
+            running.send({"op": "held"})
 
     def _hear_more(self, running: Running, frame: Frame) -> None:
         op = frame["op"]

@@ -125,7 +125,8 @@ class Reporter:
 
     def pytest_enter_pdb(self) -> None:
         """Nobody's time runs out in a debugger."""
-        self._channel.send({"op": "hold", "value": True})
+        # Until what was said before is shown: the debugger writes to the same terminal, and not by way of the controller.
+        self._channel.ask({"op": "hold", "value": True}, "held")
 
     def pytest_leave_pdb(self) -> None:
         """It does again."""
