@@ -121,10 +121,11 @@ OF_TMPFS = ("disk", "inodes")
 class Spec:
     """Everything that the layers below `plugin/` need to know to make one sandbox. SpecError for what cannot be meant.
 
-    writable: absolute paths whose changes go through to the machine. hide: absolute paths that are empty
-    inside. scratch: an existing directory for what is written, instead of a tmpfs. asked: names of limits
-    that a user set on purpose: where one of these cannot be enforced, making the sandbox is refused; "scratch"
-    where it was said, be it that there is none.
+    writable: absolute paths whose changes go through to the machine. hide: absolute paths that are empty inside.
+    scratch: an existing directory for what is written, instead of a tmpfs. common: existing directories that all sandboxes
+    of a run have in common: what they write there, files and no links, is brought to the machine when all are gone.
+    asked: names of limits that a user set on purpose: where one of these cannot be enforced, making the sandbox is
+    refused; "scratch" where it was said, be it that there is none.
     """
 
     limits: Limits = Limits()
@@ -134,11 +135,12 @@ class Spec:
     scratch: str | None = None
     keep: Keep = Keep.FAILED
     asked: frozenset[str] = frozenset()
+    common: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise SpecError for a field of another type, a path that cannot be meant, and wishes that exclude each other."""
         self._refuse_other_types()
-        for path in self.writable:
+        for path in (*self.writable, *self.common):
             places.refuse_writable(path)
         for path in self.hide:
             places.refuse_hidden(path)
@@ -148,7 +150,7 @@ class Spec:
         for name, kind in (("limits", Limits), ("network", Network), ("keep", Keep)):
             if not isinstance(value := getattr(self, name), kind):
                 raise SpecError(f"{name}={value!r} is no {kind.__name__}: write {_example(kind)}")
-        for name in ("writable", "hide"):
+        for name in ("writable", "common", "hide"):
             paths = getattr(self, name)
             if not isinstance(paths, tuple) or not all(map(places.is_plain, paths)):
                 raise SpecError(f"{name}={paths!r} is no tuple of absolute paths without ..: write ('/a/path',)")

@@ -205,6 +205,14 @@ def plan_for_user(entries: Sequence[MountEntry], places: Sequence[str] = ()) -> 
     return Plan((skeleton, *planner.trees), (), tuple(planner.directories), tuple(planner.links), tuple(planner.copies))
 
 
+def plan_common(path: str, plan: Plan, *, for_user: bool) -> Tree:
+    """The tree at a directory that all sandboxes have in common; no OVERLAY where the tree of the plan that it is in is none."""
+    around = max((tree for tree in plan.trees if is_below(path, [tree.path])), key=lambda tree: len(tree.path), default=None)
+    tree = _tree(path, "")
+    kind = tree.kind if around is not None and around.kind is TreeKind.OVERLAY else TreeKind.BIND
+    return Tree(path, kind, tree.mode) if for_user else dataclasses.replace(tree, kind=kind)
+
+
 def build_skeleton(plan: Plan, base: str) -> None:
     """Make the plan's directories, links and copies below `base`, an empty directory that then lies under all overlays."""
     for path, _ in plan.directories:
@@ -254,8 +262,17 @@ def mount_operations(root: str, trees: Sequence[Tree], base: str, lowers: Sequen
         if tree.kind is TreeKind.BIND:
             operations.append(bind(f"{base}/{index}", target))
             continue
-        below = ":".join([f"{lower}/u/{index}" for lower in lowers] + [f"{base}/{index}"])
-        # userxattr: without it a rmtree and mkdir of a lower directory is EIO in a user namespace.
-        data = f"lowerdir={below},upperdir={layer}/u/{index},workdir={layer}/w/{index},userxattr"
-        operations.append(MountOp("overlay", target, "overlay", 0, data))
+        operations.append(mount(target, index, [*(f"{lower}/u/{index}" for lower in lowers), f"{base}/{index}"], layer))
     return operations
+
+
+def mount(target: str, index: int, below: Sequence[str], layer: str) -> MountOp:
+    """The overlay at `target`, whose writes go to the upper of that index in `layer`; below: directories, nearest first."""
+    # userxattr: without it a rmtree and mkdir of a lower directory is EIO in a user namespace.
+    data = f"lowerdir={':'.join(below)},upperdir={layer}/u/{index},workdir={layer}/w/{index},userxattr"
+    return MountOp("overlay", target, "overlay", 0, data)
+
+
+def overlaid(trees: Iterable[Tree]) -> tuple[Tree, ...]:
+    """The trees, each as one that is copy-on-write."""
+    return tuple(dataclasses.replace(tree, kind=TreeKind.OVERLAY) for tree in trees)

@@ -83,6 +83,7 @@ class Order:
             data["scratch"],
             Keep(data["keep"]),
             frozenset(data["asked"]),
+            tuple(data["common"]),
         )
         return cls(spec=spec, **{name: frame[name] for name in _PLAIN})
 

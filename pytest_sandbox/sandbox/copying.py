@@ -117,7 +117,7 @@ def _copy_anew(directory: int, name: str, target: str) -> str:
 
 def _copy(entry: upper.Entry, top: int, relative: str) -> int:
     *parents, name = relative.split("/")
-    directory = _descend(top, parents)
+    directory = descend(top, parents)
     try:
         mode = entry.status.st_mode
         if stat.S_ISDIR(mode):
@@ -126,7 +126,7 @@ def _copy(entry: upper.Entry, top: int, relative: str) -> int:
         elif stat.S_ISLNK(mode):
             os.symlink(os.readlink(entry.name, dir_fd=entry.parent), name, dir_fd=directory)
         elif stat.S_ISREG(mode):
-            _copy_file(entry, directory, name)
+            copy_file(entry, directory, name)
         else:
             return 0
     finally:
@@ -134,7 +134,7 @@ def _copy(entry: upper.Entry, top: int, relative: str) -> int:
     return 1
 
 
-def _descend(top: int, names: Sequence[str]) -> int:
+def descend(top: int, names: Sequence[str]) -> int:
     """Open a directory below `top`, made where it is missing, without following a link; ENOTDIR or ELOOP where one is."""
     directory = os.dup(top)
     for name in names:
@@ -144,7 +144,8 @@ def _descend(top: int, names: Sequence[str]) -> int:
     return directory
 
 
-def _copy_file(entry: upper.Entry, directory: int, name: str) -> None:
+def copy_file(entry: upper.Entry, directory: int, name: str) -> None:
+    """Copy a regular file to a name in a directory where there is nothing of that name. OSError."""
     source = os.open(entry.name, _FILE, dir_fd=entry.parent)
     try:
         mode = 0o600 | stat.S_IMODE(entry.status.st_mode) & 0o755

@@ -42,6 +42,10 @@ def make_layout(identity: Identity, name: str = "", specs: Iterable[Spec] = ()) 
         masked=mounts.existing(mounts.MASKED),
         read_only=mounts.existing(mounts.READ_ONLY),
         writable=tuple(dict.fromkeys(path for spec in specs for path in spec.writable)),
+        common=tuple(
+            overlay.plan_common(path, plan, for_user=identity is Identity.USER)
+            for path in dict.fromkeys(path for spec in specs for path in spec.common)
+        ),
         place=_place() + ("" if identity is Identity.USER else "/in"),
         last_capability=process.last_capability(),
         cwd=probes.cwd(),

@@ -19,11 +19,12 @@ from pytest_sandbox.primitives import locks, mounts, process
 from pytest_sandbox.primitives.forks import fork
 from pytest_sandbox.primitives.namespaces import Identity
 from pytest_sandbox.primitives.overlay import TreeKind
+from pytest_sandbox.sandbox import layout as layouts
 from pytest_sandbox.sandbox.child import Body, Control, Descriptors, Order
 from pytest_sandbox.sandbox.layout import Layout
 from pytest_sandbox.sandbox.main import become_main
 from pytest_sandbox.sandbox.outermost import spawn
-from pytest_sandbox.sandbox.store import make_target
+from pytest_sandbox.sandbox.store import make_below, make_target
 
 
 def launch(layout: Layout, order: Order, given: Descriptors, control: Control, body: Body, *, close: Sequence[int]) -> int:
@@ -65,13 +66,12 @@ def _clone_trees(layout: Layout) -> dict[str, int]:
     """Detached clones of the trees, by where they go in the store; then a directory is covered by a place for them."""
     syscalls.unshare(Clone.NEWNS)
     mounts.make_private()
-    clones = {f"base/{index}": syscalls.open_tree(tree.path) for index, tree in enumerate(layout.plan.trees)}
-    clones |= {f"rw/{index}": syscalls.open_tree(path) for index, path in enumerate(layout.writable)}
-    clones |= {f"scratch/{index}": syscalls.open_tree(path) for index, (_, path) in enumerate(layout.scratches)}
+    clones = {name: syscalls.open_tree(path) for name, path in layouts.sources(layout).items()}
     place = layout.place.removesuffix("/in")
     mounts.tmpfs(place).apply()
-    for name in ("in", "base", "rw", "scratch"):
+    for name in ("in", *layouts.CLONES):
         os.mkdir(f"{place}/{name}")
+    make_below(layout, place)
     for name, tree in clones.items():
         make_target(f"{place}/{name}", tree)
     return clones
@@ -91,13 +91,14 @@ def _place(layout: Layout, clones: Mapping[str, int], pid: int) -> None:
 
 
 def _protect(layout: Layout, name: str, tree: int, userns: int) -> None:
-    base = name.startswith("base/")
+    trees = {f"base/{index}": tree for index, tree in enumerate(layout.plan.trees)}
+    trees |= {f"below/{index}": tree for index, tree in enumerate(layout.common)}
     if layout.identity is Identity.MAPPED:
         try:
             syscalls.mount_setattr(tree, Attr.IDMAP, userns)
         except OSError:
             # A file system without id-mapping (FUSE, 9p): its files belong to nobody inside, and are read-only.
-            if base and layout.plan.trees[int(name.removeprefix("base/"))].kind is TreeKind.OVERLAY:
+            if name in trees and trees[name].kind is TreeKind.OVERLAY:
                 raise
-    if base:
+    if name.startswith(layouts.READ_ONLY):
         syscalls.mount_setattr(tree, Attr.RDONLY)

@@ -4,6 +4,8 @@
       store/base/<tree>     read-only clones of the machine's trees
       store/L<depth>/       one layer a sandbox of the chain: u/<tree> and w/<tree> (upper and work directories)
       store/rw/<n>          the paths that tests may really change
+      store/below/<n>       read-only clones of the directories that the sandboxes have in common
+      store/common/         what they write there: a layer, and the overlays m/<n>
       store/scratch/<n>     directories on disks, where layers lie that are no tmpfs
       store/dev             a /dev that is bound into every sandbox, read-only
       store/hidden/         an unmasked proc and sysfs, covered: without them the kernel lets no child mount its own
@@ -20,11 +22,11 @@ import os
 from collections.abc import Sequence
 
 from pytest_sandbox._linux.flags import Mount
-from pytest_sandbox.model.spec import Spec
-from pytest_sandbox.primitives import mounts
+from pytest_sandbox.model.spec import Limits, Spec
+from pytest_sandbox.primitives import mounts, overlay
 from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, Operation, ReadOnlyOp, WriteOp, bind
 from pytest_sandbox.primitives.namespaces import Identity
-from pytest_sandbox.primitives.overlay import Plan, layer_operations, mount_operations, own_inodes
+from pytest_sandbox.primitives.overlay import Plan, Tree, TreeKind, layer_operations, mount_operations, own_inodes
 
 INNER_PLACE = "/dev/.sandbox"
 INNER_STORE = f"{INNER_PLACE}/store"
@@ -38,9 +40,10 @@ class Layout:
     """All that must be known to make the sandboxes of one depth.
 
     depth: of the sandboxes to be made. place: where whoever makes them finds the store (docstring of the module).
-    writable: the paths behind store/rw, by index. cwd: where every sandbox starts. scratches: what specs call `scratch`,
-    and this run's own directory below that, behind store/scratch, by index. files: what is mounted file by file, with
-    its content. keep_descriptors: of the controller's, those that go inside as they are.
+    writable: the paths behind store/rw, by index. common: the directories behind store/common/m, by index.
+    cwd: where every sandbox starts. scratches: what specs call `scratch`, and this run's own directory below that, behind
+    store/scratch, by index. files: what is mounted file by file, with its content.
+    keep_descriptors: of the controller's, those that go inside as they are.
     """
 
     identity: Identity
@@ -51,6 +54,7 @@ class Layout:
     masked: tuple[str, ...]
     read_only: tuple[str, ...]
     writable: tuple[str, ...]
+    common: tuple[Tree, ...]
     place: str
     last_capability: int
     cwd: str
@@ -74,6 +78,11 @@ class Layout:
         return f"{self.place}/store"
 
     @property
+    def common_layer(self) -> str:
+        """The layer of the directories that all sandboxes have in common."""
+        return f"{self.store}/common"
+
+    @property
     def layer(self) -> str:
         """The layer of the sandbox to be made."""
         return f"{self.store}/L{self.depth}"
@@ -84,11 +93,28 @@ class Layout:
         return tuple(f"{self.store}/L{depth}" for depth in reversed(range(self.depth)))
 
 
+#: The directories of the store that hold clones of the machine's.
+CLONES = ("base", "rw", "below", "scratch")
+#: Those of them that nobody writes to.
+READ_ONLY = ("base/", "below/")
+
+
+def sources(layout: Layout) -> dict[str, str]:
+    """What of the machine is cloned into the store: paths by their names there.
+
+    Of the directories that sandboxes have in common only what can lie below an overlay; the others are empty.
+    """
+    found = {f"base/{index}": tree.path for index, tree in enumerate(layout.plan.trees)}
+    found |= {f"rw/{index}": path for index, path in enumerate(layout.writable)}
+    found |= {f"below/{index}": tree.path for index, tree in enumerate(layout.common) if tree.kind is TreeKind.OVERLAY}
+    return found | {f"scratch/{index}": path for index, (_, path) in enumerate(layout.scratches)}
+
+
 def store_operations(layout: Layout, *, shares_network: bool = False) -> list[Operation]:
     """The store's skeleton, in an empty tmpfs at `layout.place`; made once a run by the session's init."""
     store = layout.store
     operations: list[Operation] = [MkdirOp(layout.root), MkdirOp(store)]
-    operations += [MkdirOp(f"{store}/{name}") for name in ("base", "rw", "dev", "hidden", "scratch")]
+    operations += [MkdirOp(f"{store}/{name}") for name in (*CLONES, "common", "dev", "hidden")]
     operations += [MkdirOp(f"{store}/L{depth}") for depth in range(DEEPEST)]
     operations += [mounts.tmpfs(f"{store}/dev"), *_device_directories(f"{store}/dev")]
     hidden = f"{store}/hidden"
@@ -105,6 +131,21 @@ def store_operations(layout: Layout, *, shares_network: bool = False) -> list[Op
 def _device_directories(dev: str) -> list[Operation]:
     names = ("pts", "shm", "mqueue", ".sandbox", ".sandbox/root", ".sandbox/store")
     return [MkdirOp(f"{dev}/{name}") for name in names]
+
+
+def common_operations(layout: Layout, spec: Spec) -> list[Operation]:
+    """The overlays that all sandboxes of the run write to; together they hold what one sandbox may hold, or usually may."""
+    if not layout.common:
+        return []
+    common, trees, usual = layout.common_layer, overlay.overlaid(layout.common), Limits()
+    size, inodes = spec.limits.disk or usual.disk, spec.limits.inodes or usual.inodes
+    room = None if inodes is None else inodes + own_inodes(trees) + 1 + len(trees)
+    operations: list[Operation] = [mounts.tmpfs(common, size=size, inodes=room)]
+    operations += [*layer_operations(common, trees), MkdirOp(f"{common}/m")]
+    for index in range(len(trees)):
+        target = f"{common}/m/{index}"
+        operations += [MkdirOp(target), overlay.mount(target, index, [f"{layout.store}/below/{index}"], common)]
+    return operations
 
 
 def build_devices(dev: str) -> None:
@@ -198,13 +239,13 @@ def _kernel_file_systems(layout: Layout, root: str, *, shares_network: bool) -> 
 
 
 def _let_through(layout: Layout, spec: Spec, root: str) -> list[Operation]:
-    index = {path: number for number, path in enumerate(layout.writable)}
+    index = {path: f"{layout.store}/rw/{number}" for number, path in enumerate(layout.writable)}
+    common = {tree.path: f"{layout.common_layer}/m/{number}" for number, tree in enumerate(layout.common)}
     # Recursive: a user's clone has locked mounts below, without which it cannot be bound.
-    return [
-        bind(f"{layout.store}/rw/{index[path]}", root + os.path.realpath(path), recursive=True)
-        for path in spec.writable
-        if path in index
+    operations: list[Operation] = [
+        bind(index[path], root + os.path.realpath(path), recursive=True) for path in spec.writable if path in index
     ]
+    return operations + [bind(common[path], root + path) for path in spec.common if path in common]
 
 
 def hide_operations(spec: Spec) -> list[Operation]:
@@ -218,4 +259,6 @@ def _store_for_children(layout: Layout, root: str) -> list[Operation]:
     operations: list[Operation] = [bind(layout.store, store, recursive=True), ReadOnlyOp(store)]
     # A scope's fixtures may write to their own layer as they like, but never to the ones that others stand on.
     operations += [ReadOnlyOp(f"{store}/L{depth}") for depth in range(layout.depth)]
+    if layout.common:
+        operations.append(ReadOnlyOp(f"{store}/common"))
     return operations

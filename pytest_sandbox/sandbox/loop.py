@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.interrupts import deferred
-from pytest_sandbox.sandbox import clock, ends, pid1, upper
+from pytest_sandbox.sandbox import clock, ends, home, pid1, upper
 from pytest_sandbox.sandbox.accounts import bill, outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
@@ -189,7 +189,7 @@ class Loop:
 
     def _ready(self, running: Running, descriptors: list[int]) -> None:
         """Its root is made. Let it be entered by a fork of the main process around it; the outermost has forked its own."""
-        expected = running.recipe.descriptors if running.recipe else 1 + running.order.scope
+        expected = running.recipe.descriptors if running.recipe else 1 + running.order.scope + bool(self._layout.common)
         if running.pidfd is None or len(descriptors) != expected:
             running.problem = running.problem or SetupError("receive descriptors", "of a sandbox that is ready", errno.EMFILE)
             for fd in descriptors:
@@ -204,6 +204,8 @@ class Loop:
             return
         if running.order.scope:
             running.below.netlink = socket.socket(fileno=others.pop(0))
+        if running.parent is None and self._layout.common:
+            running.common = others.pop(0)
         pending, running.pending = running.pending, None
         if pending is None or running.parent is None:
             process.spare_init(running.pid or 0)  # and so all that it clones
@@ -371,6 +373,7 @@ class Loop:
         with contextlib.ExitStack() as last:
             last.callback(self._finish_unmade, running)
             last.callback(running.close)
+            last.callback(self._bring_home, running)
             last.callback(self._remove_scratch, running)
             last.callback(running.cgroup.remove)
             last.callback(self._kill_squatters, running)
@@ -394,7 +397,14 @@ class Loop:
         pids = ", ".join(map(str, running.cgroup.processes()[:10])) or str(running.pid)
         why = "processes that wait in the kernel, or that a freezer (cgroup v1) has stopped, do not die before they go on"
         warnings.warn(TeardownWarning(f"{running.name} cannot be killed, with pids {pids}: {why}"), stacklevel=2)
+        running.drop_common()
         self._finish(running)
+
+    def _bring_home(self, running: Running) -> None:
+        """Everybody is gone who could write to the directories that the sandboxes had in common."""
+        if running.common is not None:
+            for problem in home.bring(running.common, self._layout.common):
+                warnings.warn(TeardownWarning(problem), stacklevel=2)
 
     def _remove_scratch(self, running: Running) -> None:
         order = running.order

@@ -133,14 +133,17 @@ def _become(layout: Layout) -> None:
 
 
 def _make_root(layout: Layout, order: Order) -> list[int]:
-    """Mount everything and enter; what the controller is to get: our layer and, of a scope, a socket to ask who listens."""
+    """Mount everything and enter; for the controller: our layer, a scope's socket to ask who listens, the common layer."""
     umask = os.umask(0)
     mounts.make_private()
     make_store(layout, shares_network=order.shares_network)
+    mounts.apply(layouts.common_operations(layout, order.spec))
     mounts.apply(layouts.root_operations(layout, order.spec, order.name, scope=order.scope, shares_network=order.shares_network))
     ready = [os.open(layout.layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
     if order.scope:
         ready.append(open_netlink().detach())
+    if layout.common:
+        ready.append(os.open(layout.common_layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     mounts.enter(layout.root)
     os.umask(umask)
     return ready

@@ -135,8 +135,9 @@ class Running:
     held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
     forking into it. spared_until: until when a kill waits for that.
     attached: main is in its cgroups of version 2. entered: in all. problem: why it never started, or what it
-    did that it must not. own_inodes: of its layer, before it wrote. launcher: pid of the process that it was forked from,
-    if that is one of its own. depth: how many are around it. sockets: unix sockets on paths where those listen.
+    did that it must not. common: of the outermost, the layer of what all have in common. own_inodes: of its layer, before
+    it wrote. launcher: pid of the process that it was forked from, if that is one of its own.
+    depth: how many are around it. sockets: unix sockets on paths where those listen.
     crowded: the loop waits for room in its socket. silent: main, and whoever has inherited from it, has closed that.
     gone_by: when nothing of it may be left.
     """
@@ -167,6 +168,7 @@ class Running:
     pid: int | None = None
     pidfd: int | None = None
     layer: int | None = None
+    common: int | None = None
     own_inodes: int = 0
     started: float = dataclasses.field(default_factory=time.monotonic)
     allowed: Timer | None = None
@@ -227,10 +229,16 @@ class Running:
         """Those that the controller has of it."""
         own = {self.control.fileno(), self.wire.fileno(), self.stdout, self.stderr, self.stacks, self.shown}
         own |= self.outbox.descriptors()
-        own |= {fd for fd in (self.pidfd, self.layer) if fd is not None}
+        own |= {fd for fd in (self.pidfd, self.layer, self.common) if fd is not None}
         own |= {self.below.netlink.fileno()} if self.below.netlink is not None else set()
         own |= self.pending.all() if self.pending else set()
         return own - {-1}  # a socket that has been handed over
+
+    def drop_common(self) -> None:
+        """Bring nothing home that somebody may still write to."""
+        if self.common is not None:
+            os.close(self.common)
+            self.common = None
 
     def interrupt(self) -> None:
         """Let init send main what Ctrl-C sends to a program."""
@@ -347,3 +355,4 @@ class Running:
             if fd is not None:
                 os.close(fd)
         self.pidfd = self.layer = None
+        self.drop_common()

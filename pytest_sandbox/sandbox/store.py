@@ -24,15 +24,22 @@ def make_store(layout: Layout, *, shares_network: bool) -> None:
     mounts.apply(layouts.store_operations(layout, shares_network=shares_network))
     layouts.build_devices(f"{layout.store}/dev")
     if layout.identity is not Identity.USER:
-        for name in ("base", "rw", "scratch"):
+        for name in layouts.CLONES:
             mounts.bind(f"{source}/{name}", f"{layout.store}/{name}", recursive=True).apply()
         return
     os.mkdir(f"{layout.store}/base/0")
     overlay.build_skeleton(layout.plan, f"{layout.store}/base/0")
-    for target, tree in clones.items():
-        make_target(layout.store + target, tree)
-        syscalls.move_mount(tree, layout.store + target)
+    make_below(layout, layout.store)
+    for name, tree in clones.items():
+        make_target(f"{layout.store}/{name}", tree)
+        syscalls.move_mount(tree, f"{layout.store}/{name}")
         os.close(tree)
+
+
+def make_below(layout: Layout, directory: str) -> None:
+    """Make what clones of the directories that sandboxes have in common are mounted on; without one it is empty."""
+    for index in range(len(layout.common)):
+        os.mkdir(f"{directory}/below/{index}")
 
 
 def make_target(path: str, tree: int) -> None:
@@ -46,14 +53,11 @@ def make_target(path: str, tree: int) -> None:
 def _clone_for_user(layout: Layout) -> dict[str, int]:
     """Detached clones, taken before the store covers a directory; recursive, since a user's mounts are locked together."""
     clones = {}
-    for index, tree in enumerate(layout.plan.trees):
-        if tree.path != "/":
-            clones[f"/base/{index}"] = syscalls.open_tree(tree.path, recursive=True)
-            syscalls.mount_setattr(clones[f"/base/{index}"], Attr.RDONLY, recursive=True)
-    for index, path in enumerate(layout.writable):
-        clones[f"/rw/{index}"] = syscalls.open_tree(path, recursive=True)
-    for index, (_, path) in enumerate(layout.scratches):
-        clones[f"/scratch/{index}"] = syscalls.open_tree(path, recursive=True)
+    for name, path in layouts.sources(layout).items():
+        if path != "/" or not name.startswith("base/"):
+            clones[name] = syscalls.open_tree(path, recursive=True)
+        if name in clones and name.startswith(layouts.READ_ONLY):
+            syscalls.mount_setattr(clones[name], Attr.RDONLY, recursive=True)
     return clones
 
 

@@ -88,11 +88,14 @@ class Entry:
 def walk(layer: int, trees: Sequence[Tree]) -> Iterator[Entry]:
     """Every entry, directories before what is in them; a descriptor is good until the next entry."""
     for index, tree in enumerate(trees):
-        if tree.kind is not TreeKind.OVERLAY:
-            continue
-        with contextlib.suppress(OSError):
-            top = open_upper(layer, index)
-            yield from _walk(top, index, tree.path.rstrip("/"), 0)
+        if tree.kind is TreeKind.OVERLAY:
+            yield from walk_tree(layer, index, tree.path)
+
+
+def walk_tree(layer: int, tree: int, path: str) -> Iterator[Entry]:
+    """As `walk`, of the overlay of one index, which is over `path`."""
+    with contextlib.suppress(OSError):
+        yield from _walk(open_upper(layer, tree), tree, path.rstrip("/"), 0)
 
 
 def open_upper(layer: int, tree: int) -> int:
@@ -191,7 +194,7 @@ def _changes_of(entry: Entry, below: Sequence[int]) -> Iterator[Change]:
         yield Change(entry.path, ChangeKind.MODIFIED, entry.status.st_size)
     elif before.st_mode != mode:
         yield Change(entry.path, ChangeKind.MODIFIED)
-    if before is not None and stat.S_ISDIR(before.st_mode) and entry.below is not None and _is_opaque(entry.below):
+    if before is not None and stat.S_ISDIR(before.st_mode) and entry.below is not None and is_opaque(entry.below):
         yield from _gone_with_directory(entry)
 
 
@@ -203,7 +206,8 @@ def _gone_with_directory(entry: Entry) -> Iterator[Change]:
             yield Change(f"{entry.path}/{name}", ChangeKind.DELETED)
 
 
-def _is_opaque(directory: int) -> bool:
+def is_opaque(directory: int) -> bool:
+    """Whether a directory of a layer, behind a descriptor, takes the place of what lies below."""
     try:
         return os.getxattr(directory, _OPAQUE) == b"y"
     except OSError:
@@ -235,7 +239,7 @@ def _in_layer(layer: int, tree: int, names: Sequence[str]) -> tuple[os.stat_resu
             inner = os.open(name, DIRECTORY, dir_fd=directory)
             os.close(directory)
             directory = inner
-            opaque = opaque or _is_opaque(directory)
+            opaque = opaque or is_opaque(directory)
         status = os.stat(names[-1], dir_fd=directory, follow_symlinks=False)
         return (None, True) if is_whiteout(status) else (status, False)
     except OSError:

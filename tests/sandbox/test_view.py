@@ -174,6 +174,50 @@ def test_writable_that_is_not_there(place: Path) -> None:
         Sandbox(Spec(writable=(f"{place}/missing",))).run(["true"])
 
 
+# -- common -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("xattr")
+def test_common(place: Path) -> None:
+    """Regular files, directories and deletions come home; what a machine's directory must not be given does not."""
+    common = place / "directory"
+    for name in ("gone/file", "anew/file", "turned/file"):
+        (common / name).parent.mkdir()
+        (common / name).write_text("before")
+    (common / "own-link").symlink_to(place / "file")
+    script = """cd "$COMMON"; cat inner own-link; echo new > new; echo more >> inner; chmod 4777 new; mkfifo fifo
+    ln -s "$PLACE/file" link; rm -r gone anew turned; mkdir anew; echo x > anew/other; echo x > turned
+    mkdir -p a/b/c; echo deep > a/b/c/d; rm own-link; echo mine > own-link"""
+    spec = Spec(common=(str(common),))
+    result = Sandbox(spec).run(["sh", "-c", script], env={**os.environ, "COMMON": str(common), "PLACE": str(place)})
+    assert (result.ok, result.stdout, result.changes) == (True, b"innercontent", ()), result.stderr
+    left = {str(path.relative_to(common)): path.lstat() for path in common.rglob("*")}
+    files = {name for name, status in left.items() if stat.S_ISREG(status.st_mode)}
+    assert files == {"new", "inner", "anew/other", "turned", "a/b/c/d", "own-link"}
+    assert set(left) - files == {"anew", "a", "a/b", "a/b/c"}
+    assert stat.S_IMODE(left["new"].st_mode) == 0o755
+    assert {status.st_uid for status in left.values()} == {os.getuid()}
+    assert (common / "inner").read_text() == "innermore\n"
+    assert (place / "file").read_text() == "content"
+
+
+def test_common_is_limited(place: Path) -> None:
+    """By what one sandbox may write; its own layer has that besides."""
+    spec = Spec(limits=Limits(disk=4 << 20), common=(f"{place}/directory",))
+    script = f"head -c 8000000 /dev/zero > {place}/directory/big; head -c 3000000 /dev/zero > {place}/big"
+    result = Sandbox(spec).run(["sh", "-c", script])
+    assert result.ok
+    assert b"No space left" in result.stderr
+    assert (place / "directory" / "big").stat().st_size <= 4 << 20
+    assert [change.path for change in result.changes] == [f"{place}/big"]
+
+
+def test_common_that_is_not_there(place: Path) -> None:
+    """No sandbox, and the path in the error."""
+    with pytest.raises(SetupError, match="missing"):
+        Sandbox(Spec(common=(f"{place}/missing",))).run(["true"])
+
+
 # -- scratch ----------------------------------------------------------------------------------------------------------
 
 

@@ -425,3 +425,79 @@ def test_deep(tmp_path):
     result.failed("test_names", "exited")
     result.failed("test_deep", "exited")
     result.passed("test_next")
+
+
+_INTO_THE_CACHE = """
+def test_1_links(pytestconfig):
+    cache = pytestconfig.cache
+    inner.assert_inside(str(cache._cachedir))
+    cache.set("its/own", 7)
+    directory = cache.mkdir("directory")
+    (directory / "file").write_text("by a test")
+    os.symlink(FACTS["outside"], directory / "link")
+    values = cache._cachedir / "v" / "cache"
+    values.mkdir(parents=True, exist_ok=True)
+    os.symlink(FACTS["outside"] + "/victim", values / "nodeids")
+    os.mkfifo(values / "lastfailed")
+    (cache._cachedir / "old").unlink()
+    (cache._cachedir / "old-directory" / "file").unlink()
+    (cache._cachedir / "old-directory").rmdir()
+    (cache._cachedir / "file").unlink()
+    (cache._cachedir / "file").mkdir()
+    (cache._cachedir / "file" / "in").write_text("by a test")
+def test_2_finds_it(pytestconfig):
+    assert pytestconfig.cache.get("its/own", None) == 7
+    assert (pytestconfig.cache.mkdir("directory") / "file").read_text() == "by a test"
+    assert not (pytestconfig.cache._cachedir / "old").exists()
+    assert False
+"""
+
+
+def test_what_pytest_reads_of_its_cache_is_no_trap(anywhere: Any) -> None:
+    """With the cache on, as by default, tests leave links and FIFOs where pytest writes next: only files come home."""
+    attack = anywhere
+    outside = attack.path / "outside"
+    outside.mkdir()
+    (outside / "victim").write_text("the machine's")
+    attack.facts["outside"] = str(outside)
+    (attack.project / "pytest.ini").write_text("[pytest]\n")
+    cache = attack.project / ".pytest_cache"
+    (cache / "old-directory").mkdir(parents=True)
+    for name in ("old", "old-directory/file", "file", "stays"):
+        (cache / name).write_text("from before")
+    attack.write(_INTO_THE_CACHE)
+    result = attack.run()
+    result.passed("test_1_links", "test_next")
+    result.failed("test_2_finds_it", "exited")
+    assert (outside / "victim").read_text() == "the machine's"
+    assert os.listdir(outside) == ["victim"]
+    left = {str(path.relative_to(cache)): path.lstat().st_mode for path in cache.rglob("*")}
+    assert all(stat.S_ISREG(mode) or stat.S_ISDIR(mode) for mode in left.values()), left
+    assert {"stays", "directory/file"} <= {name.removeprefix("d/") for name in left}
+    assert not {"old", "old-directory"} & set(left)
+    assert (cache / "file" / "in").read_text() == "by a test"
+    assert (cache / "v" / "its" / "own").read_text() == "7"
+    assert "test_2_finds_it" in (cache / "v" / "cache" / "lastfailed").read_text()
+    assert "test_2_finds_it" in (cache / "v" / "cache" / "nodeids").read_text()
+
+
+def test_what_tests_have_in_common_is_limited(attack: Any) -> None:
+    """What fills pytest's cache fills what one sandbox may write, and not the machine; the run goes on."""
+    (attack.project / "pytest.ini").write_text("[pytest]\n")
+    attack.write("""
+def test_1_fill(pytestconfig):
+    inner.assert_inside(str(pytestconfig.cache._cachedir))
+    with open(pytestconfig.cache.mkdir("directory") / "file", "wb", buffering=0) as file:
+        for _ in range(1024):
+            file.write(bytes(1 << 20))
+def test_2_many(pytestconfig):
+    for number in range(100_000):
+        (pytestconfig.cache.mkdir("directory") / str(number)).touch()
+def test_3_without():
+    open("file", "w").write("its own layer has room")
+""")
+    result = attack.run("--sandbox-disk=32M", "--sandbox-inodes=2000")
+    assert "No space left on device" in result.output
+    result.passed("test_3_without", "test_next")
+    size = sum(path.stat().st_size for path in (attack.project / ".pytest_cache").rglob("*"))
+    assert size < 64 << 20

@@ -1,7 +1,7 @@
-"""Paths that tests may really change though nobody said so: what is written for later runs. Imports pytest and `resolve`.
+"""Paths that tests may change though nobody said so: what is written for later runs. Imports pytest, `resolve` and `primitives`.
 
-The cache directory, Hypothesis's examples, the log file, and directories that other plugins were told to fill; each only if this
-user may write it.
+The cache directory and Hypothesis's examples are common to all sandboxes, and never the machine's own: pytest follows what it
+finds there. The log file, and directories that other plugins were told to fill, are. Each only if this user may write it.
 """
 
 from __future__ import annotations
@@ -11,31 +11,37 @@ import dataclasses
 import fcntl
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from pytest_sandbox.plugin.planning.resolve import Plan
+from pytest_sandbox.primitives.overlay import is_below
 
 
 def let_through(config: pytest.Config, items: Sequence[pytest.Item], plans: Sequence[Plan]) -> list[Plan]:
-    """The plans, with these paths writable in each sandbox; directories are made now if some item needs them."""
-    paths = [os.path.realpath(path) for path in _paths(config, items)]
-    paths = [path for path in dict.fromkeys(paths) if os.path.exists(path) and os.access(path, os.W_OK)]
-    if not paths:
-        return list(plans)
-    changed = {plan: _with(plan, paths) for plan in set(plans)}
-    return [changed[plan] for plan in plans]
+    """The plans, with these paths common to all sandboxes, or writable; directories are made now if some item needs them."""
+    common, writable = _there(_common(config, items)), _there((*_log_file(config), *_results(config)))
+    changed = {plan: _with(plan, common, writable) for plan in set(plans)} if common or writable else {}
+    return [changed.get(plan, plan) for plan in plans]
 
 
-def _with(plan: Plan, paths: Sequence[str]) -> Plan:
+def _there(paths: Iterable[str]) -> list[str]:
+    found = dict.fromkeys(os.path.realpath(path) for path in paths)
+    return [path for path in found if os.path.exists(path) and os.access(path, os.W_OK)]
+
+
+def _with(plan: Plan, common: Sequence[str], writable: Sequence[str]) -> Plan:
     spec = plan.spec
-    new = tuple(path for path in paths if path not in spec.hide)
-    return dataclasses.replace(plan, spec=dataclasses.replace(spec, writable=tuple(dict.fromkeys((*spec.writable, *new)))))
+    new = tuple(dict.fromkeys((*spec.writable, *(path for path in writable if path not in spec.hide))))
+    # What somebody has let through is the machine's own, whatever else it is.
+    beside = tuple(path for path in common if path not in spec.hide and not is_below(path, spec.writable))
+    return dataclasses.replace(plan, spec=dataclasses.replace(spec, writable=new, common=beside))
 
 
-def _paths(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[str]:
+def _common(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[str]:
+    """Directories in which tests find what earlier ones have left, in this run and in others."""
     cache: Any = getattr(config, "cache", None)
     if cache is not None:
         with contextlib.suppress(AttributeError, OSError):
@@ -46,8 +52,6 @@ def _paths(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[str]
         with contextlib.suppress(OSError):
             os.makedirs(examples, exist_ok=True)
     yield examples
-    yield from _log_file(config)
-    yield from _results(config)
 
 
 #: Directories that other plugins are told to have tests write their results to: a plugin's module, and the option's name.
