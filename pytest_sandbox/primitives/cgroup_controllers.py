@@ -57,6 +57,7 @@ MEMORY_V2 = Controller(
         Gauge("oom_kills", "memory.events", key(b"oom_kill")),
         Gauge("memory_max_events", "memory.events", key(b"max")),
         Gauge("memory_high_events", "memory.events", key(b"high")),
+        Gauge("memory_oom_events", "memory.events", key(b"oom")),
         Gauge("faults", "memory.stat", key(b"pgfault")),
         Gauge("major_faults", "memory.stat", key(b"pgmajfault")),
     ),

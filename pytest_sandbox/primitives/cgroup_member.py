@@ -44,7 +44,8 @@ class CgroupUsage:
     """What a cgroup consumed since it was made. Times in seconds, sizes in bytes.
 
     A field that could not be measured is None and its reason is in `missing`. memory_peak includes page cache.
-    memory_max_events: how often usage met the memory limit (v1 failcnt). pids_max_events: forks refused.
+    memory_max_events: how often usage met the memory limit (v1 failcnt), memory_oom_events: how often giving back page cache was
+    not enough then. pids_max_events: forks refused.
     bytes_read, bytes_written, reads, writes: block I/O; v1 bills buffered writes to nobody. throttled: time waited for CPU
     quota. ..._stalled: PSI.
     """
@@ -54,6 +55,7 @@ class CgroupUsage:
     oom_kills: int | None = None
     memory_max_events: int | None = None
     memory_high_events: int | None = None
+    memory_oom_events: int | None = None
     faults: int | None = None
     major_faults: int | None = None
     pids_peak: int | None = None
@@ -108,7 +110,7 @@ class Cgroup:
 
     @property
     def log_name(self) -> str:
-        """The end of the path that the kernel's log calls it by: RUN/NAME, for `oom_victim`."""
+        """The end of the path that the kernel's log calls it by: RUN/NAME, for `oom_kill`."""
         return "/".join(next(iter(self._places), f"/{self.name}").split("/")[-2:])
 
     def make(self, limits: Limits) -> None:

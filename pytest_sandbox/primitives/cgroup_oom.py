@@ -1,7 +1,8 @@
-"""Whom the OOM killer chose in a cgroup, by the kernel's log. Imports nothing."""
+"""Whom the OOM killer chose in a cgroup, and for whose limit, by the kernel's log. Imports nothing."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import time
@@ -11,13 +12,21 @@ _SECONDS = 0.5
 
 # mm/oom_kill.c, dump_oom_victim; mm/memcontrol.c, mem_cgroup_print_oom_context. A task's name may hold any character.
 _LINE = re.compile(
-    rb"oom-kill:constraint=.*?,oom_memcg=(?P<limited>.*?),task_memcg=(?P<member>.*?),"
+    rb"oom-kill:constraint=.*?,(?:oom_memcg=(?P<limited>.*?)|global_oom),task_memcg=(?P<member>.*?),"
     rb"task=(?P<task>.*),pid=(?P<pid>\d+),uid=\d+"
 )
 
 
-def oom_victim(cgroup_name: str, since: float) -> str | None:
-    """The last process that was killed for want of memory in a cgroup, as "python pid 123" (host pid).
+@dataclasses.dataclass(frozen=True, slots=True)
+class OomKill:
+    """One kill. victim: as "python pid 123" (host pid). own: whether it was the limit of the cgroup asked about that was met."""
+
+    victim: str
+    own: bool
+
+
+def oom_kill(cgroup_name: str, since: float) -> OomKill | None:
+    """The last one for want of memory in a cgroup.
 
     cgroup_name: the end of its path, as `Cgroup.log_name`. since: time.monotonic() when the sandbox began. None where
     nothing is found or the log cannot be read (/dev/kmsg needs root or CAP_SYSLOG where kernel.dmesg_restrict=1), and
@@ -26,13 +35,16 @@ def oom_victim(cgroup_name: str, since: float) -> str | None:
     """
     # The log's clock is not steered by NTP as CLOCK_MONOTONIC is; names differ from run to run, so slack is harmless.
     earliest = (since - 10 - since / 1000) * 1e6
-    wanted, victim = os.fsencode(f"/{cgroup_name.strip('/')}/"), None
+    wanted, last = os.fsencode(f"/{cgroup_name.strip('/')}/"), None
     for stamp, message in _records():
         match = _LINE.search(message) if stamp >= earliest else None
-        # The victim's own cgroup too: the limit that was met may be that of a container around us all.
-        if match and any(wanted in b"/%b/" % match[group] for group in ("limited", "member")):
-            victim = f"{os.fsdecode(match['task'])} pid {int(match['pid'])}"
-    return victim
+        if not match:
+            continue
+        # Where the limit of a container around us all was met, or the machine's memory was used up, only the victim is ours.
+        limited, member = (wanted in b"/%b/" % (match[group] or b"") for group in ("limited", "member"))
+        if limited or member:
+            last = OomKill(f"{os.fsdecode(match['task'])} pid {int(match['pid'])}", own=limited)
+    return last
 
 
 def _records() -> list[tuple[int, bytes]]:

@@ -23,14 +23,14 @@ cgroup_systemd      a scope of systemd's, where v2 lets nothing be divided
 cgroup_member       one sandbox's cgroup
 cgroup_run          the run; the janitor's `remove_run`; what killed runs have left
 cgroup_probe        what can be enforced here, by trying
-cgroup_oom          whom the OOM killer chose, by the kernel's log
+cgroup_oom          whom the OOM killer chose and for whose limit, by the kernel's log
 """
 
 from __future__ import annotations
 
 from pytest_sandbox.primitives.cgroup_layout import Problem
 from pytest_sandbox.primitives.cgroup_member import Cgroup, CgroupUsage, MemorySnapshot, enter
-from pytest_sandbox.primitives.cgroup_oom import oom_victim
+from pytest_sandbox.primitives.cgroup_oom import OomKill, oom_kill
 from pytest_sandbox.primitives.cgroup_probe import RARE, USUAL, CgroupCapability, capabilities
 from pytest_sandbox.primitives.cgroup_run import CgroupRun, remove_run, settle
 
@@ -42,10 +42,11 @@ __all__ = [
     "CgroupRun",
     "CgroupUsage",
     "MemorySnapshot",
+    "OomKill",
     "Problem",
     "capabilities",
     "enter",
-    "oom_victim",
+    "oom_kill",
     "remove_run",
     "settle",
 ]

@@ -11,7 +11,7 @@ import time
 
 from pytest_sandbox.model.outcome import Change, Ending, Leak, Outcome, Usage
 from pytest_sandbox.model.spec import Limits
-from pytest_sandbox.primitives.cgroups import CgroupUsage, MemorySnapshot, oom_victim
+from pytest_sandbox.primitives.cgroups import CgroupUsage, MemorySnapshot, OomKill, oom_kill
 from pytest_sandbox.sandbox import clock, upper
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.running import Running, Told
@@ -29,6 +29,7 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
     untold = dataclasses.replace(
         usage, oom_kills=None if usage.oom_kills is None else max(0, usage.oom_kills - running.told.kills)
     )
+    kill = oom_kill(running.cgroup.log_name, running.started) if untold.oom_kills else None
     status = os.waitstatus_to_exitcode(words.status) if words and words.status is not None else None
     facts = Facts(
         limits=_limits(running),
@@ -41,7 +42,8 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         errno=running.errno,
         output=max(running.output(), running.overran),
         ran=_ran(running, usage),
-        victim=oom_victim(running.cgroup.log_name, running.started) if untold.oom_kills else None,
+        victim=kill.victim if kill else None,
+        own_memory=_was_its_own(counted, running.told, kill),
         failed=running.failed or bool(status),
         reported=running.reported,
     )
@@ -68,12 +70,15 @@ def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> tuple[En
 
     failed: whether what ran since then did, without which no limit that refuses is of interest.
     """
-    kills, refused = (int(running.cgroup.figure(name) or 0) for name in ("oom_kills", "pids_max_events"))
-    before, running.told = running.told, Told(kills, refused)
+    kills, ooms, refused = (
+        int(running.cgroup.figure(name) or 0) for name in ("oom_kills", "memory_oom_events", "pids_max_events")
+    )
+    before, running.told = running.told, Told(kills, ooms, refused)
     if kills <= before.kills and not failed:
         return None
     counted, fill = running.cgroup.read(), fill_of(running, layout)
     usage = dataclasses.replace(usage_of(running, counted, fill), oom_kills=kills - before.kills)
+    kill = oom_kill(running.cgroup.log_name, running.started) if usage.oom_kills else None
     facts = Facts(
         limits=_limits(running),
         usage=usage,
@@ -82,11 +87,26 @@ def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> tuple[En
         disk_full=fill.disk_full if fill else 0.0,
         inodes_full=fill.inodes_full if fill else 0.0,
         errno=running.errno,
-        victim=oom_victim(running.cgroup.log_name, running.started) if usage.oom_kills else None,
+        victim=kill.victim if kill else None,
+        own_memory=_was_its_own(counted, before, kill),
         failed=failed,
     )
     ending, sentence = judge(facts)
     return None if ending is Ending.EXITED else (ending, sentence)
+
+
+def _was_its_own(counted: CgroupUsage, told: Told, kill: OomKill | None) -> bool | None:
+    """Whether it was its own limit of memory that the kernel has killed for, since so much was told; None: that or one around it.
+
+    Version 2 counts an OOM where the limit is that was met, and a kill where the victim was. Version 1 counts the kill, and each
+    time that a limit was met, also where giving back page cache was enough; of which limit it killed, only the log says.
+    """
+    ooms = counted.memory_oom_events
+    if ooms is not None and ooms > told.ooms:
+        return True
+    if ooms == 0 or (ooms is None and counted.memory_max_events == 0):
+        return False
+    return kill.own if kill else None  # of version 2: that was told before, but the kill may have been counted a moment later
 
 
 def _limits(running: Running) -> Limits:

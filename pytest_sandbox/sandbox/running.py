@@ -118,9 +118,10 @@ class Dying:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Told:
-    """How many processes the kernel has killed for memory, and how many it has refused, that somebody was told of."""
+    """What the kernel has counted that somebody was told of: processes killed for memory, limits of memory met, forks refused."""
 
     kills: int = 0
+    ooms: int = 0
     refused: int = 0
 
 

@@ -28,6 +28,7 @@ class Facts:
     processes_refused: forks that the pids limit refused; None where nobody counts them. disk_full, inodes_full: share of
     these limits in use at the end. errno: what the sandbox says its failure was about (0: nothing). output: bytes written to
     stdout and stderr. ran: seconds since the clock of its timeout last started. victim: whom the kernel killed for memory.
+    own_memory: whether it was for its own limit, if it has one; None: that or one around it, which cannot be told.
     failed: whether it counts as failed by itself. reported: whether its main process said all that it had to.
     """
 
@@ -42,6 +43,7 @@ class Facts:
     output: int = 0
     ran: float = 0.0
     victim: str | None = None
+    own_memory: bool | None = None
     failed: bool = False
     reported: bool = True
 
@@ -80,11 +82,12 @@ def _by_kernel(facts: Facts) -> tuple[Ending, str] | None:
     if not facts.usage.oom_kills:
         return None
     who, limit, peak = _victim(facts), facts.limits.memory, _size(facts.usage.memory_peak)
-    if limit is None or facts.usage.memory_max_events == 0:
-        own = "without a limit" if limit is None else f"below its limit of {_size(limit)}"
-        around = "the machine's memory, or that of a cgroup around pytest, was used up"
+    around = "the machine's memory, or that of a cgroup around pytest, was used up"
+    if limit is None or facts.own_memory is False:
+        own = "without a limit" if limit is None else f"within its limit of {_size(limit)}"
         return Ending.OUT_OF_MEMORY, f"out of memory: the kernel killed {who} {own}, peak {peak}: {around}"
-    return Ending.OUT_OF_MEMORY, f"out of memory: the kernel killed {who}, limit {_size(limit)}, peak {peak}"
+    unsure = "" if facts.own_memory else f" (or {around}: which it was, this kernel does not tell)"
+    return Ending.OUT_OF_MEMORY, f"out of memory: the kernel killed {who}, limit {_size(limit)}, peak {peak}{unsure}"
 
 
 def _by_status(facts: Facts) -> tuple[Ending, str] | None:

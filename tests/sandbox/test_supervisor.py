@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import random
+import re
 import secrets
 import signal
 import socket
@@ -671,21 +673,84 @@ def test_which_of_two_times_ran_out_first(supervisor: Supervisor, cpu_time: floa
     assert wait(supervisor, heard)[0].ending is first
 
 
-@pytest.mark.needs("memory")
-def test_out_of_memory_that_is_not_its_own(supervisor: Supervisor) -> None:
-    """Where a cgroup around it has no memory left, its own limit is not named as what was met."""
+def hoard(inside: Inside) -> int:
+    """Take a gigabyte, when told so."""
+    inside.channel.wait_for("go")
+    return len([b"x" * (1 << 20) for _ in range(1000)])
 
-    def hoard(_: Inside) -> int:
-        return len([b"x" * (1 << 20) for _ in range(1000)])
 
-    running, heard = root(supervisor, hoard, limits=Limits(memory=1 << 30))
-    directory = os.path.dirname(running.cgroup._directories["memory"])
-    v2 = os.path.join(directory, "memory.max")
-    with open(v2 if os.path.exists(v2) else os.path.join(directory, "memory.limit_in_bytes"), "w", encoding="ascii") as file:
-        file.write(str(64 << 20))
+def meet_and_hoard(inside: Inside) -> int:
+    """Before that, take more than the limit of what the kernel can take back, as it can page cache: madvise(2), MADV_FREE."""
+    with mmap.mmap(-1, 200 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:
+        for start in range(0, len(held), 1 << 20):
+            held[start : start + (1 << 20)] = b"x" * (1 << 20)
+            held.madvise(mmap.MADV_FREE, start, 1 << 20)
+    inside.channel.send({"op": "met"})
+    return hoard(inside)
+
+
+OWN, UNSURE = r"limit 128M, peak \S+", r"limit 128M, peak \S+ \(or the machine's memory, or .* does not tell\)"
+AROUND = r"within its limit of 128M, peak \S+: the machine's memory, or .*"
+
+
+def limit_around(running: Running) -> None:
+    """Let the cgroup around it have less than its own limit."""
+    memory = Path(running.cgroup._directories["memory"])
+    (memory.parent / ("memory.max" if on_v2(running) else "memory.limit_in_bytes")).write_text(str(64 << 20))
+
+
+def on_v2(running: Running) -> bool:
+    """Whether its memory is version 2's, which counts OOMs where the limit is."""
+    return Path(running.cgroup._directories["memory"], "memory.max").exists()
+
+
+def says(sentence: str, words: str) -> bool:
+    """Whether a sentence on a kill ends so."""
+    return re.fullmatch(f"out of memory: the kernel killed .*?,? {words}", sentence) is not None
+
+
+@pytest.mark.needs("memory", "swap")
+@pytest.mark.parametrize("is_own", [True, False], ids=["its own", "one around it"])
+@pytest.mark.parametrize("body", [hoard, meet_and_hoard])
+def test_whose_memory_it_is_out_of(supervisor: Supervisor, body: Callable[[Inside], int], *, is_own: bool) -> None:
+    """Its own limit is named where it was killed for that, whatever it had met before; where nothing tells, that is said."""
+    running, heard = root(supervisor, body, limits=Limits(memory=128 << 20))
+    if body is meet_and_hoard:
+        supervisor.run_while(lambda: not (heard.frames or heard.outcome))
+        assert running.cgroup.figure("memory_max_events")
+        assert not running.cgroup.figure("oom_kills")
+    if not is_own:
+        limit_around(running)
+    is_told, known = on_v2(running) or (body is hoard and not is_own), OWN if is_own else AROUND
+    running.send({"op": "go"})
     [outcome] = wait(supervisor, heard)
     assert outcome.ending is Ending.OUT_OF_MEMORY
-    assert "below its limit of 1G" in outcome.sentence
+    assert says(outcome.sentence, known if is_told else f"({known}|{UNSURE})"), outcome.sentence
+
+
+@pytest.mark.needs("memory", "swap")
+def test_whose_memory_it_is_out_of_the_next_time(supervisor: Supervisor) -> None:
+    """A test that shares its sandbox is not told of its own limit, since an earlier one has met that."""
+
+    def twice(inside: Inside) -> int:
+        for _ in range(2):
+            inside.channel.wait_for("go")
+            if (pid := os.fork()) == 0:
+                os._exit(len([b"x" * (1 << 20) for _ in range(1000)]))
+            os.waitpid(pid, 0)
+            inside.channel.send({"op": "died"})
+        return 0
+
+    running, heard = root(supervisor, twice, limits=Limits(memory=128 << 20))
+    for count, known in enumerate((OWN, AROUND), 1):
+        running.send({"op": "go"})
+        supervisor.run_while(lambda: len(heard.frames) < count and heard.outcome is None)  # noqa: B023  # at once
+        met = supervisor.met_meanwhile(running, failed=True)
+        assert met
+        assert met[0] is Ending.OUT_OF_MEMORY
+        assert says(met[1], known if known == OWN and on_v2(running) else f"({known}|{UNSURE})"), met
+        limit_around(running)
+    wait(supervisor, heard)
 
 
 class Freezer:
