@@ -14,8 +14,8 @@ from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives.cgroups import CgroupUsage, MemorySnapshot, OomKill, oom_kill
 from pytest_sandbox.sandbox import clock, upper
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
-from pytest_sandbox.sandbox.running import Running, Told
-from pytest_sandbox.sandbox.verdict import Facts, judge
+from pytest_sandbox.sandbox.running import Failure, Running, Told
+from pytest_sandbox.sandbox.verdict import FULL, NO_ROOM, Facts, judge
 
 _NOT_REACHED = "its main process was gone before it could be read"
 
@@ -31,15 +31,16 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
     )
     kill = oom_kill(running.cgroup.log_name, running.started) if untold.oom_kills else None
     status = os.waitstatus_to_exitcode(words.status) if words and words.status is not None else None
+    failure = running.failure
     facts = Facts(
         limits=_limits(running),
         usage=untold,
         status=status,
         killed=running.killed or _overrun(running, usage),
         processes_refused=None if counted.pids_max_events is None else counted.pids_max_events - running.told.refused,
-        disk_full=fill.disk_full if fill else 0.0,
-        inodes_full=fill.inodes_full if fill else 0.0,
-        errno=running.errno,
+        disk_full=max(failure.disk_full, fill.disk_full if fill else 0.0),
+        inodes_full=max(failure.inodes_full, fill.inodes_full if fill else 0.0),
+        errno=failure.errno,
         output=max(running.output(), running.overran),
         ran=_ran(running, usage),
         victim=kill.victim if kill else None,
@@ -79,20 +80,32 @@ def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> tuple[En
     counted, fill = running.cgroup.read(), fill_of(running, layout)
     usage = dataclasses.replace(usage_of(running, counted, fill), oom_kills=kills - before.kills)
     kill = oom_kill(running.cgroup.log_name, running.started) if usage.oom_kills else None
+    failure = running.failure
     facts = Facts(
         limits=_limits(running),
         usage=usage,
         status=0,
         processes_refused=None if counted.pids_max_events is None else refused - before.refused,
-        disk_full=fill.disk_full if fill else 0.0,
-        inodes_full=fill.inodes_full if fill else 0.0,
-        errno=running.errno,
+        disk_full=max(failure.disk_full, fill.disk_full if fill else 0.0),
+        inodes_full=max(failure.inodes_full, fill.inodes_full if fill else 0.0),
+        errno=failure.errno,
         victim=kill.victim if kill else None,
         own_memory=_was_its_own(counted, before, kill),
         failed=failed,
     )
     ending, sentence = judge(facts)
     return None if ending is Ending.EXITED else (ending, sentence)
+
+
+def note_failure(running: Running, number: int) -> bool:
+    """Keep the errno that main says it has failed of. Whether its room is seen to be used up, if that is what it says.
+
+    It waits for the answer, so that what it does next, as in a teardown, cannot have made room again.
+    """
+    before = running.failure
+    disk, inodes = upper.shares(running.layer) if number in NO_ROOM and running.layer is not None else (0.0, 0.0)
+    running.failure = Failure(number, max(before.disk_full, disk), max(before.inodes_full, inodes))
+    return max(disk, inodes) >= FULL
 
 
 def _was_its_own(counted: CgroupUsage, told: Told, kill: OomKill | None) -> bool | None:

@@ -21,6 +21,7 @@ from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.process import STACKS_SIGNAL
 from pytest_sandbox.sandbox import values
 from pytest_sandbox.sandbox.child import Body, Inside
+from pytest_sandbox.sandbox.wire import Channel
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,8 +151,9 @@ def _call(inside: Inside, call: Callable[..., Any], args: Sequence[Any], kwargs:
         inside.channel.send({"op": "raised", "text": f"SystemExit: {error.code}", "traceback": ""})
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException as error:
+        tell_errno(inside.channel, error)
         text = "".join(traceback.format_exception_only(error)).strip()
-        inside.channel.send({"op": "raised", "text": text, "traceback": traceback.format_exc(), "errno": errno_of(error)})
+        inside.channel.send({"op": "raised", "text": text, "traceback": traceback.format_exc()})
         return 1
     return 0
 
@@ -188,6 +190,12 @@ def errno_of(error: BaseException | None, deepest: int = 10) -> int:
             return errno.EAGAIN
         error = error.__cause__ or error.__context__
     return 0
+
+
+def tell_errno(channel: Channel, error: BaseException | None) -> tuple[int, bool]:
+    """Say which number `errno_of` an error is; that, and whether the controller sees that there is no room, if it says so."""
+    number = errno_of(error)
+    return number, bool(number and channel.ask({"op": "errno", "errno": number}, "noted")["full"])
 
 
 def outcome_to_frame(outcome: Outcome) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarnin
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.interrupts import deferred
 from pytest_sandbox.sandbox import clock, ends, home, pid1, upper
-from pytest_sandbox.sandbox.accounts import bill, outcome_of
+from pytest_sandbox.sandbox.accounts import bill, note_failure, outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.main import GO, JOINED
@@ -301,13 +301,17 @@ class Loop:
         if frame["op"] in ("here", "ripe", "dropped"):
             self._on_children(running, frame)
             return
+        if frame["op"] == "errno":
+            full = note_failure(running, _number(frame))
+            running.send({"op": "noted", "full": full})
+            return
         if frame["op"] == "done":
             if running.gone_by is None:  # of an empty cgroup there is nothing to be told
                 running.snapshot = running.cgroup.snapshot()
             clock.ending(running)
             running.send({"op": "bye"})
         elif frame["op"] == "raised":
-            running.failed, running.errno = True, refusal(frame).errno
+            running.failed = True
         running.listener.on_frame(running, frame)
 
     def _on_children(self, running: Running, frame: Frame) -> None:
@@ -419,6 +423,13 @@ class Loop:
                 found.append(outer.layer)
             outer = outer.parent
         return tuple(found)
+
+
+def _number(frame: Frame) -> int:
+    """Of an errno. WireError for none."""
+    if type(number := frame.get("errno")) is not int:
+        raise WireError(f"the errno of a frame is {type(number).__name__}")
+    return number
 
 
 def _answered(parent: Running, child: Running) -> None:

@@ -125,6 +125,15 @@ class Told:
     refused: int = 0
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """What main says that it has failed of, and what shares of its limits were seen in use when it said that it had no room."""
+
+    errno: int = 0
+    disk_full: float = 0.0
+    inodes_full: float = 0.0
+
+
 @dataclasses.dataclass(eq=False, slots=True)
 class Running:
     """Descriptors, cgroup, clock and last words of one sandbox.
@@ -187,7 +196,7 @@ class Running:
     told: Told = Told()
     overran: int = 0
     below_used: dict[str, float] | None = dataclasses.field(default_factory=dict)
-    errno: int = 0
+    failure: Failure = Failure()
     failed: bool = False
     reported: bool = True
     crowded: bool = False

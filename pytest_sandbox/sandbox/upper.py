@@ -44,10 +44,14 @@ def fill(layer: int, own: int) -> Fill:
     """What is in the file system of a layer of its own (fstatvfs(3)), less the `own` inodes that it began with."""
     status = os.fstatvfs(layer)
     used = (status.f_blocks - status.f_bfree) * status.f_frsize
-    inodes = max(0, used_inodes(layer) - own)
+    return Fill(used, max(0, used_inodes(layer) - own), *shares(layer))
+
+
+def shares(layer: int) -> tuple[float, float]:
+    """What share of the blocks and of the inodes of a layer's file system is in use; 0 where it has no limit."""
+    status = os.fstatvfs(layer)
     disk_full = 1 - status.f_bavail / status.f_blocks if status.f_blocks else 0.0
-    inodes_full = 1 - status.f_favail / status.f_files if status.f_files else 0.0
-    return Fill(used, inodes, disk_full, inodes_full)
+    return disk_full, 1 - status.f_favail / status.f_files if status.f_files else 0.0
 
 
 #: How many entries of a layer without a limit are counted: 200,000 take about a second.

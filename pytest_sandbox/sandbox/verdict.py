@@ -15,9 +15,8 @@ from pytest_sandbox.model.outcome import Ending, Usage
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.model.units import format_seconds, format_size
 
-_FULL = 0.99  # of the layer's tmpfs: a page or an inode may be left that no write could use
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_INODE = 512  # bytes of kernel memory that a file of a tmpfs takes at least, its directory entry included
+FULL = 0.99  # of the layer's file system: a page or an inode may be left that no write could use
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,9 +25,10 @@ class Facts:
 
     killed: the limit for which the controller killed it. status: of the main process as by `os.waitstatus_to_exitcode`.
     processes_refused: forks that the pids limit refused; None where nobody counts them. disk_full, inodes_full: share of
-    these limits in use at the end. errno: what the sandbox says its failure was about (0: nothing). output: bytes written to
-    stdout and stderr. ran: seconds since the clock of its timeout last started. victim: whom the kernel killed for memory.
-    own_memory: whether it was for its own limit, if it has one; None: that or one around it, which cannot be told.
+    these limits in use at the end, or when it said that it had no room. errno: what the sandbox says its failure was about (0:
+    nothing). output: bytes written to stdout and stderr. ran: seconds since the clock of its timeout last started.
+    victim: whom the kernel killed for memory. own_memory: whether it was for its own limit, if it has one; None: for that or for
+    want of memory around it, which cannot be told.
     failed: whether it counts as failed by itself. reported: whether its main process said all that it had to.
     """
 
@@ -94,14 +94,14 @@ def _by_status(facts: Facts) -> tuple[Ending, str] | None:
     if facts.status is None or facts.status >= 0:
         return None
     number = -facts.status
-    if number == signal.SIGBUS and facts.disk_full >= _FULL:
+    if number == signal.SIGBUS and facts.disk_full >= FULL:
         return _no_room(facts, [Ending.DISK_FULL], "; its main process died of SIGBUS, writing to a file by mmap")
     try:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
     more = f"; {facts.processes_refused} forks had been refused" if facts.processes_refused else ""
-    if number == signal.SIGBUS and _may_have_filled(facts, facts.limits.disk):
+    if number == signal.SIGBUS and _may_have_filled_disk(facts):
         more += f"; perhaps of a disk that was full then (limit {_size(facts.limits.disk)}), as it wrote to a file by mmap"
     return Ending.SIGNALLED, f"killed by {name}: its main process died of signal {number}{more}"
 
@@ -116,7 +116,7 @@ def _by_refusal(facts: Facts) -> tuple[Ending, str] | None:
     # EAGAIN is also what a socket says: it is a sign only where refusals are not counted.
     suspected = facts.processes_refused is None and facts.errno == errno.EAGAIN and limits.pids is not None
     processes, lacking = bool(facts.processes_refused) or suspected, _lacking(facts)
-    if lacking and (facts.errno in _NO_ROOM or not processes):  # of two limits that were met, the one that it failed of
+    if lacking and (facts.errno in NO_ROOM or not processes):  # of two limits that were met, the one that it failed of
         return _no_room(facts, lacking)
     if processes:
         peak = f", peak {facts.usage.pids_peak}" if facts.usage.pids_peak else ""
@@ -126,24 +126,14 @@ def _by_refusal(facts: Facts) -> tuple[Ending, str] | None:
 
 
 def _lacking(facts: Facts) -> list[Ending]:
-    """What the disk had no more of, bytes or inodes, at the end or before it was cleaned up: that, only ENOSPC tells.
-
-    Watches, namespaces and semaphores are refused by ENOSPC too.
-    """
+    """What was seen used up of the disk, bytes or inodes. By ENOSPC alone nothing is known: see `hints.hint`."""
     shares = {Ending.DISK_FULL: facts.disk_full, Ending.OUT_OF_INODES: facts.inodes_full}
-    now = [ending for ending, share in shares.items() if share >= _FULL]
-    if now or facts.errno not in _NO_ROOM:
-        return now
-    disk, inodes = facts.limits.disk, facts.limits.inodes
-    if disk is None and inodes is None:  # it was the machine's
-        return [Ending.DISK_FULL]
-    sizes = {Ending.DISK_FULL: disk, Ending.OUT_OF_INODES: inodes and inodes * _INODE}
-    return [ending for ending, size in sizes.items() if _may_have_filled(facts, size)]
+    return [ending for ending, share in shares.items() if share >= FULL]
 
 
-def _may_have_filled(facts: Facts, size: int | None) -> bool:
-    """Whether it has ever had the memory that a full tmpfs of that size takes, in bytes; where there is a limit."""
-    peak = facts.usage.memory_peak
+def _may_have_filled_disk(facts: Facts) -> bool:
+    """Whether it has ever had the memory that a full disk takes, if that has a limit."""
+    size, peak = facts.limits.disk, facts.usage.memory_peak
     return size is not None and (peak is None or peak >= size)
 
 
@@ -151,10 +141,10 @@ def _no_room(facts: Facts, lacking: Sequence[Ending], more: str = "") -> tuple[E
     """Of the first; the others are told, too."""
     limits, usage = facts.limits, facts.usage
     of = {
-        Ending.DISK_FULL: "no limit of its own" if limits.disk is None else f"limit {_size(limits.disk)}",
-        Ending.OUT_OF_INODES: f"limit {limits.inodes} files",
+        Ending.DISK_FULL: limits.disk and f"limit {_size(limits.disk)}",
+        Ending.OUT_OF_INODES: limits.inodes and f"limit {limits.inodes} files",
     }
-    what = " or ".join(f"{ending.value}: {of[ending]}" for ending in lacking)
+    what = " or ".join(f"{ending.value}: {of[ending] or 'no limit of its own'}" for ending in lacking)
     left = f"{_size(usage.overlay_bytes)} in {_count(usage.overlay_inodes)} files left at the end"
     return lacking[0], f"{what}, {left}{more}"
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -244,32 +244,65 @@ def test_out_of_inodes() -> None:
     assert 90 <= len([change for change in result.changes if "/empty" in change.path]) <= 100
 
 
-def test_disk_full_but_cleaned_up() -> None:
-    """A function that was refused room is told so, even if it has made room again."""
+def fill() -> None:
+    """Write more than a disk of 4M takes."""
+    with open("/tmp/big", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
 
-    def fill() -> None:
+
+def fill_and_unlink() -> None:
+    """The same with a file that is gone with the process."""
+    file = os.open("/tmp/big", os.O_CREAT | os.O_WRONLY)
+    os.unlink("/tmp/big")
+    while True:
+        os.write(file, bytes(1 << 16))
+
+
+def make() -> None:
+    """Make more files than there are 100 inodes for."""
+    for number in range(1000):
+        open(f"/tmp/{number}", "x").close()
+
+
+def clean_up_after(call: Callable[[], None]) -> Callable[[], None]:
+    """Do something, and leave nothing of it."""
+
+    def body() -> None:
+        before = os.listdir("/tmp")
         try:
-            with open("/tmp/big", "wb") as file:
-                file.write(bytes(1 << 23))
+            call()
         finally:
-            os.unlink("/tmp/big")
+            for name in set(os.listdir("/tmp")).difference(before):
+                os.unlink(f"/tmp/{name}")
 
-    error = ending_of(fill, disk=MIB)
-    assert error.outcome.ending is Ending.DISK_FULL
-    assert "No space left on device" in str(error)
+    return body
 
 
-@pytest.mark.needs("memory")
-def test_out_of_inodes_but_cleaned_up() -> None:
-    """Told from bytes by the memory that it has ever had."""
+def share_memory() -> None:
+    """Have more segments than a namespace may have, which is ENOSPC too: shmget(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    while libc.shmget(0, 1, 0o600) >= 0:
+        pass
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
-    def fill() -> None:
-        with tempfile.TemporaryDirectory(dir="/tmp") as directory:
-            for number in range(1000):
-                open(f"{directory}/{number}", "x").close()
 
-    error = ending_of(fill, inodes=100)
-    assert error.outcome.sentence.startswith("out of inodes: limit 100 files, ")
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (fill, "disk full: limit 4M, "),
+        (fill_and_unlink, "disk full: limit 4M, "),
+        (make, "out of inodes: limit 100 files, "),
+        (clean_up_after(fill), "exited with status 1"),
+        (clean_up_after(make), "exited with status 1"),
+        (share_memory, "exited with status 1"),
+    ],
+    ids=["disk", "an unlinked file", "inodes", "disk, cleaned up", "inodes, cleaned up", "neither"],
+)
+def test_which_room_it_lacked(call: Callable[[], None], sentence: str) -> None:
+    """What the controller has seen used up, of two limits that are both small; where it has not, neither is blamed."""
+    error = ending_of(call, disk=4 * MIB, inodes=100)
+    assert error.outcome.sentence.startswith(sentence)
     assert "No space left on device" in str(error)
 
 

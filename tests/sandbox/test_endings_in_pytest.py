@@ -117,6 +117,45 @@ def test_the_short_summary_names_the_limit(
     assert summary in last, last
 
 
+NO_ROOM = """
+import ctypes, shutil
+LIBC = ctypes.CDLL(None, use_errno=True)
+def fill(where):
+    with open(f"{where}/big", "wb") as file: file.write(bytes(8 << 20))
+def make(where):
+    for number in range(1000): open(f"{where}/{number}", "w").close()
+def share(where):
+    while LIBC.shmget(0, 1, 0o600) >= 0: pass
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+@pytest.fixture
+def where():
+    os.mkdir("/tmp/where")
+    yield "/tmp/where"
+    shutil.rmtree("/tmp/where", ignore_errors=True)
+@pytest.mark.sandbox(disk="4M", inodes=100)
+def test_it(where):
+"""
+
+
+@pytest.mark.parametrize(("call", "limit"), [("fill", "disk full: limit 4M"), ("make", "out of inodes: limit 100 files")])
+def test_no_room_until_the_teardown(pytester: pytest.Pytester, call: str, limit: str) -> None:
+    """It is looked before a fixture cleans up, and of two small limits the one is named that was used up."""
+    output = case(pytester, f"{NO_ROOM}    {call}(where)")
+    assert limit in output
+    assert "Sandbox hint" not in output
+
+
+@pytest.mark.parametrize("body", ["try: fill(where)", "try: make(where)", "try: share(where)"])
+def test_room_again(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """Nobody knows which limit it was, if any: so none is named as what was met, and a hint says what it can have been."""
+    monkeypatch.setenv("COLUMNS", "200")
+    output = case(pytester, f"{NO_ROOM}    {body}\n    finally: shutil.rmtree(where)")
+    assert "The sandbox had room when this was reported (disk 4M, inodes 100)" in output
+    assert "- OSError: [Errno 28] No space" in output[output.index("short test summary info") :]
+    assert "disk full" not in output
+    assert "out of inodes" not in output
+
+
 @pytest.mark.needs("cpus")
 def test_throttling_is_told(pytester: pytest.Pytester) -> None:
     """How long the test waited for its share of CPU: less than it gets of a machine under load, or it need not wait."""

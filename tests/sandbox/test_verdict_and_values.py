@@ -14,7 +14,7 @@ from pytest_sandbox.sandbox.verdict import Facts, judge
 
 FACTS = Facts(Limits(memory=1 << 26, timeout=2.0, cpu_time=1.0, pids=5, files=64), Usage(1.0, cpu=1.5, memory_peak=1 << 26), 0)
 FULL, KILLED = Usage(1.0, memory_peak=1 << 30), Usage(1.0, memory_peak=1 << 26, oom_kills=1)
-HALF_FULL, SCRATCH = Usage(1.0, memory_peak=1 << 29), Limits(disk=None, inodes=None)
+NO_ROOM, SCRATCH = {"errno": errno.ENOSPC, "failed": True}, Limits(disk=None, inodes=None)
 EITHER = "disk full: limit 1G or out of inodes: limit 200000 files, "
 
 
@@ -40,13 +40,13 @@ EITHER = "disk full: limit 1G or out of inodes: limit 200000 files, "
         ({"disk_full": 1.0, "failed": True}, Ending.DISK_FULL, "disk full: limit 1G, "),
         ({"inodes_full": 1.0, "failed": True}, Ending.OUT_OF_INODES, "out of inodes: limit 200000 files, "),
         ({"disk_full": 1.0, "inodes_full": 1.0, "failed": True}, Ending.DISK_FULL, EITHER),
-        ({"errno": errno.ENOSPC, "failed": True, "usage": Usage(1.0)}, Ending.DISK_FULL, EITHER),
-        ({"errno": errno.ENOSPC, "failed": True, "usage": FULL}, Ending.DISK_FULL, EITHER),
-        ({"errno": errno.ENOSPC, "failed": True, "usage": HALF_FULL}, Ending.OUT_OF_INODES, "out of inodes: limit 2"),
-        ({"errno": errno.ENOSPC, "failed": True, "limits": SCRATCH}, Ending.DISK_FULL, "disk full: no limit of its own, "),
-        ({"errno": errno.ENOSPC, "inodes_full": 1.0, "failed": True, "usage": FULL}, Ending.OUT_OF_INODES, "inodes: limit 2"),
-        ({"errno": errno.ENOSPC, "failed": True}, Ending.EXITED, "exited with status 0"),
-        ({"errno": errno.ENOSPC, "failed": True, "usage": FULL, "processes_refused": 2}, Ending.DISK_FULL, "disk full"),
+        ({**NO_ROOM, "disk_full": 1.0, "limits": SCRATCH}, Ending.DISK_FULL, "disk full: no limit of its own, "),
+        ({**NO_ROOM, "inodes_full": 1.0, "limits": SCRATCH}, Ending.OUT_OF_INODES, "out of inodes: no limit of its own, "),
+        ({**NO_ROOM, "inodes_full": 1.0, "usage": FULL}, Ending.OUT_OF_INODES, "out of inodes: limit 200000 files, "),
+        ({**NO_ROOM, "disk_full": 0.98, "usage": FULL}, Ending.EXITED, "exited with status 0"),
+        ({**NO_ROOM, "limits": SCRATCH}, Ending.EXITED, "exited with status 0"),
+        ({**NO_ROOM, "disk_full": 1.0, "processes_refused": 2}, Ending.DISK_FULL, "disk full"),
+        ({**NO_ROOM, "processes_refused": 2}, Ending.TOO_MANY_PROCESSES, "(2 refused)"),
         ({"errno": errno.EAGAIN, "failed": True, "disk_full": 1.0, "processes_refused": 2}, Ending.TOO_MANY_PROCESSES, "(2 re"),
         ({"status": -7, "disk_full": 1.0}, Ending.DISK_FULL, "died of SIGBUS"),
         ({"status": -7, "inodes_full": 1.0}, Ending.SIGNALLED, "died of signal 7"),

@@ -46,9 +46,21 @@ def refused():
     try: bomb()
     except BlockingIOError: return
     assert False, "nobody refuses a process"
+refusal = None
 def full():
+    global refusal
     try: fill("/tmp/full")
-    except OSError as error: assert error.errno == errno.ENOSPC
+    except OSError as error: refusal = error
+    assert refusal.errno == errno.ENOSPC
+def make():
+    global refusal
+    try:
+        for n in range(1000): open(f"/tmp/{n}", "w")
+    except OSError as error: refusal = error
+    assert refusal.errno == errno.ENOSPC
+def clean_up():
+    for n in range(1000):
+        if os.path.exists(f"/tmp/{n}"): os.unlink(f"/tmp/{n}")
 """
 
 
@@ -71,7 +83,7 @@ class Case:
 MEMORY, PIDS, CPU = ("memory", "swap"), ("pids",), ("cpu_time",)
 BOTH = MEMORY + PIDS
 DISK_FULL = "disk full: limit 4M"
-NO_MEMORY = "limit 48M, peak 4"
+NO_MEMORY, NO_ROOM = "limit 48M, peak 4", "No space left on device"
 # Floods are small ones: pytest holds what each has written, to the end of a thousand tests.
 CASES = (
     # Every ending.
@@ -121,9 +133,15 @@ CASES = (
     Case("hoards_then_passes", "memory='48M'", "inner.fork(hoard)", "out of memory", NO_MEMORY, needs=MEMORY),
     Case("forks_then_passes", "pids=20", "refused()", "exited", outcome="passed", needs=PIDS),
     Case("fills_then_passes", "disk='4M'", "full(); os.unlink('/tmp/full')", "exited", outcome="passed"),
+    Case("fills_with_few_inodes", "disk='4M', inodes=100", "fill('/tmp/filler')", "disk full", DISK_FULL),
+    Case("makes_files_on_a_small_disk", "disk='4M', inodes=100", "for n in range(1000): open(f'/tmp/{n}', 'w')", "out of inodes",
+         "limit 100 files"),
+    Case("fills_both", "disk='4M', inodes=100", "make(); fill('/tmp/0')", "disk full", "limit 4M or out of inodes: limit 100"),
+    Case("makes_files_and_cleans_up", "disk='4M', inodes=100", "make(); clean_up(); raise refusal", "exited", NO_ROOM),
+    Case("fills_and_cleans_up", "disk='4M', inodes=100", "full(); os.unlink('/tmp/full'); raise refusal", "exited", NO_ROOM),
     Case("fills_by_mmap", "disk='4M'", "map_filler()", "disk full", "died of SIGBUS"),
     # What looks like a limit and is none.
-    Case("speaks_of_room", "", "raise OSError(errno.ENOSPC, 'no watch')", "exited", "no watch", needs=MEMORY),
+    Case("speaks_of_room", "disk='4M', inodes=100", "raise OSError(errno.ENOSPC, 'no watch')", "exited", "no watch"),
     Case("speaks_of_processes", "pids=20", "raise BlockingIOError(errno.EAGAIN, 'a socket')", "exited", "a socket", needs=PIDS),
     Case("speaks_of_files", "", "raise OSError(errno.EMFILE, 'no watch')", "exited", "no watch"),
     Case("exits_137", "", "os._exit(137)", "no report", "left with exit status 137"),

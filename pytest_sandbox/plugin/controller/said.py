@@ -39,13 +39,6 @@ class Done:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Errno:
-    """What an OSError was about."""
-
-    number: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Timer:
     """pytest-timeout's; in seconds."""
 
@@ -105,7 +98,7 @@ class Left:
     failed: Pairs
 
 
-Said = Start | Finish | Done | Errno | Timer | Hold | Text | For | Fixture | Prepared | Threaded | Left | Interruption
+Said = Start | Finish | Done | Timer | Hold | Text | For | Fixture | Prepared | Threaded | Left | Interruption
 
 
 def parse(frame: Frame) -> Said | None:
@@ -145,7 +138,6 @@ _MAKERS: dict[str, Callable[[Frame], Said]] = {
     "start": lambda frame: Start(whole_number(frame, "item"), bool(frame.get("shares_network"))),
     "finish": lambda frame: Finish(whole_number(frame, "item")),
     "done": lambda _: Done(),
-    "errno": lambda frame: Errno(whole_number(frame, "errno")),
     "timer": lambda frame: Timer(seconds(frame, "seconds"), seconds(frame, "grace")),
     "hold": lambda frame: Hold(bool(frame.get("value"))),
     "terminal": lambda frame: Text(_text(frame, "text")),

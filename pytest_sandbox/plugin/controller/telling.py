@@ -19,7 +19,7 @@ from pytest_sandbox.plugin.builtin.reports import from_frame, warning_from_frame
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show_bytes
 from pytest_sandbox.plugin.builtin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
-from pytest_sandbox.plugin.controller.said import Done, Errno, Finish, Hold, Said, Start, Text, Timer, parse
+from pytest_sandbox.plugin.controller.said import Done, Finish, Hold, Said, Start, Text, Timer, parse
 from pytest_sandbox.plugin.controller.scope import Scope, Unrunnable
 from pytest_sandbox.plugin.inside.fixtures import Requests
 from pytest_sandbox.plugin.others import dependency
@@ -31,7 +31,7 @@ from pytest_sandbox.plugin.reporting.report import make_report
 from pytest_sandbox.plugin.reporting.showing import Finished, Showing
 from pytest_sandbox.plugin.reporting.unsaid import completed, fail_after_all, merge
 from pytest_sandbox.sandbox import clock
-from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.running import Failure, Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
 
@@ -211,8 +211,6 @@ class Telling:
                 self._finish(running)
             case Done():
                 self._done = True
-            case Errno(number):
-                running.errno = number
             case Timer(seconds, grace):
                 clock.set_timer(running, seconds, grace)
             case Hold(on):
@@ -246,7 +244,7 @@ class Telling:
             if met is not None:
                 self._fail_after_all(*met)
             clock.restart(running)  # a timeout is a test's, not the sandbox's
-            running.errno = 0
+            running.failure = Failure()
             self._account.restart()
             running.send({"op": "counted"})
         self._line.news()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import socket
 
-from pytest_sandbox.model.spec import Network
+from pytest_sandbox.model.spec import Limits, Network, Spec
+from pytest_sandbox.model.units import format_size
 
 _UNREACHABLE = frozenset(
     {errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, socket.EAI_AGAIN, socket.EAI_NONAME}
@@ -25,10 +26,29 @@ _OF_FILES = {
 }
 
 
-def hint(number: int, network: Network) -> str | None:
-    """What to say of a test that failed by an OSError of this number (of socket.gaierror: an EAI_ one); None: nothing."""
+def hint(number: int, spec: Spec, *, full: bool) -> str | None:
+    """What to say of a test that failed by an OSError of this number (of socket.gaierror: an EAI_ one); None: nothing.
+
+    full: whether a limit of disk or inodes is seen to be used up, which the verdict will say.
+    """
     if number in _OF_FILES:
         return _OF_FILES[number]
+    if number == errno.ENOSPC and not full:
+        return _room_again(spec.limits)
+    return _of_network(number, spec.network)
+
+
+def _room_again(limits: Limits) -> str:
+    disk = "no limit" if limits.disk is None else format_size(limits.disk)
+    return (
+        f"The sandbox had room when this was reported (disk {disk}, inodes {limits.inodes or 'no limit'}). Perhaps files were "
+        "removed since it had none; or it was that of a wider fixture which had none; or the copy did not fit that it takes to "
+        "change a file which was there before. "
+        "The kernel says the same where inotify's watches, semaphores, shared memory or namespaces are used up."
+    )
+
+
+def _of_network(number: int, network: Network) -> str | None:
     if network is Network.HOST:
         return None
     if number in _UNREACHABLE:

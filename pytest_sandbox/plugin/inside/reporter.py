@@ -22,7 +22,7 @@ from pytest_sandbox.plugin.builtin import junit, logs, reports
 from pytest_sandbox.plugin.builtin.settling import INSIDE
 from pytest_sandbox.plugin.inside import hints
 from pytest_sandbox.plugin.others import carried
-from pytest_sandbox.sandbox.bodies import errno_of
+from pytest_sandbox.sandbox.bodies import tell_errno
 from pytest_sandbox.sandbox.wire import Channel
 
 _HOOKS = ("pytest_runtest_logstart", "pytest_runtest_logreport", "pytest_runtest_logfinish", "pytest_warning_recorded")
@@ -100,12 +100,10 @@ class Reporter:
         if getpid() != self.owner:
             _end_fork(call)
         reports.merge_sections(item)
-        number = 0 if call.excinfo is None else errno_of(call.excinfo.value)
-        if number:
-            self._channel.send({"op": "errno", "errno": number})
+        number, full = tell_errno(self._channel, None if call.excinfo is None else call.excinfo.value)
         report = yield
         if report.failed:
-            hint = hints.hint(number, self._config.stash[INSIDE].order.spec.network) or self.other_hint()
+            hint = hints.hint(number, self._config.stash[INSIDE].order.spec, full=full) or self.other_hint()
             report.sections += [("Sandbox hint", hint)] if hint else []
         return report
 
