@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -156,6 +157,38 @@ def effective_capabilities() -> int:
     data = (ctypes.c_uint32 * 6)()
     assert LIBC.capget((ctypes.c_uint32 * 2)(0x2008_0522, 0), data) == 0
     return int(data[0])
+
+
+def status(pid: int | str = "self") -> dict[str, str]:
+    """What /proc says of a process, by name; of one that has ended too, as long as nobody has waited for it."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+        return {key: value.strip() for key, _, value in (line.partition(":") for line in file)}
+
+
+def gained(path: str) -> list[str]:
+    """Which of its ids and capabilities a program ends with that an ordinary user who starts it does not have.
+
+    That is this user or, where this is root, number 1000. Asked for its help, so that it gives up nothing itself.
+    """
+    user, group = (os.getuid(), os.getgid()) if os.getuid() else (1000, 1000)
+    process = subprocess.Popen(
+        [path, "--help"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        user=None if os.getuid() else user,
+        group=None if os.getuid() else group,
+        extra_groups=None if os.getuid() else [],
+    )
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    found = status(process.pid)
+    process.wait()
+    expected = {"Uid": [user] * 4, "Gid": [group] * 4, "CapPrm": [0], "CapEff": [0]}
+    return [
+        f"{name}: {found[name]}"
+        for name, values in expected.items()
+        if [int(word, 16 if name.startswith("Cap") else 10) for word in found[name].split()] != values
+    ]
 
 
 def link(fd: str) -> str:
