@@ -28,6 +28,8 @@ from pytest_sandbox import Capability, capabilities
 
 HERE = Path(__file__).resolve().parent
 NAMESPACES = ("user", "mnt", "pid", "net")
+#: Where somebody may leave a file who does not ask TMPDIR, which each attack has for itself.
+TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
 #: What nothing of a sandbox may outlive pytest for, in seconds, on a machine that has a CPU free for it. (Measured: 30 ms.)
 SOON = 1.0
 
@@ -85,6 +87,7 @@ class Attack:
         self.container = False
         self.facts: dict[str, object] = {}
         self.inherit: list[int] = []
+        self._before: set[str] = set()
         self.project = path / "project"
         for directory in ("project", "home", "tmp"):
             (path / directory).mkdir()
@@ -102,6 +105,7 @@ class Attack:
     def start(self, *arguments: str, seconds: float = 180.0, program: Sequence[str] = ()) -> subprocess.Popen[str]:
         """Start the inner pytest, or a Python program in its place, under the witness; seconds: on a machine that is not slow."""
         self._result.unlink(missing_ok=True)
+        self._before = _temporary_files()
         seconds *= _slowness()
         inner = program or ["-m", "pytest", "--sandbox", f"--junitxml={self.path / 'junit.xml'}", "-o", "junit_family=xunit1"]
         with (self.path / "output").open("w") as output:
@@ -168,6 +172,8 @@ class Attack:
         assert result.lingered < SOON * self.crowd(), f"processes lived for {result.lingered:.1f} s after pytest\n{output}"
         assert not cleans_up or cgroups_of(result.pid) == [], output
         assert self._temporary() <= {f"pytest-of-{name}" for name in (_user(), "unknown")}, output
+        if cleans_up and "the next run with this scratch tries again" not in output:
+            assert self.files_of(result.pid) == [], output
         assert "INTERNALERROR" not in output, output
         return result
 
@@ -182,6 +188,13 @@ class Attack:
         # Python's tempfile tries a directory by an empty file in it: left where Ctrl-C comes just then, before any sandbox.
         found = [entry for entry in os.scandir(self.path / "tmp") if not entry.is_file() or entry.stat().st_size]
         return {entry.name for entry in found}
+
+    def files_of(self, pid: int) -> list[str]:
+        """Temporary files that are new since the start and an attack's or a run's own: by its token, or its number in the name.
+
+        What else comes and goes is of other runs on this machine.
+        """
+        return [path for path in sorted(_temporary_files() - self._before) if self.token in path or f"-{pid}-" in path]
 
     def _cases(self) -> dict[str, Case]:
         try:
@@ -286,6 +299,14 @@ def _case(element: ET.Element) -> Case:
     properties = {one.get("name", ""): one.get("value", "") for one in element.iter("property")}
     output = "\n".join(child.text or "" for child in element if child.tag in ("system-out", "system-err"))
     return Case(element.get("name", ""), outcome, text, properties, output)
+
+
+def _temporary_files() -> set[str]:
+    found = set()
+    for directory in TEMPORARY:
+        with contextlib.suppress(FileNotFoundError):
+            found |= {f"{directory}/{name}" for name in os.listdir(directory)}
+    return found
 
 
 def processes(word: str) -> list[int]:

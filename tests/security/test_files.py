@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -403,6 +404,34 @@ def test_many(tmp_path):
     result.failed("test_names", "exited")
     result.failed("test_deep", "exited")
     result.passed("test_many", "test_next")
+
+
+def test_what_is_hard_to_remove_is_removed_from_a_disk(attack: Any) -> None:
+    """The same where layers lie on a disk; what a run has no time for (ten seconds each), the next ones remove."""
+    kind = subprocess.run(["stat", "-f", "-c", "%T", "/var/tmp"], capture_output=True, text=True, check=True).stdout.strip()
+    if kind not in ("ext2/ext3", "xfs", "btrfs"):
+        pytest.skip(f"/var/tmp is on no disk, but on {kind}")
+    attack.write("""
+def test_deep(tmp_path):
+    os.chdir(tmp_path)
+    for _ in range(10_000):
+        os.mkdir("a\\nb")
+        os.chdir("a\\nb")
+def test_locked(tmp_path):
+    for place in (tmp_path, "/tmp", "/var/tmp"):
+        inner.bury(place, 300)
+""")
+    scratch = ("--sandbox-scratch=/var/tmp", "--sandbox-disk=none", "--sandbox-inodes=none")
+    result = attack.run(*scratch)
+    result.passed("test_deep", "test_locked", "test_next")
+
+    def left() -> list[Path]:
+        return list(Path("/var/tmp").glob(f"pytest-sandbox-{result.pid}-*"))
+
+    for _ in range(20):
+        if left():
+            attack.run(*scratch, "-k", "test_next")
+    assert left() == []
 
 
 def test_many_files_of_a_failed_test_are_kept_without_harm(attack: Any) -> None:
