@@ -1,4 +1,4 @@
-"""However the controller ends, nothing is left a second later: kill -9 at any moment, Ctrl-C, an exception.
+"""However the controller ends, soon nothing is left: kill -9 at any moment, Ctrl-C, an exception.
 
 Where the janitor was killed with it, a later run removes what is left, and never what is a live one's.
 """
@@ -103,9 +103,14 @@ def end(process: subprocess.Popen[str], number: signal.Signals, *, group: bool =
 
 
 def assert_soon_empty(look: Callable[[], list[str]]) -> None:
-    """What is found goes by itself. As a rule within a tenth of a second; a cgroup has been seen for more than one."""
-    limit = time.monotonic() + 60
-    while (found := look()) and time.monotonic() < limit:
+    """What is found goes by itself, in five seconds of a machine without other work; where there is, each has its share.
+
+    Of 776 looks, beside 5 to 20 processes for each CPU, half were over within 12 ms, 99 of 100 within 0.2 s, and the longest took
+    1.5 s: a tenth of a second of a free machine. The rest is for kernels that are in no hurry to let go of a cgroup. That no
+    process outlives pytest for a second is asserted in tests/security.
+    """
+    began = time.monotonic()
+    while (found := look()) and time.monotonic() - began < 5 * max(1.0, os.getloadavg()[0]):
         time.sleep(0.02)
     assert found == []
 
