@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import platform
+import re
 import struct
 import subprocess
 import sys
@@ -17,9 +18,10 @@ import pytest
 from pytest_sandbox import Capability
 from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Clone, Prctl
+from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.plugin.reporting.header import not_enforced
 from pytest_sandbox.primitives.cgroup_layout import V1, find_hierarchies
-from pytest_sandbox.sandbox import doctor
+from pytest_sandbox.sandbox import doctor, fixes, hostkind
 
 _MOUNT_SETATTR = 442
 _UNSHARE = {"x86_64": 272, "aarch64": 97}
@@ -237,17 +239,23 @@ def memory_hierarchy() -> tuple[str, str]:
 
 
 def test_a_cgroup_file_system_that_is_read_only() -> None:
-    """As in most containers: limits are refused for that, not for a want of delegation."""
+    """As in most containers: limits are refused for that, not for a want of delegation; what it says to type is enough."""
     memory_hierarchy()
     script = """
     for point in $(sed -n 's/^[^-]* \\(\\/[^ ]*\\) [^-]* - cgroup2\\{0,1\\} .*/\\1/p' /proc/self/mountinfo); do
         mount -o remount,bind,ro "$point"
     done
     """
-    said = diagnose(script, apart=("-m",) if ROOT else ("-Urm",))
-    refused = limits_refused(said, "the cgroup file system is mounted read-only (mkdir: EROFS in the v")
-    assert "memory" in refused
-    assert "fix: as root: mount -o remount,rw" in said or "fix: " in said
+    apart = ("-m",) if ROOT else ("-Urm",)
+    said = diagnose(script, apart=apart)
+    problem = "the cgroup file system is mounted read-only (mkdir: EROFS in the v"
+    assert "memory" in limits_refused(said, problem)
+    if hostkind.here().engine:
+        assert f"\n    fix: {fixes.fix(Cause.READ_ONLY, hostkind.here())}" in said
+        return
+    commands = re.findall(r"^    fix: as root: (mount -o remount,bind,rw /sys/fs/cgroup\S*);", said, re.MULTILINE)
+    assert len(commands) == said.count(problem)
+    assert problem not in diagnose("\n".join([script, *commands]), apart=apart)
 
 
 @pytest.fixture
