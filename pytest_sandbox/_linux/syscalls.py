@@ -10,6 +10,7 @@ import os
 import platform
 import struct
 from collections.abc import Iterable
+from os import strerror
 from typing import Any
 
 from pytest_sandbox._linux._abi import ffi
@@ -34,12 +35,14 @@ _KEYCTL_JOIN_SESSION_KEYRING = 1
 _CAPABILITY_VERSION_3 = 0x2008_0522
 _SECCOMP_MODE_FILTER = 2
 _SIGCHLD = 17
+_EPOLL_CTL_ADD = 1
+_EPOLL_EVENT = struct.Struct("=IQ" if MACHINE == "x86_64" else "=I4xQ")  # packed there
 _MADV_COLLAPSE = 25
 
 
 def _check(result: int, what: str) -> int:
     if result < 0:
-        raise OSError(ffi.errno, os.strerror(ffi.errno), what)
+        raise OSError(ffi.errno, strerror(ffi.errno), what)
     return result
 
 
@@ -162,6 +165,12 @@ def collapse(address: int, length: int) -> None:
     """madvise(2), MADV_COLLAPSE: anonymous memory into huge pages. EINVAL: before Linux 6.1, or it is smaller than one."""
     result = _libc.madvise(ffi.cast("void *", address), length, _MADV_COLLAPSE)
     _check(result, f"madvise MADV_COLLAPSE {address:#x} {length:#x}")
+
+
+def epoll_add(epoll: int, fd: int, events: int, data: int) -> None:
+    """epoll_ctl(2), EPOLL_CTL_ADD, with any 64 bits of data: `select.epoll` has the descriptor's number there."""
+    event = ffi.from_buffer(_EPOLL_EVENT.pack(events, data))
+    _check(_libc.epoll_ctl(epoll, _EPOLL_CTL_ADD, fd, event), f"epoll_ctl EPOLL_CTL_ADD {fd}")
 
 
 def set_filter(program: bytes) -> None:

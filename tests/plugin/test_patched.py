@@ -42,13 +42,14 @@ REPLACED = {
         "chdir",
         "umask",
         "strerror",
+        "eventfd",
     ],
     "os.path": ["exists"],
     "time": ["time", "sleep", "monotonic", "perf_counter", "process_time", "time_ns"],
     "socket": ["socket", "socketpair", "recv_fds", "send_fds", "create_connection", "getaddrinfo"],
     "json": ["dumps", "loads", "JSONEncoder", "JSONDecoder"],
     "threading": ["enumerate", "Thread", "current_thread", "Lock"],
-    "gc": ["collect", "freeze", "disable"],
+    "gc": ["collect", "freeze", "disable", "get_objects"],
     "traceback": ["format_exc", "format_exception_only"],
     "random": ["getstate", "setstate", "random", "seed"],
     "signal": ["signal", "getsignal"],
@@ -58,7 +59,8 @@ REPLACED = {
     "struct": ["pack", "unpack", "Struct"],
     "array": ["array"],
     "base64": ["b64encode", "b64decode"],
-    "select": ["select", "poll"],
+    "select": ["select", "poll", "epoll"],
+    "fcntl": ["fcntl"],
     "subprocess": ["Popen", "run"],
     "atexit": ["register"],
     "itertools": ["chain"],
@@ -130,7 +132,7 @@ def test_by_a_test(pytester: pytest.Pytester, compare: Compare) -> None:
 
 
 def test_by_a_wider_fixture(pytester: pytest.Pytester, compare: Compare) -> None:
-    """By a module's, which stands while sandboxes are made."""
-    pytester.makeconftest(CONFTEST)
+    """By a module's, which stands while sandboxes are made; there is a loop, which is made their own."""
+    pytester.makeconftest(CONFTEST + "    import asyncio\n    LOOP = asyncio.new_event_loop()\n")
     pytester.makepyfile(**{f"test_{name.replace('.', '_')}": MODULE.format(name=name) for name in NAMES})
     assert different(compare) == []

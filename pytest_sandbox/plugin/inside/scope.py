@@ -43,6 +43,7 @@ def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int]
         vars(world.config.hook)["pytest_runtest_protocol"] = world.protocol
     _enter(world, node, inside, opener)
     collect()
+    world.loops.note()
     freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
     while True:
         frame, descriptors = inside.channel.receive()
@@ -90,6 +91,7 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
         inside.channel.send({"op": "dropped", "name": frame["name"]})
         return True
     finally:
+        world.loops.note()
         world.tell_generators(inside)
     world.heir = frame["prepare"][0][0]
     world.reporter.news(world.session.items[frame["item"]])

@@ -16,7 +16,9 @@ from pytest_sandbox.plugin.builtin.tmp import Numbers
 from pytest_sandbox.plugin.inside.reporter import Reporter
 from pytest_sandbox.plugin.others import carried, dependency, pyfakefs
 from pytest_sandbox.plugin.others.coverage import measuring
+from pytest_sandbox.plugin.others.loops import Loops
 from pytest_sandbox.plugin.planning.scopes import Unit
+from pytest_sandbox.primitives.pages import unshared
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.wire import Frame
 
@@ -45,11 +47,16 @@ class World:
         self.heir: int | None = None
         self.generators = Generators()
         self.generators.note()
+        self.loops = Loops()
 
     def begin(self, inside: Inside) -> None:
         """Make the process that a fork has left in a sandbox its own."""
         self.book.disown(self.session)
         self.generators.restore()
+        if inside.outermost:
+            with unshared():
+                self.loops.note()  # of pytest's own process, made when a module was imported
+        self.loops.renew()
         settle_in(self.config, inside, keeps=self.keeps_terminal)
         measuring.begin(self.config)
         self.reporter.owner = getpid()

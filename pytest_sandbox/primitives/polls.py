@@ -1,0 +1,68 @@
+"""epoll(7) instances that a fork has inherited: made the child's own. Imports `_linux` only.
+
+An inherited instance is that of the parent, and of every sibling: who removes a descriptor from it does so for all of them
+(epoll_ctl(2)). What is registered stands in /proc (proc_pid_fdinfo(5)), so a process can have an instance like it, whosever it
+is: Python's, or a library's in C. The same goes for an eventfd(2) that is registered, by which a thread wakes its loop: who reads
+it takes the wake-up from the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from fcntl import F_GETFL, fcntl
+from os import EFD_CLOEXEC, O_CLOEXEC, O_NONBLOCK, O_RDONLY, close, dup2, eventfd, fstat, get_inheritable, listdir, read, readlink
+from os import open as open_fd
+from select import epoll
+from stat import S_IFMT
+
+from pytest_sandbox._linux.syscalls import epoll_add
+
+_EPOLL, _EVENTFD = "anon_inode:[eventpoll]", "anon_inode:[eventfd]"
+_REGISTERED = re.compile(rb"^tfd:\s*(\d+) events:\s*([0-9a-f]+) data:\s*([0-9a-f]+)", re.MULTILINE)
+_COUNT = re.compile(rb"^eventfd-count:\s*([0-9a-f]+)", re.MULTILINE)
+
+
+def find() -> list[int]:
+    """The epoll descriptors of the calling process."""
+    return [fd for fd in map(int, listdir("/proc/self/fd")) if _is(fd, _EPOLL)]
+
+
+def renew(fds: Iterable[int]) -> None:
+    """Have each of these numbers, where it is an epoll's, lead to one of the calling process alone, with the same registered.
+
+    What is not open any more, or cannot be waited for (what `renew_descriptors` has replaced), is left out.
+    """
+    for fd in fds:
+        if _is(fd, _EPOLL):
+            with epoll() as new:
+                for number, events, data in _REGISTERED.findall(_info(fd)):
+                    _renew_eventfd(int(number))
+                    with suppress(OSError):
+                        epoll_add(new.fileno(), int(number), int(events, 16), int(data, 16))
+                dup2(new.fileno(), fd, inheritable=get_inheritable(fd))
+
+
+def _renew_eventfd(fd: int) -> None:
+    if _is(fd, _EVENTFD):
+        count = _COUNT.search(_info(fd))
+        new = eventfd(int(count[1], 16) if count else 0, EFD_CLOEXEC | fcntl(fd, F_GETFL) & O_NONBLOCK)
+        dup2(new, fd, inheritable=get_inheritable(fd))
+        close(new)
+
+
+def _is(fd: int, what: str) -> bool:
+    """Whether a descriptor is open on a kernel object of that kind: such have no type of file, which is sooner seen."""
+    try:
+        return not S_IFMT(fstat(fd).st_mode) and readlink(f"/proc/self/fd/{fd}") == what
+    except OSError:
+        return False
+
+
+def _info(fd: int) -> bytes:
+    file, parts = open_fd(f"/proc/self/fdinfo/{fd}", O_RDONLY | O_CLOEXEC), list[bytes]()
+    while part := read(file, 1 << 16):
+        parts.append(part)
+    close(file)
+    return b"".join(parts)
