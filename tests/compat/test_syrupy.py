@@ -206,6 +206,56 @@ def test_interrupted_run_removes_nothing(compat: Compat) -> None:
     assert run.files["__snapshots__/test_it.ambr"] == before
 
 
+#: Each file's tests to a worker of its own.
+SPREAD = ("-p", "xdist.plugin", "-Wignore", "-n2", "--dist=loadfile")
+#: A test that uses one snapshot, of two that there are.
+STALE = """
+import os
+def test_{name}(snapshot):
+    assert "{name}" == snapshot
+    if os.environ.get("KILL") == "{name}": os.kill(os.getpid(), 9)
+    if "BOTH" in os.environ: assert "old" == snapshot
+def test_{name}_next(snapshot): assert "next" == snapshot
+"""
+
+
+@pytest.fixture
+def spread(compat: Compat, monkeypatch: pytest.MonkeyPatch) -> Compat:
+    """Files whose tests run in different workers, each with a snapshot that its test does not use any more."""
+    compat.pytester.makepyfile(**{f"test_{name}": STALE.format(name=name) for name in "pqr"})
+    with monkeypatch.context() as patch:
+        patch.setenv("BOTH", "1")
+        assert compat.one("--snapshot-update").status == 0
+    return compat
+
+
+@pytest.mark.parametrize("options", [[], ["--snapshot-update"]], ids=["compare", "update"])
+def test_stale_snapshots_under_xdist(spread: Compat, options: list[str]) -> None:
+    """A snapshot that its test does not use any more fails the run, or is removed, whichever worker has run the test."""
+    plain, boxed = spread.both(*SPREAD, *options, same=False)
+    assert sorted(boxed.outcomes) == sorted(plain.outcomes)
+    assert boxed.status == plain.status == (0 if options else 1), boxed.text
+    assert summary(boxed) == summary(plain)
+    assert boxed.files == plain.files
+    assert (b"old" in boxed.files["__snapshots__/test_q.ambr"]) is (not options)
+
+
+@pytest.mark.parametrize("options", [[], ["-x"]], ids=["all", "x"])
+def test_nothing_of_a_killed_test_is_removed_under_xdist(
+    spread: Compat, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    """What it would have used stays, and what those after it would have, that no worker has run; what others left unused goes."""
+    before = spread.files()
+    monkeypatch.setenv("KILL", "q")
+    run = spread.one(*SPREAD, "--snapshot-update", *options)
+    assert run.status != 0
+    assert run.files["__snapshots__/test_q.ambr"] == before["__snapshots__/test_q.ambr"], run.text
+    assert b"next" in run.files["__snapshots__/test_r.ambr"]
+    if not options:
+        assert b"old" not in run.files["__snapshots__/test_p.ambr"]
+        assert b"old" not in run.files["__snapshots__/test_r.ambr"]
+
+
 LIES: dict[str, dict[str, Any]] = {
     "another file's test": {"nodeid": "test_other.py::test_o"},
     "no test": {"nodeid": "nobody"},
@@ -261,7 +311,8 @@ def test_lies(compat: Compat, lie: str) -> None:
     assert "imported" not in run.files
 
 
-def test_link_made_by_a_test(compat: Compat) -> None:
+@pytest.mark.parametrize("options", [(), SPREAD], ids=["alone", "xdist"])
+def test_link_made_by_a_test(compat: Compat, options: tuple[str, ...]) -> None:
     """Where a test may really write and puts a link in the place of the snapshots: nothing is written or removed through it."""
     victim = compat.pytester.path.parent / f"{compat.pytester.path.name}-victim"
     victim.mkdir()
@@ -275,9 +326,10 @@ def test_link_made_by_a_test(compat: Compat) -> None:
             assert 1 == snapshot
             os.symlink({str(victim)!r}, os.path.join(os.path.dirname(__file__), "__snapshots__"))
         def test_2(snapshot): assert 2 == snapshot
-        """
+        """,
+        test_other="def test_o(): pass",
     )
-    run = compat.one("--snapshot-update")
+    run = compat.one("--snapshot-update", *options)
     assert os.path.islink(compat.pytester.path / "__snapshots__"), run.text
     assert {path.name: path.read_text() for path in victim.iterdir()} == {"test_it.ambr": OLD, "precious": "precious"}
     assert "symbolic link" in run.text

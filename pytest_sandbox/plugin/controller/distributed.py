@@ -24,6 +24,7 @@ from pytest_sandbox.plugin.builtin import junit
 from pytest_sandbox.plugin.builtin.reports import sendable
 from pytest_sandbox.plugin.controller.run import HANDED_OUT, Controller, known, standing_in
 from pytest_sandbox.plugin.controller.walk import Walk
+from pytest_sandbox.plugin.others import carried
 from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.header import header
@@ -108,6 +109,7 @@ class Master:
         self._one = [f"sandbox: one test at a time: {HANDED_OUT}"] if settings.jobs > 1 else []
         self._asked = _asked(settings)
         self._book = Book(config, settings)
+        self._outputs: list[dict[str, Any]] = []
         self._undo = contextlib.ExitStack()
 
     def pytest_report_header(self) -> list[str]:
@@ -147,7 +149,14 @@ class Master:
                 f"--sandbox: worker {node.gateway.id} ({node.gateway.spec}) has run its tests without sandboxes: pytest-sandbox "
                 "was not loaded. Fix: look for PYTEST_DISABLE_PLUGIN_AUTOLOAD there, and for -p no:sandbox in PYTEST_ADDOPTS"
             )
+        self._outputs.append(said)
         self._book.add_worker(said[_NOTED], node.gateway.id, (*(self._header or ()), *self._one))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None, object, object]:
+        """Every worker has said what it has to: see `carried.merge`."""
+        carried.merge(self._config, self._outputs)
+        return (yield)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The usage table, and where kept files are."""

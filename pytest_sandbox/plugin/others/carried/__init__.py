@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -44,6 +44,12 @@ def _find(config: pytest.Config, items: Sequence[pytest.Item]) -> list[Carrier]:
     modules = [importlib.import_module(f"{__name__}.{name}") for name, is_loaded in _LOADED.items() if is_loaded(config)]
     found: list[Carrier | None] = [module.find(config, items) for module in modules]
     return [carrier for carrier in found if carrier is not None]
+
+
+def merge(config: pytest.Config, outputs: Sequence[Mapping[str, Any]]) -> None:
+    """Where pytest-xdist steers from, before plugins end the run; outputs: what its workers have sent home."""
+    if _LOADED["syrupy"](config):
+        importlib.import_module(f"{__name__}.syrupy").merge(config, outputs)
 
 
 def spare(config: pytest.Config) -> None:

@@ -7,6 +7,10 @@ discovered on disk and no assertion has used is "unused": the run fails, or with
 Of an assertion its extension (by name) and its comparisons travel; of a snapshot to write also its index and data. Where that
 goes is not taken from a sandbox, but asked of the extension here. What a test that was killed, or never ran, would have used is
 unknown: it counts as skipped, of which syrupy keeps all snapshots.
+
+Under pytest-xdist a worker, from version 6.0 on, sends `workeroutput["syrupy_report"]` home, where `_worker_reports` are merged,
+and what is unused is removed. Of each test's status under "selected" the first counts that is not false (NOT_RUN). So a worker
+leaves that of the tests that it was not given, and whether nobody has run a test is seen where the reports come together.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +38,8 @@ from .base import Fields, field, printable, probe, rows
 _NAME = "syrupy"
 _SESSION = ("_assertions", "_selected_items", "_queued_snapshot_writes", "queue_snapshot_write")
 _EXTENSION = ("get_location", "get_snapshot_name", "discover_snapshots")
+#: Where a worker of pytest-xdist says which links were added, in what it sends home.
+_ADDED = "sandbox_syrupy_links"
 
 
 def find(config: pytest.Config, items: Sequence[pytest.Item]) -> Snapshots:
@@ -53,7 +59,7 @@ def find(config: pytest.Config, items: Sequence[pytest.Item]) -> Snapshots:
         (modules["data"], "package", ("SnapshotCollections",)),
     )
     probe(_NAME, "syrupy", (modules["extensions.base"].AbstractSyrupyExtension, "extension", _EXTENSION))  # type: ignore[union-attr]
-    probe(_NAME, "syrupy", (modules["session"].ItemStatus, "status", ("SKIPPED",)))  # type: ignore[union-attr]
+    probe(_NAME, "syrupy", (modules["session"].ItemStatus, "status", ("SKIPPED", "NOT_RUN")))  # type: ignore[union-attr]
     return Snapshots(config, session, items, modules)
 
 
@@ -256,17 +262,35 @@ class Snapshots:
 
     def end(self, unheard: Sequence[pytest.Item]) -> None:
         """See `base.Carrier`."""
-        skipped = self._modules["session"].ItemStatus.SKIPPED
+        status, selected = self._modules["session"].ItemStatus, self._session._selected_items
+        is_worker = hasattr(self._config, "workerinput")
         for item in unheard:
-            if item.nodeid in self._session._selected_items:
-                self._session._selected_items[item.nodeid] = skipped
-        added = _links(self._directories) - self._links
-        if added:  # by a test that may write there: what lies behind is not syrupy's
+            now = selected.get(item.nodeid)
+            if now is not None and not (is_worker and now is status.NOT_RUN):
+                selected[item.nodeid] = status.SKIPPED
+        added = sorted(map(str, _links(self._directories) - self._links))
+        if added:
             self._session._queued_snapshot_writes.clear()
-            self._config.option.no_cleanup = True
-            self._config.option.update_snapshots = False
-            names = ", ".join(map(str, sorted(added)))
-            show(self._config, f"\nsyrupy: new symbolic links: {names}: no snapshot is written or removed\n")
+            _keep_all(self._config, added)
+            if is_worker:
+                self._config.workeroutput[_ADDED] = added  # type: ignore[attr-defined]  # pytest-xdist's
+
+
+def merge(config: pytest.Config, outputs: Sequence[Mapping[str, Any]]) -> None:
+    """Where pytest-xdist steers from, before syrupy merges the reports of the workers: what each could not know of the others."""
+    reports = getattr(config._syrupy, "_worker_reports", ())  # type: ignore[attr-defined]  # before 6.0 nothing is merged
+    ran = {nodeid for report in reports for nodeid, status in report["selected"].items() if status}
+    for report in reports:
+        report["selected"] |= dict.fromkeys(report["selected"].keys() - ran, "skipped")
+    if added := sorted({name for output in outputs for name in output.get(_ADDED, ())}):
+        _keep_all(config, added)
+
+
+def _keep_all(config: pytest.Config, links: Sequence[str]) -> None:
+    """Have nothing written and removed: a test that may write there has added links, and what lies behind is not syrupy's."""
+    config.option.no_cleanup = True
+    config.option.update_snapshots = False
+    show(config, f"\nsyrupy: new symbolic links: {', '.join(links)}: no snapshot is written or removed\n")
 
 
 def _data(row: Fields) -> str | bytes:
