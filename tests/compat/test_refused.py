@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -47,20 +48,57 @@ def test_gevent(pytester: pytest.Pytester, compat: Compat) -> None:
     assert compat.one().status == pytest.ExitCode.OK
 
 
+REGEN = "def test_1(data_regression): data_regression.check({'a': 1})\n"
+
+
 def test_files_that_would_be_lost(pytester: pytest.Pytester, compat: Compat) -> None:
     """--force-regen writes what would be gone with the sandbox: refused, and done where it is let through."""
-    pytester.makepyfile(test_data="def test_1(data_regression): data_regression.check({'a': 1})")
+    pytester.makepyfile(test_data=REGEN)
     made = pytester.mkdir("test_data")
     (made / "test_1.yml").write_text("a: 2\n")
-    run = compat.one("--force-regen")
-    assert run.status == pytest.ExitCode.USAGE_ERROR
-    assert (
-        "with --force-regen tests write files, which would be gone with their sandboxes. Fix: add --sandbox-writable" in run.text
-    )
-    assert (made / "test_1.yml").read_text() == "a: 2\n"
+    pytester.mkdir("elsewhere")
+    for options in ((), ("--sandbox-writable=elsewhere",)):
+        run = compat.one("--force-regen", *options)
+        assert run.status == pytest.ExitCode.USAGE_ERROR
+        assert "with --force-regen of pytest-regressions, tests write files, which would be gone with their sandboxes" in run.text
+        assert f"test_data.py::test_1 may not change {os.path.realpath(made)}. Fix: let that through with" in run.text
+        assert "--sandbox-writable=test_data, give" in run.text
+        assert "@pytest.mark.sandbox(enabled=False)" in run.text
+        assert (made / "test_1.yml").read_text() == "a: 2\n"
     compat.one("--force-regen", "--sandbox-writable=test_data")
     assert (made / "test_1.yml").read_text() == "a: 1\n"
     assert compat.one().status == pytest.ExitCode.OK
+
+
+def test_who_would_lose_files(pytester: pytest.Pytester, compat: Compat) -> None:
+    """Only tests that use the plugin, in a sandbox, must be let through; each must."""
+    for name in ("one", "two"):
+        pytester.mkdir(name).joinpath(f"test_{name}.py").write_text(REGEN)
+    pytester.mkdir("three").joinpath("test_three.py").write_text("def test_1(): pass\n")
+    run = compat.one("--force-regen", "--sandbox-writable=one")
+    assert run.status == pytest.ExitCode.USAGE_ERROR
+    assert "two/test_two.py::test_1 may not change" in run.text
+    (pytester.path / "two" / "test_two.py").write_text(f"import pytest\n@pytest.mark.sandbox(enabled=False)\n{REGEN}")
+    plain, boxed = compat.both("--force-regen", "--sandbox-writable=one", same=False)
+    assert plain.status == pytest.ExitCode.USAGE_ERROR  # --sandbox-writable
+    assert len(boxed.outcomes) == 9
+    assert [name for name in boxed.files if name.endswith(".yml")] == ["one/test_one/test_1.yml", "two/test_two/test_1.yml"]
+
+
+def test_a_place_of_the_projects_own(pytester: pytest.Pytester, compat: Compat) -> None:
+    """Where a fixture of the project says where such files are, who lets something through is trusted to know."""
+    data = pytester.mkdir("data")
+    pytester.mkdir("tests").joinpath("test_it.py").write_text(REGEN)
+    pytester.makeconftest(
+        f"""
+        import pathlib, pytest
+        @pytest.fixture
+        def original_datadir(): return pathlib.Path({str(data)!r})
+        """
+    )
+    assert compat.one("--force-regen").status == pytest.ExitCode.USAGE_ERROR
+    run = compat.one("--force-regen", "--sandbox-writable=data")
+    assert run.files["data/test_1.yml"] == b"a: 1\n"
 
 
 def test_a_report_of_an_earlier_run(compat: Compat) -> None:
@@ -76,6 +114,7 @@ def test_a_report_of_an_earlier_run(compat: Compat) -> None:
     assert b"a word" in report
     run = compat.one("--cucumberjson=report.json")
     assert run.status == pytest.ExitCode.USAGE_ERROR
-    assert "--cucumberjson tells what pytest_bdd keeps in memory, which is gone with each sandbox. Fix: leave it out" in run.text
+    assert "pytest-bdd (--cucumberjson) tells only of what happens in pytest's own process" in run.text
+    assert "Fix: leave it out" in run.text
     assert run.files["report.json"] == report
     assert compat.one().outcomes == compat.one(sandbox=False).outcomes

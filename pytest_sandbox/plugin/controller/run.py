@@ -150,7 +150,7 @@ class Controller:
             changed = {plan: dataclasses.replace(new, spec=host.degraded(new.spec)) for plan, new in changed.items()}
         plans = [changed[plan] for plan in plans]
         plans[1:] = map(_with_its_document, plans[1:], session.items)
-        refused.refuse_lost_results(self.config, plans)
+        refused.refuse_lost_results(self.config, session.items, plans[1:])
         refused.refuse_parted(session.items, plans[1:])
         base, *self.plans = let_through(self.config, session.items, plans)
         self.settings = dataclasses.replace(self.settings, base=base)

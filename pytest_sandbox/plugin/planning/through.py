@@ -55,7 +55,11 @@ def _common(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[str
 
 
 #: Directories that other plugins are told to have tests write their results to: a plugin's module, and the option's name.
-_RESULTS = (("allure_pytest", "allure_report_dir"), ("pytest_memray", "memray_bin_path"))
+_RESULTS = (
+    ("allure_pytest", "allure_report_dir"),
+    ("pytest_memray", "memray_bin_path"),
+    ("pytest_mpl", "mpl_results_path"),
+)
 
 
 def _results(config: pytest.Config) -> Iterator[str]:
