@@ -4,13 +4,14 @@
 
 Compared are, in their order, every event that plugins see (start, reports with outcome, phase, text, sections and properties,
 warnings, finish), the whole output on the terminal, the exit status, junit's file and the log file; all but what is meant to
-differ: see `INTENDED`. Each run is a fork of this process, which has imported pytest. Exit status 1 where there is a difference,
-or where a run takes too long.
+differ: see `INTENDED`, and apart.py for what differs of single tests, which leaves the others to be compared. Each run is a fork
+of this process, which has imported pytest. Exit status 1 where there is a difference, or where a run takes too long.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import difflib
 import json
@@ -24,12 +25,14 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import apart
 import generator
 import pytest
+from apart import Apart
 
 #: What differs by its nature, in any text: times, addresses, counters of processes and runs, and what a sandbox adds.
 INTENDED = (
@@ -48,41 +51,8 @@ INTENDED = (
 _INTENDED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in INTENDED]
 
 
-#: What plain pytest prints of a suite of which only outcomes are compared, since these things differ by their nature.
-INTENDED_OF_SUITES = {
-    r"assert not self\._finalizers|E   AssertionError$|- AssertionError$|SystemExit: (set-up|setup|tearDownClass)": (
-        "pytest fails by an assertion of its own in all later tests that need a fixture that has raised SystemExit, and never "
-        "tears it down; nor what stands around a class whose tearDownClass has"
-    ),
-    r"\bin tearDown\b": "of a teardown's errors pytest tells those of unittest's tearDown only, not a wider fixture's",
-    "Pytest(UnraisableException|UnhandledThreadException)Warning": (
-        "what a test leaves to be collected is so in its own process, and told of it; what threads leave is told there, too"
-    ),
-    r"E +pytest\.PytestRemovedIn10Warning": "an error of pytest's own, before a fixture runs, is met by scope and test",
-    r"errors (during test teardown|while tearing down .*) \(": (
-        "the errors of a test's teardown and of its scopes' come from several processes"
-    ),
-    r"!! Interrupted: ": "what was set up early, for tests that then do not run, is torn down all the same",
-    r"(?m)^(E +)?func +=.*call_and_report\.<locals>": "--showlocals shows, of pytest itself, times and what its process holds",
-    r"!! (_pytest\.outcomes\.Exit: |KeyboardInterrupt)": (
-        "what is torn down after pytest.exit() or Ctrl-C is so in the test's process, not at the session's end"
-    ),
-}
-
-
 #: How long one run may take, in seconds: it takes one or two, where nothing hangs, and many times as long in a guest.
 TIMEOUT = 600.0
-#: Tests that fail by these, in which they may not even have to do with it.
-_BROKEN = re.compile(r"^(?:ERROR|FAILED) (\S+) - (?:AssertionError$|pytest\.PytestUn)", re.MULTILINE)
-#: What reports say of those, also where that is not shown.
-_OWN_ASSERTIONS = ("assert not self._finalizers", "previous item was not torn down properly")
-#: Where only outcomes are compared, too: suites that are run with these arguments.
-INTENDED_OF_ARGUMENTS = {
-    "-x": "what was set up early, for tests that then do not run, is torn down all the same",
-    "--maxfail=2": "the same",
-    "--full-trace": "a traceback through all of pytest shows the way by which a fixture was set up, or its failure found",
-    "no:warnings": "Python prints a warning once for each place, and remembers that in a memory that sandboxes do not share",
-}
 
 
 def normal(text: str) -> str:
@@ -201,24 +171,29 @@ def _wait(pid: int, timeout: float) -> bool:
 LIVE = {"--capture=no", "--capture=sys", "--capture=tee-sys", "--setup-show", "--log-cli-level=INFO"}
 
 
-def is_loose(suite: generator.Suite, plain: Seen) -> bool:
-    """Whether only outcomes are compared: see `Suite.loose` and INTENDED_OF_..."""
-    by_words, by_arguments = _says_any(plain, INTENDED_OF_SUITES), INTENDED_OF_ARGUMENTS.keys() & {*suite.arguments}
-    return suite.loose or by_words or bool(by_arguments)
-
-
-def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool) -> Iterator[str]:
+def differences(plain: Seen, boxed: Seen, away: Apart, *, is_live: bool, loose: bool) -> Iterator[str]:
     """Every place where they are not the same, as a diff; loose: only what became of each test, and the exit status."""
     # Where a teardown fails after pytest.exit() or Ctrl-C, plain pytest itself ends with a traceback.
     if plain.status != boxed.status and isinstance(plain.status, int):
         yield f"exit status {plain.status} is {boxed.status} with --sandbox"
+    events = [list(apart.events(run.events, away)) for run in (plain, boxed)]
     if loose:
-        broken = {*_broken(plain), *_broken(boxed)}
-        yield from _diff("outcomes", _outcomes(plain, broken), _outcomes(boxed, broken))
+        yield from _diff(
+            "outcomes", *([" ".join(map(str, event[:5])) for event in run if event[0] == "report"] for run in events)
+        )
         return
-    yield from _diff("events", [json.dumps(event) for event in plain.events], [json.dumps(event) for event in boxed.events])
+    yield from _diff("events", *([json.dumps(event) for event in run] for run in events))
+    if not away.reasons:
+        yield from _of_the_whole(plain, boxed, is_live=is_live)
+    elif not is_live:
+        yield from _diff("output", *(list(apart.output(run.output, away)) for run in (plain, boxed)))
+    if away.reasons and "junit.xml" in plain.files:
+        yield from _diff("junit.xml", *(list(apart.junit(run.files["junit.xml"], away)) for run in (plain, boxed)))
+
+
+def _of_the_whole(plain: Seen, boxed: Seen, *, is_live: bool) -> Iterator[str]:
+    """All that is printed, and all files."""
     output = [run.output.splitlines() for run in (plain, boxed)]
-    is_live = bool(LIVE.intersection(suite.arguments))
     if is_live:
         # A live log has its headline again where something was set up early; reasons are cut off where the line ends.
         output = [[re.sub(r"-{5,}( live log \w+ -+)?", "", line) for line in lines] for lines in output]
@@ -230,22 +205,6 @@ def differences(suite: generator.Suite, plain: Seen, boxed: Seen, *, loose: bool
         is_sorted = name == "log.txt" or (is_live and name == "stderr")
         texts = [_junit(run.files.get(name, "")) for run in (plain, boxed)]
         yield from _diff(name, *([sorted(lines) for lines in texts] if is_sorted else texts))
-
-
-def _broken(seen: Seen) -> Iterator[str]:
-    """Tests of which the outcome is pytest's own assertion, where that is told of and where it was expected to fail."""
-    yield from _BROKEN.findall(seen.output)
-    yield from (event[1] for event in seen.events if event[0] == "report" and any(text in event[5] for text in _OWN_ASSERTIONS))
-
-
-def _says_any(seen: Seen, patterns: Iterable[str]) -> bool:
-    """Whether one of these is in what was printed, or in a report that is not shown."""
-    texts = (seen.output, *(str(event[5]) for event in seen.events if event[0] == "report"))
-    return any(re.search(pattern, text, re.MULTILINE) for pattern in patterns for text in texts)
-
-
-def _outcomes(seen: Seen, broken: Container[str]) -> list[str]:
-    return [" ".join(map(str, event[:5])) for event in seen.events if event[0] == "report" and event[1] not in broken]
 
 
 def _junit(text: str) -> list[str]:
@@ -261,17 +220,28 @@ def _diff(name: str, plain: list[str], boxed: list[str]) -> Iterator[str]:
         yield "\n".join(lines)
 
 
-def compare(
-    seed: int, place: Path, options: Sequence[str] = (), *, loose: bool = False, timeout: float = TIMEOUT
-) -> tuple[list[str], bool]:
-    """The differences of one seed, and whether it was compared loosely; see `differences`."""
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """What came out for one seed: the differences, how many tests ran and were apart, and why."""
+
+    found: list[str]
+    tests: int = 0
+    apart: int = 0
+    reasons: frozenset[str] = frozenset()
+
+
+def compare(seed: int, place: Path, options: Sequence[str] = (), *, loose: bool = False, timeout: float = TIMEOUT) -> Compared:
+    """Compare what one seed makes; see `differences`."""
     suite = generator.make(seed)
     plain = run(suite, place / "suite", ["--no-sandbox"], timeout)
     boxed = run(suite, place / "suite", ["--sandbox", "--sandbox-keep=never", *options], timeout)
     if plain is None or boxed is None:
-        return [f"the {'plain' if plain is None else 'sandboxed'} run takes more than {timeout:g} s"], loose
-    loose = loose or is_loose(suite, plain)
-    return list(differences(suite, plain, boxed, loose=loose)), loose
+        return Compared([f"the {'plain' if plain is None else 'sandboxed'} run takes more than {timeout:g} s"])
+    ran = apart.Ran(suite, plain.events, plain.output)
+    away = apart.find(ran)
+    is_live = bool(LIVE.intersection(suite.arguments))
+    found = list(differences(plain, boxed, away, is_live=is_live, loose=loose))
+    return Compared(found, len(ran.tests), len(away.tests), frozenset(away.reasons))
 
 
 def main() -> int:
@@ -289,19 +259,30 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="SECONDS", help="for each run (default: %(default)g)")
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options, more = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
-    different, loosely, began = [], 0, time.monotonic()
+    all_of_them, began = [], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="generated-") as directory:
         for seed in range(options.first, options.first + options.count):
-            found, loose = compare(seed, Path(directory), more, loose=options.loose, timeout=options.timeout)
-            loosely += loose
-            if found:
-                different.append(seed)
-                print(f"seed {seed}: {len(found)} differences", flush=True)
+            one = compare(seed, Path(directory), more, loose=options.loose, timeout=options.timeout)
+            all_of_them.append(one)
+            if one.found:
+                print(f"seed {seed}: {len(one.found)} differences", flush=True)
                 if options.show:
-                    print("\n".join(found), flush=True)
-    took = time.monotonic() - began
-    print(f"{options.count} suites in {took:.0f} s, {loosely} by outcomes only, {len(different)} with differences: {different}")
-    return int(bool(different))
+                    print("\n".join(one.found), flush=True)
+    report(options.first, all_of_them, time.monotonic() - began)
+    return int(any(one.found for one in all_of_them))
+
+
+def report(first: int, compared: Sequence[Compared], took: float) -> None:
+    """Say how many were compared, how much of them was not, and why."""
+    different = [first + number for number, one in enumerate(compared) if one.found]
+    whole = sum(not one.reasons for one in compared)
+    tests, away = sum(one.tests for one in compared), sum(one.apart for one in compared)
+    print(
+        f"{len(compared)} suites in {took:.0f} s, {whole} in all that is shown, the others but for {away} of all {tests} tests, "
+        f"{len(different)} with differences: {different}"
+    )
+    for why, count in collections.Counter(why for one in compared for why in one.reasons).most_common():
+        print(f"{count:6} suites with tests of which some is not compared, for {why}")
 
 
 if __name__ == "__main__":

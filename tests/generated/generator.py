@@ -32,17 +32,19 @@ def in_thread():
 class Suite:
     """Files by path, and pytest's arguments.
 
-    loose: it has what makes more differ than its outcomes. That is a parametrized fixture of a wider scope: as it moves to its
-    next value, the narrower scopes, which are forks of its own, are set up anew. And subtests of unittest, whose progress letters
-    plain pytest captures as if the test had written them. (No teardown of a fixture fails where there are such: in plain pytest
-    the old value's does so in the set-up of the next test, which then does not run. Nor is a warning an error: what is set up
-    anew for a test has that test's filters.) A fixture of a package that is not defined in the conftest of one: it lives as long
-    as the session, and so is set up before all that lives in the package's directory.
+    moves: it has what makes set-ups differ. That is a parametrized fixture of a wider scope: as it moves to its
+    next value, the narrower scopes, which are forks of its own, are set up anew. (No teardown of a fixture fails where there are
+    such: in plain pytest the old value's does so in the set-up of the next test, which then does not run. Nor is a warning an
+    error: what is set up anew for a test has that test's filters.) And a fixture of a package that is not defined in the conftest
+    of one: it lives as long as the session, and so is set up before all that lives in the package's directory.
+    leaving: the tests that leave what is told of when it is collected, or by a thread. letters: those with subtests of unittest.
     """
 
     files: dict[str, str]
     arguments: tuple[str, ...]
-    loose: bool
+    moves: bool
+    leaving: frozenset[str]
+    letters: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +63,10 @@ class Maker:
         self._chance = random.Random(seed)
         self._count = 0
         self._moves = self._is(0.08)
-        self._loose = False
-        self._strict = "once" if self._moves else "error"  # see `Suite.loose`
+        self._has_moving = False
+        self._leaving: set[str] = set()
+        self._letters: set[str] = set()
+        self._strict = "once" if self._moves else "error"  # see `Suite.moves`
 
     def _name(self, kind: str) -> str:
         self._count += 1
@@ -95,7 +99,8 @@ class Maker:
         )
 
     def _test_only(self, where: str) -> str:
-        if self._is(0.1):  # rarely: what is told of garbage and threads makes a suite's comparison loose
+        if self._is(0.1):  # rarely: what is told of garbage and threads is not compared
+            self._leaving.add(where)
             return self._one("Loud()", "in_thread()", "open(os.devnull)")
         return self._one(
             f"subprocess.run(['echo', 'echoed by {where}'])",
@@ -135,7 +140,7 @@ class Maker:
         lines = [self._quiet(where) for _ in range(self._chance.randrange(3))]
         if test and self._is(0.3):
             lines.append(self._test_only(where))
-        # Where parameters of wider fixtures move, see `Suite.loose`.
+        # Where parameters of wider fixtures move, see `Suite.moves`.
         if self._is(0 if self._moves and "teardown" in where.lower() else fails):
             loud = self._loud(where)
             lines.append("1 / 0" if "teardown" in where and loud.startswith(("sys.exit", "raise BaseException")) else loud)
@@ -148,13 +153,13 @@ class Maker:
         scope = self._one(*SCOPES) if not method else self._one("function", "class")
         if scope == "package" and not package:
             scope = "package" if self._is(0.03) else "module"
-            self._loose |= scope == "package"
+            self._has_moving |= scope == "package"
         wider = [one for one in known if SCOPES.index(one.scope) >= SCOPES.index(scope)]
         needed = self._some(wider, 0.3, 2)
         params = self._chance.choice((0, 0, 0, 0, 2, 3))
         if params and scope != "function":
             params = params if self._moves else 0
-            self._loose |= bool(params)
+            self._has_moving |= bool(params)
         name = self._name("fix")
         arguments = [f"scope={scope!r}"]
         if params:
@@ -193,7 +198,7 @@ class Maker:
             name = self._name("arg")
             values = self._one("[1, 2]", "['a', 'b', 'c']", "[pytest.param(1, marks=pytest.mark.xfail), 2]", "[None, ()]", "[]")
             scope = f", scope={self._one('module', 'class', 'session')!r}" if self._moves and self._is(0.4) else ""
-            self._loose |= bool(scope)
+            self._has_moving |= bool(scope)
             marks.append(f"@pytest.mark.parametrize({name!r}, {values}{scope})")
             arguments.append(name)
         with_params = [one for one in known if one.params]
@@ -266,7 +271,7 @@ class Maker:
             name = self._name("test")
             lines = self._body(name, fails=0.25)
             if self._is(0.05):
-                self._loose = True
+                self._letters.add(name)
                 inner = self._one("self.assertEqual(n, 0)", "pass", "self.skipTest('sub')")
                 lines[:0] = ["for n in range(2):", "    with self.subTest(n=n):", f"        {inner}"]
             if self._is(0.15):
@@ -314,7 +319,7 @@ class Maker:
             for _ in range(self._chance.randrange(1, 3)):
                 files[f"{package}/{self._name('test_module')}.py"] = self._module(below, stops=stops)
         arguments = tuple(self._arguments())
-        return Suite(files, arguments, self._loose)
+        return Suite(files, arguments, self._has_moving, frozenset(self._leaving), frozenset(self._letters))
 
     def _ini(self) -> str:
         lines = ["[pytest]", "addopts = -p no:cacheprovider"]
