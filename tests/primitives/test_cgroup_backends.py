@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,7 @@ from pytest_sandbox.primitives.cgroup_controllers import (
     Controller,
     choose,
 )
+from pytest_sandbox.primitives.cgroup_gauges import is_stacked, sum_after
 from pytest_sandbox.primitives.cgroup_layout import Hierarchy, Problem, explain, find_hierarchies
 from pytest_sandbox.primitives.cgroup_limits import disks, quota
 
@@ -193,17 +195,47 @@ def test_quota_keeps_the_kernels_bounds(cpus: float, expected: tuple[int, int]) 
     assert quota(cpus) == expected
 
 
+#: What a cgroup is billed that wrote through dm (253:0) and loop (7:0), each on 254:0, and read from 8:0 too.
+STACKED_V2 = b"""\
+254:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0
+253:0 rbytes=0 wbytes=12 rios=0 wios=1 dbytes=0 dios=0
+7:0 rbytes=10 wbytes=8 rios=1 wios=1 dbytes=0 dios=0
+8:0 rbytes=5 wbytes=1
+"""
+STACKED_V1 = b"8:0 Read 4096\n8:0 Write 1\n8:0 Sync 9\n8:0 Total 4097\n253:0 Read 4096\n7:0 Read 99\n8:16 Read 4\nTotal 8292\n"
+
+
 @pytest.mark.parametrize(
-    ("controller", "content", "expected"),
+    ("content", "words", "expected"),
     [
-        (IO_V2, b"254:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n8:0 rbytes=5 wbytes=1\n", [15, 21, 1, 2]),
-        (IO_V2, b"", [0, 0, 0, 0]),
-        (IO_V1, b"8:0 Read 4096\n8:0 Write 1\n8:0 Sync 9\n8:0 Total 4097\n8:16 Read 4\nTotal 4101\n", [4100, 1, 4100, 1]),
+        (STACKED_V2, (b"rbytes", b"wbytes", b"rios", b"wios"), [15, 21, 1, 2]),
+        (b"", (b"rbytes", b"wbytes", b"rios", b"wios"), [0, 0, 0, 0]),
+        (b"253:0 7:0 8:0 rbytes=5 wbytes=1 rios=3 wios=0\n", (b"rbytes", b"rios"), [5, 3]),  # before 5.13: no line for nothing
+        (STACKED_V1, (b"Read", b"Write"), [4100, 1]),
     ],
 )
-def test_io_counts_add_up_over_devices(controller: Controller, content: bytes, expected: list[int]) -> None:
-    """Bytes read and written, and operations."""
-    assert [gauge.extract(content) for gauge in controller.gauges] == expected
+def test_io_counts_add_up_over_disks(content: bytes, words: tuple[bytes, ...], expected: list[int]) -> None:
+    """Bytes read and written, and operations: of those at the bottom, since what is above them is billed the same again."""
+    assert [sum_after(word, {b"253:0", b"7:0"}.__contains__)(content) for word in words] == expected
+
+
+@pytest.mark.parametrize("controller", [IO_V1, IO_V2, THROTTLE_V1])
+def test_io_counts_leave_out_what_stands_on_others(controller: Controller) -> None:
+    """As this machine has them: none of a number that is nobody's does, so it is counted."""
+    words = b"rbytes=7 wbytes=7 rios=7 wios=7" if controller is IO_V2 else b"Read 7\n4095:0 Write 7"
+    assert [gauge.extract(b"4095:0 " + words) for gauge in controller.gauges] == [7, 7, 7, 7]
+
+
+def test_disks_that_stand_on_others(tmp_path: Path) -> None:
+    """As sysfs shows them: by slaves, loop by its file. Not so the disk below, an idle loop, what is gone, and md's linear."""
+    arrays = [f"9:{minor}/{name}" for minor in (0, 1) for name in ("slaves/sda", "md")]
+    for path in ("253:0/slaves/sda", "254:0/slaves", "7:0/loop", "7:1/slaves", *arrays):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "7:0/loop/backing_file").touch()
+    (tmp_path / "9:0/md/level").write_text("raid1\n", encoding="ascii")
+    (tmp_path / "9:1/md/level").write_text("linear\n", encoding="ascii")
+    disks = (b"253:0", b"254:0", b"7:0", b"7:1", b"8:0", b"9:0", b"9:1")
+    assert [disk for disk in disks if is_stacked(disk, os.fspath(tmp_path))] == [b"253:0", b"7:0", b"9:0"]
 
 
 @pytest.mark.parametrize(

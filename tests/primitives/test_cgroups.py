@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import uuid
@@ -179,6 +180,39 @@ def test_cpu_quota_throttles(run: CgroupRun, child: type[Child]) -> None:
     # How much depends on what else the machine has to do; a wrong unit would be out by a thousand.
     assert 0 < usage.throttled < 60
     assert cgroup.kill() == ()
+
+
+@pytest.fixture
+def loop_device() -> Iterator[str]:
+    """A loop device on a file of 2 MiB on a disk, past whose page cache it goes."""
+    place, device = "/var/tmp", os.stat("/var/tmp").st_dev
+    if not os.path.exists(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"):
+        pytest.skip(f"{place} lies on no disk")
+    with tempfile.NamedTemporaryFile(dir=place) as file:
+        file.write(os.urandom(2 * MIB))
+        os.fsync(file.fileno())
+        command = ["losetup", "--find", "--show", "--direct-io=on", file.name]
+        found = subprocess.run(command, check=False, capture_output=True, text=True)
+        if found.returncode:
+            pytest.skip(f"no loop device: {found.stderr.strip()}")
+        yield found.stdout.strip()
+        subprocess.run(["losetup", "--detach", found.stdout.strip()], check=True)
+
+
+@pytest.mark.needs("io")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a loop device")
+def test_io_of_a_disk_on_a_disk_is_counted_once(run: CgroupRun, child: type[Child], loop_device: str) -> None:
+    """2 MiB, in operations of 64 KiB, though the kernel bills them to the loop device and to the disk below."""
+    cgroup = run.create("loop", NO_LIMITS)
+    read = f"""
+        import mmap
+        fd, buffer = os.open({loop_device!r}, os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 1 << 16)
+        print(sum(os.preadv(fd, [buffer], offset) for offset in range(0, 2 << 20, 1 << 16)))
+    """
+    assert child(cgroup, read).wait() == (0, f"{2 * MIB}\n")
+    usage = cgroup.read()
+    assert usage.bytes_read == pytest.approx(2 * MIB, rel=0.05)
+    assert usage.reads == pytest.approx(32, rel=0.1)
 
 
 @pytest.mark.needs("cpu_time")
