@@ -74,12 +74,21 @@ class Cause(enum.Enum):
     UNMOUNTED = enum.auto()
     NO_CONTROLLER = enum.auto()
     VERSION_1 = enum.auto()
-    """What version 1, or this kernel, does not have."""
+    """What version 1 does not have."""
+    NO_FILE = enum.auto()
+    """A controller's file that this kernel does not have, or that it has without what is sought."""
+    NO_DISK = enum.auto()
+    """None is to be seen, so that nothing can be limited."""
+    NO_HUGE_PAGES = enum.auto()
     NO_SWAP = enum.auto()
     NO_SCOPE = enum.auto()
     """systemd would make a scope if it were asked otherwise."""
     BOUNDED = enum.auto()
     """The same, but a limit would be left behind."""
     NO_JEEPNEY = enum.auto()
+    MOST_CGROUPS = enum.auto()
+    """A cgroup above may not have so many below it, or not so deep. Detail: the directory."""
+    NO_ROOM = enum.auto()
+    """The kernel has no room for another cgroup."""
     CGROUP = enum.auto()
     """Any other refusal."""

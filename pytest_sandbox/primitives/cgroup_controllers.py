@@ -33,7 +33,7 @@ class Controller:
     name: str
     writes: Callable[[Limits], tuple[Write, ...]]
     gauges: tuple[Gauge, ...]
-    lacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    lacks: Mapping[str, Problem] = dataclasses.field(default_factory=dict)
     inherits: tuple[str, ...] = ()
     parts: tuple[Gauge, ...] = ()
     flat: bool = False
@@ -75,8 +75,8 @@ MEMORY_V1 = Controller(
         Gauge("major_faults", "memory.stat", key(b"total_pgmajfault")),
     ),
     lacks={
-        "memory_high": "cgroup v1 has no memory.high",
-        "swap": "v1 bounds memory and swap together, and memory has no limit",
+        "memory_high": Problem("cgroup v1 has no memory.high", Cause.VERSION_1),
+        "swap": Problem("v1 bounds memory and swap together, and memory has no limit", Cause.VERSION_1),
     },
     parts=(
         Gauge("anon", "memory.stat", key(b"total_rss")),

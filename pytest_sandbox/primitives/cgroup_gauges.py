@@ -45,8 +45,8 @@ def is_stacked(disk: bytes, disks: str = "/sys/dev/block") -> bool:
 
     What is done through it is billed to it, and once more to what is below: a clone is another bio (blk_cgroup_bio_start,
     block/blk-cgroup.h), and a loop device's worker reads and writes the file for whoever asked (loop_process_work,
-    drivers/block/loop.c, since 5.14). Measured on 7.2, 6.12 and 6.1, and with version 1: each byte twice. Not so of md's linear, which hands on the
-    bio itself: on 6.1 its bytes are md's alone.
+    drivers/block/loop.c, since 5.14). Measured on 7.2, 6.12 and 6.1, and with version 1: each byte twice. Not so of md's
+    linear, which hands on the bio itself: on 6.1 its bytes are md's alone.
     """
     place = f"{disks}/{disk.decode('ascii')}"
     with contextlib.suppress(OSError), open(f"{place}/md/level", encoding="ascii") as file:

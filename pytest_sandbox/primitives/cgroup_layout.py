@@ -147,7 +147,18 @@ def explain(error: OSError, hierarchy: Hierarchy) -> Problem:
         )
     if code == errno.ENOENT:
         return Problem(f"the kernel does not have it, or its parent does not pass it on ({said})", Cause.NO_CONTROLLER)
-    return Problem(f"{os.strerror(code)} ({said})", Cause.CGROUP)
+    return Problem(f"{os.strerror(code)} ({said})", cause_of(code), hierarchy.directory)
+
+
+def cause_of(code: int) -> Cause:
+    """Of a refusal that is no matter of rights or of other processes; cgroup_mkdir and mem_cgroup_alloc of the kernel."""
+    known = {
+        errno.ENOENT: Cause.NO_FILE,
+        errno.EAGAIN: Cause.MOST_CGROUPS,
+        errno.ENOSPC: Cause.NO_ROOM,
+        errno.ENOMEM: Cause.NO_ROOM,
+    }
+    return known.get(code, Cause.CGROUP)
 
 
 def _what(path: str) -> str:

@@ -1,4 +1,4 @@
-"""What controllers are told: the files and values that set each limit. Imports `model` only.
+"""What controllers are told: the files and values that set each limit. Imports `model` and `cgroup_layout`.
 
 Pure, but for the lists of disks and of sizes of huge pages, which are the machine's.
 """
@@ -10,26 +10,33 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.model.spec import Limits
+from pytest_sandbox.primitives.cgroup_layout import Problem
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Write:
     """One limit as the kernel takes it.
 
-    without: what it means that the file is missing, as it is where the kernel was built or booted without: "" that the limit
-    holds all the same, a text why it does not. None: the file is always there.
+    optional: the file may be missing, as it is where the kernel was built or booted without. without: why the limit does not
+    hold then; None where it holds all the same.
     """
 
     limit: str
     file: str
     value: str
-    without: str | None = None
+    optional: bool = False
+    without: Problem | None = None
 
 
 #: A folio of page cache has at most as much as a huge page: mm/readahead.c, MAX_PAGECACHE_ORDER.
 _CHARGE = 2 << 20
-_NO_SWAP = "the kernel does not account swap ({}: ENOENT)"
+
+
+def _swap(file: str, most: int) -> Write:
+    problem = Problem(f"the kernel does not account swap ({file}: ENOENT)", Cause.NO_SWAP)
+    return Write("swap", file, str(most), optional=True, without=problem)
 
 
 def nothing(_: Limits) -> tuple[Write, ...]:
@@ -47,8 +54,7 @@ def memory_v1(limits: Limits) -> tuple[Write, ...]:
         # memsw is charged first, and where it is the one to refuse, no failcnt counts that (measured on 6.18: 0 with equal
         # limits, also after an OOM kill). So it is as much higher as the kernel charges at once, and what that would let be
         # swapped out stays: reclaim by a limit obeys swappiness 0 (cgroup-v1/memory.rst, 5.3).
-        both = str(limits.memory + (limits.swap or _CHARGE))
-        writes.append(Write("swap", "memory.memsw.limit_in_bytes", both, _NO_SWAP.format("memory.memsw.limit_in_bytes")))
+        writes.append(_swap("memory.memsw.limit_in_bytes", limits.memory + (limits.swap or _CHARGE)))
         if limits.swap == 0:
             writes.append(Write("swap", "memory.swappiness", "0"))
     return tuple(writes)
@@ -62,7 +68,7 @@ def memory_v2(limits: Limits) -> tuple[Write, ...]:
     if limits.memory_high is not None:
         writes.append(Write("memory_high", "memory.high", str(limits.memory_high)))
     if limits.swap is not None:
-        writes.append(Write("swap", "memory.swap.max", str(limits.swap), _NO_SWAP.format("memory.swap.max")))
+        writes.append(_swap("memory.swap.max", limits.swap))
     return tuple(writes)
 
 
@@ -141,8 +147,8 @@ def _rules(limits: Limits) -> Iterator[tuple[str, int, str]]:
 
 
 #: Why a limit of a controller that is there may not hold all the same.
-NO_DISK = dict.fromkeys(THROTTLES, "no disk is to be seen in /sys/block")
-NO_HUGE_PAGES = {"hugetlb": "this kernel has no huge pages that could be reserved"}
+NO_DISK = dict.fromkeys(THROTTLES, Problem("no disk is to be seen in /sys/block", Cause.NO_DISK))
+NO_HUGE_PAGES = {"hugetlb": Problem("this kernel has no huge pages that could be reserved", Cause.NO_HUGE_PAGES)}
 _STEP = 1024
 
 
@@ -162,6 +168,6 @@ def hugetlb(ending: str) -> Callable[[Limits], tuple[Write, ...]]:
             return ()
         files = [f"hugetlb.{size}.{kind}{ending}" for size in _huge_pages() for kind in ("", "rsvd.")]
         # Without a limit on reservations (before 5.7) a page too many is a SIGBUS instead.
-        return tuple(Write("hugetlb", file, str(limits.hugetlb), "" if "rsvd" in file else None) for file in files)
+        return tuple(Write("hugetlb", file, str(limits.hugetlb), optional="rsvd" in file) for file in files)
 
     return writes

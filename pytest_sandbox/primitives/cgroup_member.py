@@ -90,7 +90,7 @@ class Cgroup:
         leaf: bool = False,
     ) -> None:
         self.name = name
-        self.unenforced: dict[str, str] = {}
+        self.unenforced: dict[str, Problem] = {}
         self._choices = tuple(choices)
         self._directories = dict(directories)
         self._problems = problems
@@ -143,7 +143,7 @@ class Cgroup:
             if getattr(limits, limit) is None or limit in written | self.unenforced.keys():
                 continue
             if role in self._problems:
-                self.unenforced[limit] = self._problems[role].reason
+                self.unenforced[limit] = self._problems[role]
             elif limit in lacks and not _holds_by_itself(limit):
                 self.unenforced[limit] = lacks[limit]
 
@@ -157,7 +157,7 @@ class Cgroup:
             try:
                 files.write(path, one.value)
             except OSError as error:
-                if one.without is None or error.errno != errno.ENOENT:
+                if not one.optional or error.errno != errno.ENOENT:
                     raise SetupError(f"limit {one.limit} to {one.value}", path, error.errno or 0) from error
                 if one.without and not _holds_by_itself(one.limit):
                     self.unenforced[one.limit] = one.without

@@ -13,7 +13,7 @@ from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.spec import MIB, Limits
 from pytest_sandbox.model.units import format_cpus
 from pytest_sandbox.primitives.cgroup_controllers import LIMIT_ROLES
-from pytest_sandbox.primitives.cgroup_layout import Problem
+from pytest_sandbox.primitives.cgroup_layout import Problem, cause_of
 from pytest_sandbox.primitives.cgroup_member import Cgroup
 from pytest_sandbox.primitives.cgroup_run import CgroupRun
 
@@ -75,11 +75,13 @@ def capabilities(
 
 
 def _try(run: CgroupRun, name: str, limits: Limits) -> CgroupCapability:
-    role = LIMIT_ROLES.get(name, "usage")
+    role = "io" if name == "io" else LIMIT_ROLES.get(name, "usage")
     try:
         cgroup = run.create(name, limits)
     except SetupError as error:
-        return CgroupCapability(name, available=False, problem=Problem(str(error), Cause.CGROUP))
+        run_directory = os.path.dirname(error.object)
+        refusal = Problem(str(error), cause_of(error.errno), os.path.dirname(run_directory))
+        return CgroupCapability(name, available=False, problem=refusal)
     try:
         problem = run.problems.get(role) or _lacking(cgroup, name)
     finally:
@@ -94,12 +96,9 @@ def _try(run: CgroupRun, name: str, limits: Limits) -> CgroupCapability:
 
 def _lacking(cgroup: Cgroup, name: str) -> Problem | None:
     """What the attempt showed to be missing although a controller was found."""
-    if name == "swap" and name in cgroup.unenforced:
-        return Problem(cgroup.unenforced[name], Cause.NO_SWAP)
     if name in cgroup.unenforced:
-        return Problem(cgroup.unenforced[name], Cause.VERSION_1)
+        return cgroup.unenforced[name]
     field = {"cpu_time": "cpu", "io": "bytes_read"}.get(name, "")
     missing = cgroup.read().missing
-    if field in missing:
-        return Problem(missing[field], Cause.VERSION_1)
-    return None
+    # The role has a controller, or that it has none were the problem: then it is the controller that lacks the file.
+    return Problem(missing[field], Cause.NO_FILE) if field in missing else None

@@ -308,9 +308,24 @@ _FIXES: dict[Cause, str | Callable[[HostKind, str], str]] = {
     Cause.UNMOUNTED: _unmounted,
     Cause.NO_CONTROLLER: _controller,
     Cause.VERSION_1: _version,
+    Cause.NO_FILE: "Linux 5.12 or newer, with the controllers of Debian 12, Ubuntu 22.04 or RHEL 9",
+    Cause.NO_DISK: (
+        "leave the limit out, since no disk is read or written here; where /sys is missing, as root: mount -t sysfs sysfs /sys"
+    ),
+    Cause.NO_HUGE_PAGES: (
+        "leave hugetlb out, since no program gets huge pages here; where /sys is missing, as root: mount -t sysfs sysfs /sys"
+    ),
     Cause.NO_SWAP: "boot with swapaccount=1, or a kernel with CONFIG_SWAP and CONFIG_MEMCG",
     Cause.NO_SCOPE: _scope,
     Cause.BOUNDED: _bounded,
     Cause.NO_JEEPNEY: _jeepney,
-    Cause.CGROUP: "see the kernel's Documentation/admin-guide/cgroup-v2.rst",
+    Cause.MOST_CGROUPS: lambda kind, directory: (
+        f"{_on_host(kind)}as root, in {directory or '/sys/fs/cgroup'} and in those above it: "
+        "echo max | tee cgroup.max.descendants cgroup.max.depth"
+    ),
+    Cause.NO_ROOM: lambda kind, _: (
+        f"{_on_host(kind)}as root: echo 3 > /proc/sys/vm/drop_caches, which frees cgroups that are gone but for what they have "
+        "cached; or boot anew"
+    ),
+    Cause.CGROUP: "to run without it: pytest --sandbox --sandbox-degrade",
 }

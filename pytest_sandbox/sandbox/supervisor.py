@@ -144,7 +144,7 @@ class Supervisor:
         cgroup = self._cgroups.create(name, spec.limits, leaf=self._layout.identity is not Identity.MAPPED)
         undo.callback(cgroup.remove)
         count_pids = "pids" in cgroup.unenforced and self._layout.identity is Identity.USER
-        lost = {name: why for name, why in cgroup.unenforced.items() if not (count_pids and name == "pids")}
+        lost = {name: why.reason for name, why in cgroup.unenforced.items() if not (count_pids and name == "pids")}
         self._refuse_lost(spec, lost)
         if (own := scratch_of(self._layout, spec, name, scope=scope)) is not None:
             os.mkdir(own, 0o755)

@@ -246,7 +246,10 @@ def test_disks_that_stand_on_others(tmp_path: Path) -> None:
         (errno.EPERM, "not delegated", Cause.NOT_DELEGATED),
         (errno.EBUSY, "other processes", Cause.SHARED),
         (errno.ENOENT, "does not have it", Cause.NO_CONTROLLER),
-        (errno.ENOSPC, "No space left", Cause.CGROUP),
+        (errno.EAGAIN, "temporarily unavailable", Cause.MOST_CGROUPS),
+        (errno.ENOSPC, "No space left", Cause.NO_ROOM),
+        (errno.ENOMEM, "Cannot allocate memory", Cause.NO_ROOM),
+        (errno.EOPNOTSUPP, "not supported", Cause.CGROUP),
     ],
 )
 def test_reasons_name_the_errno_and_the_rule(code: int, reason: str, cause: Cause) -> None:

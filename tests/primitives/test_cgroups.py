@@ -15,14 +15,17 @@ import textwrap
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
 
+from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.model.errors import SetupError, TeardownWarning
 from pytest_sandbox.model.spec import MIB, Limits
 from pytest_sandbox.primitives import cgroup_files
 from pytest_sandbox.primitives.cgroup_controllers import choose
-from pytest_sandbox.primitives.cgroup_layout import find_hierarchies
+from pytest_sandbox.primitives.cgroup_layout import V2, find_hierarchies
+from pytest_sandbox.primitives.cgroup_limits import disks
 from pytest_sandbox.primitives.cgroup_probe import NO_LIMITS
 from pytest_sandbox.primitives.cgroups import Cgroup, CgroupRun, CgroupUsage, capabilities, enter, oom_kill, remove_run
 
@@ -568,6 +571,18 @@ def test_what_is_unavailable_says_why_and_what_to_do() -> None:
         assert bool(capability.hierarchy) is capability.available
         assert bool(capability.reason) is not capability.available
         assert (capability.problem is None) is capability.available
+
+
+def test_only_version_1_is_told_to_become_version_2() -> None:
+    """On a machine with version 2 alone, whatever is missing is so for another cause, and no disk has its own."""
+    every = {**CAPABILITIES, **capabilities(rare=True)}
+    causes = {name: one.problem.cause for name, one in every.items() if one.problem}
+    layout = find_hierarchies(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+    if all(each.version == V2 for each in layout):
+        assert Cause.VERSION_1 not in causes.values(), every
+    for name in ("io_read", "io_write", "io_read_ops", "io_write_ops"):
+        assert (causes.get(name) is Cause.NO_DISK) <= (not disks())
+    assert Cause.CGROUP not in causes.values(), every
 
 
 def test_a_run_without_any_hierarchy_answers() -> None:

@@ -132,6 +132,12 @@ SYSTEMD = HostKind(systemd=True, uid=1000)
         (Cause.FOREIGN, HostKind(), "as root: unshare --cgroup --mount"),
         (Cause.PROFILE, ON_DOCKER, "docker run --cap-add SYS_ADMIN --security-opt seccomp=unconfined"),
         (Cause.PROFILE, HostKind(), "aa-exec -p unconfined pytest --sandbox"),
+        (Cause.NO_FILE, HostKind(), "Linux 5.12 or newer"),
+        (Cause.NO_DISK, HostKind(), "leave the limit out"),
+        (Cause.NO_HUGE_PAGES, HostKind(), "leave hugetlb out"),
+        (Cause.MOST_CGROUPS, ON_DOCKER, "on the container's host: as root, in /sys/fs/cgroup and in those above it: echo max"),
+        (Cause.NO_ROOM, HostKind(), "as root: echo 3 > /proc/sys/vm/drop_caches"),
+        (Cause.CGROUP, HostKind(), "to run without it: pytest --sandbox --sandbox-degrade"),
         (Cause.VERSION_1, HostKind(distribution=frozenset({"rhel"})), "sudo grubby --update-kernel=ALL"),
     ],
 )
@@ -212,7 +218,7 @@ def test_the_rule_behind_a_file_system() -> None:
 DETAILS = {
     Cause.COUNT: ["user.max_net_namespaces"], Cause.STACKED: ["/", "DIRECTORY"], Cause.NO_ATTRIBUTES: ["DIRECTORY"],
     Cause.NOT_DELEGATED: ["", "DIRECTORY"], Cause.NOT_DELEGATED_V1: ["DIRECTORY", "DIRECTORY/cpuset"],
-    Cause.REAL_ROOT: ["+CONTROLLER > DIRECTORY/cgroup.subtree_control"],
+    Cause.REAL_ROOT: ["+CONTROLLER > DIRECTORY/cgroup.subtree_control"], Cause.MOST_CGROUPS: ["DIRECTORY"],
 }  # fmt: skip
 
 
