@@ -146,8 +146,9 @@ def leave_leaf(leaf: str, before: frozenset[str] = frozenset()) -> None:
     base = os.path.dirname(leaf)
     if not os.path.isdir(leaf):
         return
-    with contextlib.suppress(OSError):
-        for name in _passed_on(base) - before:
+    for name in _passed_on(base) - before:
+        # EBUSY: another one below passes it on.
+        with contextlib.suppress(OSError):
             write(base + "/cgroup.subtree_control", "-" + name)
     for pid in pids_in(leaf):
         # ESRCH: it ended meanwhile.

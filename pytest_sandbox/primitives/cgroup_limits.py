@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -128,6 +129,11 @@ def disks() -> tuple[str, ...]:
             if int((disk / "size").read_text(encoding="ascii")):
                 found.append((disk / "dev").read_text(encoding="ascii").strip())
     return tuple(found)
+
+
+def is_gone(write: Write, refusal: OSError) -> bool:
+    """Whether a rule was refused since its disk has gone after it was listed: there is nothing left to be limited."""
+    return refusal.errno == errno.ENODEV and write.limit in THROTTLES and write.value.split()[0] not in disks()
 
 
 def throttle_v2(limits: Limits) -> tuple[Write, ...]:

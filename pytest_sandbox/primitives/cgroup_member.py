@@ -19,6 +19,7 @@ from pytest_sandbox.primitives import cgroup_files as files
 from pytest_sandbox.primitives.cgroup_controllers import LIMIT_ROLES, ROLES, Choice
 from pytest_sandbox.primitives.cgroup_gauges import Gauge
 from pytest_sandbox.primitives.cgroup_layout import V1, V2, Problem
+from pytest_sandbox.primitives.cgroup_limits import is_gone
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -157,6 +158,8 @@ class Cgroup:
             try:
                 files.write(path, one.value)
             except OSError as error:
+                if is_gone(one, error):
+                    continue
                 if not one.optional or error.errno != errno.ENOENT:
                     raise SetupError(f"limit {one.limit} to {one.value}", path, error.errno or 0) from error
                 if one.without and not _holds_by_itself(one.limit):

@@ -22,8 +22,9 @@ import pytest
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.model.errors import SetupError, TeardownWarning
 from pytest_sandbox.model.spec import MIB, Limits
-from pytest_sandbox.primitives import cgroup_files
+from pytest_sandbox.primitives import cgroup_files, cgroup_limits
 from pytest_sandbox.primitives.cgroup_controllers import choose
+from pytest_sandbox.primitives.cgroup_delegation import leave_leaf
 from pytest_sandbox.primitives.cgroup_layout import V2, find_hierarchies
 from pytest_sandbox.primitives.cgroup_limits import disks
 from pytest_sandbox.primitives.cgroup_probe import NO_LIMITS
@@ -534,6 +535,20 @@ def test_a_refused_limit_leaves_nothing(run: CgroupRun) -> None:
     assert [path for path in run.paths if os.path.exists(f"{path}/bad")] == []
 
 
+@pytest.mark.needs("io_write")
+@pytest.mark.parametrize("listed", [1, 2], ids=["is gone", "is still listed"])
+def test_a_disk_that_is_gone(run: CgroupRun, monkeypatch: pytest.MonkeyPatch, listed: int) -> None:
+    """What the kernel does not know any more needs no rule; what is still listed and takes none is an error."""
+    real = cgroup_limits.disks()
+    lists = iter([(*real, "511:0")] * listed + [real] * 9)
+    monkeypatch.setattr(cgroup_limits, "disks", lambda: next(lists))
+    if listed == 1:
+        assert run.create("one", dataclasses.replace(NO_LIMITS, io_write=1 << 30)).unenforced == {}
+    else:
+        with pytest.raises(SetupError, match="limit io_write to 511:0"):
+            run.create("one", dataclasses.replace(NO_LIMITS, io_write=1 << 30))
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "cgroup.x", "a\nb"])
 def test_names_that_are_no_path_component(name: str) -> None:
     """Refused before anything is made."""
@@ -697,3 +712,19 @@ def test_delegated_cgroup_is_left_for_a_leaf_and_restored(run: CgroupRun) -> Non
     )
     assert (done.stdout, done.stderr) == ("fine\n", "")
     base.remove()
+
+
+@pytest.mark.needs("memory", "pids")
+@pytest.mark.skipif(CAPABILITIES["memory"].hierarchy != "v2", reason="this machine's memory controller is not on v2")
+@pytest.mark.parametrize("kept", ["memory", "pids"])
+def test_what_is_left_passes_on_what_another_needs(run: CgroupRun, kept: str) -> None:
+    """A controller that another one below passes on cannot be disabled; all others are."""
+    base = run.create("divided", NO_LIMITS).unified_directory
+    assert base
+    cgroup_files.write(f"{base}/cgroup.subtree_control", "+memory +pids")
+    for name in ("leaf", "other"):
+        os.mkdir(f"{base}/{name}")
+    cgroup_files.write(f"{base}/other/cgroup.subtree_control", f"+{kept}")
+    leave_leaf(f"{base}/leaf")
+    assert cgroup_files.read(f"{base}/cgroup.subtree_control").decode().split() == [kept]
+    assert not os.path.exists(f"{base}/leaf")
