@@ -12,6 +12,7 @@ import pytest
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import KILLING, Ending, Outcome
+from pytest_sandbox.model.spec import Keep
 from pytest_sandbox.plugin.builtin import interruption, watchdog
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption, Stop
@@ -344,6 +345,8 @@ class Telling:
         kept = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
         if kept is not None:
             self.showing.when_its_turn(lambda: self._book.kept(item, done, kept))
+        elif not failed and running.order.spec.keep is Keep.FAILED:
+            self.showing.when_its_turn(lambda: self._book.lost(item, outcome))
 
     # -- what is said for it ------------------------------------------------------------------------------------------
 

@@ -17,8 +17,10 @@ from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.outcome import Ending, Made, Outcome
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.plugin.builtin.terminal import show
+from pytest_sandbox.plugin.others.carried.base import printable
 from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.reporting.header import not_enforced
+from pytest_sandbox.plugin.reporting.lost import first_lost, told
 from pytest_sandbox.plugin.reporting.report import add_outcome, make_report
 from pytest_sandbox.plugin.reporting.usage_table import Row, table
 from pytest_sandbox.sandbox import host
@@ -41,6 +43,7 @@ class Book:
         self._rows: list[Row] = []
         self._kept: list[tuple[str, Path]] = []
         self._sharing: list[str] = []
+        self._lost = ""
         #: What workers of pytest-xdist say, and who.
         self._said: dict[str, list[str]] = {}
 
@@ -50,6 +53,7 @@ class Book:
             "rows": [row.to_plain() for row in self._rows],
             "kept": [(nodeid, os.fspath(path)) for nodeid, path in self._kept],
             "sharing": list(self._sharing),
+            "lost": self._lost,
             "said": [*header, *self._said],
         }
 
@@ -59,6 +63,7 @@ class Book:
             self._rows.append(row if row.kind == "test" else dataclasses.replace(row, kind=f"{row.kind} {who}"))
         self._kept += [(nodeid, Path(path)) for nodeid, path in plain["kept"]]
         self._sharing += plain["sharing"]
+        self._lost = self._lost or plain["lost"]
         for line in plain["said"]:
             if line not in header:
                 self._said.setdefault(line, []).append(who)
@@ -158,8 +163,15 @@ class Book:
                 report.sections.append(("Sandbox files", f"what it wrote is kept in {path}"))
                 break
 
+    def lost(self, item: pytest.Item, outcome: Outcome) -> None:
+        """Note what a passing test has written and somebody may miss, once a run: see `lost`."""
+        root = Path(os.path.realpath(self._config.rootpath))
+        path = None if self._lost else first_lost(outcome, root)
+        if path is not None:
+            self._lost = printable(told(item.nodeid, path, root))
+
     def summary(self, terminal: pytest.TerminalReporter) -> None:
-        """The usage table, longest first; which tests shared a network (with -v); where files are kept; what workers said."""
+        """The usage table, longest first; which tests shared a network (with -v); files lost, and kept; what workers said."""
         if self._said:
             terminal.section("sandbox on workers")
             for line, who in self._said.items():
@@ -172,6 +184,9 @@ class Book:
             terminal.section("sandbox usage")
             for line in table(self._rows, everything=terminal.verbosity > 0):
                 terminal.write_line(line)
+        if self._lost:
+            terminal.section("sandbox files lost")
+            terminal.write_line(self._lost)
         if self._kept:
             terminal.section("sandbox files kept")
             for nodeid, path in self._kept:
