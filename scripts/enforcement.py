@@ -51,7 +51,10 @@ while got < 1 << 19: got += len(peer.recv(1 << 16))
 sys.exit(not time.monotonic() - began > 1)
 """
 HUGE = """
-try: mmap.mmap(-1, 2 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)
+page = -1, 2 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000
+held = mmap.mmap(*page)
+held[0] = 1
+try: mmap.mmap(*page)
 except OSError: sys.exit(0)
 sys.exit(1)
 """
@@ -102,7 +105,7 @@ def cases() -> dict[str, Case]:
         "memory": Case(64 * MIB, "held = b'x' * (200 << 20)", ended(Ending.OUT_OF_MEMORY)),
         "memory_high": Case(40 * MIB, "held = b'x' * (40 << 20)", lambda result: bool(result.usage.memory_high_events)),
         "swap": Case(0, "held = b'x' * (200 << 20)", ended(Ending.OUT_OF_MEMORY), {"memory": 64 * MIB}),
-        "hugetlb": Case(0, HUGE, succeeded),
+        "hugetlb": Case(2 * MIB, HUGE, succeeded),
         "pids": Case(20, THREADS, lambda result: result.ending is Ending.TOO_MANY_PROCESSES or result.stdout == b"refused\n"),
         "cpus": Case(0.25, SPIN.format(0.3), lambda result: (result.usage.throttled or 0) > 0.3),
         "cpuset": Case(str(first), PIN.format(set(others) or {first}), succeeded),
@@ -163,7 +166,8 @@ def _no(spec: Spec, reason: str) -> str:
 
 
 def _huge_pages_are_there() -> bool:
-    return any(int(path.read_text(encoding="ascii")) for path in Path("/sys/kernel/mm/hugepages").glob("*/nr_hugepages"))
+    pools = Path("/sys/kernel/mm/hugepages").glob("hugepages-2048kB/free_hugepages")
+    return any(int(pool.read_text(encoding="ascii")) >= 2 for pool in pools)
 
 
 def measured() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -94,6 +95,28 @@ def test_io_is_throttled(on_disk: Path, direct: Callable[..., Result], kind: str
     assert float(slow.stdout) > 1
     slow = direct(on_disk, kind, 2 * MIB, **{f"io_{kind}_ops": 16})
     assert float(slow.stdout) > 1
+
+
+@needs("hugetlb")
+def test_huge_pages() -> None:
+    """As many as the limit can be mapped and used; one more is refused when it is mapped, until another is given back."""
+    pool = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+    if not pool.exists() or int(pool.read_text()) < 3:
+        pytest.skip("this machine has reserved no 2 MiB pages (vm.nr_hugepages), as guests of tests/vm have")
+    source = """
+import mmap
+def take(): return mmap.mmap(-1, 2 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)  # MAP_HUGETLB
+held = [take(), take()]
+for page in held: page[0] = 1
+try: take()
+except OSError as error: print(error.errno)
+held.pop().close()
+take()[0] = 1
+"""
+    result = run(PYTHON, "-c", source, hugetlb=4 * MIB)
+    assert result.ok, result.stderr
+    assert result.stdout == f"{errno.ENOMEM}\n".encode()
+    assert run(PYTHON, "-c", source, hugetlb=6 * MIB).stdout == b""
 
 
 @needs("bandwidth")

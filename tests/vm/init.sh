@@ -32,6 +32,8 @@ mount_file_systems() {
 	mount -t tmpfs -o mode=1777 shm /dev/shm
 	mount -t mqueue mqueue /dev/mqueue
 	[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
+	# For tests that meet a limit of huge pages; nobody else wants them here.
+	{ echo 8 >/proc/sys/vm/nr_hugepages; } 2>/dev/null
 	# Layers of overlays can lie here, as they can on a disk; on the guest's own overlay they cannot.
 	mount -t tmpfs -o mode=755 run /run
 	mount -t tmpfs -o mode=1777 tmp /tmp
@@ -41,7 +43,7 @@ mount_file_systems() {
 		mount --bind "/.host$directory" "$directory"
 	done
 	# The kernel loads what it needs by itself (IPv6, sock_diag for UDP), if it finds it.
-	[ -z "$modules" ] || { mkdir -p /lib/modules && ln -sfn "$modules" "/lib/modules/$(uname -r)"; }
+	[ -z "$modules" ] || { mkdir -p /lib/modules && ln -sfn "$modules" "/lib/modules/$(uname -r)" && modprobe loop; }
 	[ -z "$disk" ] || { mount -t ext4 "$disk" /var/tmp && chmod 1777 /var/tmp; }
 	mkdir -p "$job"
 	if grep -qw hostfs /proc/filesystems; then # User-Mode Linux
