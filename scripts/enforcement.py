@@ -30,6 +30,7 @@ import workplace
 from workplace import Identity
 
 from pytest_sandbox import CallError, Ending, Limits, Result, Sandbox, SandboxError, Spec, UnavailableError, Usage, capabilities
+from pytest_sandbox.model.spec import OF_TMPFS
 
 MIB = 1 << 20
 BEGIN = "import mmap, os, socket, sys, threading, time\n"
@@ -75,6 +76,12 @@ Written by `scripts/enforcement.py`, which meets each limit with a program in a 
 cgroups and user, with its kernel. What stands in a cell held the limit when this was run, or has measured the figure. `refused`:
 a run that asks for the limit does not begin, for the reason of that number; where it is a default, the header line names it.
 `pytest --sandbox-doctor` says the same of a machine without meeting the limits."""
+#: The first version whose tmpfs has user attributes; `pytest_sandbox.sandbox.host.settled` is what follows from that.
+ATTRIBUTES = (6, 6)
+BY_DEFAULT = (
+    "where it is asked for. As a default nothing holds it before Linux 6.6 where temporary files (`$TMPDIR`, `/var/tmp`) are on "
+    "ext4, xfs or btrfs: tests write there then, and the header says so"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +194,10 @@ def _short(text: str) -> str:
     return text.partition(" (")[0].replace("|", "/")
 
 
+def _version(column: dict[str, dict[str, str]]) -> tuple[int, ...]:
+    return tuple(int(number) for number in column["about"]["kernel"].split(".")[:2])
+
+
 def join(columns: list[dict[str, dict[str, str]]]) -> Iterator[str]:
     """Two tables, in Markdown."""
     names = [f"{column['about']['name']} ({column['about']['kernel'].partition('-')[0]})" for column in columns]
@@ -200,6 +211,8 @@ def join(columns: list[dict[str, dict[str, str]]]) -> Iterator[str]:
             cells = []
             for column in columns:
                 word, _, why = _short(column[key].get(row, "no: not known there")).partition(": ")
+                if word == "yes" and row in OF_TMPFS and _version(column) < ATTRIBUTES:
+                    word, why = why, BY_DEFAULT
                 if word != "yes" and why:
                     number = notes.setdefault(why, len(notes) + 1)
                     cells.append(f"{word} [{number}]")
