@@ -102,10 +102,10 @@ def _left(ran: Ran) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A reason, the field of Apart, and which tests."""
+    """A reason, the fields of Apart, and which tests."""
 
     why: str
-    field: str
+    fields: str
     who: Callable[[Ran], Sequence[str]]
 
 
@@ -117,12 +117,7 @@ INTENDED_OF_TESTS = (
     ),
     Rule(
         "a fixture that has raised SystemExit is never torn down by pytest, nor what is around a class whose tearDownClass has",
-        "ends",
-        lambda ran: ran.since(_EXIT),
-    ),
-    Rule(
-        "what those tests would have set up, that fail by pytest's own assertion, the next one sets up",
-        "around",
+        "ends around",
         lambda ran: ran.since(_EXIT),
     ),
     Rule(
@@ -134,6 +129,11 @@ INTENDED_OF_TESTS = (
         "what a test leaves to be collected is so in its own process, and told of it; what threads leave is told there, too",
         "lost",
         _left,
+    ),
+    Rule(
+        "with -p no:warnings that is printed as the next test runs",
+        "around calls",
+        lambda ran: ran.tests if ran.suite.leaving and "no:warnings" in ran.suite.arguments else [],
     ),
     Rule(
         "an error of pytest's own, before a fixture runs, is met by scope and test",
@@ -181,7 +181,8 @@ def find(ran: Ran) -> Apart:
     apart = Apart()
     for rule in INTENDED_OF_TESTS:
         tests = set(rule.who(ran))
-        getattr(apart, rule.field).update(tests)
+        for field in rule.fields.split():
+            getattr(apart, field).update(tests)
         apart.reasons |= {rule.why} if tests else set()
     if ran.suite.leaving:
         apart.warnings = _LEFT
