@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.plugin.conftest import Compare
+    from tests.plugin.conftest import Compare, Run
 
 SUITE = """
     import logging, pytest, warnings
@@ -45,18 +46,49 @@ def _run(pytester: pytest.Pytester, change: str, *args: str) -> subprocess.Compl
     return subprocess.run([sys.executable, "-c", command, *args], cwd=pytester.path, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "assertion", "cacheprovider", "capture", "debugging", "doctest", "faulthandler", "junitxml", "legacypath", "logging",
-        "monkeypatch", "pastebin", "recwarn", "setuponly", "setupplan", "skipping", "stepwise", "subtests", "terminal",
-        "threadexception", "tmpdir", "unittest", "unraisableexception", "warnings",
-    ],
+ITS_OWN = (
+    "assertion", "cacheprovider", "capture", "debugging", "doctest", "faulthandler", "junitxml", "legacypath", "logging",
+    "monkeypatch", "pastebin", "recwarn", "setuponly", "setupplan", "skipping", "stepwise", "subtests", "terminal",
+    "threadexception", "tmpdir", "unittest", "unraisableexception", "warnings",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ITS_OWN)
 def test_without_one_of_pytests_own_plugins(pytester: pytest.Pytester, compare: Compare, name: str) -> None:
     """The same as plain pytest without it."""
     pytester.makepyfile(SUITE)
     compare.same("-p", f"no:{name}")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("capture", "logging"),
+        ("capture", "warnings"),
+        ("skipping", "subtests"),
+        ("threadexception", "unraisableexception", "faulthandler"),
+        ("assertion", "terminal"),
+        ("tmpdir", "monkeypatch", "legacypath"),
+        # Without pytest's terminal nothing would be printed to compare.
+        tuple(name for name in ITS_OWN if name != "terminal"),
+        ITS_OWN,
+    ],
+    ids=lambda names: "-".join(names) if len(names) < 4 else f"{len(names)} of them",
+)
+def test_without_several(pytester: pytest.Pytester, compare: Compare, names: tuple[str, ...]) -> None:
+    """Nor does what takes the place of one lean on another."""
+    pytester.makepyfile(SUITE)
+    pair = compare(*(word for name in names for word in ("-p", f"no:{name}")))
+    pair.assert_same(screen="capture" not in names)
+    # What is not captured of stderr a sandboxed run shows on stdout.
+    assert _written(pair.boxed) == _written(pair.plain)
+    assert pair.plain.status == pytest.ExitCode.TESTS_FAILED, pair.plain.text
+    assert pair.plain.outcomes()
+
+
+def _written(run: Run) -> list[str]:
+    """Lines of the test's own, wherever they were written."""
+    return sorted(line for line in run.text.splitlines() if re.search(r"\b(out|warned|logged)\b", line))
 
 
 def test_what_no_report_can_do_without(pytester: pytest.Pytester) -> None:
