@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -9,6 +11,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 nox.needs_version = ">=2025.2.9"
 #: The versions of Python and pytest that are supported, from the oldest to the newest.
 PYTHONS, PYTESTS = ("3.10", "3.11", "3.12", "3.13"), ("8.4", "9.0", "9.1", "9.2")
+#: Pythons that are run where they are there: one that has passed moves up, and into the classifiers of pyproject.toml.
+UNPROVEN = ("3.14",)
 
 nox.options.sessions = ["lint", "types", "imports", "docs", "tests"]
 
@@ -52,10 +56,12 @@ def vm_engines(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
-@nox.parametrize("python", PYTHONS)
+@nox.parametrize("python", PYTHONS + UNPROVEN)
 @nox.parametrize("pytest", PYTESTS)
 def matrix(session: nox.Session, python: str, pytest: str) -> None:
     """Run what depends on Python and pytest with each version of them: hours for all; arguments choose tests."""
+    if python in UNPROVEN and shutil.which(f"python{python}") is None:
+        session.skip(f"there is no python{python} here, nor does pyproject.toml claim it")
     # The constraints of CI name one version of pytest.
     arguments = session.posargs or ["tests/plugin", "tests/compat", "tests/generated", "tests/model"]
     command = ["python3", "tests/run.py", "--only=caller", f"--python=python{python}", f"--pytest={pytest}", *arguments]
