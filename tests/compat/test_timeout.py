@@ -85,3 +85,30 @@ def test_an_alarm_that_is_not_heeded(compat: Any) -> None:
     run = compat.one("--timeout=3")
     assert "1 failed, 1 passed" in run.text
     assert "limit 3s" in run.text
+
+
+#: A debugger that pytest knows nothing of, as ipdb or an IDE's, and who uses it for longer than there is.
+DEBUGGED = """
+    import bdb, time
+    class Debugger(bdb.Bdb):
+        def user_line(self, frame):
+            time.sleep(4)
+            self.set_continue()
+    def test_in_a_debugger():
+        Debugger().set_trace()
+        assert True
+    def test_next(): pass
+"""
+
+
+def test_a_debugger_of_its_own(compat: Any) -> None:
+    """The alarm finds somebody in it, and nobody's time runs out, unless that is not to be looked at."""
+    compat.pytester.makeconftest("import pytest_sandbox.plugin.others.timers as timers; timers.GRACE = 1.0")
+    compat.pytester.makepyfile(DEBUGGED)
+    plain, boxed = compat.both("--timeout=1")
+    assert "2 passed" in plain.text
+    assert "2 passed" in boxed.text
+    plain, boxed = compat.both("--timeout=1", "--timeout-disable-debugger-detection")
+    for run in (plain, boxed):
+        assert "1 failed, 1 passed" in run.text
+        assert "Timeout (>1.0s) from pytest-timeout" in run.text

@@ -9,7 +9,7 @@ are blocked) the controller follows. Imports pytest only, and pytest-timeout not
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -36,19 +36,28 @@ class Timers:
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self, item: pytest.Item, settings: Any) -> bool | None:  # noqa: ANN401  # pytest-timeout's own
         """Set the controller's timer; with the method "thread" there is no other."""
-        if settings.method == "thread":
-            if settings.disable_debugger_detection or not loaded(item.config, _NAME).is_debugging():
-                self._send(settings.timeout)
-            return True
-        self._alarm = monotonic() + settings.timeout
-        self._send(settings.timeout, GRACE)
-        return None
+        is_thread = settings.method == "thread"
+        if settings.disable_debugger_detection or not loaded(item.config, _NAME).is_debugging():
+            self._alarm = None if is_thread else monotonic() + settings.timeout
+            self._send(settings.timeout, 0.0 if is_thread else GRACE)
+        return True if is_thread else None
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_cancel_timer(self) -> None:
         """Cancel it; pytest-timeout does the same with its own."""
         self._alarm = None
         self._send(0)
+
+    def ask(self, is_debugging: Callable[..., bool]) -> Callable[..., bool]:
+        """Hear what pytest-timeout's alarm finds: where somebody is in a debugger, of which pytest may not know, it lets be."""
+
+        def asked(*args: Any) -> bool:  # noqa: ANN401  # pytest-timeout's own
+            found = is_debugging(*args)
+            if found and self._alarm is not None:
+                self.pytest_timeout_cancel_timer()
+            return found
+
+        return asked
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self) -> None:
@@ -59,8 +68,10 @@ class Timers:
 
 def take_over(config: pytest.Config) -> None:
     """In the outermost sandbox: be asked by pytest-timeout, if that is there."""
-    if loaded(config, _NAME) is not None:
-        config.pluginmanager.register(Timers(config), "sandbox-timers")
+    if (plugin := loaded(config, _NAME)) is not None:
+        timers = Timers(config)
+        config.pluginmanager.register(timers, "sandbox-timers")
+        plugin.is_debugging = timers.ask(plugin.is_debugging)
 
 
 @contextlib.contextmanager
