@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+import pytest
 
 LOADED = ["pytest_timeout"]
 
@@ -112,3 +115,67 @@ def test_a_debugger_of_its_own(compat: Any) -> None:
     for run in (plain, boxed):
         assert "1 failed, 1 passed" in run.text
         assert "Timeout (>1.0s) from pytest-timeout" in run.text
+
+
+SLOW_FIXTURE = """
+    import time, pytest
+    @pytest.fixture
+    def slow(): time.sleep(2)
+    def test_late(): time.sleep(600)
+    def test_slow_before(slow): pass
+"""
+
+
+@pytest.mark.parametrize("way", ["ini", "environment"])
+@pytest.mark.parametrize("function_alone", [False, True])
+def test_without_an_option(compat: Any, way: str, function_alone: bool) -> None:
+    """ini keys and the variable say how long, and whether fixtures count."""
+    keys = f"timeout_func_only = {function_alone}\n"
+    if way == "ini":
+        keys += "timeout = 1\ntimeout_method = signal\n"
+    else:
+        compat.environment["PYTEST_TIMEOUT"] = "1"
+    compat.pytester.makeini("[pytest]\n" + keys)
+    compat.pytester.makepyfile(SLOW_FIXTURE)
+    for run in compat.both():
+        assert run.text.count("E   Failed: Timeout (>1.0s) from pytest-timeout") == (1 if function_alone else 2)
+        assert ("1 failed, 1 passed" if function_alone else "1 failed, 1 error") in run.text
+
+
+def test_the_ini_key_of_the_method(compat: Any) -> None:
+    """By threads the sandbox is killed."""
+    compat.pytester.makeini("[pytest]\ntimeout = 1\ntimeout_method = thread\n")
+    compat.pytester.makepyfile(
+        SLOW_FIXTURE.replace("def test_late", "@pytest.mark.timeout(0)\n    def test_late").replace("600", "2")
+    )
+    run = compat.one()
+    assert "1 passed, 1 error" in run.text
+    assert "limit 1s" in run.text
+
+
+@pytest.mark.parametrize("way", ["option", "ini"])
+def test_the_session_s_time(compat: Any, way: str) -> None:
+    """The test in which it runs out is the last one."""
+    if way == "ini":
+        compat.pytester.makeini("[pytest]\nsession_timeout = 1\n")
+    compat.pytester.makepyfile("import time\ndef test_slow(): time.sleep(1.5)\ndef test_next(): pass\n")
+    for run in compat.both(*(["--session-timeout=1"] if way == "option" else [])):
+        assert "session-timeout: 1.0 sec exceeded" in run.text
+        assert "1 passed" in run.text
+        assert "test_next" not in str(run.outcomes)
+
+
+def test_stacks_by_signal(compat: Any) -> None:
+    """The test's own is its traceback, and those of its other threads are shown, under their names."""
+    compat.pytester.makepyfile("""
+        import threading, time
+        def waits_elsewhere(): time.sleep(600)
+        def waits_here(): time.sleep(600)
+        def test_it():
+            threading.Thread(target=waits_elsewhere, name="the other", daemon=True).start()
+            waits_here()
+    """)
+    for run in compat.both("--timeout=1", "--timeout-method=signal"):
+        assert re.search(r"~ Stack of the other \(\d+\) ~", run.text)
+        assert re.search(r"line \d+, in waits_elsewhere$", run.text, re.MULTILINE)
+        assert re.search(r"^>   def waits_here\(\): .*\n +\^*\nE   Failed: Timeout", run.text, re.MULTILINE), run.text
