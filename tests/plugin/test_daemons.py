@@ -129,6 +129,31 @@ def test_filters_of_what_is_left(pytester: pytest.Pytester, compare: Compare, op
     assert run.result.parseoutcomes() == found, run.text
 
 
+def test_an_error_of_what_is_left(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Keeps what the test and its fixtures have printed, what plugins have noted, and how long the teardown took."""
+    pytester.makepyfile(
+        """
+        import pytest, subprocess, time
+        @pytest.fixture
+        def own():
+            yield
+            print("in the teardown")
+        def test_leaves(own, record_property):
+            record_property("noted", 1)
+            print("in the test"); subprocess.Popen(["sleep", "600"]); time.sleep(2)
+        """
+    )
+    run = compare.one("-W", "error:left ")
+    report = run.report("test_leaves", "teardown")
+    assert report["outcome"] == "failed"
+    assert report["duration"] < run.report("test_leaves")["duration"]
+    names = [name for name, _ in report["sections"]]
+    assert names == ["Captured stdout call", "Captured stdout teardown", "Sandbox"], run.text
+    assert "in the teardown" in run.text
+    assert ["noted", "1"] in report["properties"]
+    assert ["sandbox_leaks", "sleep 600"] in report["properties"]
+
+
 def test_what_wider_fixtures_leave(pytester: pytest.Pytester, compare: Compare) -> None:
     """Is told as what tests leave is, by a warning that filters can name."""
     pytester.makepyfile(

@@ -21,7 +21,7 @@ from pytest_sandbox.plugin.others.carried.base import printable
 from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.reporting.header import not_enforced
 from pytest_sandbox.plugin.reporting.lost import first_lost, told
-from pytest_sandbox.plugin.reporting.report import add_outcome, make_report
+from pytest_sandbox.plugin.reporting.report import add_outcome, fail
 from pytest_sandbox.plugin.reporting.usage_table import Row, table
 from pytest_sandbox.sandbox import host
 
@@ -110,9 +110,7 @@ class Book:
         if outcome.leaks and done and not any(report.failed for report in done):
             error = self._warn_of_leaks(item, outcome, tests)
             if error is not None:
-                properties = done[-1].user_properties
-                done[-1] = make_report(item, "teardown", "failed", error, outcome)
-                done[-1].user_properties = properties
+                fail(done[-1], error, outcome)
 
     def _warn_of_leaks(self, item: pytest.Item, outcome: Outcome, tests: int) -> str | None:
         """Warn as if the test had, by the filters that hold for it; what is said where they make it an error."""

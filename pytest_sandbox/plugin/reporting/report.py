@@ -28,11 +28,21 @@ def make_report(item: pytest.Item, when: str, result: str, text: str | None, out
     report = pytest.TestReport(item.nodeid, item.location, keywords, result, text, when)  # type: ignore[arg-type]
     if outcome is not None:
         report.duration = outcome.usage.wall
-        # What had been captured and not yet reported when the sandbox ended.
-        parts = (("stdout", outcome.stdout), ("stderr", outcome.stderr))
-        captured = [(f"Captured {name} {when}", content.decode("utf-8", "replace")) for name, content in parts if content]
-        report.sections += [("Sandbox", describe(outcome, text or "")), *captured]
+        _add_what_is_left(report, text or "", outcome)
     return report
+
+
+def fail(report: pytest.TestReport, text: str, outcome: Outcome) -> None:
+    """Have a report that a test has made, and that passed, be a failure; it keeps its sections and its duration."""
+    report.outcome, report.longrepr = "failed", text
+    _add_what_is_left(report, text, outcome)
+
+
+def _add_what_is_left(report: pytest.TestReport, said: str, outcome: Outcome) -> None:
+    """Add the outcome, and what had been captured and not yet reported when the sandbox ended."""
+    parts = (("stdout", outcome.stdout), ("stderr", outcome.stderr))
+    captured = [(f"Captured {name} {report.when}", content.decode("utf-8", "replace")) for name, content in parts if content]
+    report.sections += [("Sandbox", describe(outcome, said)), *captured]
 
 
 def add_outcome(
