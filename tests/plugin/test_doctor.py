@@ -20,6 +20,7 @@ from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Clone, Prctl
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.plugin.reporting.header import not_enforced
+from pytest_sandbox.primitives import cgroup_files
 from pytest_sandbox.primitives.cgroup_layout import V1, find_hierarchies
 from pytest_sandbox.sandbox import doctor, fixes, hostkind
 
@@ -256,6 +257,38 @@ def test_a_cgroup_file_system_that_is_read_only() -> None:
     commands = re.findall(r"^    fix: as root: (mount -o remount,bind,rw /sys/fs/cgroup\S*);", said, re.MULTILINE)
     assert len(commands) == said.count(problem)
     assert problem not in diagnose("\n".join([script, *commands]), apart=apart)
+
+
+@pytest.mark.skipif(not ROOT, reason="only root mounts a cgroup file system of the machine's")
+def test_a_container_whose_shell_starts_pytest(tmp_path: Path) -> None:
+    """It is in the root of the cgroups that the container sees, as pytest is: refused, until docs/host-setup.md is followed."""
+    name, directory = memory_hierarchy()
+    cgroup = Path(directory, f"doctor-{os.getpid()}")
+    cgroup.mkdir()
+    try:
+        if name != "v2" or "memory" not in (cgroup / "cgroup.controllers").read_text():
+            pytest.skip("no cgroup of version 2 with memory can be made here")
+        text = (Path(__file__).parents[2] / "docs" / "host-setup.md").read_text(encoding="utf-8")
+        recipe = text.partition("### Limits in a container\n")[2].partition("```sh\n")[2].partition("```")[0]
+        (tmp_path / "shell").write_text(f"cat /proc/self/cgroup\npytest --sandbox 2>&1 || echo status $?\n{recipe}")
+        (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\nsandbox_memory = 64M\nsandbox_pids = 50\n")
+        (tmp_path / "test_it.py").write_text("def test_it(): bytearray(200 << 20)\n")
+        container = "umount -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; . ./shell"
+        done = subprocess.run(
+            ["sh", "-ec", f"echo $$ > {cgroup}/cgroup.procs; exec unshare --cgroup --mount sh -ec '{container}'"],
+            cwd=tmp_path,
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        cgroup_files.remove([str(cgroup)])
+    path, _, said = done.stdout.partition("\n")
+    before, _, after = said.partition("status 4\n")
+    assert path == "0::/", done.stderr
+    assert "other processes are in the cgroup of pytest, and controllers cannot be enabled below it (cgroup.subtree_" in before
+    assert "out of memory: the kernel killed" in after, said + done.stderr
 
 
 @pytest.fixture
