@@ -52,12 +52,13 @@ def run(
     disk: str | None = None,
     tree: Path = Path("/"),
     seconds: float = 600,
+    reports: Path | None = None,
     tell: Callable[[str], object] = sys.stdout.write,
 ) -> int:
     """Boot, run, power off; the command's exit status, NO_GUEST or NO_TIME.
 
-    disk: the size of an ext4 that is mounted at /var/tmp. tree: what the guest has as its root. tell: called with the command's
-    output, as it comes.
+    disk: the size of an ext4 that is mounted at /var/tmp. tree: what the guest has as its root. reports: a directory for what
+    the command leaves in $SANDBOX_TESTS_REPORTS. tell: called with the command's output, as it comes.
     """
     if cgroups == "systemd" and not all((tree / path).exists() for path in _SYSTEMD):
         raise GuestError(
@@ -65,8 +66,10 @@ def run(
         )
     with tempfile.TemporaryDirectory(prefix="guest-") as directory:
         job = Path(directory)
-        (job / "command").write_text(f"cd {shlex.quote(os.getcwd())}\n{shlex.join(command)}\n", encoding="utf-8")
+        lines = (f"export SANDBOX_TESTS_REPORTS={job}/reports", f"cd {shlex.quote(os.getcwd())}", shlex.join(command), "")
+        (job / "command").write_text("\n".join(lines), encoding="utf-8")
         (job / "output").touch()
+        (job / "reports").mkdir()
         image = job / "disk" if disk else None
         if disk and image:
             _make_disk(image, disk)
@@ -80,6 +83,8 @@ def run(
                 in_time = _follow(process, output.read, tell, time.monotonic() + seconds)
             finally:
                 _end(process)
+        if reports:
+            shutil.copytree(job / "reports", reports, dirs_exist_ok=True)
         if in_time:
             with contextlib.suppress(OSError, ValueError):
                 return int((job / "status").read_text(encoding="ascii"))

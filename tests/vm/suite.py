@@ -1,7 +1,7 @@
 """Runs the suite in guests whose kernel and cgroups this machine does not have.
 
     python tests/vm/suite.py [--kernel FILE | --qemu VERSION,...] [--cgroups v2,v1,hybrid,none,systemd] [--disk SIZE]
-        [--seconds 3600] [arguments of tests/run.py]
+        [--seconds 3600] [--reports DIR] [arguments of tests/run.py]
 
 Installs the package into one virtual environment, which every guest sees, and runs tests/run.py in one guest after the other.
 What a guest is, and what it takes, is in guest.py. Imports only the standard library, scripts/ and what lies beside it.
@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("--memory", default="4G", help="of each guest; a test of the wire takes more than 1G")
     parser.add_argument("--disk", metavar="SIZE", help="an ext4 of this size at /var/tmp of each guest")
     parser.add_argument("--seconds", type=float, default=3600, help="for each guest")
+    parser.add_argument("--reports", type=Path, metavar="DIR", help="for JUnit's XML, of each guest in a directory of its own")
     options, arguments = parser.parse_known_args()
     results = []
     with workplace.temporary() as place, guest.machines(options) as machines:
@@ -50,6 +51,7 @@ def main() -> int:
                 memory=options.memory,
                 disk=options.disk,
                 seconds=options.seconds,
+                reports=options.reports and options.reports / name.replace(", ", "-").replace(" ", "-"),
                 tell=lambda text: print(text, end="", flush=True),
             )
             results.append((name, status, time.monotonic() - began))
