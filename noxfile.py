@@ -30,8 +30,8 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def vm(session: nox.Session) -> None:
-    """The suite in guests with pure cgroup v2 and with none (User-Mode Linux; see tests/vm/guest.py for what that takes)."""
-    session.run("python3", "tests/vm/suite.py", *(session.posargs or ["--cgroups=v2,none"]), external=True)
+    """The suite in guests: cgroup v2, none, and v2 by systemd (User-Mode Linux; tests/vm/guest.py says what that takes)."""
+    session.run("python3", "tests/vm/suite.py", *(session.posargs or ["--cgroups=v2,none,systemd"]), external=True)
 
 
 #: What differs by kernel.
