@@ -154,11 +154,39 @@ PLAIN = """
 """
 RANDOMLY = """
     import random, pytest
+    try: from numpy import random as numpy
+    except ImportError: numpy = random
+    def draw(name): print("drawn", name, random.random(), numpy.random())
+    def drawing(scope):
+        @pytest.fixture(scope=scope, name=scope)
+        def wider(): draw(f"{scope} up"); yield; draw(f"{scope} down")
+        return wider
+    session, module, function = map(drawing, ["session", "module", "function"])
+    late, later = pytest.fixture(scope="session")(lambda: draw("late")), pytest.fixture(scope="module")(lambda: draw("later"))
+    @pytest.fixture(scope="module", params=[1, 2])
+    def numbered(request): draw(request.param); yield; draw(-request.param)
     @pytest.mark.parametrize("x", range(6))
-    def test(x): print("drawn", x, random.random())
+    def test(x): draw(x)
+    @pytest.mark.parametrize("x", range(3))
+    def test_wider(session, module, function, x): draw(x)
+    def test_late(late, later, function): draw("of late")
+    def test_late_again(late, later, function): draw("again")
+    def test_numbered(numbered, function): draw(numbered)
     class TestClass:
-        def test_1(self): print("drawn", 1, random.random())
-        def test_2(self): print("drawn", 2, random.random())
+        @pytest.fixture(scope="class", autouse=True)
+        def klass(self, session): draw("class up"); yield; draw("class down")
+        def test_1(self, function): draw(1)
+        def test_2(self): draw(2)
+"""
+RANDOMLY_AGAIN = """
+    import random, pytest
+    def draw(name): print("\\ndrawn", name, random.random())
+    @pytest.fixture(scope="session")
+    def session(): draw("session")
+    @pytest.fixture
+    def function(): draw("up"); yield; draw("down")
+    def test_fails(session, function, request): draw("test"); assert request.node.execution_count == 3
+    def test_next(session, function): draw("next")
 """
 HTTPSERVER = """
     import json, urllib.request
@@ -181,6 +209,8 @@ _ASYNCIO = ["-o", "asyncio_mode=auto"]
 _DEBUG = ["-o", "asyncio_debug=true", "-o", "asyncio_default_test_loop_scope=module"]
 _HYPOTHESIS = ["_hypothesis_pytestplugin"]
 _SEEDED = HYPOTHESIS.replace("derandomize=True", "database=None")
+_RERUN = ["pytest_randomly", "pytest_rerunfailures"]
+_IN_ORDER = ["-rP", "--randomly-dont-reorganize", "--randomly-seed=3"]
 _STATISTICS = r"passing, |Stopped"
 CASES = {
     "asyncio": Case(["pytest_asyncio.plugin"], ["pytest_asyncio"], ASYNCIO, _ASYNCIO, _OUTCOMES),
@@ -193,6 +223,9 @@ CASES = {
     "check": Case(["pytest_check.plugin"], ["pytest_check"], CHECK, (), _OUTCOMES),
     "mock": Case(["pytest_mock"], ["pytest_mock"], MOCK, (), _OUTCOMES),
     "randomly": Case(["pytest_randomly"], ["pytest_randomly"], RANDOMLY, ["-rP", "--randomly-seed=11"], "^drawn|random seed"),
+    "randomly in another order": Case(["pytest_randomly"], ["pytest_randomly"], RANDOMLY, ["-rP", "--randomly-seed=5"], "^drawn"),
+    "randomly in order": Case(["pytest_randomly"], ["pytest_randomly"], RANDOMLY, _IN_ORDER, "^drawn"),
+    "randomly with reruns": Case(_RERUN, _RERUN, RANDOMLY_AGAIN, [*_IN_ORDER, "-s", "--reruns=3"], "^drawn"),
     "sugar": Case(["pytest_sugar"], ["pytest_sugar"], PLAIN, (), "✓|✗|s  |passed|failed"),
     "instafail": Case(["pytest_instafail"], ["pytest_instafail"], PLAIN, ["--instafail"], r"^E   |^___|test_it.py"),
     "httpserver": Case(["pytest_httpserver.pytest_plugin"], ["pytest_httpserver"], HTTPSERVER, ["-Wignore"], "FAILED"),

@@ -42,6 +42,14 @@ class Generators:
         if self._python is not None:
             setstate(self._python)
 
+    def restore_all(self) -> None:
+        """Make them what they were when they were noted."""
+        self.restore()
+        numpy = sys.modules.get("numpy")
+        if self._numpy is not None and numpy is not None:
+            name, words, *rest = self._numpy
+            numpy.random.set_state((name, numpy.frombuffer(words, "uint32"), *rest))
+
     def put(self, state: Frame | None) -> None:
         """Make them what a frame says that the controller has handed on, if it says anything."""
         if not state:

@@ -35,6 +35,7 @@ def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int]
         # Here, in the outermost scope, and not in each child: registering takes a millisecond.
         world.config.pluginmanager.register(world.reporter, "sandbox-reporter")
         timers.take_over(world.config)
+        world.seeds.take_over()
         world.book.forget(world.session)
         world.reporter.listens = True  # from now on: pluggy has just told it every warning of the run so far
         silence_foreign_hooks(world.reporter, world.config)
@@ -55,6 +56,7 @@ def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int]
         elif frame["op"] == "spawn":
             _spawn(world, inside, frame, descriptors)
         elif frame["op"] == "close":
+            world.seeds.tear_down(world.session.items[frame["item"]], world.generators, frame.get("generators"))
             _close(world, inside, frame["item"])
             return world.end(inside)
 
@@ -68,7 +70,7 @@ def _enter(world: World, node: Node, inside: Inside, opener: tuple[int, int] | N
     item = world.session.items[index]
     inside.channel.send({"op": "for", "unit": unit, "item": index})
     measuring.name_phase(world.config, item, "setup")
-    with around(world, item, "setup"):
+    with around(world, item, "setup"), world.seeds.set_up(item):
         ledger.enter(world.session, node)
     inside.channel.send({"op": "for", "unit": None})
 
@@ -188,7 +190,7 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
         return len(needed)
 
     measuring.name_phase(world.config, item, "setup")
-    with around(world, item, "setup"), timers.timed(item):
+    with around(world, item, "setup"), world.seeds.set_up(item), timers.timed(item):
         call = CallInfo.from_call(work, "setup", reraise=(BaseException,))
     return call.duration, call.result or 0
 

@@ -30,6 +30,8 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
         world.take(begin["generators"])
         world.session.testsfailed = begin["failed"]
         order = order | {"following": begin["following"]}
+    if order["earlier"]:
+        world.seeds.forget()
     session, reporter = world.session, world.reporter
     reporter.leave_fixtures()
     if not hasattr(world.config, "workerinput"):  # of pytest-xdist's order nobody knows what is later

@@ -17,6 +17,7 @@ from pytest_sandbox.plugin.inside.reporter import Reporter
 from pytest_sandbox.plugin.others import carried, dependency, pyfakefs
 from pytest_sandbox.plugin.others.coverage import measuring
 from pytest_sandbox.plugin.others.loops import Loops
+from pytest_sandbox.plugin.others.randomly import Seeds
 from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.primitives.pages import unshared
 from pytest_sandbox.sandbox.child import Inside
@@ -48,6 +49,7 @@ class World:
         self.generators = Generators()
         self.generators.note()
         self.loops = Loops()
+        self.seeds = Seeds(session.config)
 
     def begin(self, inside: Inside) -> None:
         """Make the process that a fork has left in a sandbox its own."""
