@@ -127,6 +127,8 @@ class Controller:
             watchdog.note(self.config)
             asked.name_beforehand(self.config, session.items)
             boxed = [item for item, plan in zip(session.items, self.plans, strict=True) if plan.enabled]
+            for name in refused.shortened_reports(self.config, boxed):
+                self.book.say(f"sandbox: the report of {name} will lack what it notes of tests in sandboxes; outcomes are right")
             order = scopes.units(session.items, self.plans)
             workers = getattr(self.config, "workerinput", {}).get("workercount", 1)
             forks = sum(isinstance(entry, scopes.Unit) for entry in order) // workers

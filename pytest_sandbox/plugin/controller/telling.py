@@ -345,7 +345,7 @@ class Telling:
         kept = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
         if kept is not None:
             self.showing.when_its_turn(lambda: self._book.kept(item, done, kept))
-        elif not failed and running.order.spec.keep is Keep.FAILED:
+        elif running.order.spec.keep is Keep.FAILED:
             self.showing.when_its_turn(lambda: self._book.lost(item, outcome))
 
     # -- what is said for it ------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pytest_sandbox.plugin.others import loaded
 from pytest_sandbox.plugin.planning.resolve import Plan
 
 #: Where libraries of green threads note what they have replaced.
@@ -129,6 +130,9 @@ KEEPS = (
     ),
 )
 
+#: Modules of plugins that run a test again in its sandbox, where they also note that for the report at the run's end.
+_AGAIN = {"flaky.flaky_pytest_plugin": "flaky", "pytest_retry.retry_plugin": "pytest-retry"}
+
 #: Arguments by which pytest-steps hands what one item of a test has made to the next, which is in another sandbox.
 _STEPS = frozenset({"________step_name_", "test_step"})
 
@@ -189,3 +193,14 @@ def refuse_kept(config: pytest.Config) -> None:
                 f"--sandbox: {option.distribution} ({option.flag}) tells only of what happens in pytest's own process, and tests "
                 f"run in sandboxes. Fix: {option.fix}, or use --no-sandbox for this run"
             )
+
+
+def shortened_reports(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
+    """Whose reports at the run's end will lack what these sandboxed tests have noted in memory: by distribution."""
+    found = [name for module, name in _AGAIN.items() if loaded(config, module) is not None]
+    everyone = getattr(config.option, "force_flaky", None) or getattr(config.option, "retries", None)
+    return found if found and (everyone or any(map(_may_run_again, items))) else []
+
+
+def _may_run_again(item: pytest.Item) -> bool:
+    return item.get_closest_marker("flaky") is not None or hasattr(getattr(item, "obj", None), "_flaky_max_runs")
