@@ -39,9 +39,9 @@ class Usage:
     parts as they stood when the main process was done. memory_max_events, memory_high_events: how often it met these limits,
     also where giving back page cache was enough; memory_oom_events: where that was not. faults: of pages, of which major_faults
     waited for a disk. pids_max_events: forks and threads that the limit refused. bytes_read, bytes_written, reads, writes: block
-    I/O. overlay_bytes: left in the upper layers at the end. throttled: time without a share of cpus. cpu_stalled, memory_stalled,
-    io_stalled: time in which some process of it waited for that, and ..._fully in which all did that had something to do
-    (Documentation/accounting/psi.rst).
+    I/O. overlay_bytes: left in the upper layers at the end. throttled: time without a share of cpus, added up over CPUs.
+    cpu_stalled, memory_stalled, io_stalled: time in which some process of it waited for that, and ..._fully in which all did
+    that had something to do (Documentation/accounting/psi.rst).
     """
 
     wall: float
