@@ -274,6 +274,27 @@ def test_coverage_run(measure: Measure, config: str, args: tuple[str, ...]) -> N
 
 
 @pytest.mark.parametrize("branch", ["false", "true"])
+@pytest.mark.parametrize("command", ["pytest --cov", "coverage run -m pytest"])
+def test_bare(measure: Measure, command: str, branch: str) -> None:
+    """The same where nothing says what is to be measured: all that is here, with the tests themselves and their conftest."""
+    measure.write(config=f"branch = {branch}")
+    measure.pytester.makeconftest("import pytest\n@pytest.fixture(autouse=True)\ndef all_around():\n    yield\n    len('a')\n")
+    program, *args = command.split()
+    words = ["-m", program, *args] if program == "coverage" else ["-m", program]
+    runs = [
+        measure.run(words, [] if program == "coverage" else [*args, "--cov-report="], sandbox=sandbox)
+        for sandbox in (False, True)
+    ]
+    # An editable pytest-sandbox is no third party's, and is measured, too.
+    plain, boxed = ({name: found for name, found in run.comparable()["files"].items() if not os.path.isabs(name)} for run in runs)
+    assert boxed == plain
+    assert {"conftest.py", "measured/code.py", "test_suite.py"} <= plain.keys()
+    assert runs[1].functions() == runs[0].functions() >= {"in_session_fixture", "in_test", "in_teardown"}
+    assert runs[1].functions("test_suite.py") == runs[0].functions("test_suite.py") >= {"test_first", "module"}
+    assert runs[1].status == runs[0].status
+
+
+@pytest.mark.parametrize("branch", ["false", "true"])
 @pytest.mark.parametrize("core", ["ctrace", "pytrace", "sysmon"])
 def test_cores(measure: Measure, monkeypatch: pytest.MonkeyPatch, core: str, branch: str) -> None:
     """The same with each way that coverage has to look at what runs."""
@@ -387,6 +408,44 @@ def test_killed(measure: Measure, end: str, scope: str) -> None:
     boxed.result.assert_outcomes(passed=2, failed=1)
     wanted = {"in_module_fixture", "in_test", "in_second_test", "after_module_fixture"}
     assert boxed.functions() == wanted
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("scope", ["test", "module"])
+def test_killed_with_branches_and_contexts(measure: Measure, end: str, scope: str) -> None:
+    """All other tests have the branches and contexts that they have where the killed one does nothing."""
+    # A shared sandbox's own fixtures are set up anew in the one that follows it.
+    needed = "module" if scope == "test" else ""
+    timeout = 8 if end == "timeout" else 120
+    suite = f"""
+        import os, signal, time
+        import pytest
+        from measured import code
+        pytestmark = pytest.mark.sandbox(scope={scope!r}, timeout={timeout}, output="1M")
+
+        @pytest.fixture(scope="module")
+        def module():
+            code.in_module_fixture(1)
+            yield
+            code.after_module_fixture()
+
+        def test_before({needed}): code.in_test(3)
+        def test_killed({needed}):
+            if {{killed}}:
+                code.of_another(1)
+                {ENDS[end]}
+        def test_after({needed}): code.in_test(1)
+        def test_last({needed}): code.in_second_test()
+    """
+    found = []
+    for killed in (False, True):
+        measure.write(textwrap.dedent(suite).format(killed=killed), "branch = true")
+        found.append(measure.pytest_cov("--cov-context=test", sandbox=killed))
+    plain, boxed = found
+    boxed.result.assert_outcomes(passed=3, failed=1)
+    assert boxed.comparable() == plain.comparable()
+    contexts = {name for lines in boxed.report["files"]["measured/code.py"]["contexts"].values() for name in lines}
+    assert contexts >= {f"test_suite.py::{name}|run" for name in ("test_before", "test_after", "test_last")}
 
 
 @pytest.mark.needs("memory")
@@ -751,15 +810,30 @@ def test_data_file_that_never_ends(measure: Measure) -> None:
     assert boxed.functions("measured/program.py") == {"in_subprocess"}
 
 
-@pytest.mark.parametrize("dist", ["load", "loadscope", "worksteal"])
+@needs_patch
+@pytest.mark.parametrize("dist", ["no", "each", "load", "loadscope", "loadfile", "loadgroup", "worksteal"])
 def test_two_workers(measure: Measure, dist: str) -> None:
-    """Each saves what its own tests ran, before its data file is named by what is in it."""
-    measure.write("from measured import code\ndef test_it(): code.in_test(3)")
-    measure.pytester.makepyfile(test_other="from measured import code\ndef test_it(): code.in_second_test()")
-    args = ["-n", "2", f"--dist={dist}"]
-    plain, boxed = (measure.pytest_cov(*args, sandbox=sandbox) for sandbox in (False, True))
-    boxed.result.assert_outcomes(passed=2)
-    assert boxed.functions() == plain.functions() == {"in_test", "in_second_test"}
+    """Each saves what its own tests ran before its data file is named by what is in it: branches, contexts, subprocesses too."""
+    suite = """
+        import subprocess, sys
+        import pytest
+        from measured import code
+
+        @pytest.fixture(scope="module")
+        def module(): code.in_module_fixture(1)  # in whose context it would be torn down depends on who gets which test
+
+        def test_it(module): code.in_test(3)
+        def test_program(): subprocess.run([sys.executable, "-m", "measured.program"], check=True)
+        @pytest.mark.parametrize("n", range(4))
+        def test_many(n): code.in_call(n)
+    """
+    measure.write(suite, "branch = true\npatch = subprocess", program=PROGRAM)
+    measure.pytester.makepyfile(test_other="from measured import code\ndef test_other(): code.in_second_test()")
+    args = ("--tx", "2*popen") if dist == "each" else ("-n2",) if dist != "no" else ()
+    _, boxed = measure.same(*args, f"--dist={dist}", "--cov-context=test")
+    boxed.result.assert_outcomes(passed=14 if dist == "each" else 7)
+    assert boxed.functions() == {"in_module_fixture", "in_test", "in_call", "in_child", "in_second_test"}
+    assert boxed.functions("measured/program.py") == {"in_subprocess"}
 
 
 # -- what cannot be had -----------------------------------------------------------------------------------------------
