@@ -1,5 +1,6 @@
 """The suite's own plugins, and the mark of what a test needs. `pytester` can only be asked for here, in the root conftest."""
 
+import importlib.util
 import os
 import pathlib
 import signal
@@ -15,6 +16,12 @@ _parts = pathlib.Path(__file__).parent / "pytest_sandbox" / "_linux" / "native"
 for _source, _built in ((_parts / "enter.c", _parts / "enter.so"), (_parts / "init.c", _parts / "init")):
     if _source.exists() and _built.exists() and _source.stat().st_mtime > _built.stat().st_mtime:
         raise pytest.UsageError(f"{_built.name} is older than {_source.name}: run python hatch_build.py")
+
+# Who sets this has installed what the tests need, as tests/run.py does: none is to be skipped for want of it.
+if os.environ.get("SANDBOX_TESTS_LACK_NOTHING"):
+    for _name in ("coverage", "execnet", "jeepney", "pexpect", "pytest_cov", "xdist"):
+        if importlib.util.find_spec(_name) is None:
+            raise pytest.UsageError(f"{_name} is not installed: it belongs into the group test of pyproject.toml")
 
 # Where one of these is set, pytest writes its summary in full; tests are to see the same lines everywhere.
 for _name in ("CI", "BUILD_NUMBER"):

@@ -84,7 +84,9 @@ def run_suite(
     started = time.monotonic()
     report = home / "junit.xml"
     argv = [*starter, str(python), "-m", "pytest", f"--junitxml={report}", *arguments]
-    status = who.run(argv, home / "checkout", workplace.environment(who, home, python), cgroups=cgroups)
+    # What the groups of pyproject.toml do not have is an error then, and no reason to skip a test.
+    env = workplace.environment(who, home, python) | {"SANDBOX_TESTS_LACK_NOTHING": "1"}
+    status = who.run(argv, home / "checkout", env, cgroups=cgroups)
     took = time.monotonic() - started
     if REPORTS in os.environ and report.exists():
         shutil.copy(report, f"{os.environ[REPORTS]}/uid-{os.getuid() if who.uid is None else who.uid}.xml")

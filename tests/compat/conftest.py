@@ -62,20 +62,32 @@ class Compat:
     """Runs pytest with the named plugins only, with and without --sandbox, each from the same files in the same directory."""
 
     def __init__(self, pytester: pytest.Pytester, top: Path, plugins: Sequence[str], environment: dict[str, str]) -> None:
-        self.pytester, self._top, self._plugins, self.environment = pytester, top, plugins, environment
+        self.pytester, self._top, self.environment = pytester, top, environment
+        #: The beginning of each command.
+        self.starter: list[str] = []
+        self._plugins = ["pytest_sandbox.plugin.plugin", *plugins]
+
+    def by_entry_points(self, modules: Sequence[str]) -> None:
+        """Have pytest find these by itself, and pytest-sandbox, as where they are installed beside it; and no others."""
+        del self.environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"]
+        installed = importlib.metadata.distributions(path=[str(PLUGINS), *sys.path])
+        found = {
+            one.name: one.module.partition(".")[0] for dist in installed for one in dist.entry_points.select(group="pytest11")
+        }
+        self._plugins = [f"no:{name}" for name, top in found.items() if top not in {"pytest_sandbox", *modules}]
 
     def one(self, *args: str, sandbox: bool = True, timeout: float = PATIENCE) -> Run:
         """One run, in pytester's directory as it is."""
         record = self._top / "record.json"
         record.unlink(missing_ok=True)
-        loaded = [word for name in ("pytest_sandbox.plugin.plugin", "outcome_recorder", *self._plugins) for word in ("-p", name)]
+        loaded = [word for name in ("outcome_recorder", *self._plugins) for word in ("-p", name)]
         options = ["--sandbox", "--sandbox-keep=never"] if sandbox else []
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
             patch.delenv("CI", raising=False)  # inline-snapshot does nothing there
             patch.setenv("OUTCOME_RECORD", str(record))
-            command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *loaded, *options, *args]
+            command = [*self.starter, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *loaded, *options, *args]
             result = self.pytester.run(*command, timeout=timeout)
         found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
         outcomes = [(report["nodeid"], report["when"], report["outcome"]) for report in found.get("reports", [])]
@@ -146,11 +158,14 @@ def compat(
     plugins: list[str],
     needed: list[str],
 ) -> Compat:
-    """Runs of pytest with `plugins`. Skips where `needed` is not installed."""
+    """Runs of pytest with `plugins`. Skips where `needed` is not installed, and fails where all that tests need should be."""
     request.node.user_properties += [("distribution", one) for one in _distributions(needed)]
     lacking = [name for name in needed if not any(PLUGINS.glob(f"{name}*")) and importlib.util.find_spec(name) is None]
     if lacking:
-        pytest.skip(f"{', '.join(lacking)} not installed: python tests/run.py, or pip install --target {PLUGINS} --group compat")
+        found = f"{', '.join(lacking)} not installed"
+        if os.environ.get("SANDBOX_TESTS_LACK_NOTHING"):
+            pytest.fail(f"{found}: it belongs into the group compat of pyproject.toml", pytrace=False)
+        pytest.skip(f"{found}: python tests/run.py, or pip install --target {PLUGINS} --group compat")
     top = tmp_path_factory.mktemp("compat")
     (top / "temproot").mkdir()
     path = [str(PLUGINS), str(HELPERS), os.environ.get("PYTHONPATH", "")]

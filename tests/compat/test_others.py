@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -152,6 +152,25 @@ PLAIN = """
     @pytest.mark.parametrize("x", [1, 2, 3])
     def test_three(x): assert x != 2
 """
+SUBTESTS = """
+    import pytest, unittest
+    def test_fails(subtests):
+        for n in range(4):
+            with subtests.test("message", n=n): print("in", n); assert n % 2, n
+    def test_only_a_subtest_fails(subtests):
+        with subtests.test("alone"): assert 0
+    def test_skips(subtests):
+        with subtests.test("skipped"): pytest.skip("not now")
+    def test_passes(subtests):
+        with subtests.test("fine"): pass
+    def test_after(subtests):
+        with subtests.test("caught"): assert 0
+        assert 1 == 2
+    class Case(unittest.TestCase):
+        def test_it(self):
+            for n in range(3):
+                with self.subTest("of unittest", n=n): self.assertNotEqual(n, 1)
+"""
 RANDOMLY = """
     import random, pytest
     try: from numpy import random as numpy
@@ -212,6 +231,8 @@ _SEEDED = HYPOTHESIS.replace("derandomize=True", "database=None")
 _RERUN = ["pytest_randomly", "pytest_rerunfailures"]
 _IN_ORDER = ["-rP", "--randomly-dont-reorganize", "--randomly-seed=3"]
 _STATISTICS = r"passing, |Stopped"
+# But unittest's among the progress: plain pytest captures those as if the test had printed them.
+_SUBTESTS = r"^test_it.py::test_.*SUB|SUB(FAIL|SKIP) (test_it|\[)|^E   |^FAILED|^_.*\["
 CASES = {
     "asyncio": Case(["pytest_asyncio.plugin"], ["pytest_asyncio"], ASYNCIO, _ASYNCIO, _OUTCOMES),
     "asyncio in debug mode": Case(["pytest_asyncio.plugin"], ["pytest_asyncio"], ASYNCIO, [*_ASYNCIO, *_DEBUG], _OUTCOMES),
@@ -226,13 +247,20 @@ CASES = {
     "randomly in another order": Case(["pytest_randomly"], ["pytest_randomly"], RANDOMLY, ["-rP", "--randomly-seed=5"], "^drawn"),
     "randomly in order": Case(["pytest_randomly"], ["pytest_randomly"], RANDOMLY, _IN_ORDER, "^drawn"),
     "randomly with reruns": Case(_RERUN, _RERUN, RANDOMLY_AGAIN, [*_IN_ORDER, "-s", "--reruns=3"], "^drawn"),
-    "sugar": Case(["pytest_sugar"], ["pytest_sugar"], PLAIN, (), "✓|✗|s  |passed|failed"),
+    "sugar": Case(["pytest_sugar"], ["pytest_sugar"], PLAIN, ["--force-sugar"], r"✓|\u2a2f|█|―|^Results|^  +(\d|- )"),
     "instafail": Case(["pytest_instafail"], ["pytest_instafail"], PLAIN, ["--instafail"], r"^E   |^___|test_it.py"),
+    "subtests": Case(["pytest_subtests.plugin"], ["pytest_subtests"], SUBTESTS, ["-v"], _SUBTESTS),
     "httpserver": Case(["pytest_httpserver.pytest_plugin"], ["pytest_httpserver"], HTTPSERVER, ["-Wignore"], "FAILED"),
 }
 
 
-@pytest.fixture(params=sorted(CASES))
+def _case(name: str) -> Any:
+    """One that is skipped where this pytest does by itself what the plugin was for."""
+    marks = pytest.mark.skipif(name == "subtests" and hasattr(pytest, "Subtests"), reason="pytest has had subtests since 9.0")
+    return pytest.param(name, marks=marks)
+
+
+@pytest.fixture(params=map(_case, sorted(CASES)))
 def case(request: pytest.FixtureRequest) -> Case:
     """Each of them."""
     return CASES[request.param]

