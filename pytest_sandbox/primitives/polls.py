@@ -9,16 +9,18 @@ it takes the wake-up from the others.
 from __future__ import annotations
 
 import re
+import select
 from collections.abc import Iterable
 from contextlib import suppress
 from fcntl import F_GETFL, fcntl
 from os import EFD_CLOEXEC, O_CLOEXEC, O_NONBLOCK, O_RDONLY, close, dup2, eventfd, fstat, get_inheritable, listdir, read, readlink
 from os import open as open_fd
-from select import epoll
 from stat import S_IFMT
 
 from pytest_sandbox._linux.syscalls import epoll_add
 
+#: gevent, which is refused where it has patched pytest's own process, takes it away.
+_epoll = getattr(select, "epoll", None)
 _EPOLL, _EVENTFD = "anon_inode:[eventpoll]", "anon_inode:[eventfd]"
 _REGISTERED = re.compile(rb"^tfd:\s*(\d+) events:\s*([0-9a-f]+) data:\s*([0-9a-f]+)", re.MULTILINE)
 _COUNT = re.compile(rb"^eventfd-count:\s*([0-9a-f]+)", re.MULTILINE)
@@ -35,8 +37,8 @@ def renew(fds: Iterable[int]) -> None:
     What is not open any more, or cannot be waited for (what `renew_descriptors` has replaced), is left out.
     """
     for fd in fds:
-        if _is(fd, _EPOLL):
-            with epoll() as new:
+        if _epoll is not None and _is(fd, _EPOLL):
+            with _epoll() as new:
                 for number, events, data in _REGISTERED.findall(_info(fd)):
                     _renew_eventfd(int(number))
                     with suppress(OSError):

@@ -151,21 +151,30 @@ def _distributions(modules: Sequence[str]) -> list[str]:
 
 
 @pytest.fixture
+def in_the_group() -> bool:
+    """Whether what is needed is in the group `compat`."""
+    return True
+
+
+@pytest.fixture
 def compat(
     request: pytest.FixtureRequest,
     pytester: pytest.Pytester,
     tmp_path_factory: pytest.TempPathFactory,
     plugins: list[str],
     needed: list[str],
+    *,
+    in_the_group: bool,
 ) -> Compat:
     """Runs of pytest with `plugins`. Skips where `needed` is not installed, and fails where all that tests need should be."""
     request.node.user_properties += [("distribution", one) for one in _distributions(needed)]
     lacking = [name for name in needed if not any(PLUGINS.glob(f"{name}*")) and importlib.util.find_spec(name) is None]
     if lacking:
         found = f"{', '.join(lacking)} not installed"
-        if os.environ.get("SANDBOX_TESTS_LACK_NOTHING"):
+        if in_the_group and os.environ.get("SANDBOX_TESTS_LACK_NOTHING"):
             pytest.fail(f"{found}: it belongs into the group compat of pyproject.toml", pytrace=False)
-        pytest.skip(f"{found}: python tests/run.py, or pip install --target {PLUGINS} --group compat")
+        whose = "python tests/run.py, or pip install --group compat" if in_the_group else "not in the group compat: pip install it"
+        pytest.skip(f"{found}: {whose}, with --target {PLUGINS}")
     top = tmp_path_factory.mktemp("compat")
     (top / "temproot").mkdir()
     path = [str(PLUGINS), str(HELPERS), os.environ.get("PYTHONPATH", "")]

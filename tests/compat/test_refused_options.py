@@ -75,11 +75,23 @@ USES = {
 }
 
 
+#: What is not in the group `compat`, since it is large, or needs what is: for who has it in his own environment.
+NOT_IN_THE_GROUP = frozenset(
+    {"pytest-examples", "pytest-golden", "pytest-line-profiler", "pytest-memray", "pytest-mpl", "pytest-regtest", "snapshottest"}
+)
+
+
 @pytest.fixture(params=[*WRITES, *KEEPS], ids=lambda option: f"{option.distribution} {option.flag}")
 def option(request: pytest.FixtureRequest) -> Asked:
     """Each of them."""
     found: Asked = request.param
     return found
+
+
+@pytest.fixture
+def in_the_group(option: Asked) -> bool:
+    """Whether its plugin must be there."""
+    return option.distribution not in NOT_IN_THE_GROUP
 
 
 @pytest.fixture
