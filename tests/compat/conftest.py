@@ -173,7 +173,7 @@ def compat(
         found = f"{', '.join(lacking)} not installed"
         if in_the_group and os.environ.get("SANDBOX_TESTS_LACK_NOTHING"):
             pytest.fail(f"{found}: it belongs into the group compat of pyproject.toml", pytrace=False)
-        whose = "python tests/run.py, or pip install --group compat" if in_the_group else "not in the group compat: pip install it"
+        whose = "python tests/run.py, or pip install --group compat" if in_the_group else "of no group: pip install it"
         pytest.skip(f"{found}: {whose}, with --target {PLUGINS}")
     top = tmp_path_factory.mktemp("compat")
     (top / "temproot").mkdir()
