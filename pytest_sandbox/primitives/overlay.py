@@ -7,15 +7,18 @@ EINVAL). Source: Documentation/filesystems/overlayfs.rst.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
+import itertools
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from pytest_sandbox._linux.proc import MountEntry
 from pytest_sandbox.primitives.mounts import MkdirOp, MountOp, Operation, bind
+from pytest_sandbox.primitives.namespaces import MAPPED_IDS, Identity
 
 # File systems that the sandbox makes itself, or that name kernel objects instead of files.
 PSEUDO = frozenset({
@@ -28,7 +31,8 @@ NO_LOWER = frozenset({"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "9p"
 OWN = ("/proc", "/sys", "/dev")  # replaced whole; of the machine's only /dev/shm is seen
 # Where an ordinary user may write although what lies around it belongs to root.
 COMMON_PLACES = ("/var/tmp", "/var/lock", "/run/lock", "/run/shm")
-COPY_LIMIT = 64 << 20  # bytes of a directory that must be copied since files are mounted in it (Docker's /etc)
+_NOBODY = 65534  # who an id is that a user namespace has not got: user_namespaces(7)
+COPY_LIMIT = 64 << 20  # bytes of a directory that must be copied, as since files are mounted in it (Docker's /etc)
 
 
 class TreeKind(enum.Enum):
@@ -205,12 +209,50 @@ def plan_for_user(entries: Sequence[MountEntry], places: Sequence[str] = ()) -> 
     return Plan((skeleton, *planner.trees), (), tuple(planner.directories), tuple(planner.links), tuple(planner.copies))
 
 
-def plan_common(path: str, plan: Plan, *, for_user: bool) -> Tree:
-    """The tree at a directory that all sandboxes have in common; no OVERLAY where the tree of the plan that it is in is none."""
-    around = max((tree for tree in plan.trees if is_below(path, [tree.path])), key=lambda tree: len(tree.path), default=None)
-    tree = _tree(path, "")
-    kind = tree.kind if around is not None and around.kind is TreeKind.OVERLAY else TreeKind.BIND
-    return Tree(path, kind, tree.mode) if for_user else dataclasses.replace(tree, kind=kind)
+def plan_common(path: str, plan: Plan, entries: Sequence[MountEntry], identity: Identity) -> Tree | None:
+    """The tree at a directory that all sandboxes have in common; None where there can be none. OSError: there is no directory.
+
+    BIND stands for one that is copied, since no overlay can change what is in it: what belongs to somebody without an id inside
+    (EOVERFLOW), has mounts of others in it, which a user's overlay may not cover, or is on a file system below none.
+    """
+    os.stat(f"{path}/")
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        return None
+    for_user, tree = identity is Identity.USER, _tree(path, "")
+    trees = plan.trees[1:] if for_user else plan.trees  # the first of a user's is a skeleton
+    around = max((one for one in trees if is_below(path, [one.path])), key=lambda one: len(one.path), default=None)
+    can_be_lower = around is not None and around.kind is TreeKind.OVERLAY and tree.kind is TreeKind.OVERLAY
+    has_mounts = any(entry.point != path and is_below(entry.point, [path]) for entry in entries)
+    kind = TreeKind.OVERLAY if can_be_lower and not has_mounts and not _has_foreign(path, identity) else TreeKind.BIND
+    if kind is TreeKind.BIND and _size(path) > COPY_LIMIT:
+        return None
+    if for_user or kind is TreeKind.BIND:
+        return Tree(path, kind, tree.mode)
+    return dataclasses.replace(tree, kind=kind)
+
+
+#: How many entries of a directory are looked at for their owners: 10,000 take some 20 ms.
+_MOST_OWNERS = 10_000
+
+
+def _has_foreign(path: str, identity: Identity) -> bool:
+    """Whether something in a directory belongs to somebody who has no id inside."""
+    own = (os.getuid(), os.getgid())
+    is_foreign: dict[Identity, Callable[[tuple[int, int]], bool]] = {
+        Identity.USER: lambda ids: ids != own,
+        Identity.MAPPED: lambda ids: max(ids) >= MAPPED_IDS,
+        Identity.SAME: lambda ids: _NOBODY in ids,
+    }
+    found = itertools.islice(_statuses(path), _MOST_OWNERS)
+    return any(is_foreign[identity]((status.st_uid, status.st_gid)) for status in found)
+
+
+def _statuses(path: str) -> Iterator[os.stat_result]:
+    yield os.stat(path)
+    for directory, names, files in os.walk(path):
+        for name in (*names, *files):
+            with contextlib.suppress(OSError):
+                yield os.lstat(os.path.join(directory, name))
 
 
 def build_skeleton(plan: Plan, base: str) -> None:

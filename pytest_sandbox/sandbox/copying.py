@@ -138,17 +138,21 @@ def descend(top: int, names: Sequence[str]) -> int:
     """Open a directory below `top`, made where it is missing, without following a link; ENOTDIR or ELOOP where one is."""
     directory = os.dup(top)
     for name in names:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=directory)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=directory)
+        except OSError:
+            os.close(directory)
+            raise
         directory = _step(directory, name)
     return directory
 
 
-def copy_file(entry: upper.Entry, directory: int, name: str) -> None:
-    """Copy a regular file to a name in a directory where there is nothing of that name. OSError."""
+def copy_file(entry: upper.Entry, directory: int, name: str, *, rights: int = 0o755) -> None:
+    """Copy a regular file, with its mode as far as `rights`, to a name in a directory that has nothing of that name. OSError."""
     source = os.open(entry.name, _FILE, dir_fd=entry.parent)
     try:
-        mode = 0o600 | stat.S_IMODE(entry.status.st_mode) & 0o755
+        mode = 0o600 | stat.S_IMODE(entry.status.st_mode) & rights
         output = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=directory)
         try:
             _copy_data(source, output)

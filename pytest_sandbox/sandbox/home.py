@@ -18,23 +18,33 @@ from pytest_sandbox.sandbox import copying, upper
 from pytest_sandbox.sandbox.removal import remove_tree
 
 
-def bring(layer: int, trees: Sequence[Tree]) -> list[str]:
-    """Do it; layer: of overlays over these directories, which nobody writes to any more. What was not possible, in sentences."""
-    return [problem for index, tree in enumerate(trees) if (problem := _bring_tree(layer, index, tree))]
+class Home:
+    """The machine's directories, opened before the first sandbox: one may write what is around them, and put a link there."""
 
+    def __init__(self, trees: Sequence[Tree]) -> None:
+        self._trees = trees
+        self.tops: list[int] = []
+        try:
+            for tree in trees:
+                self.tops.append(os.open(tree.path, upper.DIRECTORY))
+        except OSError:
+            self.close()
+            raise
 
-def _bring_tree(layer: int, index: int, tree: Tree) -> str:
-    problems = list[str]()
-    try:
-        top = os.open(tree.path, upper.DIRECTORY)
-    except OSError as error:
-        return f"{tree.path}: what tests wrote there is lost: {error.strerror}"
-    try:
-        for entry in upper.walk_tree(layer, index, tree.path):
-            problems += _bring(entry, top)
-    finally:
-        os.close(top)
-    return f"{len(problems)} of what tests wrote is lost, of which the first is {problems[0]}" if problems else ""
+    def close(self) -> None:
+        """Close them."""
+        for top in self.tops:
+            os.close(top)
+        self.tops.clear()
+
+    def bring(self, layer: int) -> list[str]:
+        """Do it; layer: of the overlays over them, which nobody writes to any more. What was not possible, in sentences."""
+        problems = []
+        for index, (tree, top) in enumerate(zip(self._trees, self.tops, strict=True)):
+            lost = [text for entry in upper.walk_tree(layer, index, tree.path) for text in _bring(entry, top)]
+            if lost:
+                problems.append(f"{len(lost)} of what tests wrote is lost, of which the first is {lost[0]}")
+        return problems
 
 
 def _bring(entry: upper.Entry, top: int) -> list[str]:
@@ -45,6 +55,8 @@ def _bring(entry: upper.Entry, top: int) -> list[str]:
             _bring_to(directory, name, entry)
         finally:
             os.close(directory)
+        if entry.below is not None and entry.depth == upper.DEEPEST and os.listdir(entry.below):
+            return [f"{entry.path}: it lies too deep"]
     except OSError as error:
         return [f"{entry.path}: {error.strerror}"]
     return []
@@ -62,18 +74,20 @@ def _bring_to(directory: int, name: str, entry: upper.Entry) -> None:
 def _bring_directory(entry: upper.Entry, name: str, directory: int) -> None:
     if entry.below is not None and upper.is_opaque(entry.below):
         _remove(name, directory)
+    mode = 0o700 | stat.S_IMODE(entry.status.st_mode) & 0o777
     try:
-        os.mkdir(name, 0o700 | stat.S_IMODE(entry.status.st_mode) & 0o755, dir_fd=directory)
+        os.mkdir(name, mode, dir_fd=directory)
     except FileExistsError:
         if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             os.unlink(name, dir_fd=directory)
-            os.mkdir(name, 0o755, dir_fd=directory)
+            os.mkdir(name, mode, dir_fd=directory)
 
 
 def _bring_file(entry: upper.Entry, name: str, directory: int) -> None:
     new = f".{secrets.token_hex(8)}"
     try:
-        copying.copy_file(entry, directory, new)
+        copying.copy_file(entry, directory, new, rights=0o777)
+        _keep_group(name, new, directory)
         try:
             os.replace(new, name, src_dir_fd=directory, dst_dir_fd=directory)
         except IsADirectoryError:
@@ -83,6 +97,15 @@ def _bring_file(entry: upper.Entry, name: str, directory: int) -> None:
         with contextlib.suppress(OSError):
             os.unlink(new, dir_fd=directory)
         raise
+
+
+def _keep_group(name: str, new: str, directory: int) -> None:
+    """Leave to a group what it could read and write, where a file takes the place of an older one."""
+    with contextlib.suppress(OSError):
+        old = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISREG(old.st_mode):
+            os.chown(new, -1, old.st_gid, dir_fd=directory, follow_symlinks=False)
+            os.chmod(new, stat.S_IMODE(old.st_mode) & 0o777, dir_fd=directory)
 
 
 def _remove(name: str, directory: int) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_sandbox._linux import proc
 from pytest_sandbox.model.capability import Capability
-from pytest_sandbox.model.errors import UnavailableError
+from pytest_sandbox.model.errors import SetupError, UnavailableError
 from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Network, Spec
 from pytest_sandbox.model.units import cpus_in, format_cpus
 from pytest_sandbox.primitives import cgroups, mounts, overlay, process
@@ -42,16 +42,25 @@ def make_layout(identity: Identity, name: str = "", specs: Iterable[Spec] = ()) 
         masked=mounts.existing(mounts.MASKED),
         read_only=mounts.existing(mounts.READ_ONLY),
         writable=tuple(dict.fromkeys(path for spec in specs for path in spec.writable)),
-        common=tuple(
-            overlay.plan_common(path, plan, for_user=identity is Identity.USER)
-            for path in dict.fromkeys(path for spec in specs for path in spec.common)
-        ),
+        common=tuple(_common(specs, plan, entries, identity)),
         place=_place() + ("" if identity is Identity.USER else "/in"),
         last_capability=process.last_capability(),
         cwd=probes.cwd(),
         scratches=tuple((path, path_of(os.path.realpath(path), name)) for path in scratches),
         files=tuple((path, _content(path)) for path in plan.files),
     )
+
+
+def _common(
+    specs: Sequence[Spec], plan: overlay.Plan, entries: Sequence[proc.MountEntry], identity: Identity
+) -> Iterator[overlay.Tree]:
+    for path in dict.fromkeys(path for spec in specs for path in spec.common):
+        try:
+            tree = overlay.plan_common(path, plan, entries, identity)
+        except OSError as error:
+            raise SetupError("look at what sandboxes have in common", path, error.errno or 0) from error
+        if tree is not None:
+            yield tree
 
 
 def _place() -> str:

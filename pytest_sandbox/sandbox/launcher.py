@@ -24,7 +24,7 @@ from pytest_sandbox.sandbox.child import Body, Control, Descriptors, Order
 from pytest_sandbox.sandbox.layout import Layout
 from pytest_sandbox.sandbox.main import become_main
 from pytest_sandbox.sandbox.outermost import spawn
-from pytest_sandbox.sandbox.store import make_below, make_target
+from pytest_sandbox.sandbox.store import make_below, make_target, open_copied
 
 
 def launch(layout: Layout, order: Order, given: Descriptors, control: Control, body: Body, *, close: Sequence[int]) -> int:
@@ -67,11 +67,12 @@ def _clone_trees(layout: Layout) -> dict[str, int]:
     syscalls.unshare(Clone.NEWNS)
     mounts.make_private()
     clones = {name: syscalls.open_tree(path) for name, path in layouts.sources(layout).items()}
+    copied = open_copied(layout)
     place = layout.place.removesuffix("/in")
     mounts.tmpfs(place).apply()
     for name in ("in", *layouts.CLONES):
         os.mkdir(f"{place}/{name}")
-    make_below(layout, place)
+    make_below(layout, place, copied)
     for name, tree in clones.items():
         make_target(f"{place}/{name}", tree)
     return clones

@@ -4,7 +4,7 @@
       store/base/<tree>     read-only clones of the machine's trees
       store/L<depth>/       one layer a sandbox of the chain: u/<tree> and w/<tree> (upper and work directories)
       store/rw/<n>          the paths that tests may really change
-      store/below/<n>       read-only clones of the directories that the sandboxes have in common
+      store/below/<n>       read-only clones, or copies, of the directories that the sandboxes have in common
       store/common/         what they write there: a layer, and the overlays m/<n>
       store/scratch/<n>     directories on disks, where layers lie that are no tmpfs
       store/dev             a /dev that is bound into every sandbox, read-only
@@ -102,7 +102,7 @@ READ_ONLY = ("base/", "below/")
 def sources(layout: Layout) -> dict[str, str]:
     """What of the machine is cloned into the store: paths by their names there.
 
-    Of the directories that sandboxes have in common only what can lie below an overlay; the others are empty.
+    Of the directories that sandboxes have in common only what can lie below an overlay; the others are copied.
     """
     found = {f"base/{index}": tree.path for index, tree in enumerate(layout.plan.trees)}
     found |= {f"rw/{index}": path for index, path in enumerate(layout.writable)}
@@ -239,13 +239,14 @@ def _kernel_file_systems(layout: Layout, root: str, *, shares_network: bool) -> 
 
 
 def _let_through(layout: Layout, spec: Spec, root: str) -> list[Operation]:
-    index = {path: f"{layout.store}/rw/{number}" for number, path in enumerate(layout.writable)}
+    """What is common, and over that what is the machine's own, which may lie in it."""
     common = {tree.path: f"{layout.common_layer}/m/{number}" for number, tree in enumerate(layout.common)}
+    index = {path: f"{layout.store}/rw/{number}" for number, path in enumerate(layout.writable)}
+    operations: list[Operation] = [bind(common[path], root + path) for path in spec.common if path in common]
     # Recursive: a user's clone has locked mounts below, without which it cannot be bound.
-    operations: list[Operation] = [
+    return operations + [
         bind(index[path], root + os.path.realpath(path), recursive=True) for path in spec.writable if path in index
     ]
-    return operations + [bind(common[path], root + path) for path in spec.common if path in common]
 
 
 def hide_operations(spec: Spec) -> list[Operation]:

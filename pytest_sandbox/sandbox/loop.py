@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.interrupts import deferred
-from pytest_sandbox.sandbox import clock, ends, home, pid1, upper
+from pytest_sandbox.sandbox import clock, ends, pid1, upper
 from pytest_sandbox.sandbox.accounts import bill, note_failure, outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
+from pytest_sandbox.sandbox.home import Home
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.main import GO, JOINED
 from pytest_sandbox.sandbox.running import Running
@@ -46,6 +47,7 @@ class Loop:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self._home = Home(layout.common)
         self._selector = selectors.DefaultSelector()
         self.running: dict[str, Running] = {}
         self._cloning = Cloning(layout)
@@ -53,11 +55,12 @@ class Loop:
     def close(self) -> None:
         """Wait for nothing any more."""
         self._selector.close()
+        self._home.close()
 
     def descriptors(self) -> set[int]:
         """Those that belong to the controller alone."""
         own = {self._selector.fileno()} if isinstance(self._selector, selectors.EpollSelector) else set[int]()
-        return own.union(*(running.descriptors() for running in self.running.values()))
+        return own.union(self._home.tops, *(running.descriptors() for running in self.running.values()))
 
     def add(self, running: Running) -> None:
         """Hear a sandbox from now on."""
@@ -407,7 +410,7 @@ class Loop:
     def _bring_home(self, running: Running) -> None:
         """Everybody is gone who could write to the directories that the sandboxes had in common."""
         if running.common is not None:
-            for problem in home.bring(running.common, self._layout.common):
+            for problem in self._home.bring(running.common):
                 warnings.warn(TeardownWarning(problem), stacklevel=2)
 
     def _remove_scratch(self, running: Running) -> None:

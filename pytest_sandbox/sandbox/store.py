@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 
 from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Attr
 from pytest_sandbox.primitives import mounts, overlay
-from pytest_sandbox.primitives.namespaces import Identity
+from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity
+from pytest_sandbox.primitives.overlay import TreeKind
 from pytest_sandbox.sandbox import layout as layouts
 from pytest_sandbox.sandbox.layout import Layout
 
@@ -19,6 +21,7 @@ from pytest_sandbox.sandbox.layout import Layout
 def make_store(layout: Layout, *, shares_network: bool) -> None:
     """Build it at the layout's place, in the caller's mount namespace. OSError names the call."""
     clones = _clone_for_user(layout) if layout.identity is Identity.USER else {}
+    copied = open_copied(layout) if layout.identity is Identity.USER else {}
     source = layout.place.removesuffix("/in")
     mounts.tmpfs(layout.place).apply()
     mounts.apply(layouts.store_operations(layout, shares_network=shares_network))
@@ -29,17 +32,36 @@ def make_store(layout: Layout, *, shares_network: bool) -> None:
         return
     os.mkdir(f"{layout.store}/base/0")
     overlay.build_skeleton(layout.plan, f"{layout.store}/base/0")
-    make_below(layout, layout.store)
+    make_below(layout, layout.store, copied)
     for name, tree in clones.items():
         make_target(f"{layout.store}/{name}", tree)
         syscalls.move_mount(tree, f"{layout.store}/{name}")
         os.close(tree)
 
 
-def make_below(layout: Layout, directory: str) -> None:
-    """Make what clones of the directories that sandboxes have in common are mounted on; without one it is empty."""
+def open_copied(layout: Layout) -> dict[int, int]:
+    """The directories that are copied, by their index, opened before a place for copies covers one of them."""
+    copied = {index: tree.path for index, tree in enumerate(layout.common) if tree.kind is not TreeKind.OVERLAY}
+    return {index: os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for index, path in copied.items()}
+
+
+def make_below(layout: Layout, directory: str, copied: Mapping[int, int]) -> None:
+    """Make what clones of the directories that sandboxes have in common are mounted on, or their copies; closes `copied`."""
     for index in range(len(layout.common)):
         os.mkdir(f"{directory}/below/{index}")
+    for index, fd in copied.items():
+        target = f"{directory}/below/{index}"
+        overlay.copy(f"/proc/self/fd/{fd}/.", target)
+        os.close(fd)
+        if layout.identity is Identity.MAPPED:
+            _give(target, HOST_BASE + layout.uid, HOST_BASE + layout.gid)
+
+
+def _give(top: str, uid: int, gid: int) -> None:
+    os.chown(top, uid, gid)
+    for directory, names, files in os.walk(top):
+        for name in (*names, *files):
+            os.chown(os.path.join(directory, name), uid, gid, follow_symlinks=False)
 
 
 def make_target(path: str, tree: int) -> None:

@@ -18,7 +18,7 @@ from pytest_sandbox.primitives.overlay import Tree, TreeKind
 
 MOST_CHANGES = 1000
 #: Directories below this depth are not looked into (an open descriptor a level): the changes are then cut.
-_DEEPEST = 64
+DEEPEST = 64
 _OPAQUE = "user.overlay.opaque"
 #: How a directory of a layer is opened.
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -128,7 +128,7 @@ def _walk(directory: int, tree: int, path: str, depth: int) -> Iterator[Entry]:
 def _walk_entry(directory: int, name: str, status: os.stat_result, tree: int, path: str, depth: int) -> Iterator[Entry]:
     with _opened(directory, name, status) as below:
         yield Entry(f"{path}/{name}", directory, name, status, tree, depth, below)
-        if below is not None and depth < _DEEPEST:
+        if below is not None and depth < DEEPEST:
             yield from _walk(os.dup(below), tree, f"{path}/{name}", depth + 1)
 
 
@@ -182,7 +182,7 @@ def changes(layer: int, trees: Sequence[Tree], below: Sequence[int] = ()) -> tup
             if len(found) == MOST_CHANGES:
                 return tuple(found), True
             found.append(change)
-        if entry.below is not None and entry.depth == _DEEPEST and os.listdir(entry.below):
+        if entry.below is not None and entry.depth == DEEPEST and os.listdir(entry.below):
             return tuple(found), True
     return tuple(found), False
 

@@ -16,7 +16,18 @@ from typing import Any
 
 import pytest
 
-from pytest_sandbox import CallError, Change, ChangeKind, Limits, Network, Sandbox, SetupError, Spec, UnavailableError
+from pytest_sandbox import (
+    CallError,
+    Change,
+    ChangeKind,
+    Limits,
+    Network,
+    Sandbox,
+    SetupError,
+    Spec,
+    TeardownWarning,
+    UnavailableError,
+)
 
 PYTHON = sys.executable
 NO_SIZE = Limits(disk=None, inodes=None)
@@ -199,6 +210,58 @@ def test_common(place: Path) -> None:
     assert {status.st_uid for status in left.values()} == {os.getuid()}
     assert (common / "inner").read_text() == "innermore\n"
     assert (place / "file").read_text() == "content"
+
+
+@root_only
+@pytest.mark.parametrize("owner", [200_000, 4321])
+def test_common_of_others(place: Path, owner: int) -> None:
+    """What belongs to somebody who has no id inside is copied; it can be changed, and what was there stays as it was else."""
+    common = place / "directory"
+    os.chown(common, owner, owner)
+    os.chown(common / "inner", owner, owner)
+    shell(f"cd {common}; cat inner; echo more >> inner; echo new > new", Spec(common=(str(common),)))
+    assert ((common / "inner").read_text(), (common / "new").read_text()) == ("innermore\n", "new\n")
+    assert (common.stat().st_uid, (common / "inner").stat().st_gid) == (owner, owner)
+
+
+@pytest.mark.needs("xattr")
+def test_common_keeps_modes_and_depth(place: Path) -> None:
+    """Rights of a group stay; what lies deeper than is looked is told."""
+    common = place / "directory"
+    (common / "inner").chmod(0o664)
+    script = f"umask 002; cd {common}; echo more >> inner; mkdir made; echo new > new; {'mkdir d; cd d;' * 70} echo deep > file"
+    before = os.umask(0o002)
+    try:
+        with pytest.warns(TeardownWarning, match="too deep"):
+            shell(script, Spec(common=(str(common),)))
+    finally:
+        os.umask(before)
+    modes = {name: stat.S_IMODE((common / name).stat().st_mode) for name in ("inner", "made", "new")}
+    assert modes == {"inner": 0o664, "made": 0o775, "new": 0o664}
+
+
+def test_common_and_writable_in_it(place: Path) -> None:
+    """What is let through below is the machine's own, at once."""
+    (place / "directory" / "own").mkdir()
+    spec = Spec(common=(f"{place}/directory",), writable=(f"{place}/directory/own", f"{place}/directory/inner"))
+    shell(f"cd {place}/directory; ln -s x own/link; echo more >> inner; echo new > new", spec)
+    assert os.readlink(place / "directory" / "own" / "link") == "x"
+    assert (place / "directory" / "inner").read_text() == "innermore\n"
+    assert (place / "directory" / "new").exists()
+
+
+def test_common_by_another_way(place: Path) -> None:
+    """Who may write what is around it puts a link there: what comes home goes to where the directory was."""
+    outside, around = place / "outside", place / "around"
+    (outside / "in").mkdir(parents=True)
+    (around / "sub" / "in").mkdir(parents=True)
+    spec = Spec(common=(f"{around}/sub/in",), writable=(str(around),))
+    script = (
+        f"echo new > {around}/sub/in/new; cd {place}; mv around/sub around/old 2>&1; ln -s {outside} around/sub; ls -l around"
+    )
+    shell(script, spec)
+    assert os.listdir(outside / "in") == []
+    assert os.listdir(around / "old" / "in") == ["new"]
 
 
 def test_common_is_limited(place: Path) -> None:

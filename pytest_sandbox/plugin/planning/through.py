@@ -22,9 +22,15 @@ from pytest_sandbox.primitives.overlay import is_below
 
 def let_through(config: pytest.Config, items: Sequence[pytest.Item], plans: Sequence[Plan]) -> list[Plan]:
     """The plans, with these paths common to all sandboxes, or writable; directories are made now if some item needs them."""
-    common, writable = _there(_common(config, items)), _there((*_log_file(config), *_results(config)))
+    common = [path for path in _there(_common(config, items)) if os.path.isdir(path) and not _has_project(config, path)]
+    writable = _there((*_log_file(config), *_results(config)))
     changed = {plan: _with(plan, common, writable) for plan in set(plans)} if common or writable else {}
     return [changed.get(plan, plan) for plan in plans]
+
+
+def _has_project(config: pytest.Config, path: str) -> bool:
+    """Whether it is the rootdir or around that (cache_dir = .): then what a test changes is nobody else's."""
+    return is_below(os.path.realpath(config.rootpath), [path])
 
 
 def _there(paths: Iterable[str]) -> list[str]:
@@ -47,7 +53,7 @@ def _common(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[str
         with contextlib.suppress(AttributeError, OSError):
             cache._ensure_cache_dir_and_supporting_files()  # as the end of the run would: a test may use config.cache
         yield str(cache._cachedir)
-    examples = os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY", ".hypothesis")
+    examples = os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY") or ".hypothesis"
     if any(getattr(getattr(item, "obj", None), "is_hypothesis_test", False) for item in items):
         with contextlib.suppress(OSError):
             os.makedirs(examples, exist_ok=True)
