@@ -100,7 +100,7 @@ def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> tuple[En
 def note_failure(running: Running, number: int) -> bool:
     """Keep the errno that main says it has failed of. Whether its room is seen to be used up, if that is what it says.
 
-    It waits for the answer, so that what it does next, as in a teardown, cannot have made room again.
+    Then it waits for the answer, so that what it does next, as in a teardown, cannot have made room again.
     """
     before = running.failure
     disk, inodes = upper.shares(running.layer) if number in NO_ROOM and running.layer is not None else (0.0, 0.0)

@@ -27,6 +27,7 @@ from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.main import GO, JOINED
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.scratch import remove_or_warn
+from pytest_sandbox.sandbox.verdict import NO_ROOM
 from pytest_sandbox.sandbox.wire import Frame
 from pytest_sandbox.sandbox.words import refusal
 
@@ -305,8 +306,7 @@ class Loop:
             self._on_children(running, frame)
             return
         if frame["op"] == "errno":
-            full = note_failure(running, _number(frame))
-            running.send({"op": "noted", "full": full})
+            _on_failure(running, _number(frame))
             return
         if frame["op"] == "done":
             if running.gone_by is None:  # of an empty cgroup there is nothing to be told
@@ -426,6 +426,12 @@ class Loop:
                 found.append(outer.layer)
             outer = outer.parent
         return tuple(found)
+
+
+def _on_failure(running: Running, number: int) -> None:
+    full = note_failure(running, number)
+    if number in NO_ROOM:  # it waits for the answer
+        running.send({"op": "noted", "full": full})
 
 
 def _number(frame: Frame) -> int:

@@ -12,8 +12,10 @@ import math
 import re
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from os import _exit, getpid
+from threading import RLock
 from typing import Any
 
 from pytest_sandbox.model.errors import SandboxError, WireError
@@ -152,11 +154,12 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
-        self._owner = getpid()
+        self.adopt()
 
     def adopt(self) -> None:
-        """Be the calling process's: it was forked, and has another socket under the same number."""
+        """Be the calling process's: it was forked, and has another socket under the same number, and none of the threads."""
         self._owner = getpid()
+        self._asking = RLock()
 
     def send(self, frame: Frame) -> None:
         """Send a frame; a controller that has gone away is no error, since it takes the sandbox with it."""
@@ -172,8 +175,7 @@ class Channel:
 
         Raises SandboxError in any other process than its own: it would take an answer that is not its own.
         """
-        if getpid() != self._owner:
-            raise SandboxError("a fork of the test's process cannot ask the controller: ask in the test itself")
+        self._refuse_forks()
         header, descriptors = self._read(_HEADER.size)
         (length,) = _HEADER.unpack(header)
         body, more = self._read(length)
@@ -187,8 +189,20 @@ class Channel:
 
     def ask(self, question: Frame, answer: str) -> Frame:
         """Send a frame, and wait for one with the `op` answer."""
-        self.send(question)
-        return self.wait_for(answer)
+        with self.asking():
+            self.send(question)
+            return self.wait_for(answer)
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Within, from a question to its answer: no other thread asks, which would take the answer. Raises as `receive`."""
+        self._refuse_forks()  # where a thread may hold the lock that is not in the fork
+        with self._asking:
+            yield
+
+    def _refuse_forks(self) -> None:
+        if getpid() != self._owner:
+            raise SandboxError("a fork of the test's process cannot ask the controller: ask in the test itself")
 
     def _read(self, count: int) -> tuple[bytes, list[int]]:
         data, descriptors = bytearray(), list[int]()

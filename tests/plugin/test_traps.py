@@ -262,6 +262,38 @@ def test_one_further_sandbox_at_a_time(pytester: pytest.Pytester) -> None:
     pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("number", ["ENOENT", "ENOSPC"])
+def test_a_thread_has_a_sandbox_while_the_test_fails(pytester: pytest.Pytester, number: str) -> None:
+    """Neither of the two takes what is said to the other, and waits for ever; a fork waits for none of them."""
+    pytester.makepyfile(f"""
+        import errno, os, threading, time, pytest
+        from pytest_sandbox import SandboxError
+
+        @pytest.fixture
+        def found(sandbox_factory):
+            found = []
+            thread = threading.Thread(target=lambda: found.append(sandbox_factory.run(["sleep", "2"])))
+            thread.start()
+            yield found
+            thread.join()
+            assert found[0].ending.value == "exited"
+
+        @pytest.mark.sandbox(timeout="15s")
+        def test_it(found, sandbox):
+            time.sleep(0.5)
+            if (pid := os.fork()) == 0:
+                try: sandbox.usage()
+                except SandboxError: os._exit(3)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+            assert not found
+            raise OSError(errno.{number}, "of its own")
+    """)
+    result = pytester.runpytest_subprocess(*OPTIONS)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E  *Error: * of its own"])
+    result.stdout.no_fnmatch_line("*timed out*")
+
+
 def test_a_fork_of_the_test_cannot_ask(pytester: pytest.Pytester) -> None:
     """It would wait for ever, or take the test's own answer."""
     pytester.makepyfile("""

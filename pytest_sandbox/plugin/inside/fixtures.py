@@ -84,6 +84,8 @@ class SandboxInfo:
 class SandboxFactory:
     """Makes sandboxes below the test's own: they see what the test wrote so far, and change nothing of it.
 
+    One at a time: threads of the test take turns, and who asks `sandbox` something waits for them too.
+
     Called with limits and other names of the marker, as there, it gives a factory whose sandboxes have them.
     """
 
@@ -120,16 +122,17 @@ class SandboxFactory:
     def _make(self, body: Body) -> tuple[Result, Frame | None]:
         spec = _parse(self._given)
         channel = self._inside.channel
-        channel.send({"op": "make", **spec})
-        while True:
-            frame, descriptors = channel.receive()
-            if frame["op"] == "spawn":
-                with measuring.sheltered(self._config):
-                    fork_into(self._inside, frame, descriptors, lambda inside: self._run(body, inside))
-            elif frame["op"] == "made":
-                return bodies.outcome_from_frame(frame["outcome"]), frame["said"]
-            elif frame["op"] == "unmade":
-                raise SpecError(frame["reason"])
+        with channel.asking():
+            channel.send({"op": "make", **spec})
+            while True:
+                frame, descriptors = channel.receive()
+                if frame["op"] == "spawn":
+                    with measuring.sheltered(self._config):
+                        fork_into(self._inside, frame, descriptors, lambda inside: self._run(body, inside))
+                elif frame["op"] == "made":
+                    return bodies.outcome_from_frame(frame["outcome"]), frame["said"]
+                elif frame["op"] == "unmade":
+                    raise SpecError(frame["reason"])
 
     def _run(self, body: Body, inside: Inside) -> int:
         measuring.begin(self._config)
