@@ -17,8 +17,10 @@ LOOK = 0.1
 FIRST_LOOK = 0.01
 #: How long a process that ran out of time has to print its stacks, in seconds. (Where a CPU is free for it: a millisecond.)
 STACKS_TIME = 2.0
-#: How long a process that has said all has at least to be gone, in seconds.
+#: How long a process that has said all has at least to be gone, or one that has failed to tell the rest, in seconds.
 END_TIME = 5.0
+#: How often one is given that, as long as its time does not begin anew: for three reports and its end. Nobody is trusted to end.
+END_TIMES = 4
 #: How long nothing more is printed when they are complete, in seconds.
 STACKS_LOOK = 0.02
 
@@ -44,10 +46,14 @@ def restart(running: Running) -> None:
     allow(running, None if running.allowed is None else running.allowed.seconds)
 
 
-def ending(running: Running) -> None:
-    """It has said all that it has to: to end is no part of what it has its time for, and takes longer on a machine under load."""
-    if running.allowed is not None and running.dying is None:
-        running.allowed = dataclasses.replace(running.allowed, due=max(running.allowed.due, time.monotonic() + END_TIME))
+def prolong(running: Running) -> None:
+    """It has said all that it has to, or of what it has failed, and waited for the answer.
+
+    To end is no part of what it has its time for, nor is our time; both take longer on a machine under load.
+    """
+    timer, due = running.allowed, time.monotonic() + END_TIME
+    if timer is not None and timer.due < due and timer.prolonged < END_TIMES and running.dying is None:
+        running.allowed = dataclasses.replace(timer, due=due, prolonged=timer.prolonged + 1)
 
 
 def resume(running: Running) -> None:

@@ -311,7 +311,7 @@ class Loop:
         if frame["op"] == "done":
             if running.gone_by is None:  # of an empty cgroup there is nothing to be told
                 running.snapshot = running.cgroup.snapshot()
-            clock.ending(running)
+            clock.prolong(running)
             running.send({"op": "bye"})
         elif frame["op"] == "raised":
             running.failed = True
@@ -430,7 +430,8 @@ class Loop:
 
 def _on_failure(running: Running, number: int) -> None:
     full = note_failure(running, number)
-    if number in NO_ROOM:  # it waits for the answer
+    if number in NO_ROOM:  # it waits for the answer, and has done so while others were heard
+        clock.prolong(running)
         running.send({"op": "noted", "full": full})
 
 

@@ -89,11 +89,12 @@ class Listener(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timer:
-    """A time limit: its seconds; on the monotonic clock when it began, and when it is enforced."""
+    """A time limit: its seconds; on the monotonic clock when it began, and when it is enforced; how often that was put off."""
 
     seconds: float
     began: float
     due: float
+    prolonged: int = 0
 
     @classmethod
     def begin(cls, seconds: float, grace: float = 0.0) -> Timer:

@@ -467,3 +467,28 @@ def test_under_xdist(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("--sandbox", "--sandbox-jobs=3", "-n2")
     result.assert_outcomes(passed=4)
     assert result.stdout.str().count("sandbox: one test at a time: pytest-xdist hands them out") == 1
+
+
+@pytest.mark.parametrize("number", ["ENOENT", "ENOSPC"])
+def test_who_has_failed_waits_for_the_controller(pytester: pytest.Pytester, place: Any, number: str) -> None:
+    """While that is busy with another test's report, longer than the test has its time for: it has not timed out."""
+    pytester.makeconftest(f"""
+        import pathlib, time
+        def pytest_runtest_logreport(report):
+            if report.when == "call" and "quick" in report.nodeid:
+                pathlib.Path({str(place)!r}, "busy").touch()
+                time.sleep(4)
+    """)
+    pytester.makepyfile(f"""
+        import errno
+        {meeting(place).replace(chr(10), chr(10) + " " * 8)}
+        def test_quick(): meet("quick", 2)
+        @pytest.mark.sandbox(timeout="3s")
+        def test_failing():
+            meet("failing", 3)
+            raise OSError(errno.{number}, "of its own")
+    """)
+    result = run(pytester, place, "--sandbox-jobs=2")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["E  *Error: * of its own"])
+    result.stdout.no_fnmatch_line("*timed out*")

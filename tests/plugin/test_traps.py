@@ -294,6 +294,24 @@ def test_a_thread_has_a_sandbox_while_the_test_fails(pytester: pytest.Pytester, 
     result.stdout.no_fnmatch_line("*timed out*")
 
 
+@pytest.mark.parametrize("question", [("errno", "noted"), ("done", "bye")])
+def test_who_fails_or_ends_for_ever(pytester: pytest.Pytester, question: tuple[str, str]) -> None:
+    """It has some more time for that, and is not given it again and again."""
+    op, answer = question
+    pytester.makeconftest("from pytest_sandbox.sandbox import clock\nclock.END_TIME = 0.5\n")
+    pytester.makepyfile(f"""
+        import errno, time, pytest
+        @pytest.mark.sandbox(timeout="1s")
+        def test_it(sandbox):
+            while True:
+                sandbox._inside.channel.ask({{"op": {op!r}, "errno": errno.ENOSPC}}, {answer!r})
+                time.sleep(0.01)
+    """)
+    result = pytester.runpytest_subprocess(*OPTIONS, timeout=30)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*timed out: *limit 1s*"])
+
+
 def test_a_fork_of_the_test_cannot_ask(pytester: pytest.Pytester) -> None:
     """It would wait for ever, or take the test's own answer."""
     pytester.makepyfile("""
