@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import resource
+import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -111,6 +112,8 @@ class Controller:
             "benchmark" in getattr(item, "fixturenames", ()) for item in session.items
         ):
             why = "pytest-benchmark measures how long some take"
+        elif "uvloop" in sys.modules:
+            why = "uvloop's loops, where a wider fixture has one, share with their forks what wakes them"
         if self.jobs > 1 and why:
             self.jobs, self._why_fewer = 1, why
             self.book.say(f"sandbox: {self._told_jobs()}")
