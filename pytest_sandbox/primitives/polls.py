@@ -13,7 +13,21 @@ import select
 from collections.abc import Iterable
 from contextlib import suppress
 from fcntl import F_GETFL, fcntl
-from os import EFD_CLOEXEC, O_CLOEXEC, O_NONBLOCK, O_RDONLY, close, dup2, eventfd, fstat, get_inheritable, listdir, read, readlink
+from os import (
+    EFD_CLOEXEC,
+    EFD_SEMAPHORE,
+    O_CLOEXEC,
+    O_NONBLOCK,
+    O_RDONLY,
+    close,
+    dup2,
+    eventfd,
+    fstat,
+    get_inheritable,
+    listdir,
+    read,
+    readlink,
+)
 from os import open as open_fd
 from stat import S_IFMT
 
@@ -24,6 +38,7 @@ _epoll = getattr(select, "epoll", None)
 _EPOLL, _EVENTFD = "anon_inode:[eventpoll]", "anon_inode:[eventfd]"
 _REGISTERED = re.compile(rb"^tfd:\s*(\d+) events:\s*([0-9a-f]+) data:\s*([0-9a-f]+)", re.MULTILINE)
 _COUNT = re.compile(rb"^eventfd-count:\s*([0-9a-f]+)", re.MULTILINE)
+_SEMAPHORE = re.compile(rb"^eventfd-semaphore:\s*1", re.MULTILINE)  # since Linux 6.5
 
 
 def find() -> list[int]:
@@ -36,20 +51,38 @@ def renew(fds: Iterable[int]) -> None:
 
     What is not open any more, or cannot be waited for (what `renew_descriptors` has replaced), is left out.
     """
-    for fd in fds:
-        if _epoll is not None and _is(fd, _EPOLL):
-            with _epoll() as new:
-                for number, events, data in _REGISTERED.findall(_info(fd)):
-                    _renew_eventfd(int(number))
-                    with suppress(OSError):
-                        epoll_add(new.fileno(), int(number), int(events, 16), int(data, 16))
-                dup2(new.fileno(), fd, inheritable=get_inheritable(fd))
+    registered = {fd: _registered(fd) for fd in fds if _epoll is not None and _is(fd, _EPOLL)}
+    # Before any epoll, and each once: one that is replaced is registered no more, wherever it was.
+    for number in {number for found in registered.values() for number, _, _ in found}:
+        _renew_eventfd(number)
+    for fd in tuple(registered):
+        _renew_epoll(fd, registered)
+
+
+def _registered(fd: int) -> list[tuple[int, int, int]]:
+    return [(int(number), int(events, 16), int(data, 16)) for number, events, data in _REGISTERED.findall(_info(fd))]
+
+
+def _renew_epoll(fd: int, registered: dict[int, list[tuple[int, int, int]]]) -> None:
+    """And first those that are registered in it, for the same reason. Who is renewed is taken out of `registered`."""
+    found = registered.pop(fd, None)
+    if found is None or _epoll is None:
+        return
+    for number, _, _ in found:
+        _renew_epoll(number, registered)
+    with _epoll() as new:
+        for number, events, data in found:
+            with suppress(OSError):
+                epoll_add(new.fileno(), number, events, data)
+        dup2(new.fileno(), fd, inheritable=get_inheritable(fd))
 
 
 def _renew_eventfd(fd: int) -> None:
     if _is(fd, _EVENTFD):
-        count = _COUNT.search(_info(fd))
-        new = eventfd(int(count[1], 16) if count else 0, EFD_CLOEXEC | fcntl(fd, F_GETFL) & O_NONBLOCK)
+        info = _info(fd)
+        count = _COUNT.search(info)
+        semaphore = EFD_SEMAPHORE if _SEMAPHORE.search(info) else 0
+        new = eventfd(int(count[1], 16) if count else 0, EFD_CLOEXEC | semaphore | fcntl(fd, F_GETFL) & O_NONBLOCK)
         dup2(new, fd, inheritable=get_inheritable(fd))
         close(new)
 

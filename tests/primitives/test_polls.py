@@ -90,6 +90,41 @@ def test_an_eventfd_wakes_one_process_alone() -> None:
     os.close(other)
 
 
+def test_an_eventfd_of_two_epolls() -> None:
+    """It is one still, by which both are woken; a semaphore still counts down by one, where the kernel tells which is one."""
+    waking = os.eventfd(0, os.EFD_SEMAPHORE)
+    with open(f"/proc/self/fdinfo/{waking}", encoding="ascii") as file:
+        taken = 1 if "semaphore" in file.read() else 2
+    with select.epoll() as one, select.epoll() as two:
+        for epoll in (one, two):
+            epoll.register(waking, select.EPOLLIN)
+
+        def wake() -> tuple[list[tuple[int, int]], list[tuple[int, int]], int]:
+            polls.renew(polls.find())
+            os.eventfd_write(waking, 2)
+            return one.poll(1), two.poll(1), os.eventfd_read(waking)
+
+        assert in_fork(wake) == repr(([(waking, select.EPOLLIN)], [(waking, select.EPOLLIN)], taken))
+        assert one.poll(0) == []
+    os.close(waking)
+
+
+def test_an_epoll_in_another() -> None:
+    """Whichever has the lower number: what is registered is the fork's own, by which it is woken."""
+    here, there = socket.socketpair()
+    with here, there, select.epoll() as low, select.epoll() as high:
+        for outer, inner in ((low, high), (high, low)):
+            outer.register(inner, select.EPOLLIN)
+
+            def wake(outer: select.epoll = outer, inner: select.epoll = inner) -> list[tuple[int, int]]:
+                polls.renew(sorted(polls.find()))
+                inner.register(here, select.EPOLLOUT)
+                return outer.poll(1)
+
+            assert in_fork(wake) == repr([(inner.fileno(), select.EPOLLIN)])
+            outer.unregister(inner)
+
+
 def test_what_cannot_be_registered_any_more() -> None:
     """A number that now leads to a file, or nowhere, is left out; a number that is no epoll's stays as it is."""
     reading, writing = os.pipe()
