@@ -82,3 +82,22 @@ def test_a_server_of_a_module(compare: Compare) -> None:
     compare.pytester.makepyfile(test_it=suite)
     run = compare.one("--sandbox-timeout=60")
     assert {outcome for _, _, outcome in run.outcomes()} == {"passed"}, run.text
+
+
+@pytest.mark.parametrize("odd", ["end = odd._csock; odd._csock = None", "end = odd._ssock; end.close()", "odd = Unhashed()"])
+def test_loops_that_cannot_be_used(compare: Compare, odd: str) -> None:
+    """Without a pair of sockets that is whole, or of a class that cannot be hashed: they end no scope, nor a test beside them."""
+    suite = f"""
+        import asyncio, pytest
+        class Unhashed(asyncio.SelectorEventLoop):
+            def __eq__(self, other): return self is other
+        @pytest.fixture(scope="module")
+        def loop():
+            loop = asyncio.new_event_loop(); yield loop; loop.close()
+        @pytest.fixture(scope="module")
+        def other():
+            odd = asyncio.SelectorEventLoop(); odd._remove_reader(odd._ssock); {odd}; yield odd
+        def test_1(loop, other): assert loop.run_until_complete(asyncio.sleep(0, 7)) == 7
+        def test_2(loop, other): assert loop.run_until_complete(asyncio.sleep(0, 7)) == 7
+    """
+    assert outcomes(compare, suite) == ["passed"] * 2

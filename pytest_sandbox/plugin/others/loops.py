@@ -23,20 +23,21 @@ class Loops:
 
     def __init__(self) -> None:
         self._polls: list[int] = []
-        self._loops: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._loops: dict[int, weakref.ref[Any]] = {}  # by id: not every class can be hashed
 
     def note(self) -> None:
         """Find those that were made since the last gc.freeze(), which hides objects: after what may have made some."""
         self._polls = polls.find()
         kind = getattr(sys.modules.get("asyncio.selector_events"), "BaseSelectorEventLoop", None)
         if self._polls and kind is not None:
-            self._loops.update(one for one in get_objects() if issubclass(type(one), kind))
+            self._loops |= {id(one): weakref.ref(one) for one in get_objects() if issubclass(type(one), kind)}
 
     def renew(self) -> None:
         """After a fork: have them share nothing with those of other processes."""
-        for loop in self._loops:
-            pair = [end.fileno() for name in ("_ssock", "_csock") if (end := getattr(loop, name, None)) is not None]
-            if pair:  # it is open
+        for loop in self._loops.values():
+            ends = [getattr(loop(), name, None) for name in ("_ssock", "_csock")]
+            pair = [end.fileno() for end in ends if end is not None]
+            if len(pair) == 2 and min(pair) >= 0:  # it is open
                 _renew_pair(pair)
         polls.renew(self._polls)
 
