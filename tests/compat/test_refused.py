@@ -57,7 +57,8 @@ def test_files_that_would_be_lost(pytester: pytest.Pytester, compat: Compat) -> 
     made = pytester.mkdir("test_data")
     (made / "test_1.yml").write_text("a: 2\n")
     pytester.mkdir("elsewhere")
-    for options in ((), ("--sandbox-writable=elsewhere",)):
+    (made / "below").mkdir()
+    for options in ((), ("--sandbox-writable=elsewhere",), ("--sandbox-writable=test_data/below",)):
         run = compat.one("--force-regen", *options)
         assert run.status == pytest.ExitCode.USAGE_ERROR
         assert "with --force-regen of pytest-regressions, tests write files, which would be gone with their sandboxes" in run.text

@@ -17,6 +17,7 @@ import pytest
 
 from pytest_sandbox.plugin.others import loaded
 from pytest_sandbox.plugin.planning.resolve import Plan
+from pytest_sandbox.primitives.overlay import is_below
 
 #: Where libraries of green threads note what they have replaced.
 _GREEN: dict[str, Callable[[object], object]] = {
@@ -71,7 +72,7 @@ class Writing(Asked):
             return None
         told = config.invocation_params.dir / str(self.value(config))
         place = os.path.realpath(told if self.into is None else item.path.parent / self.into.format(item.path.stem))
-        return None if any(os.path.commonpath((place, path)) in (place, path) for path in writable) else place
+        return None if is_below(place, writable) else place
 
 
 def _fixtures(item: pytest.Item) -> Mapping[str, Sequence[Any]]:
