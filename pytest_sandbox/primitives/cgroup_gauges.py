@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ def key(name: bytes) -> Callable[[bytes], int]:
     return lambda content: keyed(content, name)
 
 
+@functools.lru_cache
 def is_stacked(disk: bytes, disks: str = "/sys/dev/block") -> bool:
     """Whether a disk ("253:0") has others do its work: dm and md, which name those as slaves, and loop; sysfs-block.
 
@@ -47,6 +49,9 @@ def is_stacked(disk: bytes, disks: str = "/sys/dev/block") -> bool:
     block/blk-cgroup.h), and a loop device's worker reads and writes the file for whoever asked (loop_process_work,
     drivers/block/loop.c, since 5.14). Measured on 7.2, 6.12 and 6.1, and with version 1: each byte twice. Not so of md's
     linear, which hands on the bio itself: on 6.1 its bytes are md's alone.
+
+    Asked once a run, since sysfs is slow and each sandbox has several such figures: a disk that gets another's number meanwhile
+    is taken for that.
     """
     place = f"{disks}/{disk.decode('ascii')}"
     with contextlib.suppress(OSError), open(f"{place}/md/level", encoding="ascii") as file:

@@ -263,13 +263,17 @@ class Cgroup:
 
     def figure(self, field: str) -> float | None:
         """One of the figures of `read`, at a fraction of its cost; None where no hierarchy has it."""
+        return self.figures(field).get(field)
+
+    def figures(self, *fields: str) -> Mapping[str, float]:
+        """Some of them, as far as they are there; a file that has several is read once."""
+        found: dict[str, float] = {}
         for choice in self._choices:
+            contents: dict[str, bytes] = {}
             for gauge in choice.controller.gauges:
-                if gauge.field == field:
-                    value = _measure(gauge, self._directories[choice.role], self._leaf, {})
-                    if not isinstance(value, str):
-                        return value * (gauge.unit or 1)
-        return None
+                if gauge.field in fields and gauge.field not in found:
+                    _note(gauge, _measure(gauge, self._directories[choice.role], self._leaf, contents), found, {})
+        return found
 
     def read(self) -> CgroupUsage:
         """Everything that can be measured, now."""

@@ -71,9 +71,9 @@ def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> tuple[En
 
     failed: whether what ran since then did, without which no limit that refuses is of interest.
     """
-    kills, ooms, refused = (
-        int(running.cgroup.figure(name) or 0) for name in ("oom_kills", "memory_oom_events", "pids_max_events")
-    )
+    names = ("oom_kills", "memory_oom_events", "pids_max_events")
+    figures = running.cgroup.figures(*names)
+    kills, ooms, refused = (int(figures.get(name, 0)) for name in names)
     before, running.told = running.told, Told(kills, ooms, refused)
     if kills <= before.kills and not failed:
         return None

@@ -235,7 +235,9 @@ def test_disks_that_stand_on_others(tmp_path: Path) -> None:
     (tmp_path / "9:0/md/level").write_text("raid1\n", encoding="ascii")
     (tmp_path / "9:1/md/level").write_text("linear\n", encoding="ascii")
     disks = (b"253:0", b"254:0", b"7:0", b"7:1", b"8:0", b"9:0", b"9:1")
-    assert [disk for disk in disks if is_stacked(disk, os.fspath(tmp_path))] == [b"253:0", b"7:0", b"9:0"]
+    for _ in range(2):  # again from memory, whatever became of them
+        assert [disk for disk in disks if is_stacked(disk, os.fspath(tmp_path))] == [b"253:0", b"7:0", b"9:0"]
+        (tmp_path / "7:0/loop/backing_file").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(

@@ -163,8 +163,10 @@ class Book:
 
     def lost(self, item: pytest.Item, outcome: Outcome) -> None:
         """Note what a passing test has written and somebody may miss, once a run: see `lost`."""
+        if self._lost or not outcome.changes:
+            return
         root = Path(os.path.realpath(self._config.rootpath))
-        path = None if self._lost else first_lost(outcome, root)
+        path = first_lost(outcome, root)
         if path is not None:
             self._lost = printable(told(item.nodeid, path, root))
 
