@@ -75,10 +75,11 @@ USES = {
 }
 
 
-#: What is not in the group `compat`, since it is large, or needs what is: for who has it in his own environment.
-NOT_IN_THE_GROUP = frozenset(
-    {"pytest-examples", "pytest-golden", "pytest-line-profiler", "pytest-memray", "pytest-mpl", "pytest-regtest", "snapshottest"}
-)
+#: What is not in the group `compat`, since it is large, or no version of it works with all of pytest's: for who has it installed.
+NOT_IN_THE_GROUP = frozenset({
+    *("pytest-examples", "pytest-golden", "pytest-insta", "pytest-line-profiler", "pytest-memray", "pytest-mpl", "pytest-regtest"),
+    "snapshottest",
+})  # fmt: skip
 
 
 @pytest.fixture(params=[*WRITES, *KEEPS], ids=lambda option: f"{option.distribution} {option.flag}")
