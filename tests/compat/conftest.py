@@ -150,6 +150,11 @@ def _distributions(modules: Sequence[str]) -> list[str]:
     return sorted(f"{name} {version}" for name, (version, tops) in _tops().items() if tops & wanted)
 
 
+def _is_there(name: str) -> bool:
+    """Whether a package or module is among the plugins, or beside pytest."""
+    return (PLUGINS / name).is_dir() or any(PLUGINS.glob(f"{name}.*")) or importlib.util.find_spec(name) is not None
+
+
 @pytest.fixture
 def in_the_group() -> bool:
     """Whether what is needed is in the group `compat`."""
@@ -168,7 +173,7 @@ def compat(
 ) -> Compat:
     """Runs of pytest with `plugins`. Skips where `needed` is not installed, and fails where all that tests need should be."""
     request.node.user_properties += [("distribution", one) for one in _distributions(needed)]
-    lacking = [name for name in needed if not any(PLUGINS.glob(f"{name}*")) and importlib.util.find_spec(name) is None]
+    lacking = [name for name in needed if not _is_there(name)]
     if lacking:
         found = f"{', '.join(lacking)} not installed"
         if in_the_group and os.environ.get("SANDBOX_TESTS_LACK_NOTHING"):

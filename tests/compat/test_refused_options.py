@@ -75,11 +75,19 @@ USES = {
 }
 
 
-#: What is not in the group `compat`, since it is large, or no version of it works with all of pytest's: for who has it installed.
-NOT_IN_THE_GROUP = frozenset({
-    *("pytest-examples", "pytest-golden", "pytest-insta", "pytest-line-profiler", "pytest-memray", "pytest-mpl", "pytest-regtest"),
-    "snapshottest",
-})  # fmt: skip
+#: What is not in the group `compat`, since it is large, or none of it works with all versions of pytest: for who has it.
+NOT_IN_THE_GROUP = frozenset(
+    [
+        "pytest-examples",
+        "pytest-golden",
+        "pytest-insta",
+        "pytest-line-profiler",
+        "pytest-memray",
+        "pytest-mpl",
+        "pytest-regtest",
+        "snapshottest",
+    ]
+)
 
 
 @pytest.fixture(params=[*WRITES, *KEEPS], ids=lambda option: f"{option.distribution} {option.flag}")
