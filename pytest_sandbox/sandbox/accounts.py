@@ -29,22 +29,12 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
     untold = dataclasses.replace(
         usage, oom_kills=None if usage.oom_kills is None else max(0, usage.oom_kills - running.told.kills)
     )
-    kill = oom_kill(running.cgroup.log_name, running.started) if untold.oom_kills else None
     status = os.waitstatus_to_exitcode(words.status) if words and words.status is not None else None
-    failure = running.failure
-    facts = Facts(
-        limits=_limits(running),
-        usage=untold,
-        status=status,
+    facts = dataclasses.replace(
+        _facts(running, counted, running.told, untold, fill, status),
         killed=running.killed or _overrun(running, usage),
-        processes_refused=None if counted.pids_max_events is None else counted.pids_max_events - running.told.refused,
-        disk_full=max(failure.disk_full, fill.disk_full if fill else 0.0),
-        inodes_full=max(failure.inodes_full, fill.inodes_full if fill else 0.0),
-        errno=failure.errno,
         output=max(running.output(), running.overran),
         ran=_ran(running, usage),
-        victim=kill.victim if kill else None,
-        own_memory=_was_its_own(counted, running.told, kill),
         failed=running.failed or bool(status),
         reported=running.reported,
     )
@@ -79,22 +69,29 @@ def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> tuple[En
         return None
     counted, fill = running.cgroup.read(), fill_of(running, layout)
     usage = dataclasses.replace(usage_of(running, counted, fill), oom_kills=kills - before.kills)
+    told = None if counted.pids_max_events is None else refused - before.refused
+    facts = dataclasses.replace(_facts(running, counted, before, usage, fill, 0), processes_refused=told, failed=failed)
+    ending, sentence = judge(facts)
+    return None if ending is Ending.EXITED else (ending, sentence)
+
+
+def _facts(
+    running: Running, counted: CgroupUsage, told: Told, usage: Usage, fill: upper.Fill | None, status: int | None
+) -> Facts:
+    """What is known of it since so much was told; usage has the kills since then."""
     kill = oom_kill(running.cgroup.log_name, running.started) if usage.oom_kills else None
     failure = running.failure
-    facts = Facts(
+    return Facts(
         limits=_limits(running),
         usage=usage,
-        status=0,
-        processes_refused=None if counted.pids_max_events is None else refused - before.refused,
+        status=status,
+        processes_refused=None if counted.pids_max_events is None else counted.pids_max_events - told.refused,
         disk_full=max(failure.disk_full, fill.disk_full if fill else 0.0),
         inodes_full=max(failure.inodes_full, fill.inodes_full if fill else 0.0),
         errno=failure.errno,
         victim=kill.victim if kill else None,
-        own_memory=_was_its_own(counted, before, kill),
-        failed=failed,
+        own_memory=_was_its_own(counted, told, kill),
     )
-    ending, sentence = judge(facts)
-    return None if ending is Ending.EXITED else (ending, sentence)
 
 
 def note_failure(running: Running, number: int) -> bool:

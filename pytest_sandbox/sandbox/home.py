@@ -48,14 +48,14 @@ class Home:
 
 
 def _bring(entry: upper.Entry, top: int) -> list[str]:
-    *parents, name = entry.path.split("/")[-1 - entry.depth :]
+    *parents, name = entry.names
     try:
         directory = copying.descend(top, parents)
         try:
             _bring_to(directory, name, entry)
         finally:
             os.close(directory)
-        if entry.below is not None and entry.depth == upper.DEEPEST and os.listdir(entry.below):
+        if upper.is_cut(entry):
             return [f"{entry.path}: it lies too deep"]
     except OSError as error:
         return [f"{entry.path}: {error.strerror}"]

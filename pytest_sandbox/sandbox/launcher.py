@@ -84,22 +84,24 @@ def _place(layout: Layout, clones: Mapping[str, int], pid: int) -> None:
         return
     place = layout.place.removesuffix("/in")
     userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    trees = {f"base/{index}": tree for index, tree in enumerate(layout.plan.trees)}
+    trees |= {f"below/{index}": tree for index, tree in enumerate(layout.common)}
+    overlaid = {name for name, tree in trees.items() if tree.kind is TreeKind.OVERLAY}
     for name, tree in clones.items():
-        _protect(layout, name, tree, userns)
+        if layout.identity is Identity.MAPPED:
+            _map(tree, userns, must=name in overlaid)
+        if name.startswith(layouts.READ_ONLY):
+            syscalls.mount_setattr(tree, Attr.RDONLY)
         syscalls.move_mount(tree, f"{place}/{name}")
         os.close(tree)
     os.close(userns)
 
 
-def _protect(layout: Layout, name: str, tree: int, userns: int) -> None:
-    trees = {f"base/{index}": tree for index, tree in enumerate(layout.plan.trees)}
-    trees |= {f"below/{index}": tree for index, tree in enumerate(layout.common)}
-    if layout.identity is Identity.MAPPED:
-        try:
-            syscalls.mount_setattr(tree, Attr.IDMAP, userns)
-        except OSError:
-            # A file system without id-mapping (FUSE, 9p): its files belong to nobody inside, and are read-only.
-            if name in trees and trees[name].kind is TreeKind.OVERLAY:
-                raise
-    if name.startswith(layouts.READ_ONLY):
-        syscalls.mount_setattr(tree, Attr.RDONLY)
+def _map(tree: int, userns: int, *, must: bool) -> None:
+    """Give a clone the ids of a user namespace. OSError where it must have them, and cannot."""
+    try:
+        syscalls.mount_setattr(tree, Attr.IDMAP, userns)
+    except OSError:
+        # A file system without id-mapping (FUSE, 9p): its files belong to nobody inside, and are read-only.
+        if must:
+            raise

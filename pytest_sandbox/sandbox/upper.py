@@ -18,7 +18,7 @@ from pytest_sandbox.primitives.overlay import Tree, TreeKind
 
 MOST_CHANGES = 1000
 #: Directories below this depth are not looked into (an open descriptor a level): the changes are then cut.
-DEEPEST = 64
+_DEEPEST = 64
 _OPAQUE = "user.overlay.opaque"
 #: How a directory of a layer is opened.
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -43,13 +43,16 @@ def used_inodes(layer: int) -> int:
 def fill(layer: int, own: int) -> Fill:
     """What is in the file system of a layer of its own (fstatvfs(3)), less the `own` inodes that it began with."""
     status = os.fstatvfs(layer)
-    used = (status.f_blocks - status.f_bfree) * status.f_frsize
-    return Fill(used, max(0, used_inodes(layer) - own), *shares(layer))
+    used, inodes = (status.f_blocks - status.f_bfree) * status.f_frsize, status.f_files - status.f_ffree
+    return Fill(used, max(0, inodes - own), *_shares(status))
 
 
 def shares(layer: int) -> tuple[float, float]:
     """What share of the blocks and of the inodes of a layer's file system is in use; 0 where it has no limit."""
-    status = os.fstatvfs(layer)
+    return _shares(os.fstatvfs(layer))
+
+
+def _shares(status: os.statvfs_result) -> tuple[float, float]:
     disk_full = 1 - status.f_bavail / status.f_blocks if status.f_blocks else 0.0
     return disk_full, 1 - status.f_favail / status.f_files if status.f_files else 0.0
 
@@ -87,6 +90,11 @@ class Entry:
     tree: int
     depth: int
     below: int | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The parts of its path below the root of its tree."""
+        return self.path.split("/")[-1 - self.depth :]
 
 
 def walk(layer: int, trees: Sequence[Tree]) -> Iterator[Entry]:
@@ -128,7 +136,7 @@ def _walk(directory: int, tree: int, path: str, depth: int) -> Iterator[Entry]:
 def _walk_entry(directory: int, name: str, status: os.stat_result, tree: int, path: str, depth: int) -> Iterator[Entry]:
     with _opened(directory, name, status) as below:
         yield Entry(f"{path}/{name}", directory, name, status, tree, depth, below)
-        if below is not None and depth < DEEPEST:
+        if below is not None and depth < _DEEPEST:
             yield from _walk(os.dup(below), tree, f"{path}/{name}", depth + 1)
 
 
@@ -165,6 +173,11 @@ def _open_directory(directory: int, name: str) -> tuple[int, int | None]:
         os.close(found)
 
 
+def is_cut(entry: Entry) -> bool:
+    """Whether what is in it is not looked into, and there is something. OSError."""
+    return entry.below is not None and entry.depth == _DEEPEST and bool(os.listdir(entry.below))
+
+
 def is_whiteout(status: os.stat_result) -> bool:
     """Whether an entry stands for a deletion."""
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
@@ -182,7 +195,7 @@ def changes(layer: int, trees: Sequence[Tree], below: Sequence[int] = ()) -> tup
             if len(found) == MOST_CHANGES:
                 return tuple(found), True
             found.append(change)
-        if entry.below is not None and entry.depth == DEEPEST and os.listdir(entry.below):
+        if is_cut(entry):
             return tuple(found), True
     return tuple(found), False
 
@@ -220,7 +233,7 @@ def is_opaque(directory: int) -> bool:
 
 def _before(entry: Entry, layers: Sequence[int]) -> os.stat_result | None:
     """What was at an entry's path before: in the nearest layer that has it or hides it, else on the machine."""
-    relative = entry.path.split("/")[-1 - entry.depth :]
+    relative = entry.names
     for layer in layers:
         found, hides = _in_layer(layer, entry.tree, relative)
         if hides or found is not None:
