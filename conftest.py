@@ -1,4 +1,4 @@
-"""The suite's own plugins, and the mark of what a test needs. `pytester` can only be asked for here, in the root conftest."""
+"""The suite's own plugins, and how tests say what they need. `pytester` can only be asked for here, in the root conftest."""
 
 import importlib.util
 import os
@@ -45,3 +45,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     lacking = [capabilities()[name] for name in names if not capabilities()[name].available]
     if lacking:
         pytest.skip("; ".join(f"{one.name}: {one.reason}. Fix: {one.fix}" for one in lacking))
+
+
+@pytest.fixture
+def true_cpu_clock() -> None:
+    """Skip where no figure of CPU time is true: kernels of User-Mode Linux bill ticks, in part to whoever runs at one."""
+    if "User Mode Linux" in pathlib.Path("/proc/cpuinfo").read_text():
+        pytest.skip("User-Mode Linux does not measure CPU time, but counts ticks")

@@ -26,7 +26,7 @@ from pytest_sandbox.model.spec import MIB, Limits
 from pytest_sandbox.primitives import cgroup_files, cgroup_limits
 from pytest_sandbox.primitives.cgroup_controllers import choose
 from pytest_sandbox.primitives.cgroup_delegation import leave_leaf
-from pytest_sandbox.primitives.cgroup_layout import V2, find_hierarchies
+from pytest_sandbox.primitives.cgroup_layout import V1, V2, find_hierarchies
 from pytest_sandbox.primitives.cgroup_limits import disks
 from pytest_sandbox.primitives.cgroup_probe import NO_LIMITS
 from pytest_sandbox.primitives.cgroups import Cgroup, CgroupRun, CgroupUsage, capabilities, enter, oom_kill, remove_run
@@ -241,6 +241,40 @@ def test_cpu_time_counts_processes_that_are_gone(run: CgroupRun, child: type[Chi
     assert later is not None
     assert 0.2 <= used <= usage.cpu <= later < 5  # who is reaped may have its last moment billed yet
     cgroup.remove()
+
+
+@pytest.mark.usefixtures("true_cpu_clock")
+@pytest.mark.parametrize("version", [V1, V2])
+def test_cpu_time_by_either_version(child: type[Child], version: int) -> None:
+    """600 ms of four processes, within 5 % of what the kernel billed them. On a hybrid machine each version can be asked."""
+    everywhere = find_hierarchies(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+    choices, problems = choose(tuple(each for each in everywhere if each.version == version), frozenset())
+    if "usage" not in choices:
+        pytest.skip(f"of version {version} no hierarchy counts CPU time here: {problems['usage'].reason}")
+    with contextlib.closing(CgroupRun(unique(), {"usage": choices["usage"]}, problems)) as only:
+        cgroup = only.create("spin", NO_LIMITS)
+        spinner = child(
+            cgroup,
+            """
+            import resource
+            for _ in range(4):
+                if os.fork() == 0:
+                    while time.process_time() < 0.15: pass
+                    os._exit(0)
+            for _ in range(4): os.wait()
+            billed = resource.getrusage(resource.RUSAGE_CHILDREN)
+            print(billed.ru_utime + billed.ru_stime)
+            """,
+        )
+        before = cgroup.figure("cpu")
+        status, output = spinner.wait()
+        after, billed = cgroup.figure("cpu"), float(output)
+        assert status == 0
+        assert billed >= 0.6
+        assert before is not None
+        assert after is not None
+        assert after - before == pytest.approx(billed, rel=0.05)
+        cgroup.remove()
 
 
 # -- kill and removal ------------------------------------------------------------------------------------------------

@@ -37,13 +37,6 @@ def cgroups() -> list[str]:
 
 
 @pytest.fixture
-def true_cpu_clock() -> None:
-    """Skip where no figure of CPU time is true: kernels of User-Mode Linux bill ticks, in part to whoever runs at one."""
-    if "User Mode Linux" in Path("/proc/cpuinfo").read_text():
-        pytest.skip("User-Mode Linux does not measure CPU time, but counts ticks")
-
-
-@pytest.fixture
 def crowd() -> Callable[[], float]:
     """How many processes there are for each CPU, now or lately, 1 at least: so many times as long may all take that needs one."""
 
