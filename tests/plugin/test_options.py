@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import runpy
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_sandbox import Usage
 from pytest_sandbox.plugin.planning import options
+from pytest_sandbox.plugin.reporting import usage_table
 
 
 class OptionsOnly:
@@ -177,3 +180,12 @@ def test_the_docs_list_every_option_as_it_is() -> None:
     docs = Path(__file__).parents[2] / "docs"
     page = (docs / "options.md").read_text()
     assert runpy.run_path(str(docs / "conf.py"))["with_tables"](page) == page
+
+
+def test_the_docs_say_what_each_figure_is() -> None:
+    """In docs/usage.md: a name for each field of Usage, in order; and, of those in the table at the run's end, its column."""
+    page = (Path(__file__).parents[2] / "docs" / "usage.md").read_text()
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    assert [name for name, *_ in rows] == [field.name for field in dataclasses.fields(Usage) if field.name != "missing"]
+    shown = next(usage_table.table([], everything=True)).split()
+    assert {column for _, _, column, _ in rows if column} | {"ending", "test"} == set(shown)
