@@ -582,3 +582,21 @@ def test_properties_of_every_kind(pytester: pytest.Pytester, value: str) -> None
         """
     )
     pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("scope", ["session", "module", "class"])
+def test_an_environment_that_a_wider_fixture_clears(pytester: pytest.Pytester, scope: str) -> None:
+    """With what pytest itself has put there: it is its own again for each phase of a test."""
+    pytester.makepyfile(f"""
+        import os, unittest.mock, pytest
+        @pytest.fixture(scope="{scope}", autouse=True)
+        def clean():
+            with unittest.mock.patch.dict(os.environ, {{"LANG": "C"}}, clear=True):
+                yield
+        class TestIt:
+            @pytest.mark.parametrize("n", range(2))
+            def test_it(self, n):
+                assert os.environ["PYTEST_CURRENT_TEST"].endswith(f"test_it[{{n}}] (call)")
+                assert "PATH" not in os.environ
+    """)
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=2)

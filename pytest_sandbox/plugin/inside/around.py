@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,14 +30,14 @@ def around(world: World, item: pytest.Item, when: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _named(item: pytest.Item, when: str) -> Iterator[None]:
-    """PYTEST_CURRENT_TEST."""
+    """PYTEST_CURRENT_TEST, unless what is done within takes it away, as a fixture may that clears the environment."""
     from _pytest.runner import _update_current_test_var
 
     _update_current_test_var(item, when)  # type: ignore[arg-type]  # a phase
     try:
         yield
     finally:
-        _update_current_test_var(item, None)
+        os.environ.pop("PYTEST_CURRENT_TEST", None)
 
 
 @contextlib.contextmanager
