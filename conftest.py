@@ -37,6 +37,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--abuse", type=int, default=1, metavar="N", help="how often tests/security/test_abuse.py has each ending")
     seed = int.from_bytes(os.urandom(4), "big")
     parser.addoption("--abuse-seed", type=int, default=seed, metavar="SEED", help="what that draws lots by")
+    told = "capabilities that this machine is known to have; repeatable"
+    parser.addoption("--expect", action="append", default=[], metavar="NAME,...", help=told)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin only with what is expected: a probe that wrongly says no would skip the tests of what it probes."""
+    names = [name for text in config.getoption("--expect") for name in text.split(",") if name]
+    lacking = [f"{name}: {capabilities()[name].reason}" for name in names if not capabilities()[name].available]
+    if lacking:
+        raise pytest.UsageError(f"this machine was expected to have what it lacks: {'; '.join(lacking)}")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

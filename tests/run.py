@@ -35,6 +35,8 @@ import workplace
 from workplace import CHECKOUT, Identity
 
 WHO = ("caller", "user", "bare-user")
+#: Without these there is no sandbox, and of most tests nothing is left but skips.
+EXPECTED = "platform,native,user,mount,pid,net,ipc,uts,cgroup,proc,timeout,output,files,disk,inodes"
 #: The environment's name for a directory that gets a report of each half, in JUnit's XML (tests/vm/suite.py).
 REPORTS = "SANDBOX_TESTS_REPORTS"
 
@@ -145,6 +147,8 @@ def main() -> int:
     parser.add_argument("--python", metavar="PROGRAM", help="the interpreter, in place of the first that all can execute")
     parser.add_argument("--pytest", metavar="VERSION", help="a version of pytest, such as 8.4, in place of the newest")
     parser.add_argument("--venv", type=Path, help="a virtual environment to use, in place of a new one")
+    told = "capabilities beside namespaces without which no test is run; `nothing`: not even those"
+    parser.add_argument("--expect", default="", metavar="NAME,...", help=told)
     options, arguments = parser.parse_known_args()
     everyone = identities(options.only, options.systemd)
     with workplace.temporary() as place:
@@ -154,8 +158,10 @@ def main() -> int:
         if len(everyone) > 1 and len(os.sched_getaffinity(0)) > 1:
             same = [sys.executable, __file__, f"--venv={inside.parent.parent}"]
             same += ["--systemd", options.systemd] if options.systemd else []
+            same += [f"--expect={options.expect}"]
             results += run_beside([[*same, "--only", who, *arguments] for who in ("caller", "user")])
             everyone = []
+        arguments = arguments if options.expect == "nothing" else [f"--expect={EXPECTED},{options.expect}", *arguments]
         for who in everyone:
             bare = options.only == "bare-user"
             starter = delegation.scope(who.uid) if options.systemd and not bare else []
