@@ -16,7 +16,6 @@ int unshare(int flags);
 int setns(int fd, int nstype);
 int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
 int capset(void *header, const void *data);
-int capget(void *header, void *data);
 int epoll_ctl(int epfd, int op, int fd, const void *event);
 int madvise(void *address, size_t length, int advice);
 long syscall(long number, ...);

@@ -24,9 +24,7 @@ class Mount(enum.IntFlag):
     NOSUID = 2
     NODEV = 4
     NOEXEC = 8
-    REMOUNT = 32
     BIND = 4096
-    MOVE = 8192
     REC = 16384
     PRIVATE = 1 << 18
 
@@ -67,7 +65,7 @@ class Prctl(enum.IntEnum):
     CAP_AMBIENT = 47
 
 
-PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
+PR_CAP_AMBIENT_RAISE = 2
 
 
 class Cap(enum.IntEnum):
@@ -84,7 +82,6 @@ class Cap(enum.IntEnum):
     NET_BIND_SERVICE = 10
     NET_RAW = 13
     SYS_CHROOT = 18
-    SYS_ADMIN = 21
     MKNOD = 27
     AUDIT_WRITE = 29
     SETFCAP = 31

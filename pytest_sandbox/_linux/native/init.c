@@ -15,7 +15,8 @@
  *     f ERRNO NUMBER           an operation of ours (counted from 0, over all packets), or a child (-1, -2, ...), failed
  *     n TEXT                   /proc/net/dev, as main left it
  *     l PID COMMAND            a process that main left behind
- *     x STATUS CPU BLOCKS      main has ended: wait status; microseconds, blocks read and written of all we reaped
+ *     x STATUS FIGURES         main has ended: wait status; of all we reaped: microseconds, blocks read and written, page
+ *                              faults, and those of them that waited for a disk
  *
  * Numbers are of the machine's own byte order. Sources: clone3(2), mount(2), mount_setattr(2), pivot_root(2), pid_namespaces(7).
  */
