@@ -20,9 +20,9 @@ from pytest_sandbox.plugin.builtin.reports import from_frame, warning_from_frame
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show_bytes
 from pytest_sandbox.plugin.builtin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
+from pytest_sandbox.plugin.controller.requests import Requests
 from pytest_sandbox.plugin.controller.said import Done, Finish, Hold, Said, Start, Text, Timer, parse
 from pytest_sandbox.plugin.controller.scope import Scope, Unrunnable
-from pytest_sandbox.plugin.inside.fixtures import Requests
 from pytest_sandbox.plugin.others import dependency
 from pytest_sandbox.plugin.others.coverage.measured import Account, measured_of
 from pytest_sandbox.plugin.others.reruns import Reruns

@@ -1,7 +1,4 @@
-"""The fixtures `sandbox` and `sandbox_factory`: what a test asks, and how the controller answers.
-
-A test's requests are not trusted: a sandbox that it orders gets at most the limits, and the paths, that it has itself.
-"""
+"""The fixtures `sandbox` and `sandbox_factory`: what a test asks; controller/requests.py answers."""
 
 from __future__ import annotations
 
@@ -13,24 +10,20 @@ from typing import Any
 
 import pytest
 
-from pytest_sandbox.model import places
-from pytest_sandbox.model.errors import SandboxError, SpecError, WireError
-from pytest_sandbox.model.outcome import Change, ChangeKind, Made, Outcome, Usage
-from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Limits, Network, Spec
+from pytest_sandbox.model.errors import SpecError
+from pytest_sandbox.model.outcome import Change, ChangeKind, Usage
+from pytest_sandbox.model.spec import Limits, Network, Spec
 from pytest_sandbox.plugin.builtin.settling import INSIDE
 from pytest_sandbox.plugin.others.coverage import measuring
-from pytest_sandbox.plugin.others.coverage.measured import Account, Measured
 from pytest_sandbox.plugin.planning import paths
 from pytest_sandbox.plugin.planning.options import BY_NAME, closest
 from pytest_sandbox.sandbox import bodies
 from pytest_sandbox.sandbox.bodies import CallError, Result
 from pytest_sandbox.sandbox.child import Body, Inside
 from pytest_sandbox.sandbox.main import fork_into
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
 
-__all__ = ["CallError", "Requests", "Result", "SandboxFactory", "SandboxInfo", "sandbox", "sandbox_factory"]
+__all__ = ["CallError", "Result", "SandboxFactory", "SandboxInfo", "sandbox", "sandbox_factory"]
 
 
 def _inside(config: pytest.Config) -> Inside:
@@ -159,92 +152,3 @@ def _parse(given: Mapping[str, Any]) -> Frame:
         except SpecError as error:
             raise SpecError(f"sandbox_factory({name}={value!r}): {error}") from error
     return {"limits": limits, **others}
-
-
-class Requests:
-    """The controller's answers."""
-
-    def __init__(self, supervisor: Supervisor, measured: Measured | None) -> None:
-        self._supervisor, self._measured = supervisor, measured
-        #: What the sandboxes that were made so far have used.
-        self.made: Made | None = None
-
-    def on_frame(self, running: Running, frame: Frame) -> None:
-        """Answer a test's question. Raises WireError for what is none."""
-        op = frame["op"]
-        if op == "usage?":
-            usage = self._supervisor.usage(running)
-            running.send({"op": "usage", "usage": dataclasses.asdict(usage) | {"missing": dict(usage.missing)}})
-        elif op == "changes?":
-            changes, _ = self._supervisor.changes(running)
-            running.send({"op": "changes", "changes": [[one.path, one.kind.value, one.size] for one in changes]})
-        elif op == "make" and running.order.scope:
-            self._make(running, frame)
-        elif op != "done":
-            raise WireError(f"a sandbox said {op!r}")
-
-    def _make(self, running: Running, frame: Frame) -> None:
-        try:
-            if self._supervisor.has_below(running):
-                # Their cgroups lie side by side: one at a time, or together they would have many times the test's limits.
-                raise SpecError("a test has one further sandbox at a time; this one was asked for while another was there")
-            spec = _at_most(running.order.spec, frame)
-            self._supervisor.refuse(spec)
-            self._supervisor.start(running, spec, _Maker(running, self._supervisor, self._measured, self._note))
-        except (SandboxError, OSError, ValueError, TypeError) as error:
-            running.send({"op": "unmade", "reason": str(error)})
-
-    def _note(self, outcome: Outcome) -> None:
-        before = self.made
-        self.made = Made(1, outcome.usage) if before is None else Made(before.count + 1, before.usage.and_then(outcome.usage))
-
-
-class _Maker:
-    """Hears a sandbox that a test has made, and tells the test."""
-
-    def __init__(
-        self, owner: Running, supervisor: Supervisor, measured: Measured | None, note: Callable[[Outcome], None]
-    ) -> None:
-        self._owner, self._supervisor, self._note = owner, supervisor, note
-        self._measured, self._account = measured, Account(measured)
-        self._said: Frame | None = None
-
-    def on_frame(self, running: Running, frame: Frame) -> None:
-        """The function's value or exception; the last one counts."""
-        del running
-        if frame["op"] in ("value", "raised"):
-            self._said = frame
-        elif frame["op"] == "coverage":
-            self._account.hear(frame)
-
-    def on_end(self, running: Running, outcome: Outcome) -> None:
-        """Tell the test."""
-        self._note(outcome)
-        if self._measured is not None:
-            self._measured.take_files(self._supervisor, running)
-        if not self._owner.ended:
-            self._owner.send({"op": "made", "outcome": bodies.outcome_to_frame(outcome), "said": self._said})
-
-
-#: How many paths a further sandbox may hide besides the test's own.
-_MOST_HIDDEN = 1000
-
-
-def _at_most(own: Spec, frame: Frame) -> Spec:
-    """A spec with what a test asks for, and never more than it has."""
-    asked = frame.get("limits") or {}
-    if not isinstance(asked, dict):
-        raise SpecError("limits are no names with values")
-    unknown = set(asked) - set(LIMIT_NAMES)
-    if unknown:
-        raise SpecError(f"there is no limit {', '.join(sorted(map(str, unknown)))}")
-    limits = Limits(**dict.fromkeys(LIMIT_NAMES) | asked).within(own.limits)
-    network = Network(frame.get("network", own.network.value))
-    if network is Network.HOST and own.network is not Network.HOST:
-        raise SpecError("network='host': the test's own sandbox has not got the machine's network")
-    hide = frame.get("hide") or ()
-    if not isinstance(hide, (list, tuple)) or len(hide) > _MOST_HIDDEN or not all(map(places.is_plain, hide)):
-        raise SpecError(f"hide is no list of at most {_MOST_HIDDEN} absolute paths")
-    names = frozenset(name for name in asked if asked[name] is not None)
-    scratch = None if names.intersection(OF_TMPFS) else own.scratch  # only a tmpfs has such a limit
-    return dataclasses.replace(own, limits=limits, network=network, hide=(*own.hide, *hide), scratch=scratch, asked=names)
