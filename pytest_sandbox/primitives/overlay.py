@@ -132,12 +132,17 @@ class _UserPlanner:
         except OSError:
             return
         for child in children:
-            if child.is_symlink():
-                self.links.append((child.path, os.readlink(child.path)))
-            elif child.is_dir(follow_symlinks=False):
-                self.visit(child.path, fstype)
-            elif child.is_file(follow_symlinks=False):
-                self.copies.append(child.path)
+            # What the user may not look at is left out: FUSE of somebody else's (EACCES), or whose server has died (ENOTCONN).
+            with contextlib.suppress(OSError):
+                self._see(child, fstype)
+
+    def _see(self, child: os.DirEntry[str], fstype: str) -> None:
+        if child.is_symlink():
+            self.links.append((child.path, os.readlink(child.path)))
+        elif child.is_dir(follow_symlinks=False):
+            self.visit(child.path, fstype)
+        elif child.is_file(follow_symlinks=False):
+            self.copies.append(child.path)
 
     def _directory(self, path: str) -> None:
         mode = stat.S_IMODE(os.stat(path).st_mode)

@@ -28,9 +28,9 @@ def try_sandbox() -> Capability:
     from pytest_sandbox.sandbox.unmade import explain
 
     listener, spec = _Nobody(), Spec(limits=Limits(timeout=20.0))
-    name = f"doctor-{os.getpid()}-{secrets.token_hex(4)}"
-    layout = make_layout(find_identity(), name, [spec])
+    name, layout = f"doctor-{os.getpid()}-{secrets.token_hex(4)}", None
     try:
+        layout = make_layout(find_identity(), name, [spec])
         with Supervisor(name, layout) as supervisor:
             running = supervisor.start_root(spec, lambda _: 0, listener)
             supervisor.run_while(lambda: not running.ended)

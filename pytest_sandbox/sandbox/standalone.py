@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pytest_sandbox.model.errors import SandboxError, SpecError
+from pytest_sandbox.model.errors import SandboxError, SetupError, SpecError
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Limits, Spec
 from pytest_sandbox.sandbox import bodies, host, probes
@@ -60,9 +60,7 @@ class Sandbox:
 
     def _make(self, body: Body) -> tuple[Result, Frame | None]:
         listener = _Listener()
-        name = f"{os.getpid()}-{secrets.token_hex(4)}"
-        layout = host.make_layout(probes.find_identity(), name, [self.spec])
-        with Supervisor(name, layout) as supervisor:
+        with self._begin() as supervisor:
             running = supervisor.start_root(self.spec, body, listener, scope=False)
             supervisor.run_while(lambda: not running.ended)
         if running.last_words is None and running.problem is not None:
@@ -70,6 +68,13 @@ class Sandbox:
         if listener.outcome is None:
             raise SandboxError("the sandbox ended without an outcome")
         return bodies.outcome_from_frame(bodies.outcome_to_frame(listener.outcome)), listener.said
+
+    def _begin(self) -> Supervisor:
+        name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            return Supervisor(name, host.make_layout(probes.find_identity(), name, [self.spec]))
+        except OSError as error:
+            raise SetupError.of("begin a run", error) from error
 
 
 def _with_what_is_asked(spec: Spec) -> Spec:

@@ -19,10 +19,12 @@ from pytest_sandbox.sandbox.layout import Layout
 from pytest_sandbox.sandbox.probes import lacks, try_in_child
 
 
-def explain(error: Exception, layout: Layout) -> Capability:
-    """The capability "sandbox", which is not there because of `error`."""
-    number = error.errno if isinstance(error, (SetupError, OSError)) else None
+def explain(error: Exception, layout: Layout | None) -> Capability:
+    """The capability "sandbox", which is not there because of `error`. layout: None where already that could not be made."""
     text = str(error)
+    if layout is None:
+        return lacks("sandbox", text, Cause.SEE_ABOVE)
+    number = error.errno if isinstance(error, (SetupError, OSError)) else None
     if number == errno.EINVAL and text.startswith("mount overlay"):
         path = _stacked(text, layout)
         if path is not None:

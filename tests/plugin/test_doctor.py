@@ -180,6 +180,43 @@ def test_a_third_overlay_on_two() -> None:
     assert "\n    fix: put /mnt/two on a volume or a tmpfs; for temporary files, TMPDIR=" in said
 
 
+SHUT = """
+mount -t tmpfs shut /mnt
+mkdir -p /mnt/shut/inner; ln -s inner /mnt/shut/link; mount -t tmpfs inner /mnt/shut/inner; chmod 444 /mnt/shut
+set -- unshare -U --map-user=1 --map-group=1 "$@"
+"""
+DEAD = """
+mount -t tmpfs dead /mnt; mkdir /mnt/dead
+mount -i -t fuse dead /mnt/dead -o fd=3,rootmode=40000,user_id=0,group_id=0 3<>/dev/fuse
+set -- setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
+"""
+
+
+def test_mounts_that_the_user_may_not_look_at() -> None:
+    """In a directory without the right to search it: not seen inside, and no reason to refuse a run."""
+    assert "\npytest --sandbox can run here" in diagnose(SHUT, user=65534 if ROOT else None)
+
+
+@pytest.mark.skipif(not ROOT, reason="only root has somebody else's mounts")
+def test_a_file_system_whose_server_has_died() -> None:
+    """FUSE, as of sshfs, of another user: as above."""
+    assert "\npytest --sandbox can run here" in diagnose(DEAD, apart=("-m",))
+
+
+def test_a_machine_that_cannot_be_looked_at() -> None:
+    """No descriptor is left to read its mounts by: that is said, and not raised."""
+    code = """
+import resource
+from pytest_sandbox.sandbox import doctor
+doctor.try_sandbox()
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+found = doctor.try_sandbox()
+print(found.available, found.reason)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(f"False [Errno {errno.EMFILE}] "), done.stdout + done.stderr
+
+
 ONE = """
 mount -t tmpfs stack /mnt
 mkdir -p /mnt/below/tmp /mnt/upper /mnt/work /mnt/one; echo below > /mnt/below/file

@@ -402,6 +402,23 @@ def test_current_directory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(place)
 
 
+def test_a_machine_that_cannot_be_looked_at() -> None:
+    """No descriptor is left to read its mounts by: no sandbox can be made, as the docstring of `run` says."""
+    code = """
+import resource
+from pytest_sandbox import Sandbox, SetupError
+sandbox = Sandbox()
+sandbox.run(["true"])
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+try:
+    sandbox.run(["true"])
+except SetupError as error:
+    print(error.errno)
+"""
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == f"{errno.EMFILE}\n", done.stderr
+
+
 def test_cwd_that_is_not_there() -> None:
     """An error of the program's start, not of the sandbox."""
     result = Sandbox().run(["pwd"], cwd="/no/such/directory")
