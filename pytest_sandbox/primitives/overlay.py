@@ -17,7 +17,7 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from pytest_sandbox._linux.proc import MountEntry
-from pytest_sandbox.primitives.mounts import MkdirOp, MountOp, Operation, bind
+from pytest_sandbox.primitives.mounts import MkdirOp, MountOp, Operation, ReadOnlyOp, bind, tmpfs
 from pytest_sandbox.primitives.namespaces import MAPPED_IDS, Identity
 
 # File systems that the sandbox makes itself, or that name kernel objects instead of files.
@@ -27,7 +27,7 @@ PSEUDO = frozenset({
     "tracefs",
 })  # fmt: skip
 # overlayfs refuses these as lower layers: case-insensitive names or revalidation of its own.
-NO_LOWER = frozenset({"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "9p", "hostfs"})
+NO_LOWER = frozenset({"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuse", "fuseblk", "9p", "hostfs"})
 OWN = ("/proc", "/sys", "/dev")  # replaced whole; of the machine's only /dev/shm is seen
 # Where an ordinary user may write although what lies around it belongs to root.
 COMMON_PLACES = ("/var/tmp", "/var/lock", "/run/lock", "/run/shm")
@@ -36,10 +36,11 @@ COPY_LIMIT = 64 << 20  # bytes of a directory that must be copied, as since file
 
 
 class TreeKind(enum.Enum):
-    """How a tree is seen: copy-on-write, or read-only where no overlay is possible."""
+    """How a tree is seen: copy-on-write; read-only where no overlay is possible; as nothing but what is mounted in it."""
 
     OVERLAY = "overlay"
     BIND = "bind"
+    EMPTY = "empty"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,15 +91,21 @@ def plan_for_root(entries: Sequence[MountEntry], unmappable: Collection[str] = (
 
     unmappable: points of mounts that keep their ids, and so can only be read: a container's root file system, say.
     """
-    trees, files = [], []
+    trees: list[Tree] = []
+    files: list[str] = []
     for entry in sorted(entries, key=lambda entry: entry.point.count("/") if entry.point != "/" else 0):
-        if entry.fstype in PSEUDO or _is_own(entry.point):
+        if _is_own(entry.point):
             continue
-        if os.path.isdir(entry.point):
+        if entry.fstype in PSEUDO:
+            trees.append(dataclasses.replace(_tree(entry.point, ""), kind=TreeKind.EMPTY))
+        elif os.path.isdir(entry.point):
             tree = _tree(entry.point, entry.fstype)
             trees.append(dataclasses.replace(tree, kind=TreeKind.BIND) if entry.point in unmappable else tree)
         elif os.path.isfile(entry.point):
             files.append(entry.point)
+    # Without a tree in it, it is as empty as what it is mounted on.
+    full = [tree.path for tree in trees if tree.kind is not TreeKind.EMPTY]
+    trees = [tree for tree in trees if tree.kind is not TreeKind.EMPTY or any(is_below(path, [tree.path]) for path in full)]
     return Plan(tuple(trees), tuple(files))
 
 
@@ -114,23 +121,24 @@ class _UserPlanner:
 
     def visit(self, path: str, fstype: str) -> None:
         fstype = self.points.get(path, fstype)
-        below = [point for point in self.points if point != path and is_below(point, [path])]
-        if _is_own(path):
-            self._directory(path)
-        elif not below:
-            self._directory(path)
-            self.trees.append(self.user_tree(path, fstype))
-        elif all(os.path.isfile(point) for point in below) and _size(path) <= COPY_LIMIT:
+        below = [] if _is_own(path) else [point for point in self.points if point != path and is_below(point, [path])]
+        is_empty = _is_own(path) or fstype in PSEUDO
+        if below and not is_empty and all(os.path.isfile(point) for point in below) and _size(path) <= COPY_LIMIT:
             self.copies.append(path)
-        else:
-            self._directory(path)
+            return
+        self._directory(path)
+        if below:
             self._descend(path, fstype)
+        elif not is_empty:
+            self.trees.append(self.user_tree(path, fstype))
 
     def _descend(self, path: str, fstype: str) -> None:
         try:
             children = sorted(os.scandir(path), key=lambda entry: entry.name)
         except OSError:
             return
+        if fstype in PSEUDO:
+            children = [child for child in children if any(is_below(point, [child.path]) for point in self.points)]
         for child in children:
             # What the user may not look at is left out: FUSE of somebody else's (EACCES), or whose server has died (ENOTCONN).
             with contextlib.suppress(OSError):
@@ -309,8 +317,18 @@ def mount_operations(root: str, trees: Sequence[Tree], base: str, lowers: Sequen
         if tree.kind is TreeKind.BIND:
             operations.append(bind(f"{base}/{index}", target))
             continue
+        if tree.kind is TreeKind.EMPTY:
+            operations += _empty(root, tree, [one.path for one in trees])
+            continue
         operations.append(mount(target, index, [*(f"{lower}/u/{index}" for lower in lowers), f"{base}/{index}"], layer))
     return operations
+
+
+def _empty(root: str, tree: Tree, paths: Iterable[str]) -> list[Operation]:
+    """A directory that can only be read, with room in it to mount those of the paths that lie below."""
+    rooms = {part for path in paths if is_below(path, [tree.path]) for part in _upwards(path) if len(part) > len(tree.path)}
+    target = root + tree.path
+    return [tmpfs(target, size=4096, mode=tree.mode), *(MkdirOp(root + room) for room in sorted(rooms)), ReadOnlyOp(target)]
 
 
 def mount(target: str, index: int, below: Sequence[str], layer: str) -> MountOp:

@@ -104,7 +104,7 @@ def sources(layout: Layout) -> dict[str, str]:
 
     Of the directories that sandboxes have in common only what can lie below an overlay; the others are copied.
     """
-    found = {f"base/{index}": tree.path for index, tree in enumerate(layout.plan.trees)}
+    found = {f"base/{index}": tree.path for index, tree in enumerate(layout.plan.trees) if tree.kind is not TreeKind.EMPTY}
     found |= {f"rw/{index}": path for index, path in enumerate(layout.writable)}
     found |= {f"below/{index}": tree.path for index, tree in enumerate(layout.common) if tree.kind is TreeKind.OVERLAY}
     return found | {f"scratch/{index}": path for index, (_, path) in enumerate(layout.scratches)}

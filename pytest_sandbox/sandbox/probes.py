@@ -101,7 +101,8 @@ def find_identity() -> Identity:
 
 
 def _points() -> list[str]:
-    return [tree.path for tree in overlay.plan_for_root(proc.visible(proc.mounts())).trees]
+    trees = overlay.plan_for_root(proc.visible(proc.mounts())).trees
+    return [tree.path for tree in trees if tree.kind is not overlay.TreeKind.EMPTY]
 
 
 @functools.cache

@@ -68,11 +68,11 @@ def test_plan_for_root(tmp_path: Path) -> None:
     """A tree a file system, parents first; what the sandbox makes itself is left out; what cannot lie below is bound."""
     (tmp_path / "mounted").touch()
     entries = [entry(str(tmp_path)), entry("/proc", "proc"), entry("/"), entry("/dev", "devtmpfs")]
-    entries += [entry("/dev/shm", "tmpfs"), entry("/usr", "vfat"), entry("/var", "fuse.x")]
+    entries += [entry("/dev/shm", "tmpfs"), entry("/usr", "vfat"), entry("/var", "fuse.x"), entry("/etc", "fuse")]
     entries += [entry(str(tmp_path / "mounted")), entry("/sys/fs/cgroup", "tmpfs")]
     plan = overlay.plan_for_root(entries)
-    assert [tree.path for tree in plan.trees] == ["/", "/usr", "/var", "/dev/shm", str(tmp_path)]
-    assert [tree.kind for tree in plan.trees[:3]] == [TreeKind.OVERLAY, TreeKind.BIND, TreeKind.BIND]
+    assert [tree.path for tree in plan.trees] == ["/", "/usr", "/var", "/etc", "/dev/shm", str(tmp_path)]
+    assert [tree.kind for tree in plan.trees[:4]] == [TreeKind.OVERLAY, TreeKind.BIND, TreeKind.BIND, TreeKind.BIND]
     assert plan.files == (str(tmp_path / "mounted"),)
 
 
