@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     )
     from pytest_sandbox.model.outcome import Change, ChangeKind, Ending, Leak, Outcome, Usage
     from pytest_sandbox.model.spec import Keep, Limits, Network, Spec
-    from pytest_sandbox.plugin.others.coverage.measured import CoverageWarning
-    from pytest_sandbox.plugin.reporting.book import LeakWarning, ThreadWarning
+    from pytest_sandbox.plugin.warned import CoverageWarning, LeakWarning, ThreadWarning
     from pytest_sandbox.sandbox.bodies import CallError, Result
     from pytest_sandbox.sandbox.host import capabilities
     from pytest_sandbox.sandbox.standalone import Sandbox
@@ -35,8 +34,7 @@ _HOMES = {
     ),
     "pytest_sandbox.model.outcome": ("Change", "ChangeKind", "Ending", "Leak", "Outcome", "Usage"),
     "pytest_sandbox.model.spec": ("Keep", "Limits", "Network", "Spec"),
-    "pytest_sandbox.plugin.reporting.book": ("LeakWarning", "ThreadWarning"),
-    "pytest_sandbox.plugin.others.coverage.measured": ("CoverageWarning",),
+    "pytest_sandbox.plugin.warned": ("CoverageWarning", "LeakWarning", "ThreadWarning"),
     "pytest_sandbox.sandbox.bodies": ("CallError", "Result"),
     "pytest_sandbox.sandbox.host": ("capabilities",),
     "pytest_sandbox.sandbox.standalone": ("Sandbox",),

@@ -23,15 +23,8 @@ from pytest_sandbox.plugin.reporting.header import not_enforced
 from pytest_sandbox.plugin.reporting.lost import first_lost, told
 from pytest_sandbox.plugin.reporting.report import add_outcome, fail
 from pytest_sandbox.plugin.reporting.usage_table import Row, table
+from pytest_sandbox.plugin.warned import LeakWarning, ThreadWarning
 from pytest_sandbox.sandbox import host
-
-
-class ThreadWarning(pytest.PytestWarning):
-    """A fixture of a wider scope starts a thread, and so is set up in each test's sandbox instead of once."""
-
-
-class LeakWarning(pytest.PytestWarning):
-    """A test left processes behind. They are killed; whoever started them should have."""
 
 
 class Book:

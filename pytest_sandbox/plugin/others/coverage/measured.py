@@ -26,6 +26,7 @@ from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.plugin.others.coverage import measuring
 from pytest_sandbox.plugin.others.coverage.measuring import RECORDER, Recorder, to_frame
+from pytest_sandbox.plugin.warned import CoverageWarning
 from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.bodies import take_output
 from pytest_sandbox.sandbox.child import Inside
@@ -54,10 +55,6 @@ _USED = {
     ),
     "_inorout": ("check_include_omit_etc", "source_pkgs", "source_pkgs_unmatched", "omit_match", "_find_executable_files"),
 }
-
-
-class CoverageWarning(pytest.PytestWarning):
-    """Something that coverage measured is missing from its data."""
 
 
 _MEASURED: pytest.StashKey[Measured] = pytest.StashKey()
