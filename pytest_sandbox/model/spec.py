@@ -42,8 +42,9 @@ class Keep(enum.Enum):
 
 #: A quota of a millisecond in a period of a second: Documentation/scheduler/sched-bwc.rst.
 LEAST_CPUS = 0.001
-#: What the kernel refuses to hold, or has not got. pids: PID_MAX_LIMIT, proc(5). inodes: a tmpfs counts 1 KiB for each.
-_MOST = {"pids": 1 << 22, "inodes": 1 << 53, "cpus": MOST_CPUS}
+#: What the kernel refuses to hold, has not got, or cuts. pids: PID_MAX_LIMIT, proc(5). inodes: a tmpfs counts 1 KiB for each.
+#: Operations are 32 bits, of which v1 takes the lower ones without a word; all set are no limit: block/blk-throttle.c.
+_MOST = {"pids": 1 << 22, "inodes": 1 << 53, "cpus": MOST_CPUS, "io_read_ops": 2**32 - 2, "io_write_ops": 2**32 - 2}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -250,6 +250,8 @@ def test_scratch(pytester: pytest.Pytester) -> None:
         (["--sandbox-writable=/dev"], ["--sandbox-writable: /dev cannot be writable", "a single device"]),
         (["--sandbox-pids=5000000"], ["the limit pids=5000000 is more than the kernel can hold, 4194304"]),
         (["--sandbox-cpus=100000"], ["cpus", "8192"]),
+        (["--sandbox-io-read-ops=4294967295"], ["the limit io_read_ops=4294967295 is more than the kernel can hold, 4294967294"]),
+        (["--sandbox-io-write-ops=4294967297"], ["the limit io_write_ops=", "more than the kernel can hold"]),
         (["--sandbox-inodes=100000000000000000"], ["the limit inodes=", "more than the kernel can hold"]),
         (["--sandbox-hide=~nobody-has-this-name/x"], ["--sandbox-hide", "no such home directory"]),
         (["--sandbox-hide=d", "--sandbox-writable=d"], ["both writable and hidden"]),

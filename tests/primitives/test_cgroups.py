@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import gc
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from pytest_sandbox.model.capability import Cause
-from pytest_sandbox.model.errors import SetupError, TeardownWarning
+from pytest_sandbox.model.errors import SetupError, SpecError, TeardownWarning
 from pytest_sandbox.model.spec import MIB, Limits
 from pytest_sandbox.primitives import cgroup_files, cgroup_limits
 from pytest_sandbox.primitives.cgroup_controllers import choose
@@ -568,6 +569,31 @@ def test_a_refused_limit_leaves_nothing(run: CgroupRun) -> None:
         run.create("bad", limits)
     assert caught.value.errno == errno.EINVAL
     assert [path for path in run.paths if os.path.exists(f"{path}/bad")] == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "files", "held"),
+    [
+        pytest.param(name, value, files, held, marks=pytest.mark.needs(name))
+        for name, value, files, held in (
+            ("memory", 1 << 62, ("memory.max", "memory.limit_in_bytes"), 1 << 62),
+            ("pids", 1 << 22, ("pids.max",), 1 << 22),
+            ("cpus", 8192, ("cpu.max", "cpu.cfs_quota_us"), 819_200_000),
+            ("io_read_ops", (1 << 32) - 2, ("io.max", "blkio.throttle.read_iops_device"), (1 << 32) - 2),
+            ("io_write_ops", (1 << 32) - 2, ("io.max", "blkio.throttle.write_iops_device"), (1 << 32) - 2),
+        )
+    ],
+)
+def test_the_kernel_cuts_no_limit(run: CgroupRun, limit: str, value: int, files: tuple[str, ...], held: int) -> None:
+    """What `Limits` takes at most is what the kernel then says that it holds; more is refused (but of memory: it has no more)."""
+    cgroup = run.create("most", dataclasses.replace(NO_LIMITS, **{limit: value}))  # type: ignore[arg-type]
+    paths = [Path(directory, file) for directory in cgroup.directories for file in files]
+    said = "".join(path.read_text() for path in paths if path.exists())
+    assert held in map(int, re.findall(r"\d+", said)), said
+    cgroup.remove()
+    if limit != "memory":
+        with pytest.raises(SpecError, match=f"the limit {limit}={value + 1} is more than the kernel can hold, {value}"):
+            Limits(**{limit: value + 1})  # type: ignore[arg-type]
 
 
 @pytest.mark.needs("io_write")
