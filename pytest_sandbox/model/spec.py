@@ -47,6 +47,11 @@ LEAST_CPUS = 0.001
 _MOST = {"pids": 1 << 22, "inodes": 1 << 53, "cpus": MOST_CPUS, "io_read_ops": 2**32 - 2, "io_write_ops": 2**32 - 2}
 
 
+def most(name: str) -> int:
+    """The largest value that a limit can have."""
+    return _MOST.get(name, LARGEST)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
     """Upper bounds of what one sandbox may use; None is no bound.
@@ -93,8 +98,8 @@ class Limits:
                 raise SpecError(f"the limit {field.name}={value!r} must be above 0; None is no limit")
             if field.name == "cpus" and value < LEAST_CPUS:
                 raise SpecError(f"the limit cpus={value!r} is less than the kernel can hold: write at least {LEAST_CPUS}")
-            if value > (most := _MOST.get(field.name, LARGEST)):
-                raise SpecError(f"the limit {field.name}={value!r} is more than the kernel can hold, {most}; None is no limit")
+            if value > (held := most(field.name)):
+                raise SpecError(f"the limit {field.name}={value!r} is more than the kernel can hold, {held}; None is no limit")
 
     def within(self, outer: Limits) -> Limits:
         """The stricter of each. Raises SpecError where no CPU is in both sets."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_sandbox.model.spec import most
+
 if TYPE_CHECKING:
     from tests.plugin.conftest import Compare
 
@@ -37,15 +39,15 @@ def meeting(place: Any) -> str:
     return MEET.format(place=str(place))
 
 
-def counting(place: Any, tests: int, seconds: str, most: int) -> str:
-    """The source of so many tests, each of which fails where more than `most` run when it has slept."""
+def counting(place: Any, tests: int, seconds: str, jobs: int) -> str:
+    """The source of so many tests, each of which fails where more than `jobs` run when it has slept."""
     return f"""{meeting(place)}
 @pytest.mark.parametrize("number", range({tests}))
 def test_it(number):
     mine = PLACE / str(number)
     mine.touch()
     time.sleep({seconds})
-    assert len(list(PLACE.iterdir())) <= {most}
+    assert len(list(PLACE.iterdir())) <= {jobs}
     mine.unlink()
 """
 
@@ -440,14 +442,14 @@ def test_no_more_than_asked_with_long_ones_first(pytester: pytest.Pytester, plac
         run(pytester, place, "--sandbox-jobs=2").assert_outcomes(passed=16)
 
 
-@pytest.mark.parametrize(("limit", "most"), [(128, 3), (256, 8)])
-def test_few_descriptors(pytester: pytest.Pytester, limit: int, most: int) -> None:
+@pytest.mark.parametrize(("limit", "jobs"), [(128, 3), (256, 8)])
+def test_few_descriptors(pytester: pytest.Pytester, limit: int, jobs: int) -> None:
     """As many at once as there are descriptors for; none fails for want of one."""
     pytester.makepyfile("import pytest, time\n@pytest.mark.parametrize('n', range(24))\ndef test_it(n): time.sleep(0.2)")
     command = f"ulimit -n {limit} && exec {_python()} -m pytest --sandbox --sandbox-jobs=32"
     result = pytester.run("sh", "-c", command)
     result.assert_outcomes(passed=24)
-    result.stdout.fnmatch_lines([f"sandbox: up to {most} tests at once: there are no more descriptors (ulimit -n)"])
+    result.stdout.fnmatch_lines([f"sandbox: up to {jobs} tests at once: there are no more descriptors (ulimit -n)"])
 
 
 @pytest.mark.parametrize(
@@ -458,6 +460,13 @@ def test_scopes_have_room_for_all(pytester: pytest.Pytester, limit: str) -> None
     pytester.makepyfile("import pytest, time\n@pytest.mark.parametrize('n', range(24))\ndef test_it(n): time.sleep(0.5)")
     result = pytester.runpytest_subprocess("--sandbox", "--sandbox-jobs=16", f"--sandbox-{limit}")
     result.assert_outcomes(passed=24)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("memory", "pids")])
+def test_scopes_have_what_a_limit_can_be(pytester: pytest.Pytester, name: str) -> None:
+    """Where tests already have the most that the kernel can hold there is no more for a scope, and it needs none."""
+    pytester.makepyfile("def test_it(): pass")
+    pytester.runpytest_subprocess("--sandbox", "--sandbox-jobs=2", f"--sandbox-{name}={most(name)}").assert_outcomes(passed=1)
 
 
 def test_under_xdist(pytester: pytest.Pytester) -> None:

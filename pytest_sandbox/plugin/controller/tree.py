@@ -15,7 +15,7 @@ from _pytest.nodes import Node
 
 from pytest_sandbox.model.errors import SetupError, UnavailableError
 from pytest_sandbox.model.outcome import KILLING, Ending
-from pytest_sandbox.model.spec import Limits, Spec
+from pytest_sandbox.model.spec import Limits, Spec, most
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.reports import joined
 from pytest_sandbox.plugin.builtin.watchdog import Barks
@@ -325,7 +325,7 @@ def _for_scopes(limits: Limits, jobs: int) -> Limits:
     least = {name: max(value, few) for name, few in _SCOPE_LEAST.items() if (value := getattr(limits, name)) is not None}
     for name, each in _SCOPE_MORE.items():
         if (value := least.get(name, getattr(limits, name))) is not None:
-            least[name] = value + (jobs - 1) * each
+            least[name] = min(value + (jobs - 1) * each, most(name))
     return dataclasses.replace(limits, timeout=None, cpu_time=None, **least)
 
 
