@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import resource
 import signal
 import tempfile
@@ -194,7 +195,7 @@ def _platform() -> Capability:
     try:
         syscalls.mount_setattr(-1, Attr.RDONLY)  # the newest call without which there is no sandbox
     except OSError as error:
-        if error.errno == errno.ENOSYS and _kernel() >= (5, 12):
+        if error.errno == errno.ENOSYS and kernel(os.uname().release) >= (5, 12):
             reason = (
                 f"ENOSYS of mount_setattr(2), which {release} has: a seccomp filter hides it, as of an older container engine"
             )
@@ -304,7 +305,8 @@ def find_scratch() -> str | None:
     entries = proc.visible(proc.mounts())
     for path in dict.fromkeys(map(os.path.realpath, (tempfile.gettempdir(), "/var/tmp"))):
         around = [entry for entry in entries if f"{path}/".startswith(f"{entry.point.rstrip('/')}/")]
-        if max(around, key=lambda entry: len(entry.point)).fstype not in _DISKS:
+        fstypes = [entry.fstype for entry in sorted(around, key=lambda entry: len(entry.point))]
+        if not fstypes or fstypes[-1] not in _DISKS:  # none: a chroot need not be a mount
             continue
         with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=path) as file:
             os.setxattr(file.fileno(), "user.overlay.probe", b"1")
@@ -322,14 +324,15 @@ def from_cgroups(*, rare: bool) -> dict[str, Capability]:
                 found[one.name] = Capability(one.name, True, one.hierarchy)
             else:
                 found[one.name] = lacks(one.name, one.problem.reason, one.problem.cause, one.problem.detail)
-    if not rare and not found["pids"].available and os.geteuid() != 0 and _kernel() >= (5, 14):
+    if not rare and not found["pids"].available and os.geteuid() != 0 and kernel(os.uname().release) >= (5, 14):
         found["pids"] = Capability("pids", True, "RLIMIT_NPROC, counted in the sandbox's user namespace")
     return found
 
 
-def _kernel() -> tuple[int, int]:
-    major, minor = os.uname().release.split(".")[:2]
-    return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
+def kernel(release: str) -> tuple[int, int]:
+    """The first two numbers of a release, of which the second may have something of another kind after it: "5.4-rc7"."""
+    match = re.match(r"(\d+)\.(\d+)", release)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 os.register_at_fork(after_in_child=find_identity.cache_clear)

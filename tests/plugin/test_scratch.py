@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,3 +115,30 @@ def test_settled() -> None:
     for asked in ("disk", "inodes", "scratch"):
         assert host.settled(Spec(asked=frozenset({asked})), old).scratch is None
     assert host.settled(Spec(scratch="/a"), old).scratch == "/a"
+
+
+def test_a_chroot_that_is_no_mount(tmp_path: Path) -> None:
+    """What its temporary files lie on is not to be seen there: nothing is found, and nothing goes wrong."""
+    for name in ("proc", "tmp", "var/tmp"):
+        (tmp_path / name).mkdir(parents=True)
+    code = f"""
+import os, tempfile
+from pytest_sandbox._linux import proc
+from pytest_sandbox.sandbox import probes
+os.chroot({str(tmp_path)!r})
+os.chdir("/")
+tempfile.tempdir = "/tmp"
+print("/" in [entry.point for entry in proc.visible(proc.mounts())], probes.find_scratch())
+"""
+    script = f'mount --rbind /proc {tmp_path}/proc; exec "$@"'
+    command = ["unshare", "-Urm", "sh", "-ec", script, "sh", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "False None\n"
+
+
+@pytest.mark.parametrize(
+    ("release", "numbers"), [("6.18.44-fc", (6, 18)), ("5.4-rc7", (5, 4)), ("5.10+", (5, 10)), ("6.1.0-13-amd64", (6, 1))]
+)
+def test_what_a_release_says(release: str, numbers: tuple[int, int]) -> None:
+    """Its first two numbers, whatever comes after the second."""
+    assert probes.kernel(release) == numbers
