@@ -56,8 +56,8 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
     )
 
 
-def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> tuple[Ending, str] | None:
-    """Which limit was met since this was last asked, in a sandbox that goes on, with a sentence on it; None: none was.
+def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> Outcome | None:
+    """Which limit was met since this was last asked, in a sandbox that goes on, with what it used so far; None: none was.
 
     failed: whether what ran since then did, without which no limit that refuses is of interest.
     """
@@ -72,7 +72,7 @@ def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> tuple[En
     told = None if counted.pids_max_events is None else refused - before.refused
     facts = dataclasses.replace(_facts(running, counted, before, usage, fill, 0), processes_refused=told, failed=failed)
     ending, sentence = judge(facts)
-    return None if ending is Ending.EXITED else (ending, sentence)
+    return None if ending is Ending.EXITED else Outcome(ending, None, usage, sentence)
 
 
 def _facts(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from pytest_sandbox.model.errors import SetupError, TeardownWarning, UnavailableError
-from pytest_sandbox.model.outcome import Change, Ending, Usage
+from pytest_sandbox.model.outcome import Change, Outcome, Usage
 from pytest_sandbox.model.spec import Network, Spec
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.cgroups import CgroupRun, settle
@@ -227,7 +227,7 @@ class Supervisor:
         running.snapshot = running.cgroup.snapshot()
         return usage_of(running, running.cgroup.read(), fill_of(running, self._layout))
 
-    def met_meanwhile(self, running: Running, *, failed: bool) -> tuple[Ending, str] | None:
+    def met_meanwhile(self, running: Running, *, failed: bool) -> Outcome | None:
         """See `accounts`."""
         return met_meanwhile(running, self._layout, failed=failed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -91,6 +92,42 @@ def test_output_before_the_end(pytester: pytest.Pytester) -> None:
     output = case(pytester, f"def test_it():\n    {body}")
     assert "mine" in output
     assert "its" in output
+
+
+SAYING = """
+import logging, os, pytest, sys
+def say(phase):
+    print("out of", phase)
+    print("err of", phase, file=sys.stderr)
+    logging.warning("log of %s", phase)
+    if phase == "{phase}": {end}
+@pytest.fixture
+def made():
+    say("setup")
+    yield
+    if "{phase}" == "teardown": say("teardown")
+def test_it(made): say("call")
+"""
+
+
+def captured(pytester: pytest.Pytester, phase: str, end: str, *options: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """What a test of which a phase ends so has written, by the terminal's sections, and the lines of it that JUnit's file has."""
+    pytester.makepyfile(SAYING.format(phase=phase, end=end))
+    result = pytester.runpytest_subprocess(*options, "--junitxml=out.xml", "-ojunit_logging=all")
+    test = ET.parse(pytester.path / "out.xml").find(".//testcase")
+    assert test is not None
+    lines = "\n".join(element.text or "" for element in test if element.tag.startswith("system")).split("\n")
+    sections = re.findall(r"^-+ Captured (.+?) -+\n((?:.* of .*\n)+)", result.stdout.str(), re.MULTILINE)
+    return sections, [line for line in lines if " of " in line]
+
+
+@pytest.mark.parametrize("phase", ["setup", "call", "teardown"])
+def test_output_of_all_phases_before_the_end(pytester: pytest.Pytester, phase: str) -> None:
+    """As in plain pytest of a test that raises; only what was logged in the phase of the end is in the memory that is gone."""
+    raised, lines = captured(pytester, phase, "raise ValueError")
+    killed = captured(pytester, phase, "os.kill(os.getpid(), 9)", "--sandbox")
+    assert f"log {phase}" in dict(raised)
+    assert killed == ([one for one in raised if one[0] != f"log {phase}"], [one for one in lines if f"log of {phase}" not in one])
 
 
 @pytest.mark.parametrize(

@@ -747,8 +747,8 @@ def test_whose_memory_it_is_out_of_the_next_time(supervisor: Supervisor) -> None
         supervisor.run_while(lambda: len(heard.frames) < count and heard.outcome is None)  # noqa: B023  # at once
         met = supervisor.met_meanwhile(running, failed=True)
         assert met
-        assert met[0] is Ending.OUT_OF_MEMORY
-        assert says(met[1], known if known == OWN and on_v2(running) else f"({known}|{UNSURE})"), met
+        assert met.ending is Ending.OUT_OF_MEMORY
+        assert says(met.sentence, known if known == OWN and on_v2(running) else f"({known}|{UNSURE})"), met
         limit_around(running)
     wait(supervisor, heard)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree as ET
+
 import pytest
 
 pytestmark = [pytest.mark.needs("memory", "swap")]
@@ -16,6 +18,36 @@ def run(pytester: pytest.Pytester, source: str, *options: str) -> pytest.RunResu
     """Run a module, of which no outcome says anything but its reports."""
     pytester.makepyfile(f"{HEAD}\n{source}")
     return pytester.runpytest_subprocess("--sandbox", "-rA", *options, timeout=100)
+
+
+@pytest.mark.parametrize("last", ["pass", "assert 0, 'own'"])
+def test_what_the_test_has_said(pytester: pytest.Pytester, last: str) -> None:
+    """Stays, whether it has passed or failed: output, log and duration, beside the sandbox's figures; in JUnit's file, too."""
+    result = run(
+        pytester,
+        f"""
+import logging
+@pytest.mark.sandbox(memory="64M")
+def test_it():
+    print("printed")
+    logging.warning("logged")
+    time.sleep(0.5)
+    hoard()
+    {last}
+""",
+        "--durations=1", "--durations-min=0.5", "--junitxml=out.xml", "-ojunit_logging=all",
+    )  # fmt: skip
+    result.assert_outcomes(failed=1)
+    lines = ["*- Captured stdout call -*", "printed", "*- Captured log call -*", "*logged"]
+    figures = ["*- Sandbox -*", "wall *, memory peak *"] if last == "pass" else ["*- Sandbox -*", "out of memory: *", "wall *"]
+    result.stdout.fnmatch_lines(figures + lines if last == "pass" else lines + figures)
+    result.stdout.fnmatch_lines(["*s call *::test_it"])
+    test = ET.parse(pytester.path / "out.xml").find(".//testcase")
+    assert test is not None
+    assert float(test.get("time", 0)) >= 0.5
+    said = "".join(test.itertext())
+    assert "printed" in said
+    assert "logged" in said
 
 
 @pytest.mark.parametrize("last", ["pass", "assert 0"])
@@ -40,6 +72,8 @@ def test_last(): {last}
         [
             "FAILED *::test_it*",
             "out of memory: *",
+            "(of 2 tests that shared a sandbox)",
+            "(of 3 tests that shared a sandbox)",
             "FAILED *::test_failing - out of memory: Assert*",
             "PASSED *::test_next",
             "PASSED *::test_first",
@@ -127,6 +161,16 @@ def test_of_a_test_that_is_expected_to_fail(pytester: pytest.Pytester, mark: str
     result = run(pytester, f"@{mark}\n@pytest.mark.sandbox(memory='48M')\ndef test_it(): hoard()")
     result.assert_outcomes(xfailed=1)
     result.stdout.fnmatch_lines(["XFAIL *[[]out of memory: *"])
+
+
+@pytest.mark.parametrize("where", ["call", "setup"])
+def test_of_a_test_that_is_skipped(pytester: pytest.Pytester, where: str) -> None:
+    """It fails, once, and is not skipped as well."""
+    source = "def skip():\n    hoard()\n    pytest.skip('own')\n@pytest.fixture\ndef skipping(): skip()\n"
+    body = "def test_it(): skip()" if where == "call" else "def test_it(skipping): pass"
+    result = run(pytester, source + body, "--sandbox-memory=64M")
+    result.assert_outcomes(**({"failed": 1} if where == "call" else {"errors": 1}))
+    result.stdout.fnmatch_lines(["out of memory: *"])
 
 
 def test_of_a_case_that_is_expected_to_fail(pytester: pytest.Pytester) -> None:

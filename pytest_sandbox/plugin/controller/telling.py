@@ -28,7 +28,7 @@ from pytest_sandbox.plugin.others.coverage.measured import Account, measured_of
 from pytest_sandbox.plugin.others.reruns import Reruns
 from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.plugin.reporting.book import Book
-from pytest_sandbox.plugin.reporting.report import make_report
+from pytest_sandbox.plugin.reporting.report import add_outcome, make_report
 from pytest_sandbox.plugin.reporting.showing import Finished, Showing
 from pytest_sandbox.plugin.reporting.unsaid import completed, fail_after_all, merge
 from pytest_sandbox.sandbox import clock
@@ -243,7 +243,8 @@ class Telling:
             done = self._finished[-1].reports
             met = self._supervisor.met_meanwhile(running, failed=any(report.failed for report in done))
             if met is not None:
-                self._fail_after_all(*met)
+                self._fail_after_all(met)
+                add_outcome(done, met, None, self.position, shares_network=self._shares_network)
             clock.restart(running)  # a timeout is a test's, not the sandbox's
             running.failure = Failure()
             self._account.restart()
@@ -304,8 +305,8 @@ class Telling:
         self.outcome = outcome
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)
-        elif outcome.ending in KILLING or running.problem is not None:
-            self._fail_after_all(outcome.ending, outcome.sentence)
+        elif (outcome.ending in KILLING or running.problem is not None) and not self.reruns.again:
+            self._fail_after_all(outcome)
             if len(self.items) == 1 and self._finished:
                 self.reruns.after_kill(self._finished[-1].reports)
         self._keep(running, outcome)
@@ -327,9 +328,9 @@ class Telling:
             self._complete(outcome.sentence, outcome)
             self.reruns.after_kill(self._finished[-1].reports)
 
-    def _fail_after_all(self, ending: Ending, sentence: str) -> None:
+    def _fail_after_all(self, outcome: Outcome) -> None:
         if self._finished:
-            fail_after_all(self._finished[-1].item, self._finished[-1].reports, ending, sentence)
+            fail_after_all(self._finished[-1].item, self._finished[-1].reports, outcome)
 
     def _keep(self, running: Running, outcome: Outcome) -> None:
         if not self._finished:
@@ -358,7 +359,7 @@ class Telling:
     def _complete(self, sentence: str, outcome: Outcome | None) -> None:
         """Make a full set of reports of what the sandbox left unsaid about its current item."""
         if self.reruns.is_set_up and not self.reports:
-            self.reports.append(make_report(self.item, "setup", "passed", None))
+            self.reports.append(make_report(self.item, "setup"))
         self.reports = completed(self.item, self.reports, sentence, outcome)
         self._next()
 

@@ -17,7 +17,6 @@ from pytest_sandbox.model.errors import SetupError, UnavailableError
 from pytest_sandbox.model.outcome import KILLING, Ending
 from pytest_sandbox.model.spec import Limits, Spec, most
 from pytest_sandbox.plugin.builtin.generators import Baton
-from pytest_sandbox.plugin.builtin.reports import joined
 from pytest_sandbox.plugin.builtin.watchdog import Barks
 from pytest_sandbox.plugin.controller.needs import Needs
 from pytest_sandbox.plugin.controller.scope import Scope, ScopeListener, Told, Unrunnable
@@ -27,7 +26,7 @@ from pytest_sandbox.plugin.others.coverage import measuring
 from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.plugin.reporting.book import Book
-from pytest_sandbox.plugin.reporting.report import make_report
+from pytest_sandbox.plugin.reporting.report import fail, make_failure
 from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.running import Listener, Running
@@ -221,14 +220,9 @@ class Tree:
         if scope.closed is None and scope.is_made and not scope.setting_up:
             item = self._world.session.items[scope.last_item]
             text = f"the sandbox of {scope.name} ended before it had torn down: {scope.outcome.sentence}"
-            return make_report(item, "teardown", "failed", text, scope.outcome)
+            return make_failure(item, "teardown", text, scope.outcome)
         if scope.outcome.ending in KILLING and scope.closed is not None and scope.closed.passed:
-            item = self._world.session.items[scope.last_item]
-            report = make_report(
-                item, "teardown", "failed", f"the sandbox of {scope.name}: {scope.outcome.sentence}", scope.outcome
-            )
-            report.sections = joined(scope.closed.sections, report.sections)
-            return report
+            fail(scope.closed, f"the sandbox of {scope.name}: {scope.outcome.sentence}", scope.outcome)
         return scope.closed
 
     def _send_close(self, scope: Scope, running: Running) -> None:

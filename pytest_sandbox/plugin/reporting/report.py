@@ -1,4 +1,4 @@
-"""An outcome in a test's report: the details for people, and junit's properties. Imports pytest and `model`."""
+"""An outcome in a test's report: the details for people, and junit's properties. Imports pytest, `model` and `reports`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from pytest_sandbox.model.outcome import Ending, Made, Outcome, Usage
 from pytest_sandbox.model.units import format_seconds, format_size
 from pytest_sandbox.plugin.builtin import stacks
+from pytest_sandbox.plugin.builtin.reports import joined
 
 #: How many changed paths are listed.
 _PATHS = 20
@@ -22,27 +23,38 @@ _PROPERTIES = tuple(field.name for field in dataclasses.fields(Usage) if field.n
 _OF_MADE = ("wall", "cpu", "memory_peak", "pids_peak")
 
 
-def make_report(item: pytest.Item, when: str, result: str, text: str | None, outcome: Outcome | None = None) -> pytest.TestReport:
-    """A report that no test made itself; with an outcome, that of the sandbox which should have made it."""
+def make_report(item: pytest.Item, when: str, before: pytest.TestReport | None = None) -> pytest.TestReport:
+    """A report that no test made itself, of a phase that passed.
+
+    before: that of the phase before it, whose captured output it has too, as pytest's own reports have.
+    """
+    captured = [] if before is None else [section for section in before.sections if section[0].startswith("Captured ")]
     keywords = dict.fromkeys(item.keywords, 1)
-    report = pytest.TestReport(item.nodeid, item.location, keywords, result, text, when)  # type: ignore[arg-type]
+    return pytest.TestReport(item.nodeid, item.location, keywords, "passed", None, when, captured)  # type: ignore[arg-type]
+
+
+def make_failure(
+    item: pytest.Item, when: str, text: str, outcome: Outcome | None, before: pytest.TestReport | None = None
+) -> pytest.TestReport:
+    """One of a phase that failed by the end of its sandbox, with its outcome; before: see `make_report`."""
+    report = make_report(item, when, before)
     if outcome is not None:
         report.duration = outcome.usage.wall
-        _add_what_is_left(report, text or "", outcome)
+    fail(report, text, outcome)
     return report
 
 
-def fail(report: pytest.TestReport, text: str, outcome: Outcome) -> None:
-    """Have a report that a test has made, and that passed, be a failure; it keeps its sections and its duration."""
+def fail(report: pytest.TestReport, text: str, outcome: Outcome | None) -> None:
+    """Have a report that passed, or was skipped, be a failure. It keeps what it has, and its duration.
+
+    With the outcome it gets a description of that, and what had been captured and not yet reported when the sandbox ended.
+    """
     report.outcome, report.longrepr = "failed", text
-    _add_what_is_left(report, text, outcome)
-
-
-def _add_what_is_left(report: pytest.TestReport, said: str, outcome: Outcome) -> None:
-    """Add the outcome, and what had been captured and not yet reported when the sandbox ended."""
-    parts = (("stdout", outcome.stdout), ("stderr", outcome.stderr))
-    captured = [(f"Captured {name} {report.when}", content.decode("utf-8", "replace")) for name, content in parts if content]
-    report.sections += [("Sandbox", describe(outcome, said)), *captured]
+    vars(report).pop("wasxfail", None)
+    if outcome is not None:
+        parts = (("stdout", outcome.stdout), ("stderr", outcome.stderr))
+        left = [(f"Captured {name} {report.when}", content.decode("utf-8", "replace")) for name, content in parts if content]
+        report.sections = [("Sandbox", describe(outcome, text)), *joined(report.sections, left)]
 
 
 def add_outcome(
@@ -54,16 +66,7 @@ def add_outcome(
         *_properties(outcome, tests, shares_network=shares_network),
         *(_properties_of_made(made) if made is not None else ()),
     ]
-    _add_section(done, outcome, made, tests)
-
-
-def _add_section(done: Sequence[pytest.TestReport], outcome: Outcome, made: Made | None, tests: int) -> None:
-    """Describe the outcome in the first report that failed, if it is not there already, and of how many tests it is."""
-    for report in done:
-        if report.failed and not any(name == "Sandbox" for name, _ in report.sections):
-            report.sections.append(("Sandbox", describe(outcome, report.longreprtext)))
-            name_limit(report, outcome.ending)
-            break
+    add_section(done, outcome)
     more = f"\n(of {tests} tests that shared a sandbox)" if tests > 1 else ""
     more += (
         f"\n(sandbox_factory made {made.count} more, which are not in these figures: {_figures(made.usage)})"
@@ -74,7 +77,15 @@ def _add_section(done: Sequence[pytest.TestReport], outcome: Outcome, made: Made
         report.sections = [(name, text + more if name == "Sandbox" else text) for name, text in report.sections]
 
 
-def name_limit(report: pytest.TestReport, ending: Ending) -> None:
+def add_section(done: Sequence[pytest.TestReport], outcome: Outcome) -> None:
+    """Describe the outcome in the first report that failed, if it is not there already."""
+    failed = next((report for report in done if report.failed), None)
+    if failed is not None and not any(name == "Sandbox" for name, _ in failed.sections):
+        failed.sections.append(("Sandbox", describe(outcome, failed.longreprtext)))
+        _name_limit(failed, outcome.ending)
+
+
+def _name_limit(report: pytest.TestReport, ending: Ending) -> None:
     """Put the limit before what the short summary, junit and --tb=line say of an exception that was its consequence."""
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None and ending not in (Ending.EXITED, Ending.SIGNALLED, Ending.NO_REPORT):

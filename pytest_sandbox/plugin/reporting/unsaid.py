@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from _pytest.outcomes import TEST_OUTCOME
 
-from pytest_sandbox.model.outcome import Ending, Outcome
+from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin.builtin.reports import is_of_subtest, joined
-from pytest_sandbox.plugin.reporting.report import make_report, name_limit
+from pytest_sandbox.plugin.reporting.report import add_section, fail, make_failure, make_report
 
 if TYPE_CHECKING:
     from _pytest.skipping import Xfail
@@ -20,28 +20,28 @@ def completed(
     item: pytest.Item, reports: Sequence[pytest.TestReport], sentence: str, outcome: Outcome | None
 ) -> list[pytest.TestReport]:
     """A full set of reports of a test whose sandbox has ended, which fails in the phase that it was in."""
-    said = {report.when: report for report in reports if not is_of_subtest(report)}
+    own = [report for report in reports if not is_of_subtest(report)]
+    said = {report.when: report for report in own}
     when = "teardown"
     if "setup" not in said:
         when = "setup"
     elif "call" not in said and said["setup"].passed:
         when = "call"
-    failure = make_report(item, when, "failed", sentence, outcome)
+    failure = make_failure(item, when, sentence, outcome, before=own[-1] if own else None)
     _as_expected(item, failure)
     found = [report for report in reports if report.when != "teardown"] + [failure]
-    return found if when == "teardown" else [*found, make_report(item, "teardown", "passed", None)]
+    return found if when == "teardown" else [*found, make_report(item, "teardown", before=failure)]
 
 
-def fail_after_all(item: pytest.Item, done: list[pytest.TestReport], ending: Ending, sentence: str) -> None:
+def fail_after_all(item: pytest.Item, done: Sequence[pytest.TestReport], outcome: Outcome) -> None:
     """A limit that ends tests was met, and the test has said all it had to: that is its failure all the same."""
     if any(_has_failed(report) and not _is_unexpected(report) for report in done):
-        _add_sentence(done, ending, sentence)
+        add_section(done, outcome)
         return
-    failure = make_report(item, "call", "failed", sentence)
-    _as_expected(item, failure)
-    kept = [report for report in done if is_of_subtest(report) or not _is_passed_call(report)]
-    done[:] = [report for report in kept if report.when != "teardown"] + [failure]
-    done += [report for report in kept if report.when == "teardown"]
+    own = (report for report in reversed(done) if report.when != "teardown" and not is_of_subtest(report))
+    last = next(own, done[-1])
+    fail(last, outcome.sentence, outcome)
+    _as_expected(item, last)
 
 
 def merge(item: pytest.Item, done: list[pytest.TestReport], closed: pytest.TestReport) -> None:
@@ -65,21 +65,9 @@ def merge(item: pytest.Item, done: list[pytest.TestReport], closed: pytest.TestR
     done[-1] = closed
 
 
-def _is_passed_call(report: pytest.TestReport) -> bool:
-    return report.when == "call" and (report.passed or _is_unexpected(report))
-
-
 def _is_unexpected(report: pytest.TestReport) -> bool:
     """Whether it has failed by passing: `_pytest.skipping` and `_pytest.unittest` put it so."""
     return report.failed and report.longreprtext.startswith(("[XPASS(strict)]", "Unexpected success"))
-
-
-def _add_sentence(done: list[pytest.TestReport], ending: Ending, sentence: str) -> None:
-    """Say of a test that has failed anyway, while its sandbox goes on, what limit it has met."""
-    failed = next((report for report in done if report.failed), None)
-    if failed is not None and sentence not in failed.longreprtext:
-        failed.sections.append(("Sandbox", sentence))
-        name_limit(failed, ending)
 
 
 def _has_failed(report: pytest.TestReport) -> bool:
