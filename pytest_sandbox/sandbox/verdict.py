@@ -64,7 +64,7 @@ def judge(facts: Facts) -> tuple[Ending, str]:
 def _by_controller(facts: Facts) -> tuple[Ending, str] | None:
     limits, usage = facts.limits, facts.usage
     # Often the reason why it did not come to its end.
-    before = f"; before that the kernel killed {_victim(facts)} for memory" if usage.oom_kills else ""
+    before = f"; before that the kernel killed {_victims(facts)} for memory" if usage.oom_kills else ""
     if facts.killed is Ending.TIMED_OUT:
         return facts.killed, f"timed out: killed after {format_seconds(facts.ran)}, limit {_seconds(limits.timeout)}{before}"
     if facts.killed is Ending.CPU_TIME:
@@ -74,14 +74,19 @@ def _by_controller(facts: Facts) -> tuple[Ending, str] | None:
     return None
 
 
-def _victim(facts: Facts) -> str:
-    return facts.victim or "a process (which one, the kernel's log does not tell us)"
+def _victims(facts: Facts) -> str:
+    """The last one, whom the kernel's log names, and how many more it has counted."""
+    more = (facts.usage.oom_kills or 1) - 1
+    if facts.victim is None:
+        who, which = (f"{more + 1} processes", "ones") if more else ("a process", "one")
+        return f"{who} (which {which}, the kernel's log does not tell us)"
+    return f"{facts.victim} and {more} other{'s' if more > 1 else ''}" if more else facts.victim
 
 
 def _by_kernel(facts: Facts) -> tuple[Ending, str] | None:
     if not facts.usage.oom_kills:
         return None
-    who, limit, peak = _victim(facts), facts.limits.memory, _size(facts.usage.memory_peak)
+    who, limit, peak = _victims(facts), facts.limits.memory, _size(facts.usage.memory_peak)
     around = "the machine's memory, or that of a cgroup around pytest, was used up"
     if limit is None or facts.own_memory is False:
         own = "without a limit" if limit is None else f"within its limit of {_size(limit)}"
@@ -142,10 +147,10 @@ def _no_room(facts: Facts, lacking: Sequence[Ending], more: str = "") -> tuple[E
     limits, usage = facts.limits, facts.usage
     of = {
         Ending.DISK_FULL: limits.disk and f"limit {_size(limits.disk)}",
-        Ending.OUT_OF_INODES: limits.inodes and f"limit {limits.inodes} files",
+        Ending.OUT_OF_INODES: limits.inodes and f"limit {limits.inodes}",
     }
     what = " or ".join(f"{ending.value}: {of[ending] or 'no limit of its own'}" for ending in lacking)
-    left = f"{_size(usage.overlay_bytes)} in {_count(usage.overlay_inodes)} files left at the end"
+    left = f"{_size(usage.overlay_bytes)} in {_count(usage.overlay_inodes)} inodes left at the end"
     return lacking[0], f"{what}, {left}{more}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,6 +121,15 @@ def test_out_of_memory() -> None:
     assert result.usage.oom_kills
     if os.access("/dev/kmsg", os.R_OK) and os.geteuid() == 0:
         assert "the kernel killed python" in result.sentence or "which one" in result.sentence
+
+
+@pytest.mark.needs("memory", "swap")
+def test_out_of_memory_several_times() -> None:
+    """The kernel's log is asked for the last one, its count for how many there were."""
+    source = f"import subprocess, sys\nfor _ in range(3): subprocess.run([sys.executable, '-c', {HOG!r}])"
+    result = python(source, memory=64 * MIB)
+    assert result.usage.oom_kills == 3
+    assert re.search(r" pid \d+ and 2 others, limit 64M|the kernel killed 3 processes \(which ones", result.sentence)
 
 
 @pytest.mark.needs("memory", "swap")
@@ -243,7 +253,7 @@ def test_out_of_inodes() -> None:
     """Files and directories, however small."""
     result = python("for i in range(1000): open(f'/tmp/empty{i}', 'w').close()", inodes=100)
     assert result.ending is Ending.OUT_OF_INODES
-    assert result.sentence.startswith("out of inodes: limit 100 files, ")
+    assert re.fullmatch(r"out of inodes: limit 100, \S+ in \d+ inodes left at the end", result.sentence)
     assert 90 <= len([change for change in result.changes if "/empty" in change.path]) <= 100
 
 
@@ -295,7 +305,7 @@ def share_memory() -> None:
     [
         (fill, "disk full: limit 4M, "),
         (fill_and_unlink, "disk full: limit 4M, "),
-        (make, "out of inodes: limit 100 files, "),
+        (make, "out of inodes: limit 100, "),
         (clean_up_after(fill), "exited with status 1"),
         (clean_up_after(make), "exited with status 1"),
         (share_memory, "exited with status 1"),

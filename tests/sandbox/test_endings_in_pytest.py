@@ -44,7 +44,7 @@ CASES = [
     pytest.param("pids=20", "while os.fork(): pass\n    time.sleep(60)", "too many processes: limit 20", id="pids",
                  marks=pytest.mark.needs("pids")),
     pytest.param("disk='1M'", "open('/tmp/big', 'wb').write(bytes(1 << 23))", "disk full: limit 1M", id="disk"),
-    pytest.param("inodes=100", "for i in range(1000): open(f'/tmp/{i}', 'w')", "out of inodes: limit 100 files", id="inodes"),
+    pytest.param("inodes=100", "for i in range(1000): open(f'/tmp/{i}', 'w')", "out of inodes: limit 100", id="inodes"),
     pytest.param("output='1M'", "while True: os.write(1, b'x' * 65536)", "too much output: ended at .*, limit 1M", id="output"),
     pytest.param("output='1M'", "while True: subprocess.run(['seq', '100000'])", "too much output: .*limit 1M", id="its output"),
     pytest.param("", "os._exit(0)", "ended without a report: its main process left with exit status 0", id="no report"),
@@ -174,7 +174,7 @@ def test_it(where):
 """
 
 
-@pytest.mark.parametrize(("call", "limit"), [("fill", "disk full: limit 4M"), ("make", "out of inodes: limit 100 files")])
+@pytest.mark.parametrize(("call", "limit"), [("fill", "disk full: limit 4M"), ("make", "out of inodes: limit 100")])
 def test_no_room_until_the_teardown(pytester: pytest.Pytester, call: str, limit: str) -> None:
     """It is looked before a fixture cleans up, and of two small limits the one is named that was used up."""
     output = case(pytester, f"{NO_ROOM}    {call}(where)")

@@ -15,7 +15,7 @@ from pytest_sandbox.sandbox.verdict import Facts, judge
 FACTS = Facts(Limits(memory=1 << 26, timeout=2.0, cpu_time=1.0, pids=5, files=64), Usage(1.0, cpu=1.5, memory_peak=1 << 26), 0)
 FULL, KILLED = Usage(1.0, memory_peak=1 << 30), Usage(1.0, memory_peak=1 << 26, oom_kills=1)
 NO_ROOM, SCRATCH = {"errno": errno.ENOSPC, "failed": True}, Limits(disk=None, inodes=None)
-EITHER = "disk full: limit 1G or out of inodes: limit 200000 files, "
+EITHER = "disk full: limit 1G or out of inodes: limit 200000, "
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,11 @@ EITHER = "disk full: limit 1G or out of inodes: limit 200000 files, "
         ({"errno": errno.EMFILE, "failed": True, "limits": Limits()}, Ending.EXITED, "exited with status 0"),
         ({"errno": errno.EMFILE}, Ending.EXITED, "exited with status 0"),
         ({"disk_full": 1.0, "failed": True}, Ending.DISK_FULL, "disk full: limit 1G, "),
-        ({"inodes_full": 1.0, "failed": True}, Ending.OUT_OF_INODES, "out of inodes: limit 200000 files, "),
+        ({"inodes_full": 1.0, "failed": True}, Ending.OUT_OF_INODES, "out of inodes: limit 200000, "),
         ({"disk_full": 1.0, "inodes_full": 1.0, "failed": True}, Ending.DISK_FULL, EITHER),
         ({**NO_ROOM, "disk_full": 1.0, "limits": SCRATCH}, Ending.DISK_FULL, "disk full: no limit of its own, "),
         ({**NO_ROOM, "inodes_full": 1.0, "limits": SCRATCH}, Ending.OUT_OF_INODES, "out of inodes: no limit of its own, "),
-        ({**NO_ROOM, "inodes_full": 1.0, "usage": FULL}, Ending.OUT_OF_INODES, "out of inodes: limit 200000 files, "),
+        ({**NO_ROOM, "inodes_full": 1.0, "usage": FULL}, Ending.OUT_OF_INODES, "out of inodes: limit 200000, "),
         ({**NO_ROOM, "disk_full": 0.98, "usage": FULL}, Ending.EXITED, "exited with status 0"),
         ({**NO_ROOM, "limits": SCRATCH}, Ending.EXITED, "exited with status 0"),
         ({**NO_ROOM, "disk_full": 1.0, "processes_refused": 2}, Ending.DISK_FULL, "disk full"),
@@ -73,6 +73,10 @@ def test_oom_kills_are_believed_before_an_exit_status() -> None:
         "out of memory: the kernel killed a process (which one, the kernel's log does not tell us), limit 64M, peak 64M",
     )
     assert judge(dataclasses.replace(killed, victim="hog pid 7"))[1].startswith("out of memory: the kernel killed hog pid 7,")
+    for count, more in ((2, "1 other"), (5, "4 others")):
+        several = dataclasses.replace(killed, usage=dataclasses.replace(KILLED, oom_kills=count))
+        assert f" killed hog pid 7 and {more}, limit" in judge(dataclasses.replace(several, victim="hog pid 7"))[1]
+        assert f" killed {count} processes (which ones, the kernel's log does not tell us)" in judge(several)[1]
     assert judge(dataclasses.replace(FACTS, status=137))[0] is Ending.EXITED
 
 

@@ -98,7 +98,7 @@ def describe(outcome: Outcome, said: str = "") -> str:
     if outcome.sentence not in said and not outcome.ok:
         lines.insert(0, outcome.sentence)
     for leak in outcome.leaks:
-        lines.append(f"left running, killed now: {leak.command} (pid {leak.pid})")
+        lines.append(f"left running, killed now: {leak.command} (pid {leak.pid} inside)")
     shown = outcome.changes[:_PATHS]
     for change in shown:
         lines.append(f"{change.kind.value}: {change.path}" + (f" ({format_size(change.size)})" if change.size else ""))
