@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class MountEntry:
     options: frozenset[str]
 
 
+#: Of a process's states: stopped by a signal, and by whoever traces it.
+_STOPPED = "Tt"
 _MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -129,6 +131,28 @@ def processes(root: str = "/proc") -> Iterator[tuple[int, str]]:
             line = command_line(int(entry), root)
             if line is not None:
                 yield int(entry), line
+
+
+def hears(pid: int, number: int) -> bool:
+    """Whether a signal does anything to a process as it is now, by its handler or by default; True where nobody can tell.
+
+    Not where the process is stopped, or ignores the signal, or each of its threads blocks it.
+    """
+    try:
+        return any(_hears(_status(f"/proc/{pid}/task/{thread}/status"), number) for thread in os.listdir(f"/proc/{pid}/task"))
+    except (OSError, KeyError, ValueError):
+        return True
+
+
+def _status(path: str) -> dict[str, str]:
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        return dict(line.split(":\t", 1) for line in file if ":\t" in line)
+
+
+def _hears(status: Mapping[str, str], number: int) -> bool:
+    """The same of one thread, by its status file."""
+    deaf = int(status["SigBlk"], 16) | int(status["SigIgn"], 16)
+    return status["State"][0] not in _STOPPED and not deaf >> (number - 1) & 1
 
 
 def readable(line: bytes) -> str:

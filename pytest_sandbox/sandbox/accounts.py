@@ -35,6 +35,7 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         killed=running.killed or _overrun(running, usage),
         output=max(running.output(), running.overran),
         ran=_ran(running, usage),
+        mute=clock.STACKS_TIME if running.abandoned and running.dying is not None and running.dying.is_mute else 0.0,
         failed=running.failed or bool(status),
         reported=running.reported,
     )

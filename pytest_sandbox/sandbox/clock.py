@@ -153,21 +153,25 @@ def _which_time(running: Running, now: float) -> Ending:
 
 
 def _out_of_time(running: Running, why: Ending, now: float) -> None:
-    if running.dying is None:
-        size = running.stacks_size()
-        running.dying = Dying(now + STACKS_LOOK, now + STACKS_TIME, size, size)
-        running.killed = running.killed or why
-        running.ask_for_stacks()
+    if running.dying is not None:
+        return
+    if not running.hears:  # it is not waited for
+        running.kill(why)
+        return
+    size = running.stacks_size()
+    running.dying = Dying(now + STACKS_LOOK, now + STACKS_TIME, size, size)
+    running.killed = running.killed or why
+    running.ask_for_stacks()
 
 
 def _wait_for_stacks(running: Running, dying: Dying, now: float) -> None:
     """Kill it when it has printed them, or does not."""
     if now < dying.look:
         return
-    size, before_that = running.stacks_size(), dying.seen
-    if size == before_that > dying.before or now >= dying.until:
+    before_that, dying.seen = dying.seen, running.stacks_size()
+    if dying.seen == before_that > dying.before or now >= dying.until:
         running.kill(running.killed)
-    dying.seen, dying.look = size, now + STACKS_LOOK
+    dying.look = now + STACKS_LOOK
 
 
 def _look(running: Running, now: float, hear: Callable[[Running], None]) -> None:

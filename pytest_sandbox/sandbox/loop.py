@@ -273,6 +273,8 @@ class Loop:
 
     def _on_wire(self, running: Running, turn: float = _TURN, *, to_the_end: bool = False) -> None:
         end = time.monotonic() + turn
+        if running.main is None:
+            running.main = running.joiner()
         try:
             if not running.entered and running.parent is not None and self._join(running):
                 return

@@ -16,7 +16,7 @@ from pytest_sandbox.primitives.seccomp import forbid_mounts
 from pytest_sandbox.sandbox.child import Body, Descriptors, Inside, Order, describe
 from pytest_sandbox.sandbox.wire import Channel, Frame, encode
 
-#: What is said on the wire, by the kernel's word for who says it, by who is in its sandbox but does not run yet.
+#: What is said on the wire first, by the kernel's word for who says it, by who is in its sandbox and has run nothing of a test's.
 JOINED = encode({"op": "joined"})
 #: What a main process waits for, before any frame.
 GO = b"g"
@@ -76,6 +76,8 @@ def become_main(order: Order, given: Descriptors, body: Body) -> NoReturn:
 def _run(inside: Inside, body: Body) -> NoReturn:
     code, order = 1, inside.order
     try:
+        if inside.outermost:
+            inside.channel.send({"op": "joined"})
         if order.count_pids and order.spec.limits.pids is not None:
             # Counted per user namespace since Linux 5.14, so this is the sandbox's own processes, and init: that is not in its
             # cgroup, but in that of the scope, except for the outermost.

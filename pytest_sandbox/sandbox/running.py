@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from pytest_sandbox._linux import proc
 from pytest_sandbox.model.errors import SandboxError, WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.primitives.cgroups import Cgroup, MemorySnapshot
@@ -116,6 +117,11 @@ class Dying:
     before: int
     seen: int
 
+    @property
+    def is_mute(self) -> bool:
+        """Whether it has printed nothing yet."""
+        return self.seen == self.before
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Told:
@@ -145,6 +151,7 @@ class Running:
     below_used: what those below it that have ended were reaped with; None: of one that is not known.
     held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
     forking into it. spared_until: until when a kill waits for that.
+    main: pid of its main process, as the kernel vouches for it.
     attached: main is in its cgroups of version 2. entered: in all. problem: why it never started, or what it
     did that it must not. common: of the outermost, the layer of what all have in common. own_inodes: of its layer, before
     it wrote. launcher: pid of the process that it was forked from, if that is one of its own.
@@ -177,6 +184,7 @@ class Running:
     entered: bool = False
     words: LastWords = dataclasses.field(default_factory=LastWords)
     pid: int | None = None
+    main: int | None = None
     pidfd: int | None = None
     layer: int | None = None
     common: int | None = None
@@ -255,6 +263,11 @@ class Running:
         """Let init send main what Ctrl-C sends to a program."""
         with contextlib.suppress(OSError):
             self.control.send(signal_main(signal.SIGINT))
+
+    @property
+    def hears(self) -> bool:
+        """Whether it would hear that it is asked for its stacks: it is not stopped, and does not block the signal."""
+        return self.main is None or proc.hears(self.main, STACKS_SIGNAL)
 
     def ask_for_stacks(self) -> None:
         """Let init make main print its stacks; of which a program that is no Python dies."""

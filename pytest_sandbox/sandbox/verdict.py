@@ -27,6 +27,7 @@ class Facts:
     processes_refused: forks that the pids limit refused; None where nobody counts them. disk_full, inodes_full: share of
     these limits in use at the end, or when it said that it had no room. errno: what the sandbox says its failure was about (0:
     nothing). output: bytes written to stdout and stderr. ran: seconds since the clock of its timeout last started.
+    mute: how long it was waited for to print its stacks when its time was over, in vain; in seconds.
     victim: whom the kernel killed for memory. own_memory: whether it was for its own limit, if it has one; None: for that or for
     want of memory around it, which cannot be told.
     failed: whether it counts as failed by itself. reported: whether its main process said all that it had to.
@@ -42,6 +43,7 @@ class Facts:
     errno: int = 0
     output: int = 0
     ran: float = 0.0
+    mute: float = 0.0
     victim: str | None = None
     own_memory: bool | None = None
     failed: bool = False
@@ -65,6 +67,7 @@ def _by_controller(facts: Facts) -> tuple[Ending, str] | None:
     limits, usage = facts.limits, facts.usage
     # Often the reason why it did not come to its end.
     before = f"; before that the kernel killed {_victims(facts)} for memory" if usage.oom_kills else ""
+    before += f"; it was given {format_seconds(facts.mute)} more to print its stacks, and did not" if facts.mute else ""
     if facts.killed is Ending.TIMED_OUT:
         return facts.killed, f"timed out: killed after {format_seconds(facts.ran)}, limit {_seconds(limits.timeout)}{before}"
     if facts.killed is Ending.CPU_TIME:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,23 @@ MOUNTINFO = (
     "34 33 0:31 / /over/below rw - tmpfs two rw\n"
     "35 27 0:32 / /over rw - ext4 three rw\n"
 )
+
+
+def test_hears() -> None:
+    """Whoever neither ignores a signal nor blocks it; also where that cannot be read, as of who is no more."""
+    with subprocess.Popen(["sleep", "60"]) as gone:
+        assert proc.hears(gone.pid, signal.SIGTERM)
+        gone.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, gone.pid, os.WSTOPPED)
+        assert not proc.hears(gone.pid, signal.SIGTERM)
+        gone.kill()
+    assert proc.hears(gone.pid, signal.SIGTERM)
+    with subprocess.Popen(["sh", "-c", "trap '' TERM; echo; exec sleep 60"], stdout=subprocess.PIPE) as deaf:
+        assert deaf.stdout
+        deaf.stdout.readline()
+        assert not proc.hears(deaf.pid, signal.SIGTERM)
+        assert proc.hears(deaf.pid, signal.SIGHUP)
+        deaf.kill()
 
 
 def test_mountinfo() -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from pytest_sandbox import CallError, Ending, Limits, Result, Sandbox, Spec
 from pytest_sandbox.model.spec import MIB
+from pytest_sandbox.primitives.process import STACKS_SIGNAL
 from pytest_sandbox.sandbox import clock
 
 PYTHON = sys.executable
@@ -176,11 +177,62 @@ def test_timed_out_with_the_stacks_of_every_thread(monkeypatch: pytest.MonkeyPat
     assert "in other_thread" in outcome.stacks
 
 
-def test_timed_out_although_it_ignores_every_signal() -> None:
-    """A loop with all signals blocked, and stopped children, die all the same."""
-    source = "import signal, subprocess\nsignal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n"
-    source += "subprocess.Popen(['sh', '-c', 'kill -STOP $$'])\nwhile True: pass"
-    assert python(source, timeout=0.3).ending is Ending.TIMED_OUT
+def block_signals() -> None:
+    """A loop with all signals blocked, and a stopped child."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    with subprocess.Popen(["sh", "-c", "kill -STOP $$"]):
+        pass
+
+
+def ignore_signals() -> None:
+    """As a program may that wants to live: all that can be."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        time.sleep(60)
+
+
+def stop() -> None:
+    """As by Ctrl-Z."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("call", [block_signals, ignore_signals, stop])
+def test_who_cannot_print_its_stacks_is_not_waited_for(call: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who blocks or ignores every signal, or is stopped, is killed when its time is over, and no later."""
+    monkeypatch.setattr(clock, "STACKS_TIME", 60.0)
+    error = ending_of(call, timeout=0.3)
+    assert error.outcome.ending is Ending.TIMED_OUT
+    assert error.outcome.sentence.endswith(", limit 300ms")
+    assert error.outcome.usage.wall < 30
+
+
+def test_who_does_not_print_its_stacks_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler of its own keeps Python from it: that the time which that takes is over the limit is said."""
+    monkeypatch.setattr(clock, "STACKS_TIME", 0.4)
+
+    def take_the_signal() -> None:
+        signal.signal(STACKS_SIGNAL, lambda *_: None)
+        while True:
+            time.sleep(60)
+
+    outcome = ending_of(take_the_signal, timeout=0.3).outcome
+    assert outcome.ending is Ending.TIMED_OUT
+    assert outcome.sentence.endswith(", limit 300ms; it was given 400ms more to print its stacks, and did not")
+    assert outcome.usage.wall >= 0.7
+
+
+def test_a_thread_that_hears_prints_the_stacks_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one of the threads does not block the signal."""
+    monkeypatch.setattr(clock, "STACKS_TIME", 60.0)
+
+    def block_in_main_thread() -> None:
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        block_signals()
+
+    outcome = ending_of(block_in_main_thread, timeout=1.0).outcome
+    assert outcome.ending is Ending.TIMED_OUT
+    assert "in block_signals" in outcome.stacks
 
 
 @pytest.mark.needs("cpu_time")
