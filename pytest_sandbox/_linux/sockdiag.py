@@ -9,6 +9,8 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 
+from pytest_sandbox._linux.sockets import Socket
+
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP = 20, 0x301
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -24,12 +26,12 @@ _QUERIES = (
 )
 
 
-def open_netlink() -> socket.socket:
+def open_netlink() -> Socket:
     """A socket to ask about the caller's network namespace, also from another one."""
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+    return Socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
 
 
-def serves_network(netlink: socket.socket, unix: Iterable[str], pid: int | str = "self") -> bool:
+def serves_network(netlink: Socket, unix: Iterable[str], pid: int | str = "self") -> bool:
     """Whether a socket of the network namespace that `netlink` was made in waits for peers: TCP listening, UDP bound.
 
     unix: where unix sockets of it listen (`proc.unix_listeners`); abstract names belong to the network. pid: a process in it,
@@ -38,7 +40,7 @@ def serves_network(netlink: socket.socket, unix: Iterable[str], pid: int | str =
     return any(name.startswith("@") for name in unix) or any(_any(netlink, pid, *query) for query in _QUERIES)
 
 
-def _any(netlink: socket.socket, pid: int | str, family: int, protocol: int, state: int, file: str) -> bool:
+def _any(netlink: Socket, pid: int | str, family: int, protocol: int, state: int, file: str) -> bool:
     request = _REQUEST.pack(family, protocol, 0, 1 << state)
     netlink.send(_HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + request)
     found = False

@@ -1,4 +1,4 @@
-"""A sandbox's network: what a process does to the network namespace that it is in. Imports nothing of the package."""
+"""A sandbox's network: what a process does to the network namespace that it is in. Imports `_linux`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import fcntl
 import os
 import socket
 import struct
+
+from pytest_sandbox._linux.sockets import Socket
 
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41
@@ -27,7 +29,7 @@ _LEAST_QUEUE = 1 << 19
 
 def raise_loopback() -> None:
     """Set `lo` up, with 127.0.0.1 and ::1 (netdevice(7)); needs CAP_NET_ADMIN over the caller's network namespace."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+    with Socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14s", b"lo", _IFF_UP_RUNNING, b""))
 
 
@@ -52,7 +54,7 @@ def _attribute(kind: int, data: bytes) -> bytes:
 
 def route(message: bytes) -> None:
     """Send a message of `bandwidth`; OSError with what the kernel says to it. Needs CAP_NET_ADMIN as `raise_loopback` does."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
+    with Socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         netlink.send(message)
         _, kind, _, _, _, error = struct.unpack_from("=IHHIIi", netlink.recv(1 << 12))
     if kind != _NLMSG_ERROR or error:

@@ -16,10 +16,10 @@ import dataclasses
 import functools
 import json
 import os
-import socket
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.spec import Keep, Limits, Network, Spec
 from pytest_sandbox.primitives.process import Handler
 from pytest_sandbox.sandbox.wire import Channel, Frame
@@ -122,19 +122,19 @@ class Control:
     tasks: the way into its cgroups. handlers: of signals, which main gets back.
     """
 
-    socket: socket.socket
+    socket: Socket
     tasks: tuple[int, ...] = ()
     handlers: Mapping[int, Handler] = dataclasses.field(default_factory=dict)
 
     def greet(self) -> None:
         """Say who we are, by the kernel's word, and wait until the controller has put us into our cgroups."""
-        self.socket.send(b"h")
+        self.socket.say(b"h")
         if self.socket.recv(1) != b"g":
             os._exit(1)
 
     def send_ready(self, descriptors: Sequence[int]) -> None:
         """Hand over what `pid1.Recipe` says."""
-        socket.send_fds(self.socket, [b"r"], list(descriptors))
+        self.socket.say(b"r", descriptors)
 
     def run(self, body: Callable[[], None], *, close: Iterable[int]) -> None:
         """Close what is not this process's, which was just forked, and run `body` in it. Comes back where that does.
@@ -147,7 +147,7 @@ class Control:
             body()
         except BaseException as error:
             with contextlib.suppress(OSError):
-                self.socket.send(b"F" + json.dumps(describe(error)).encode())
+                self.socket.say(b"F" + json.dumps(describe(error)).encode())
             os._exit(1)
 
 

@@ -9,11 +9,11 @@ import dataclasses
 import errno
 import os
 import select
-import socket
 import time
 
 from pytest_sandbox._linux import proc
 from pytest_sandbox._linux.sockdiag import serves_network
+from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.errors import SetupError, UnavailableError
 from pytest_sandbox.model.spec import Network, Spec
 from pytest_sandbox.sandbox import pid1
@@ -61,7 +61,7 @@ class Cloning:
             running.recipe = self._recipe(running)
             order = pid1.clone(self._layout(running.depth), shares_network=shares)
             try:
-                socket.send_fds(parent.control, [order], [pending.inner.fileno()])
+                parent.control.say(order, [pending.inner.fileno()])
                 parent.below.clones[parent.below.cloned] = running
                 parent.below.cloned += 1
                 for packet in running.recipe.packets:
@@ -102,15 +102,15 @@ def _resolved(path: str) -> str:
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
-def _send(control: socket.socket, packet: bytes) -> None:
+def _send(control: Socket, packet: bytes) -> None:
     """Send a packet to an init, which reads as fast as it mounts. OSError: it is gone, or has not read for some seconds."""
     try:
-        control.send(packet)
+        control.say(packet)
     except BlockingIOError:
         room = select.poll()
         room.register(control, select.POLLOUT)
         room.poll(_READ_TIME * 1000)
-        control.send(packet)
+        control.say(packet)
 
 
 def _listeners(parent: Running, wanted: Network) -> tuple[tuple[str, ...], bool]:

@@ -14,6 +14,7 @@ import struct
 import termios
 from collections.abc import Sequence
 
+from pytest_sandbox._linux.sockets import Socket, pair
 from pytest_sandbox.sandbox.child import Descriptors
 from pytest_sandbox.sandbox.wire import descriptors_in
 
@@ -26,7 +27,7 @@ _SPEAKER = socket.CMSG_SPACE(_UCRED.size)
 _MOST_DESCRIPTORS = 8
 
 
-def make_descriptors(owner: tuple[int, int] | None) -> tuple[Descriptors, socket.socket, socket.socket, socket.socket]:
+def make_descriptors(owner: tuple[int, int] | None) -> tuple[Descriptors, Socket, Socket, Socket]:
     """Main's descriptors, init's end of its socket, and the controller's ends of both sockets.
 
     owner: uid and gid that the sandbox's files get, so that it may open /dev/stdout anew.
@@ -34,7 +35,7 @@ def make_descriptors(owner: tuple[int, int] | None) -> tuple[Descriptors, socket
     with contextlib.ExitStack() as undo:
         pairs = []
         for kind in (socket.SOCK_SEQPACKET, socket.SOCK_STREAM):
-            pairs.append(socket.socketpair(socket.AF_UNIX, kind))
+            pairs.append(pair(kind))
             for sock in pairs[-1]:
                 undo.callback(sock.close)
             pairs[-1][0].setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -50,14 +51,14 @@ def make_descriptors(owner: tuple[int, int] | None) -> tuple[Descriptors, socket
     return Descriptors(talk_inside.detach(), *files), control_inside, control, talk
 
 
-def is_hung_up(sock: socket.socket) -> bool:
+def is_hung_up(sock: Socket) -> bool:
     """Whether nobody is at the other end any more, though words of his may still be unread: his pid may be another's by now."""
     poll = select.poll()
     poll.register(sock, 0)
     return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
-def unread(sock: socket.socket) -> int:
+def unread(sock: Socket) -> int:
     """How many bytes wait there: FIONREAD of unix(7), SIOCINQ, is of all of them."""
     try:
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))[0])
@@ -65,7 +66,7 @@ def unread(sock: socket.socket) -> int:
         return 0
 
 
-def next_speaker(sock: socket.socket) -> int | None:
+def next_speaker(sock: Socket) -> int | None:
     """The pid of who has said what is to be read next; None where nobody has, or is there no more. Leaves the words there."""
     try:
         data, ancillary, _, _ = sock.recvmsg(1, _SPEAKER, socket.MSG_PEEK)
@@ -74,7 +75,7 @@ def next_speaker(sock: socket.socket) -> int | None:
     return _speaker(ancillary) if data and not is_hung_up(sock) else None
 
 
-def packet(sock: socket.socket) -> tuple[bytes, int | None, list[int]] | None:
+def packet(sock: Socket) -> tuple[bytes, int | None, list[int]] | None:
     """A packet, the pid of who has sent it, and descriptors; no words: nobody is there any more. None: nothing yet."""
     space = _SPEAKER + socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
     try:

@@ -11,11 +11,11 @@ import errno
 import json
 import os
 import selectors
-import socket
 import time
 import warnings
 from collections.abc import Sequence
 
+from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.interrupts import deferred
@@ -189,7 +189,7 @@ class Loop:
             running.fail(error)
             return
         with contextlib.suppress(OSError):  # it has died, which its pidfd will tell
-            running.control.send(b"g")
+            running.control.say(b"g")
 
     def _ready(self, running: Running, descriptors: list[int]) -> None:
         """Its root is made. Let it be entered by a fork of the main process around it; the outermost has forked its own."""
@@ -207,7 +207,7 @@ class Loop:
                 os.close(fd)
             return
         if running.order.scope:
-            running.below.netlink = socket.socket(fileno=others.pop(0))
+            running.below.netlink = Socket(fileno=others.pop(0))
         if running.parent is None and self._layout.common:
             running.common = others.pop(0)
         pending, running.pending = running.pending, None
@@ -258,7 +258,7 @@ class Loop:
                 running.attached = True
                 running.fork_is_over()
                 with contextlib.suppress(OSError):  # it has died, which will be told
-                    running.wire.send(GO)
+                    running.wire.say(GO)
                 return True
             running.cgroup.verify(pid)
         except SetupError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import socket
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ from os import _exit, close, getcwdb, write
 from typing import NoReturn
 
 from pytest_sandbox._linux import native
+from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.seccomp import forbid_mounts
 from pytest_sandbox.sandbox.child import Body, Descriptors, Inside, Order, describe
@@ -67,7 +67,7 @@ def become_main(order: Order, given: Descriptors, body: Body) -> NoReturn:
     """Run the body in the outermost sandbox's main process, which has no privileges any more; ends with its exit code."""
     process.leave_keyring()
     process.set_limits(_limits(order))
-    wire = socket.socket(fileno=given.wire)
+    wire = Socket(fileno=given.wire)
     if wire.recv(1) != GO:  # the controller has thought better of it, or is gone
         _exit(1)
     _run(Inside(order, Channel(wire), given, outermost=True), body)

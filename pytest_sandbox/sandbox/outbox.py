@@ -1,4 +1,4 @@
-"""What the controller still has to say to one sandbox, which may not be listening. Imports `wire`.
+"""What the controller still has to say to one sandbox, which may not be listening. Imports `wire` and below.
 
 A sandbox that does not read must hold up nobody: what its socket does not take waits here, up to a bound.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections import deque
 from collections.abc import Sequence
 
+from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.sandbox.wire import LONGEST, Frame, encode
 
@@ -25,7 +25,7 @@ class Outbox:
     wait, but for a single frame that is longer.
     """
 
-    def __init__(self, sock: socket.socket, *, closed: bool = False, most: int = LONGEST) -> None:
+    def __init__(self, sock: Socket, *, closed: bool = False, most: int = LONGEST) -> None:
         self._closed = closed
         self._most = most
         self._socket = sock
@@ -57,7 +57,7 @@ class Outbox:
     def _send(self, data: memoryview, descriptors: Sequence[int]) -> int:
         """How many bytes the socket takes; all where nobody is there any more, whose end tells all. Raises WireError."""
         try:
-            return socket.send_fds(self._socket, [data], list(descriptors)) if descriptors else self._socket.send(data)
+            return self._socket.say(data, descriptors)
         except BlockingIOError:
             return 0
         except (BrokenPipeError, ConnectionResetError):

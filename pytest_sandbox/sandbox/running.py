@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from pytest_sandbox._linux import proc
+from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.errors import SandboxError, WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.primitives.cgroups import Cgroup, MemorySnapshot
@@ -36,7 +37,7 @@ class Pending:
     extra: Frame
     descriptors: Descriptors
     tasks: tuple[int, ...]
-    inner: socket.socket
+    inner: Socket
 
     def own(self) -> tuple[int, ...]:
         """Those of which the controller has no further use; main's files it reads at the end."""
@@ -64,7 +65,7 @@ class Below:
     """
 
     is_here: bool = False
-    netlink: socket.socket | None = None
+    netlink: Socket | None = None
     preparing: set[str] = dataclasses.field(default_factory=set)
     waiting: list[Running] = dataclasses.field(default_factory=list)
     clones: dict[int, Running] = dataclasses.field(default_factory=dict)
@@ -163,8 +164,8 @@ class Running:
     order: Order
     listener: Listener
     parent: Running | None
-    control: socket.socket
-    wire: socket.socket
+    control: Socket
+    wire: Socket
     stdout: int
     stderr: int
     stacks: int
@@ -262,7 +263,7 @@ class Running:
     def interrupt(self) -> None:
         """Let init send main what Ctrl-C sends to a program."""
         with contextlib.suppress(OSError):
-            self.control.send(signal_main(signal.SIGINT))
+            self.control.say(signal_main(signal.SIGINT))
 
     @property
     def hears(self) -> bool:
@@ -273,7 +274,7 @@ class Running:
         """Let init make main print its stacks; of which a program that is no Python dies."""
         self.snapshot = self.snapshot or self.cgroup.snapshot()
         with contextlib.suppress(OSError):
-            self.control.send(signal_main(STACKS_SIGNAL))
+            self.control.say(signal_main(STACKS_SIGNAL))
 
     def kill(self, why: Ending | None) -> None:
         """SIGKILL init, and with it every process of its namespace; the first reason stands.

@@ -1,4 +1,4 @@
-"""Frames between the controller and a sandbox: a length of four bytes, then a JSON object. Imports `model` only.
+"""Frames between the controller and a sandbox: a length of four bytes, then a JSON object. Imports `_linux` and `model`.
 
 Descriptors travel with a frame (SCM_RIGHTS, unix(7)) towards the sandbox, never out of it. JSON, since what comes from a
 sandbox is not trusted: no pickle. What runs beside tests names functions of the standard library here and in other files as it
@@ -18,6 +18,7 @@ from os import _exit, getpid
 from threading import RLock
 from typing import Any
 
+from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.errors import SandboxError, WireError
 
 Frame = dict[str, Any]
@@ -152,7 +153,7 @@ class Channel:
     A test that forks and comes back into pytest would send from the wrong process: `send` there does nothing.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: Socket) -> None:
         self.socket = sock
         self.adopt()
 

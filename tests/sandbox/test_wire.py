@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pytest_sandbox._linux.sockets import pair
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.sandbox.outbox import Outbox
 from pytest_sandbox.sandbox.wire import LONGEST, Channel, Decoder, encode
@@ -167,7 +168,7 @@ def test_large_text_is_no_bomb() -> None:
 
 def test_a_channel_belongs_to_one_process() -> None:
     """A fork that comes back into the same code sends nothing."""
-    here, there = socket.socketpair()
+    here, there = pair(socket.SOCK_STREAM)
     with here, there:
         channel = Channel(there)
         pid = os.fork()
@@ -184,7 +185,7 @@ def test_a_channel_belongs_to_one_process() -> None:
 
 def test_outbox_waits_for_who_does_not_read() -> None:
     """It never blocks, keeps the order, and sends the descriptors with the frame that they belong to."""
-    here, there = socket.socketpair()
+    here, there = pair(socket.SOCK_STREAM)
     reading, writing = os.pipe()
     found: list[tuple[dict[str, Any], list[int]]] = []
 
@@ -218,7 +219,7 @@ def test_outbox_waits_for_who_does_not_read() -> None:
 
 def test_outbox_has_a_bound() -> None:
     """Who never reads does not fill the controller's memory."""
-    here, there = socket.socketpair()
+    here, there = pair(socket.SOCK_STREAM)
     with here, there:
         here.setblocking(False)
         outbox = Outbox(here, most=4 << 20)
@@ -231,7 +232,7 @@ def test_outbox_has_a_bound() -> None:
 
 def test_outbox_of_who_is_gone() -> None:
     """Nothing waits, and no descriptor stays."""
-    here, there = socket.socketpair()
+    here, there = pair(socket.SOCK_STREAM)
     there.close()
     with here, open(os.devnull, "rb") as file:
         here.setblocking(False)
