@@ -137,9 +137,8 @@ def function(
         if after is not None:
             after(inside)
         process.flush()
-        inside.channel.send({"op": "done"})
         with contextlib.suppress(EOFError):
-            inside.channel.wait_for("bye")
+            inside.channel.ask({"op": "done"}, "bye")
         return code
 
     return body

@@ -161,6 +161,7 @@ class Channel:
         """Be the calling process's: it was forked, and has another socket under the same number, and none of the threads."""
         self._owner = getpid()
         self._asking = RLock()
+        self._kept: list[tuple[Frame, list[int]]] = []
 
     def send(self, frame: Frame) -> None:
         """Send a frame; a controller that has gone away is no error, since it takes the sandbox with it."""
@@ -176,23 +177,25 @@ class Channel:
 
         Raises SandboxError in any other process than its own: it would take an answer that is not its own.
         """
-        self._refuse_forks()
-        header, descriptors = self._read(_HEADER.size)
-        (length,) = _HEADER.unpack(header)
-        body, more = self._read(length)
-        return _decode(body), descriptors + more
+        with self.asking():
+            return self._kept.pop(0) if self._kept else self._next()
 
-    def wait_for(self, op: str) -> Frame:
-        """The next frame with this `op`; what comes before is for nobody."""
-        while (frame := self.receive()[0])["op"] != op:
-            pass
-        return frame
+    def wait_for(self, *ops: str) -> tuple[Frame, list[int]]:
+        """The next frame with one of these `op`s, and its descriptors; others are kept for who waits for them. As `receive`."""
+        with self.asking():
+            for index, (frame, _) in enumerate(self._kept):
+                if frame["op"] in ops:
+                    return self._kept.pop(index)
+            while (found := self._next())[0]["op"] not in ops:
+                self._kept.append(found)
+            return found
 
     def ask(self, question: Frame, answer: str) -> Frame:
         """Send a frame, and wait for one with the `op` answer."""
         with self.asking():
+            self._kept = [(frame, fds) for frame, fds in self._kept if frame["op"] != answer]  # nobody waited for it to the end
             self.send(question)
-            return self.wait_for(answer)
+            return self.wait_for(answer)[0]
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -204,6 +207,12 @@ class Channel:
     def _refuse_forks(self) -> None:
         if getpid() != self._owner:
             raise SandboxError("a fork of the test's process cannot ask the controller: ask in the test itself")
+
+    def _next(self) -> tuple[Frame, list[int]]:
+        header, descriptors = self._read(_HEADER.size)
+        (length,) = _HEADER.unpack(header)
+        body, more = self._read(length)
+        return _decode(body), descriptors + more
 
     def _read(self, count: int) -> tuple[bytes, list[int]]:
         data, descriptors = bytearray(), list[int]()

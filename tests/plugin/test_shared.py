@@ -224,3 +224,21 @@ def test_what_is_told_of_several(pytester: pytest.Pytester, compare: Compare) ->
     assert " test_alone.py::test_alone" in table
     assert text.count("(of 2 tests that shared a sandbox)") == 1
     assert (pytester.path / "report.xml").read_text().count('name="sandbox_tests" value="2"') == 2
+
+
+def test_a_thread_that_goes_on_asking(pytester: pytest.Pytester) -> None:
+    """It takes no word that is for the tests after the one that has left it."""
+    pytester.makepyfile(
+        """
+        import pytest, threading, time
+        pytestmark = pytest.mark.sandbox(scope="module")
+        def ask(sandbox):
+            while True: sandbox.usage()
+        def test_leaves(sandbox):
+            for _ in range(9): threading.Thread(target=ask, args=[sandbox], daemon=True).start()
+            time.sleep(0.1)
+        @pytest.mark.parametrize("number", range(60))
+        def test_next(number): pass
+        """
+    )
+    pytester.runpytest_subprocess("--sandbox", "--sandbox-timeout=20").assert_outcomes(passed=61)

@@ -180,6 +180,38 @@ def test_a_channel_belongs_to_one_process() -> None:
         assert decode(here.recv(1000)) == [{"op": "true"}]
 
 
+def test_an_answer_is_for_who_has_asked() -> None:
+    """A thread that waits for its own hears what another one is to be told, and leaves it to that one."""
+    here, there = pair(socket.SOCK_STREAM)
+    answers: list[dict[str, Any]] = []
+    with here, there:
+        channel = Channel(there)
+        asking = threading.Thread(target=lambda: answers.append(channel.ask({"op": "usage?"}, "usage")))
+        asking.start()
+        assert decode(here.recv(1000)) == [{"op": "usage?"}]
+        for op in ("held", "next", "usage"):
+            here.send(encode({"op": op}))
+        asking.join()
+        here.shutdown(socket.SHUT_WR)
+        assert channel.wait_for("next")[0] == {"op": "next"}
+        assert channel.receive()[0] == {"op": "held"}
+        with pytest.raises(EOFError):
+            channel.receive()
+    assert answers == [{"op": "usage"}]
+
+
+def test_an_answer_that_nobody_has_waited_for() -> None:
+    """Its question was cut short by what a signal handler has raised: it is no answer to the next one."""
+    here, there = pair(socket.SOCK_STREAM)
+    with here, there:
+        channel = Channel(there)
+        for frame in ({"op": "usage", "of": 1}, {"op": "next"}):
+            here.send(encode(frame))
+        channel.wait_for("next")
+        here.send(encode({"op": "usage", "of": 2}))
+        assert channel.ask({"op": "usage?"}, "usage")["of"] == 2
+
+
 # -- the outbox --------------------------------------------------------------------------------------------------------
 
 

@@ -118,13 +118,13 @@ class SandboxFactory:
         with channel.asking():
             channel.send({"op": "make", **spec})
             while True:
-                frame, descriptors = channel.receive()
+                frame, descriptors = channel.wait_for("spawn", "made", "unmade")
                 if frame["op"] == "spawn":
                     with measuring.sheltered(self._config):
                         fork_into(self._inside, frame, descriptors, lambda inside: self._run(body, inside))
                 elif frame["op"] == "made":
                     return bodies.outcome_from_frame(frame["outcome"]), frame["said"]
-                elif frame["op"] == "unmade":
+                else:
                     raise SpecError(frame["reason"])
 
     def _run(self, body: Body, inside: Inside) -> int:

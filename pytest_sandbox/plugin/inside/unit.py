@@ -26,7 +26,7 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
     """
     world.begin(inside)
     if order["waits"]:
-        begin = inside.channel.wait_for("begin")
+        begin = inside.channel.wait_for("begin")[0]
         world.take(begin["generators"])
         world.session.testsfailed = begin["failed"]
         order = order | {"following": begin["following"]}
@@ -72,7 +72,7 @@ def _with_following(channel: Channel, order: Frame) -> Iterator[tuple[int, int |
         index = coming.popleft()
         following, stays = (coming[0], True) if coming else (order["following"], False)
         if not coming and order["grows"]:
-            told = channel.wait_for("next")
+            told = channel.wait_for("next")[0]
             following, stays = told["item"], told["stays"]
             if stays:
                 coming.append(following)

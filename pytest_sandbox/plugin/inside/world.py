@@ -82,7 +82,6 @@ class World:
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
-        inside.channel.send({"op": "done"})
         with suppress(EOFError):
-            inside.channel.wait_for("bye")
+            inside.channel.ask({"op": "done"}, "bye")
         return 0
