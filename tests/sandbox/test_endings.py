@@ -162,7 +162,7 @@ def test_timed_out(crowd: Callable[[], float]) -> None:
 
 def test_timed_out_with_the_stacks_of_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every Python thread's stack is in the outcome."""
-    monkeypatch.setattr(clock, "STACKS_TIME", 2.0)  # on a machine under load it takes its turn to print them
+    monkeypatch.setattr(clock, "STACKS_TIME", 60.0)  # on a machine under load it takes its turn to print them
 
     def other_thread() -> None:
         time.sleep(60)
