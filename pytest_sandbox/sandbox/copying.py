@@ -56,7 +56,7 @@ def copy_files(layer: int, trees: Sequence[Tree], where: str, target: Callable[[
     if directory is None:
         return Copies()
     try:
-        for name in sorted(os.listdir(directory)):
+        for name in upper.listed(directory):
             if not name.startswith(prefix):
                 continue
             try:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -92,6 +93,26 @@ def test_a_deep_tree_is_cut(top: Path, layer: int) -> None:
     assert cut
     assert 60 < len(changes) < 70
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_wide_directory_is_read_in_parts(top: Path, layer: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left out, nor are all names held at once: it is the test that says how many there are."""
+    monkeypatch.setattr(upper, "MOST_COUNTED", 50)
+    everything = {f"{number:0200}" for number in range(2000)}
+    for name in everything:
+        (top / name).touch()
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in upper.walk(layer, TREES)) == len(everything)
+        assert upper.fill_by_walking(layer, TREES) is None
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(everything) * 200 / 2
+    changes, cut = upper.changes(layer, TREES)
+    assert ({change.path[1:] for change in changes} < everything, cut) == (True, True)
+    (tmp_path / "target").mkdir()
+    assert copying.copy_out(layer, TREES, "/", str(tmp_path / "target")) == len(everything)
 
 
 def test_copy_out_follows_nothing(top: Path, layer: int, tmp_path: Path) -> None:
