@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator, Mapping
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MountEntry:
-    """A line of /proc/self/mountinfo: ids, the root within its file system, the mount point, type and options."""
+    """A line of /proc/self/mountinfo: ids, root within the file system, mount point, type, options of the mount and of that."""
 
     mount_id: int
     parent_id: int
@@ -18,6 +18,7 @@ class MountEntry:
     point: str
     fstype: str
     options: frozenset[str]
+    super_options: frozenset[str]
 
 
 #: Of a process's states: stopped by a signal, and by whoever traces it.
@@ -36,15 +37,16 @@ def parse_mountinfo(text: str) -> tuple[MountEntry, ...]:
     # Only "\n" ends a line and only " " a field: the kernel escapes those two, tabs and backslashes, and nothing else.
     for line in text.split("\n")[:-1]:
         front, _, back = line.partition(" - ")
-        fields = front.split(" ")
+        fields, (fstype, _, super_options) = front.split(" "), back.split(" ", 2)
         entries.append(
             MountEntry(
                 int(fields[0]),
                 int(fields[1]),
                 _unescape(fields[3]),
                 _unescape(fields[4]),
-                back.split(" ")[0],
+                fstype,
                 frozenset(fields[5].split(",")),
+                frozenset(super_options.split(",")),
             )
         )
     return tuple(entries)

@@ -1,4 +1,4 @@
-"""Where this process stands in each cgroup hierarchy, found from two files of /proc. Pure; imports `model` only.
+"""Where this process stands in each cgroup hierarchy, found from two files of /proc. Pure; imports `model` and `proc`.
 
 /proc/self/cgroup says in which cgroup this process is, /proc/self/mountinfo where that hierarchy can be seen.
 Neither suffices: a mount may show a hierarchy from below its root ("mount root"), and in a cgroup namespace both
@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import re
 
+from pytest_sandbox._linux.proc import parse_mountinfo
 from pytest_sandbox.model.capability import Cause
 
 V1, V2 = 1, 2
@@ -64,9 +64,9 @@ class _Mount:
 
 def find_hierarchies(cgroup: str, mountinfo: str) -> tuple[Hierarchy, ...]:
     """Parse the text of /proc/self/cgroup and /proc/self/mountinfo; named v1 hierarchies are left out."""
-    mounts = _parse_mountinfo(mountinfo)
+    mounts = _mounts(mountinfo)
     found = []
-    for line in cgroup.splitlines():
+    for line in cgroup.split("\n")[:-1]:  # only that ends a line: all else may be in a cgroup's name
         number, key, path = line.split(":", 2)
         version = V2 if number == "0" and not key else V1
         if not key.startswith("name="):
@@ -105,28 +105,23 @@ def _below(path: str, root: str) -> str | None:
     return path[len(root) :] if path == root or path.startswith(root + "/") else None
 
 
-def _parse_mountinfo(text: str) -> list[_Mount]:
-    """The mounts of type cgroup and cgroup2, in order; proc_pid_mountinfo(5)."""
-    mounts = []
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        fields, (kind, _, options) = before.split(" "), [*after.split(" ", 2), "", ""][:3]
-        if kind not in ("cgroup", "cgroup2"):
+def _mounts(text: str) -> list[_Mount]:
+    """Those of type cgroup and cgroup2, in order."""
+    found = []
+    for entry in parse_mountinfo(text):
+        if entry.fstype == "cgroup":
+            controllers, version = entry.super_options - _MOUNT_OPTIONS, V1
+        elif entry.fstype == "cgroup2":
+            controllers, version = frozenset[str](), V2
+        else:
             continue
-        words = options.split(",")
-        writable = "ro" not in fields[5].split(",") and "ro" not in words
-        controllers = frozenset(words) - _MOUNT_OPTIONS if kind == "cgroup" else frozenset[str]()
-        mounts.append(_Mount(V1 if kind == "cgroup" else V2, controllers, _plain(fields[3]), _plain(fields[4]), writable))
-    return mounts
+        writable = "ro" not in entry.options | entry.super_options
+        found.append(_Mount(version, controllers, entry.root, entry.point, writable))
+    return found
 
 
 # Everything else among a v1 mount's options is the name of a controller: kernel/cgroup/cgroup-v1.c, cgroup1_show_options.
 _MOUNT_OPTIONS = frozenset({"rw", "ro", "clone_children", "xattr", "noprefix", "cpuset_v2_mode", "favordynmods"})
-
-
-def _plain(field: str) -> str:
-    """Undo the octal escapes of mountinfo (blank, tab, newline, backslash)."""
-    return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), field)
 
 
 def explain(error: OSError, hierarchy: Hierarchy) -> Problem:

@@ -34,7 +34,7 @@ def _limited() -> tuple[tuple[str, str, str], ...]:
     """The cgroups around this process that have a limit, and the names of the files which say it and the usage."""
     texts = []
     for path in ("/proc/self/cgroup", "/proc/self/mountinfo"):
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             texts.append(file.read())
     found = []
     for hierarchy in find_hierarchies(*texts):

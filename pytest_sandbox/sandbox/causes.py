@@ -1,4 +1,4 @@
-"""Which rule refused, by what a system call and the machine say. Pure but for `read`; imports `model` and `hostkind`.
+"""Which rule refused, by what a system call and the machine say. Pure but for `read`; imports `model`, `proc` and `hostkind`.
 
 The rules are the kernel's: ENOSPC of user.max_*_namespaces (namespaces(7)), EPERM and ENOSYS of seccomp filters,
 EACCES of AppArmor (a profile's, proc_pid_attr(5); or for all users),
@@ -11,6 +11,7 @@ import errno
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pytest_sandbox._linux.proc import parse_mountinfo
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.sandbox.hostkind import read_file
 
@@ -69,8 +70,7 @@ def _hides(point: str) -> bool:
 
 
 def _points(read: Reader, below: str) -> list[str]:
-    points = [line.split(" ")[4] for line in (read("/proc/self/mountinfo") or "").splitlines()]
-    return [point for point in points if point.startswith(below)]
+    return [entry.point for entry in parse_mountinfo(read("/proc/self/mountinfo") or "") if entry.point.startswith(below)]
 
 
 def _is_chroot(read: Reader) -> bool:

@@ -82,7 +82,7 @@ def here() -> HostKind:
 def read_file(path: str) -> str | None:
     """A small file's text; "" where it may not be read, None where there is none."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
             return file.read()
     except PermissionError:
         return ""

@@ -46,6 +46,7 @@ def test_mountinfo() -> None:
     """Escapes are undone; only blanks and newlines separate; optional fields are passed over."""
     _, odd, unicode, *_ = proc.parse_mountinfo(MOUNTINFO)
     assert (odd.point, odd.fstype, odd.options) == ("/a b\tc\nd\\e", "tmpfs", frozenset({"rw", "nosuid"}))
+    assert odd.super_options == frozenset({"rw", "size=4k"})
     assert (unicode.point, unicode.root, unicode.fstype) == ("/\u00a0\u2028\x0b\udcff", "/deep/root", "fuse.sshfs")
 
 

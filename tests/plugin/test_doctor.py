@@ -101,8 +101,9 @@ def test_the_doctor_is_right(pytester: pytest.Pytester) -> None:
 
 
 def test_a_masked_proc() -> None:
-    """As container engines mask it: a new one is refused by the kernel, and the fix is to unmask."""
-    said = diagnose("mount -t tmpfs mask /proc/fs")
+    """As container engines mask it: a new one is refused by the kernel, and the fix is to unmask; whatever else is mounted."""
+    odd = """odd=$(printf '/mnt/a\\r\\013\\342\\200\\250b'); mkdir "$odd"; mount -t tmpfs odd "$odd" """
+    said = diagnose(f"mount -t tmpfs odd /mnt; {odd}; mount -t tmpfs mask /proc/fs")
     assert "NO  proc: EPERM of mount(2): the kernel mounts a new proc only where another is seen whole" in said
     assert "(mount_too_revealing), and /proc/fs is covered\n    fix: " in said
     assert "cannot run here: no proc" in said

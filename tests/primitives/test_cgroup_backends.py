@@ -97,6 +97,14 @@ def test_a_writable_mount_is_preferred() -> None:
     assert found.directory == "/run/cgroup"
 
 
+@pytest.mark.parametrize("odd", ["\u2028", "\x0b", "\x85", "\r", "\udcff", " - "])
+def test_a_name_that_only_looks_like_more_lines(odd: str) -> None:
+    """Of a mount and of a cgroup: the kernel ends a line with a newline, and escapes that, and blanks, in the name of a mount."""
+    mounts = V2_MOUNT.format("/", "rw").replace("/sys/fs", f"/a{odd.replace(' ', chr(92) + '040')}b")
+    (found,) = find_hierarchies(f"0::/c{odd}d\n", mounts)
+    assert (found.problem, found.directory) == (None, f"/a{odd}b/cgroup/c{odd}d")
+
+
 def v2(problem: Problem | None = None) -> Hierarchy:
     """A unified hierarchy."""
     return Hierarchy(cgroup_layout.V2, "", frozenset(), "/", "" if problem else "/v2", problem=problem)

@@ -21,7 +21,7 @@ from pytest_sandbox.sandbox import probes
 
 def entry(point: str, fstype: str = "ext4") -> MountEntry:
     """A mount at a point."""
-    return MountEntry(1, 0, "/", point, fstype, frozenset({"rw"}))
+    return MountEntry(1, 0, "/", point, fstype, frozenset({"rw"}), frozenset({"rw"}))
 
 
 def inside(attempt: Callable[[], None]) -> None:
