@@ -33,7 +33,7 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
     facts = dataclasses.replace(
         _facts(running, counted, running.told, untold, fill, status),
         killed=running.killed or _overrun(running, usage),
-        output=max(running.output(), running.overran),
+        output=max(running.output() + running.taken, running.overran),
         ran=_ran(running, usage),
         mute=clock.STACKS_TIME if running.abandoned and running.dying is not None and running.dying.is_mute else 0.0,
         failed=running.failed or bool(status),
@@ -66,12 +66,21 @@ def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> Outcome 
     figures = running.cgroup.figures(*names)
     kills, ooms, refused = (int(figures.get(name, 0)) for name in names)
     before, running.told = running.told, Told(kills, ooms, refused)
-    if kills <= before.kills and not failed:
+    limit, output = running.order.spec.limits.output, running.output()
+    # More than that in its files is still there when they are looked at next, which ends the sandbox.
+    overran = limit is not None and output <= limit < output + running.taken
+    if kills <= before.kills and not failed and not overran:
         return None
     counted, fill = running.cgroup.read(), fill_of(running, layout)
     usage = dataclasses.replace(usage_of(running, counted, fill), oom_kills=kills - before.kills)
     told = None if counted.pids_max_events is None else refused - before.refused
-    facts = dataclasses.replace(_facts(running, counted, before, usage, fill, 0), processes_refused=told, failed=failed)
+    facts = dataclasses.replace(
+        _facts(running, counted, before, usage, fill, 0),
+        killed=Ending.TOO_MUCH_OUTPUT if overran else None,
+        output=output + running.taken,
+        processes_refused=told,
+        failed=failed,
+    )
     ending, sentence = judge(facts)
     return None if ending is Ending.EXITED else Outcome(ending, None, usage, sentence)
 
@@ -134,7 +143,7 @@ def _ran(running: Running, usage: Usage) -> float:
 def _overrun(running: Running, usage: Usage) -> Ending | None:
     """A limit that was passed between two looks of the controller, by what then ended by itself."""
     limits = running.order.spec.limits
-    if limits.output is not None and running.output() > limits.output:
+    if limits.output is not None and running.output() + running.taken > limits.output:
         return Ending.TOO_MUCH_OUTPUT
     if limits.cpu_time is not None and usage.cpu is not None and usage.cpu > limits.cpu_time:
         return Ending.CPU_TIME

@@ -148,7 +148,8 @@ class Running:
 
     control, wire: the controller's ends. allowed: its time, and timer: what it has set itself. hold: neither ends (a debugger).
     dying: what it does when one of them is over. next_look: when its output and CPU time are looked at, on the monotonic clock.
-    told: what was told of before its end. overran: what its output was when that was too much.
+    told: what was told of before its end. overran: what its output was when that was too much. taken: how much of what the test
+    wrote that runs stands in its reports, and not in files any more, in bytes.
     below_used: what those below it that have ended were reaped with; None: of one that is not known.
     held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
     forking into it. spared_until: until when a kill waits for that.
@@ -205,6 +206,7 @@ class Running:
     snapshot: MemorySnapshot | None = None
     told: Told = Told()
     overran: int = 0
+    taken: int = 0
     below_used: dict[str, float] | None = dataclasses.field(default_factory=dict)
     failure: Failure = Failure()
     failed: bool = False

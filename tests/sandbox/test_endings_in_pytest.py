@@ -86,6 +86,44 @@ def test_too_little_memory_to_begin_in(pytester: pytest.Pytester) -> None:
     result.stdout.re_match_lines(["out of memory: the kernel killed .*limit 1M, peak 1M"] * 3)
 
 
+#: A conftest with which the sizes of a sandbox's files are looked at by no one while a short test runs.
+UNSEEN = "import pytest_sandbox.sandbox.clock as clock; clock.FIRST_LOOK = clock.LOOK = 600.0"
+OUTPUTS = """
+import os, pytest, sys
+pytestmark = pytest.mark.sandbox(output="100k")
+@pytest.fixture(scope="session")
+def wide(): print("w" * 60000)
+@pytest.fixture
+def early(): print("s" * 60000)
+@pytest.fixture
+def late(): yield; print("s" * 60000)
+def test_within(): print("x" * 60000); print("x" * 40000, file=sys.stderr)
+def test_after_a_wider_fixture(wide): print("x" * 60000)
+def test_bytes_that_are_no_text(): os.write(1, b"\\xff" * 90000)
+def test_over(): print("x" * 60000); print("x" * 60000, file=sys.stderr)
+def test_over_by_bytes(): print("\xe4" * 60000)
+def test_over_with_set_up(early): print("x" * 60000)
+def test_over_with_teardown(late): print("x" * 60000)
+def test_over_and_failing(): print("x" * 120000); assert 0
+def test_next(): pass
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--capture=sys",), ("--sandbox-scope=module",)], ids=["fd", "sys", "shared"])
+def test_output_is_judged_at_the_end_too(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """What a test wrote more than the limit fails it though nobody saw it while it stood in its files; no other test fails."""
+    monkeypatch.setenv("COLUMNS", "200")
+    pytester.makeconftest(UNSEEN)
+    pytester.makepyfile(OUTPUTS)
+    result = pytester.runpytest_subprocess("--sandbox", "-rA", "--show-capture=no", *options)
+    failed = re.findall("^FAILED .*::test_(.*) - too much output: ended at 117k, limit 100k", result.stdout.str(), re.MULTILINE)
+    assert failed == ["over", "over_by_bytes", "over_with_set_up", "over_with_teardown"]
+    result.stdout.fnmatch_lines(["FAILED *::test_over_and_failing - too much output: assert 0"])
+    result.assert_outcomes(passed=4, failed=5)
+
+
 def test_output_before_the_end(pytester: pytest.Pytester) -> None:
     """What Python and a subprocess wrote before SIGKILL is in the report."""
     body = "print('mine', flush=True); subprocess.run(['echo', 'its']); os.kill(os.getpid(), 9)"

@@ -20,10 +20,11 @@ Pairs = list[tuple[int, int]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Start:
-    """An item of a unit begins, by index."""
+    """An item of a unit begins, by index. captured: what scopes have written for it, in bytes."""
 
     item: int
     shares_network: bool
+    captured: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def _pairs(frame: Frame, name: str) -> Pairs:
 
 
 _MAKERS: dict[str, Callable[[Frame], Said]] = {
-    "start": lambda frame: Start(whole_number(frame, "item"), bool(frame.get("shares_network"))),
+    "start": lambda frame: Start(whole_number(frame, "item"), bool(frame.get("shares_network")), whole_number(frame, "captured")),
     "finish": lambda frame: Finish(whole_number(frame, "item")),
     "done": lambda _: Done(),
     "timer": lambda frame: Timer(seconds(frame, "seconds"), seconds(frame, "grace")),

@@ -16,7 +16,7 @@ from pytest_sandbox.model.spec import Keep
 from pytest_sandbox.plugin.builtin import interruption, watchdog
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption, Stop
-from pytest_sandbox.plugin.builtin.reports import from_frame, warning_from_frame
+from pytest_sandbox.plugin.builtin.reports import from_frame, output_in, warning_from_frame
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show_bytes
 from pytest_sandbox.plugin.builtin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
@@ -106,7 +106,7 @@ class Telling:
         self.version = 0
         self.unmade: Unrunnable | None = None
         self.showing = Showing(session, self.reruns, is_early=is_early)
-        self._shares_network = False
+        self._shares_network, self._captured = False, 0
         self._begun = False
         self._done = False
         self.barks = watchdog.Barks(session.config)
@@ -203,9 +203,9 @@ class Telling:
 
     def _hear(self, running: Running, said: Said) -> None:
         match said:
-            case Start(item, shares_network):
+            case Start(item, shares_network, captured):
                 self._expect(item)
-                self._begun, self._shares_network = True, shares_network
+                self._begun, self._shares_network, self._captured = True, shares_network, captured
                 self._line.news()
             case Finish(item):
                 self._expect(item)
@@ -230,6 +230,7 @@ class Telling:
             self.reports.pop()
         self.reports.append(report)
         running.failed = running.failed or report.failed
+        running.taken = max(0, output_in(self.reports) - self._captured)
 
     def _finish(self, running: Running) -> None:
         if not any(report.when == "teardown" for report in self.reports):
@@ -246,7 +247,7 @@ class Telling:
                 self._fail_after_all(met)
                 add_outcome(done, met, None, self.position, shares_network=self._shares_network)
             clock.restart(running)  # a timeout is a test's, not the sandbox's
-            running.failure = Failure()
+            running.failure, running.taken = Failure(), 0
             self._account.restart()
             running.send({"op": "counted"})
         self._line.news()

@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 
 from pytest_sandbox.plugin.builtin import interruption, ledger
+from pytest_sandbox.plugin.builtin.reports import captured_for
 from pytest_sandbox.plugin.inside import early
 from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others import reruns
@@ -39,9 +40,10 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
     alone = len(order["items"]) == 1 and not order["grows"]
     try:
         for index, following, stays in _with_following(inside.channel, order):
-            inside.channel.send({"op": "start", "item": index, "shares_network": inside.order.shares_network})
-            world.numbers.begin(index, order["earlier"])
             item = session.items[index]
+            start = {"op": "start", "item": index, "captured": captured_for(item)}
+            inside.channel.send({**start, "shares_network": inside.order.shares_network})
+            world.numbers.begin(index, order["earlier"])
             nextitem = None if following is None else session.items[following]
             kept = nextitem if stays else None
             with ledger.keeping(session, nextitem, kept), reruns.attempts(item, alone=alone, earlier=order["earlier"]):
