@@ -41,6 +41,26 @@ def test_pdb(pytester: pytest.Pytester) -> None:
     child.expect(pexpect.EOF)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--capture=sys",), "with --capture=sys, and the terminal kept for a debugger, tests"),
+        (("-p", "no:capture"), "with -p no:capture, and the terminal kept for a debugger, tests"),
+        (("-p", "no:capture", "--sandbox-jobs=2"), ""),
+        (("--pdb",), ""),
+    ],
+    ids=lambda given: given if isinstance(given, str) else " ".join(given),
+)
+def test_output_to_a_terminal(pytester: pytest.Pytester, options: tuple[str, ...], told: str) -> None:
+    """That nobody counts it is said where tests have the terminal, and only there."""
+    pytester.makepyfile("def test_1(): pass\n")
+    child = spawn(pytester, *options)
+    child.expect("1 passed")
+    assert ("NOT ENFORCED: output" in child.before) == bool(told), child.before
+    assert told in child.before.replace("\r\n", "")
+    child.expect(pexpect.EOF)
+
+
 @pytest.mark.parametrize("leave", ["c", "q"])
 def test_pdb_shows_what_has_failed(pytester: pytest.Pytester, leave: str) -> None:
     """What the test has printed and its traceback stand above the debugger's prompt, and not once more at the end."""

@@ -124,10 +124,46 @@ def test_output_is_judged_at_the_end_too(
     result.assert_outcomes(passed=4, failed=5)
 
 
-def test_output_before_the_end(pytester: pytest.Pytester) -> None:
-    """What Python and a subprocess wrote before SIGKILL is in the report."""
+@pytest.mark.parametrize("capture", ["sys", "tee-sys"])
+def test_output_is_counted_while_python_captures_it(pytester: pytest.Pytester, capture: str) -> None:
+    """What a test prints ends it at the limit also where pytest would have it in memory."""
+    body = "print('x' * 120000); time.sleep(100)"
+    pytester.makepyfile(f"import time\ndef test_it():\n    {body}\ndef test_after(): print('x' * 80000)")
+    options = ("--sandbox-output=100k", "--sandbox-degrade", "--sandbox-timeout=60")
+    result = pytester.runpytest_subprocess("--sandbox", f"--capture={capture}", *options)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["too much output: ended at 117k, limit 100k"])
+
+
+@pytest.mark.parametrize("option", ["-s", "--capture=tee-sys"])
+def test_output_that_nobody_counts(pytester: pytest.Pytester, option: str) -> None:
+    """Where tests write straight to pytest's own output no limit is claimed, and one that was asked for is refused."""
+    pytester.makepyfile("import pytest\n@pytest.mark.sandbox\ndef test_it(): print('it ran')")
+    why = f"with {option}, tests write straight to pytest's own output, where nobody counts it"
+    run = pytester.runpytest_subprocess("--sandbox", option)
+    run.assert_outcomes(passed=1)
+    run.stdout.fnmatch_lines([f"sandbox: NOT ENFORCED: output: {why}"])
+    run.stdout.no_fnmatch_line("*output 64M*")
+    for asked in ("--sandbox-output=1M", "--sandbox-require=output"):
+        refused = pytester.runpytest_subprocess("--sandbox", option, asked)
+        assert refused.ret == pytest.ExitCode.USAGE_ERROR
+        refused.stderr.fnmatch_lines([f"*output is not available here: {why}. Fix: capture by descriptors (--capture=fd), *"])
+    run = pytester.runpytest_subprocess("--sandbox", option, "--sandbox-output=none")
+    run.stdout.no_fnmatch_line("*NOT ENFORCED*")
+    pytester.makepyfile("import pytest\n@pytest.mark.sandbox(output='1M')\ndef test_it(): print('it ran')")
+    refused = pytester.runpytest_subprocess("--sandbox", option)
+    refused.stderr.fnmatch_lines([f"*::test_it: the limit output is not available here: {why}. Fix: *"])
+    refused.stdout.no_fnmatch_line("*it ran*")
+    run = pytester.runpytest_subprocess("--sandbox", option, "--sandbox-degrade")
+    run.assert_outcomes(passed=1)
+    run.stdout.fnmatch_lines([f"sandbox: NOT ENFORCED: output (asked for, but --sandbox-degrade): {why}"])
+
+
+@pytest.mark.parametrize("options", [(), ("--capture=sys",)], ids=["fd", "sys"])
+def test_output_before_the_end(pytester: pytest.Pytester, options: tuple[str, ...]) -> None:
+    """What Python and a subprocess wrote before SIGKILL is in the report, or was seen."""
     body = "print('mine', flush=True); subprocess.run(['echo', 'its']); os.kill(os.getpid(), 9)"
-    output = case(pytester, f"def test_it():\n    {body}")
+    output = case(pytester, f"def test_it():\n    {body}", *options)
     assert "mine" in output
     assert "its" in output
 

@@ -11,15 +11,19 @@ import io
 import os
 import stat
 import sys
-from typing import IO, Any
+from collections.abc import Iterable
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
-from _pytest.capture import CaptureManager, FDCapture, FDCaptureBinary, MultiCapture
+from _pytest.capture import CaptureIO, CaptureManager, FDCapture, FDCaptureBinary, MultiCapture, SysCapture
 
 from pytest_sandbox.plugin.builtin import junit, watchdog
 from pytest_sandbox.primitives.process import STACKS_SIGNAL
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.wire import Channel
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 INSIDE: pytest.StashKey[Inside] = pytest.StashKey()
 #: In the controller: whether several tests run at once, of which none can have the terminal to itself.
@@ -75,6 +79,15 @@ def keeps_terminal(config: pytest.Config) -> bool:
         return False
 
 
+def past_counting(config: pytest.Config) -> str:
+    """By what tests write straight to pytest's own stdout or stderr, whose size nobody sees; "" where they do not."""
+    if not keeps_terminal(config) or {1, 2} <= {capture.targetfd for capture in captures(config)}:
+        return ""
+    kind = getattr(config.option, "capture", None)
+    option = {None: "-p no:capture", "no": "-s"}.get(kind, f"--capture={kind}")
+    return option if kind in _ALOUD else f"{option}, and the terminal kept for a debugger"
+
+
 def kept_descriptors(config: pytest.Config, *, keeps: bool) -> tuple[int, ...]:
     """Where pytest keeps, while it captures, what sandboxes get too: the terminal, or else a stdin that is a pipe."""
     saved = {capture.targetfd: capture.targetfd_save for capture in captures(config)}
@@ -107,7 +120,43 @@ def _take_descriptors(config: pytest.Config, inside: Inside, *, keeps: bool) -> 
         if capture is not None and fd and capture._state == "started":
             os.dup2(own[fd], fd)
     os.close(null)
+    whole = _global_capture(config)
+    for fd, stream in ((1, whole.out), (2, whole.err)):
+        if isinstance(stream, SysCapture) and isinstance(stream.tmpfile, CaptureIO):
+            _put_on_file(stream.tmpfile, own[fd])
     _take_fault_handler(config, inside.descriptors.stacks)
+
+
+class _OnFile(io.BytesIO):
+    """The buffer of a capture in memory, on a file of the sandbox's: the controller sees its size, and it survives a kill."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._file = io.FileIO(fd, "r+", closefd=False)
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        return self._file.write(data)
+
+    def writelines(self, lines: Iterable[ReadableBuffer], /) -> None:
+        self._file.writelines(lines)
+
+    def getvalue(self) -> bytes:
+        self._file.seek(0)
+        return self._file.readall()
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None, /) -> int:
+        return self._file.truncate(size)
+
+
+def _put_on_file(capture: CaptureIO, fd: int) -> None:
+    """Have what is captured from now on in a file. The stream stays the same object, which others may hold."""
+    io.TextIOWrapper.__init__(capture, _OnFile(fd), encoding="UTF-8", newline="", write_through=True)
 
 
 def _take_fault_handler(config: pytest.Config, stacks: int) -> None:

@@ -22,6 +22,7 @@ import pytest
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.plugin.builtin import junit
 from pytest_sandbox.plugin.builtin.reports import sendable
+from pytest_sandbox.plugin.builtin.settling import SEVERAL
 from pytest_sandbox.plugin.controller.run import HANDED_OUT, Controller, known, standing_in
 from pytest_sandbox.plugin.controller.walk import Walk
 from pytest_sandbox.plugin.others import carried
@@ -61,7 +62,8 @@ def has_local_workers(config: pytest.Config) -> bool:
 
 def register_master(config: pytest.Config, settings: resolve.Settings) -> None:
     """Make the workers' runs sandboxed. Raises UsageError for what cannot be had on this machine, if workers run here."""
-    found = known(settings) if has_local_workers(config) else None
+    config.stash[SEVERAL] = True
+    found = known(config, settings) if has_local_workers(config) else None
     config.pluginmanager.register(Master(config, settings, found), "sandbox-controller")
 
 
@@ -72,7 +74,7 @@ def register_worker(config: pytest.Config, settings: resolve.Settings) -> None:
     wrong = [name for name, value in (asked or here).items() if here.get(name) != value]
     if wrong:
         raise _not_the_same(f"{', '.join(wrong)} of the sandboxes would not be as the run has it")
-    config.pluginmanager.register(Worker(config, settings, known(settings)), "sandbox-controller")
+    config.pluginmanager.register(Worker(config, settings), "sandbox-controller")
 
 
 def refuse_without(config: pytest.Config) -> None:

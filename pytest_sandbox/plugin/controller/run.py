@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import resource
 import sys
+from collections import ChainMap
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import SetupError, UnavailableError
 from pytest_sandbox.plugin.builtin import junit, strays, watchdog
 from pytest_sandbox.plugin.builtin.ledger import Ledger
-from pytest_sandbox.plugin.builtin.settling import SEVERAL
+from pytest_sandbox.plugin.builtin.settling import SEVERAL, past_counting
 from pytest_sandbox.plugin.controller.walk import Walk
 from pytest_sandbox.plugin.others import asked, carried, dependency, loaded, refused, sybil
 from pytest_sandbox.plugin.others.coverage.measured import measure
@@ -29,13 +30,15 @@ from pytest_sandbox.sandbox import host
 
 def register(config: pytest.Config, settings: resolve.Settings) -> None:
     """Make this run sandboxed, which is not one of pytest-xdist."""
-    config.pluginmanager.register(Alone(config, settings, known(settings)), "sandbox-controller")
+    config.pluginmanager.register(Alone(config, settings), "sandbox-controller")
 
 
-def known(settings: resolve.Settings) -> Mapping[str, Capability]:
-    """What this machine can do. Raises UsageError for what the run asks for and cannot have here."""
+def known(config: pytest.Config, settings: resolve.Settings) -> Mapping[str, Capability]:
+    """What this machine can do, in this run. Raises UsageError for what the run asks for and cannot have here."""
     refused.refuse_green()
-    found = host.capabilities()
+    found: Mapping[str, Capability] = host.capabilities()
+    if option := past_counting(config):
+        found = ChainMap({"output": _uncounted(option)}, found)  # type: ignore[arg-type]  # which nobody changes
     try:
         host.refuse_missing(("platform", *sorted(settings.require)), found)
         if not settings.degrade:
@@ -47,6 +50,11 @@ def known(settings: resolve.Settings) -> Mapping[str, Capability]:
     return found
 
 
+def _uncounted(option: str) -> Capability:
+    reason = f"with {option}, tests write straight to pytest's own output, where nobody counts it"
+    return Capability("output", False, reason, "capture by descriptors (--capture=fd), or take what there is (--sandbox-degrade)")
+
+
 #: What the controller has open for each test that runs, and for those that are made and end meanwhile.
 _DESCRIPTORS = 24
 #: Why workers of pytest-xdist run one test at a time.
@@ -56,17 +64,17 @@ HANDED_OUT = "pytest-xdist hands them out"
 class Controller:
     """What is the same for each process that has sandboxes."""
 
-    def __init__(self, config: pytest.Config, settings: resolve.Settings, known: Mapping[str, Capability]) -> None:
+    def __init__(self, config: pytest.Config, settings: resolve.Settings) -> None:
         if not config.pluginmanager.has_plugin("reports"):
             raise pytest.UsageError(
                 "--sandbox: with -p no:reports no report can leave a sandbox: leave that out, or run with --no-sandbox"
             )
         self.config = config
-        self._given = settings
-        self.settings = dataclasses.replace(settings, base=self._settled(settings.base, known))
-        self.known = known
+        self._given = self.settings = settings
         self.jobs, self._why_fewer = self._at_once()
         config.stash[SEVERAL] = self.jobs > 1
+        self.known = known(config, settings)
+        self.settings = dataclasses.replace(settings, base=self._settled(settings.base, self.known))
         self.book = Book(config, self.settings)
         self.ledger = Ledger()
         config.pluginmanager.register(self.ledger, "sandbox-ledger")
