@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import secrets
 import signal
 import subprocess
@@ -77,6 +78,9 @@ def main(cases: str, result: str) -> None:
     """Make them all ready, let them go, wait, and see that one more is as every sandbox is."""
     with open(cases, encoding="utf-8") as file:
         asked = [*json.load(file)]
+    # A run has no more sandboxes at once than it has descriptors for; here they are a hundred, whatever that takes.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     name = f"{os.getpid()}-{secrets.token_hex(4)}"
     heard: dict[str, Heard] = {}
     with Supervisor(name, host.make_layout(probes.find_identity(), name)) as supervisor:
