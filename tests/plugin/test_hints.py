@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_sandbox import capabilities
+
 #: Errors as programs meet them: of the kernel, of the resolver, and what libraries raise from those.
 CALLS = {
     "address": ("socket.create_connection(('192.0.2.1', 80), 5)", "no other host is there"),
@@ -43,6 +45,24 @@ def test_directories(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("import os\ndef test_it(): os.rename('given', 'taken')")
     result = pytester.runpytest_subprocess("--sandbox", "-p", "no:cacheprovider")
     result.stdout.fnmatch_lines(["*- Sandbox hint -*", "*shutil.move*"])
+
+
+@pytest.mark.parametrize("said", ["fork", "captured", "other"])
+def test_processes(pytester: pytest.Pytester, said: str) -> None:
+    """Where nobody counts those that were refused, of a child's words: not where there never were as many as the limit allows."""
+    if "RLIMIT" not in capabilities()["pids"].reason:
+        pytest.skip("a cgroup counts refused processes")
+    if said == "captured":
+        body = "done = subprocess.run(['sh', '-c', START], capture_output=True, text=True); assert not done.stderr"
+    else:
+        body = "assert not os.system(START)" if said == "fork" else "print('Resource temporarily unavailable'); assert False"
+    pytester.makepyfile(
+        "import os, pytest, subprocess\nSTART = 'for i in 1 2 3 4 5 6 7 8 9; do sleep 60 >/dev/null 2>&1 & done; wait'\n"
+        f"@pytest.mark.sandbox(pids=6)\ndef test_it(): {body}"
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "-p", "no:cacheprovider")
+    result.assert_outcomes(failed=1)
+    assert ("Perhaps it has met its limit (pids 6)" in result.stdout.str()) is (said != "other")
 
 
 def test_none(pytester: pytest.Pytester) -> None:

@@ -6,7 +6,9 @@ A hint, and no verdict: the same error has other causes too. docs/limits.md has 
 from __future__ import annotations
 
 import errno
+import re
 import socket
+from pathlib import Path
 
 from pytest_sandbox.model.spec import Limits, Network, Spec
 from pytest_sandbox.model.units import format_size
@@ -14,6 +16,8 @@ from pytest_sandbox.model.units import format_size
 _UNREACHABLE = frozenset(
     {errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, socket.EAI_AGAIN, socket.EAI_NONAME}
 )
+#: What shells, and what strerror(3) and Python, say of a fork or thread that was refused.
+_REFUSED = re.compile("cannot fork|resource temporarily unavailable|can't start new thread", re.IGNORECASE)
 _WAY_OUT = (
     "\nTo let tests use the machine's network: --sandbox-network=host for the run, "
     "or @pytest.mark.sandbox(enabled=False) for one."
@@ -36,6 +40,24 @@ def hint(number: int, spec: Spec, *, full: bool) -> str | None:
     if number == errno.ENOSPC and not full:
         return _room_again(spec.limits)
     return _of_network(number, spec.network)
+
+
+def of_output(text: str, pids: int) -> str | None:
+    """What to say of a test that failed with this text in its report, where nobody counts refused processes; None: nothing."""
+    if _REFUSED.search(text) is None or _started() < pids:
+        return None
+    return (
+        f"Its output may speak of a process that could not be started. Perhaps it has met its limit (pids {pids}): without "
+        "cgroups nobody counts how often that was met. To allow more: @pytest.mark.sandbox(pids=...), or --sandbox-pids."
+    )
+
+
+def _started() -> int:
+    """How many processes and threads this pid namespace has had: its last pid, which is last in proc_loadavg(5); 0: unknown."""
+    try:
+        return int(Path("/proc/loadavg").read_text().split()[-1])
+    except (OSError, ValueError):  # a test may have anything in the place of /proc, or of files
+        return 0
 
 
 def _room_again(limits: Limits) -> str:

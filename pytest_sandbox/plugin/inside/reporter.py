@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator
+from errno import EAGAIN
 from gc import collect
 from os import _exit, getpid
 from typing import Any, NoReturn
@@ -103,9 +104,17 @@ class Reporter:
         number, full = tell_errno(self._channel, None if call.excinfo is None else call.excinfo.value)
         report = yield
         if report.failed:
-            hint = hints.hint(number, self._config.stash[INSIDE].order.spec, full=full) or self.other_hint()
+            hint = self._hint(report, number, full=full)
             report.sections += [("Sandbox hint", hint)] if hint else []
         return report
+
+    def _hint(self, report: pytest.TestReport, number: int, *, full: bool) -> str | None:
+        order = self._config.stash[INSIDE].order
+        hint = hints.hint(number, order.spec, full=full)
+        if hint is None and order.count_pids and order.spec.limits.pids is not None and number != EAGAIN:  # that has a verdict
+            text = "\n".join([report.longreprtext, *(content for _, content in report.sections)])
+            hint = hints.of_output(text, order.spec.limits.pids)
+        return hint or self.other_hint()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
