@@ -12,16 +12,18 @@ import math
 import re
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from os import _exit, getpid
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.errors import SandboxError, WireError
 
 Frame = dict[str, Any]
+_T = TypeVar("_T")
 
 _HEADER = struct.Struct("!I")
 #: The longest frame that is read, in bytes: a report with all the output that a test may make.
@@ -29,6 +31,9 @@ LONGEST = 256 << 20
 #: The most that one sandbox may say in all, in bytes: what is said is kept, as reports, until the run's end.
 MOST = 1 << 30
 _DESCRIPTORS = socket.CMSG_SPACE(4 * 32)
+#: How long a thread waits for its turn, in seconds; then it leaves its frame to whose turn it is: that one may be in a signal
+#: handler that waits for the thread.
+_PATIENCE = 0.1
 #: No bomb fits into so few bytes, nor is one so flat.
 _SMALL, _DEEPEST = 1 << 20, 200
 _MOST_STRUCTURE, _MOST_STRINGS = 16 << 20, 1 << 20
@@ -147,10 +152,19 @@ class Decoder:
         return ""
 
 
+def _keep(values: list[_T], call: Callable[..., _T], *args: object) -> None:
+    """Call what is written in C, and have its value in a list: no signal handler that raises comes in between."""
+    values.extend(map(call, *((arg,) for arg in args)))
+
+
 class Channel:
     """A sandbox's end: blocking, and only for the process that it was made in.
 
     A test that forks and comes back into pytest would send from the wrong process: `send` there does nothing.
+
+    Frames leave it one after the other, whoever sends, and wherever he is interrupted. Threads take turns. A signal handler, or
+    a finalizer, leaves its frame to the `send` that it came in between. Where a handler raises in the midst of a frame, whoever
+    sends next sends the rest of that first.
     """
 
     def __init__(self, sock: Socket) -> None:
@@ -162,15 +176,44 @@ class Channel:
         self._owner = getpid()
         self._asking = RLock()
         self._kept: list[tuple[Frame, list[int]]] = []
+        self._turn = RLock()
+        self._is_sending = False  # whose turn it is
+        self._frames: deque[tuple[memoryview, list[int]]] = deque()  # each with what was sent of it, in bytes
 
     def send(self, frame: Frame) -> None:
         """Send a frame; a controller that has gone away is no error, since it takes the sandbox with it."""
         if getpid() != self._owner:
             return
+        self._frames.append((memoryview(encode(frame)), []))
+        patience = _PATIENCE
+        while self._frames and self._take_turn(patience):  # and look again: a thread may have left one at the last moment
+            patience = 0.0
+
+    def _take_turn(self, patience: float) -> bool:
+        """Send all that waits; whether this thread had its turn, and is not within one."""
+        taken = list[bool]()
         try:
-            self.socket.sendall(encode(frame))
+            _keep(taken, self._turn.acquire, True, patience)
+            if not taken[0] or self._is_sending:
+                return False
+            while self._frames:
+                try:
+                    self._is_sending = True
+                    self._send_some(*self._frames[0])
+                finally:
+                    self._is_sending = False
         except (BrokenPipeError, ConnectionResetError):
             _exit(1)
+        finally:
+            if True in taken:
+                self._turn.release()
+        return True
+
+    def _send_some(self, data: memoryview, sent: list[int]) -> None:
+        if (done := sum(sent)) < len(data):
+            _keep(sent, self.socket.send, data[done:])
+        else:
+            self._frames.popleft()
 
     def receive(self) -> tuple[Frame, list[int]]:
         """The next frame and its descriptors; EOFError when the controller is gone.

@@ -43,3 +43,28 @@ def test_a_default_timeout(pytester: pytest.Pytester, conftest: str) -> None:
     pytester.makeconftest("import socket, pytest\n" + conftest.replace("TIMEOUT", "socket.setdefaulttimeout(0.1)"))
     pytester.makepyfile(test_1=SUITE, test_2=SUITE)
     pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=6)
+
+
+@pytest.mark.parametrize(
+    "goes_on",
+    [
+        "threading.Thread(target=repeat, args=[logging.warning, 'said'], daemon=True).start()",
+        "threading.Thread(target=repeat, args=[sandbox.usage], daemon=True).start()",
+        "signal.signal(signal.SIGALRM, lambda *_: logging.warning('said')); signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)",
+    ],
+    ids=["logs", "asks", "is interrupted"],
+)
+def test_who_speaks_while_a_report_is_sent(pytester: pytest.Pytester, goes_on: str) -> None:
+    """A thread that logs or asks, and a signal handler: the report comes whole, and so does theirs."""
+    pytester.makepyfile(
+        f"""
+        import logging, signal, threading
+        def repeat(function, *args):
+            while True: function(*args)
+        def test_it(sandbox):
+            {goes_on}
+            print("x" * 5_000_000)
+        def test_next(): pass
+        """
+    )
+    pytester.runpytest_subprocess(*OPTIONS, "-o", "log_cli=1").assert_outcomes(passed=2)

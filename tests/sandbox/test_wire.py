@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
 import select
+import signal
 import socket
 import struct
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_sandbox._linux.sockets import pair
+from pytest_sandbox._linux.sockets import Socket, pair
 from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.sandbox.ends import unread
 from pytest_sandbox.sandbox.outbox import Outbox
 from pytest_sandbox.sandbox.wire import LONGEST, Channel, Decoder, encode
 from pytest_sandbox.sandbox.words import refusal
@@ -178,6 +183,173 @@ def test_a_channel_belongs_to_one_process() -> None:
         os.waitpid(pid, 0)
         channel.send({"op": "true"})
         assert decode(here.recv(1000)) == [{"op": "true"}]
+
+
+# -- who sends at once -------------------------------------------------------------------------------------------------
+
+LARGE = "x" * 1_000_000
+
+
+class Reader(threading.Thread):
+    """Hears what a channel sends, from when it is started."""
+
+    def __init__(self, sock: Socket) -> None:
+        super().__init__()
+        self.socket = sock
+        self.said = bytearray()
+
+    def run(self) -> None:
+        """Read to the end."""
+        while data := self.socket.recv(1 << 16):
+            self.said += data
+
+    def frames(self, channel: Channel) -> list[dict[str, Any]]:
+        """All of them, when nobody sends any more."""
+        channel.socket.shutdown(socket.SHUT_WR)
+        self.join()
+        decoder = Decoder()
+        found = decode(bytes(self.said), decoder)
+        assert sum(len(encode(frame)) for frame in found) == len(self.said), "half a frame is left"
+        return found
+
+    def ops(self, channel: Channel) -> list[str]:
+        """What they are."""
+        return [frame["op"] for frame in self.frames(channel)]
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Reader]]:
+    """A channel, and who will hear it."""
+    here, there = pair(socket.SOCK_STREAM)
+    with here, there:
+        yield Channel(there), Reader(here)
+
+
+@contextlib.contextmanager
+def handling(handler: Callable[[], object]) -> Iterator[None]:
+    """Within, SIGALRM is handled so; at the end, nothing sends it any more."""
+    before = signal.signal(signal.SIGALRM, lambda *_: handler())
+    try:
+        yield
+    finally:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+
+def send_interrupted(channel: Channel, reader: Reader) -> None:
+    """Send a frame that nobody reads, and have SIGALRM in its midst."""
+
+    def interrupt() -> None:
+        while not unread(reader.socket):
+            time.sleep(0.001)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    threading.Thread(target=interrupt).start()
+    channel.send({"op": "large", "text": LARGE})
+
+
+class RaisedError(Exception):
+    """By a signal handler, as pytest-timeout does."""
+
+
+def raise_it() -> None:
+    """Do so."""
+    raise RaisedError
+
+
+def test_threads_send_at_once(ends: tuple[Channel, Reader]) -> None:
+    """Each frame comes whole, those of a thread in their order, and none is left behind."""
+    channel, reader = ends
+
+    def send(name: str) -> None:
+        for number in range(30):
+            channel.send({"op": name, "number": number, "text": LARGE} if number % 10 == 0 else {"op": name, "number": number})
+
+    threads = [threading.Thread(target=send, args=[name]) for name in "abcd"]
+    for thread in (reader, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    frames = reader.frames(channel)
+    assert len(frames) == 4 * 30
+    for name in "abcd":
+        assert [frame["number"] for frame in frames if frame["op"] == name] == list(range(30))
+
+
+def test_a_signal_handler_sends(ends: tuple[Channel, Reader]) -> None:
+    """Its frame comes before or after the one that it has interrupted, and whoever it waits for can send too."""
+    channel, reader = ends
+    threads: list[threading.Thread] = []
+
+    def handle() -> None:
+        channel.send({"op": "handler"})
+        threads.append(threading.Thread(target=channel.send, args=[{"op": "thread"}], daemon=True))
+        threads[0].start()
+        threads[0].join(60)
+        reader.start()
+
+    with handling(handle):
+        send_interrupted(channel, reader)
+    assert not threads[0].is_alive()
+    assert reader.ops(channel) == ["large", "handler", "thread"]
+
+
+def test_signal_handlers_come_all_the_time(ends: tuple[Channel, Reader]) -> None:
+    """At every step of a sender, and all are heard."""
+    channel, reader = ends
+    count = 0
+
+    def handle() -> None:
+        nonlocal count
+        count += 1
+        channel.send({"op": "handler"})
+
+    reader.start()
+    with handling(handle):
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        for _ in range(30):
+            channel.send({"op": "large", "text": LARGE})
+    heard = reader.ops(channel)
+    assert (heard.count("large"), heard.count("handler")) == (30, count)
+
+
+def test_a_signal_handler_raises_in_the_midst_of_a_frame(ends: tuple[Channel, Reader]) -> None:
+    """The next sender, which may be a thread, sends the rest of it first."""
+    channel, reader = ends
+    with handling(raise_it), pytest.raises(RaisedError):
+        send_interrupted(channel, reader)
+    reader.start()
+    thread = threading.Thread(target=channel.send, args=[{"op": "next"}])
+    thread.start()
+    thread.join()
+    assert reader.ops(channel) == ["large", "next"]
+
+
+def test_a_fork_while_a_thread_sends(ends: tuple[Channel, Reader]) -> None:
+    """It has no part in what the thread is at; and where it is a sandbox of its own, it begins anew."""
+    channel, reader = ends
+    thread = threading.Thread(target=channel.send, args=[{"op": "large", "text": LARGE}])
+    thread.start()
+    while not unread(reader.socket):
+        time.sleep(0.001)
+    mine, its = pair(socket.SOCK_STREAM)
+    with mine, its:
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)
+            channel.send({"op": "forged"})
+            os.dup2(its.fileno(), channel.socket.fileno())
+            channel.adopt()
+            channel.send({"op": "forked"})
+            os._exit(0)
+        its.close()
+        assert os.waitpid(pid, 0)[1] == 0
+        assert decode(mine.recv(1000)) == [{"op": "forked"}]
+    reader.start()
+    thread.join()
+    assert reader.ops(channel) == ["large"]
 
 
 def test_an_answer_is_for_who_has_asked() -> None:
