@@ -6,7 +6,7 @@ non-blocking for it: for everybody who has the same end of it, programs in C amo
 
 from __future__ import annotations
 
-from _socket import AF_UNIX, SCM_RIGHTS, SOL_SOCKET, socket, socketpair
+from _socket import AF_UNIX, MSG_NOSIGNAL, SCM_RIGHTS, SOL_SOCKET, socket, socketpair
 from collections.abc import Sequence
 from struct import pack
 
@@ -27,9 +27,12 @@ class Socket(socket):
         self.close()
 
     def say(self, data: bytes | memoryview, descriptors: Sequence[int] = ()) -> int:
-        """Send what it takes of this, with descriptors on the first byte; how many bytes that were. OSError as by sendmsg(2)."""
+        """Send what it takes of this, with descriptors on the first byte; how many bytes that were.
+
+        OSError as by sendmsg(2): also where a test has given SIGPIPE back what it does to other programs.
+        """
         rights = [(SOL_SOCKET, SCM_RIGHTS, pack(f"{len(descriptors)}i", *descriptors))] if descriptors else []
-        return self.sendmsg([data], rights)
+        return self.sendmsg([data], rights, MSG_NOSIGNAL)
 
 
 def pair(kind: int) -> tuple[Socket, Socket]:

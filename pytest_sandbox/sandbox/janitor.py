@@ -1,7 +1,7 @@
 """A process that cleans up when the controller cannot: forked before the first cgroup is made, gone after the last.
 
 It lies in a session of its own, so that no kill of the whole process group reaches it, blocks all signals, and waits for a
-word, the end of a pipe, or the controller's. Processes need no janitor: they die with the launcher.
+word, the end of its line, or the controller's. Processes need no janitor: they die with the launcher.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import contextlib
 import errno
 import os
 import select
+import socket
 from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import NoReturn
 
+from pytest_sandbox._linux.sockets import pair
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.cgroups import remove_run
 from pytest_sandbox.primitives.forks import fork
@@ -33,13 +35,13 @@ class Janitor:
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as its:
             controller = os.pidfd_open(os.getpid())
             its.callback(os.close, controller)
-            reading, self.fd = os.pipe()
-            its.callback(os.close, reading)
-            undo.callback(os.close, self.fd)
+            reading, self._line = pair(socket.SOCK_STREAM)  # a write to a pipe could end in SIGPIPE
+            its.callback(reading.close)
+            undo.callback(self._line.close)
             ready, its_ready = os.pipe()
             its.callback(os.close, ready)
             try:
-                self._pid = fork(lambda: _main(reading, controller, its_ready))
+                self._pid = fork(lambda: _main(reading.fileno(), controller, its_ready))
             finally:
                 os.close(its_ready)
             # Before it has left this process's group, one kill could take both, when something is made already.
@@ -47,9 +49,14 @@ class Janitor:
                 raise ChildProcessError(errno.ECHILD, "it died as it began", "janitor")
             undo.pop_all()
 
+    @property
+    def fd(self) -> int:
+        """What nobody else may hold."""
+        return self._line.fileno()
+
     def watch(self, kind: str, path: str) -> None:
         """Take over `path`, of kind "cgroup" or "directory", should the controller die."""
-        os.write(self.fd, os.fsencode(f"{kind}\0{path}\0"))
+        self._line.sendall(os.fsencode(f"{kind}\0{path}\0"), socket.MSG_NOSIGNAL)
 
     def watch_cgroups(self, paths: Sequence[str]) -> None:
         """Take over a run's cgroups."""
@@ -61,9 +68,9 @@ class Janitor:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Let it go, and after an error, Ctrl-C among them, see first that nothing is left."""
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(ConnectionError):
             self.watch(_LEAVE if kind is None else _CLEAN, "")
-        os.close(self.fd)
+        self._line.close()
         process.wait_or_kill(self._pid, _LEAVE_TIME)
 
 
@@ -88,16 +95,16 @@ def _close_all_but(keep: Collection[int]) -> None:
 
 
 def _hear(reading: int, controller: int) -> list[tuple[str, str]]:
-    """All that the controller has said until its last word, or the end of it or of the pipe.
+    """All that the controller has said until its last word, or the end of it or of the line.
 
-    That alone may not come: what a test without a sandbox has forked holds the pipe open.
+    That alone may not come: what a test without a sandbox has forked holds the line open.
     """
     poll, said, is_over, orders = select.poll(), b"", False, list[tuple[str, str]]()
     poll.register(reading, select.POLLIN)
     poll.register(controller, select.POLLIN)
     os.set_blocking(reading, False)
     while not is_over and not {(_LEAVE, ""), (_CLEAN, "")}.intersection(orders):
-        is_over = controller in dict(poll.poll())  # looked at first: what it said before is in the pipe
+        is_over = controller in dict(poll.poll())  # looked at first: what it said before is there to be read
         with contextlib.suppress(BlockingIOError):
             while data := os.read(reading, 1 << 16):
                 said += data

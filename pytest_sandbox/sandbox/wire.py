@@ -211,7 +211,7 @@ class Channel:
 
     def _send_some(self, data: memoryview, sent: list[int]) -> None:
         if (done := sum(sent)) < len(data):
-            _keep(sent, self.socket.send, data[done:])
+            _keep(sent, self.socket.send, data[done:], socket.MSG_NOSIGNAL)
         else:
             self._frames.popleft()
 

@@ -68,3 +68,21 @@ def test_who_speaks_while_a_report_is_sent(pytester: pytest.Pytester, goes_on: s
         """
     )
     pytester.runpytest_subprocess(*OPTIONS, "-o", "log_cli=1").assert_outcomes(passed=2)
+
+
+def test_who_asks_as_it_ends_where_sigpipe_kills(pytester: pytest.Pytester) -> None:
+    """The signal is not for pytest, which has an answer that nobody reads any more."""
+    pytester.makeconftest("import signal; signal.signal(signal.SIGPIPE, signal.SIG_DFL)")
+    pytester.makepyfile(
+        """
+        import os
+        def test_exit(sandbox):
+            for _ in range(100):
+                sandbox._inside.channel.send({"op": "usage?"})
+            os._exit(0)
+        def test_next(): pass
+        """
+    )
+    run = pytester.runpytest_subprocess(*OPTIONS)
+    run.assert_outcomes(passed=1, failed=1)
+    run.stdout.fnmatch_lines(["*ended without a report*"])

@@ -307,3 +307,16 @@ def test_a_live_run_is_left_alone(start: Start, tmp_path: Path) -> None:
         process.terminate()
         process.communicate()
     assert_soon_empty(processes)
+
+
+def test_a_janitor_that_is_killed_where_sigpipe_kills() -> None:
+    """An error, and not the end of the controller too."""
+    with janitor.Janitor() as one:
+        before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        try:
+            os.kill(one._pid, signal.SIGKILL)
+            os.waitid(os.P_PID, one._pid, os.WEXITED | os.WNOWAIT)
+            with pytest.raises(ConnectionError):
+                one.watch("directory", "/nowhere")
+        finally:
+            signal.signal(signal.SIGPIPE, before)
