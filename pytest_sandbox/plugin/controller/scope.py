@@ -30,7 +30,7 @@ from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
 
 
-class Told(Listener, Protocol):
+class Asker(Listener, Protocol):
     """A unit's sandbox, as the tree knows it, for which scopes set up: what that took, in seconds, and how it was interrupted."""
 
     prepared: float
@@ -71,7 +71,7 @@ class Scope:
     closed: pytest.TestReport | None = None
     interruption: Interruption | None = None
     setting_up: str = ""
-    asking: deque[Told] = dataclasses.field(default_factory=deque)
+    asking: deque[Asker] = dataclasses.field(default_factory=deque)
     of: tuple[int, int] | None = None
     warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     version: int = 0
@@ -147,8 +147,8 @@ class ScopeListener:
 
     def _hear(self, running: Running, frame: Frame) -> None:
         scope, said = self._scope, parse(frame)
-        told = scope.asking[0] if scope.asking else None
-        item = self._session.items[scope.last_item] if told is None else told.item
+        asker = scope.asking[0] if scope.asking else None
+        item = self._session.items[scope.last_item] if asker is None else asker.item
         match said:
             case Threaded(fixture, threads):
                 self._home.unshare(scope, item, fixture, threads)
@@ -156,8 +156,8 @@ class ScopeListener:
                 scope.of = self._of(said)
             case Fixture(name):
                 scope.setting_up = name
-                clock.allow(running, None if told is None else told.timeout)
-            case Prepared() | Exit() | Interrupt() | Internal() if told is not None:
+                clock.allow(running, None if asker is None else asker.timeout)
+            case Prepared() | Exit() | Interrupt() | Internal() if asker is not None:
                 self._has_prepared(running, said)
             case Exit() | Interrupt() | Internal():  # as it tears down
                 scope.interruption = said
@@ -182,15 +182,15 @@ class ScopeListener:
     def _has_prepared(self, running: Running, said: Prepared | Exit | Interrupt | Internal) -> None:
         """It has set up what it was asked for, or was interrupted amid that."""
         scope = self._scope
-        told = scope.asking.popleft()
+        asker = scope.asking.popleft()
         scope.setting_up, scope.of = "", None
         clock.allow(running, None)
         self._show(running)
         if isinstance(said, Prepared):
             self._account.restart()
-            told.prepared += said.duration
+            asker.prepared += said.duration
         else:
-            told.interruption = said
+            asker.interruption = said
 
     def _hold(self, running: Running, *, on: bool) -> None:
         """Stop the clock for a debugger, unless the time was over before."""

@@ -122,7 +122,7 @@ class Telling:
 
     @property
     def timeout(self) -> float | None:
-        """See `Told`."""
+        """See `Asker`."""
         return self.unit.spec.limits.timeout
 
     @property

@@ -19,7 +19,7 @@ from pytest_sandbox.model.spec import Limits, Spec, most
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.watchdog import Barks
 from pytest_sandbox.plugin.controller.needs import Needs
-from pytest_sandbox.plugin.controller.scope import Scope, ScopeListener, Told, Unrunnable
+from pytest_sandbox.plugin.controller.scope import Asker, Scope, ScopeListener, Unrunnable
 from pytest_sandbox.plugin.inside.scope import scope_body
 from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others.coverage import measuring
@@ -76,7 +76,7 @@ class Tree:
 
     # -- forking ------------------------------------------------------------------------------------------------------
 
-    def fork(self, unit: Unit, items: Sequence[int], told: Told, *, held: bool, **extra: object) -> Running:
+    def fork(self, unit: Unit, items: Sequence[int], asker: Asker, *, held: bool, **extra: object) -> Running:
         """Open what the unit's chain lacks, have the fixtures set up that it needs, and fork its sandbox. Unrunnable.
 
         extra: goes into the frame that `inside.unit.unit_body` reads.
@@ -87,10 +87,10 @@ class Tree:
         is_open = {scope.node for scope in self.open}
         for node in unit.chain:
             if node not in is_open:
-                self._open(unit, items, node, told)
+                self._open(unit, items, node, asker)
         parent = next(scope for scope in self.open if scope.node is unit.chain[-1])
         order = {"node": None, "items": list(items), "waits": held}
-        return self._start(parent, [(unit, items[0])], items, told, told, order | extra, held=held)
+        return self._start(parent, [(unit, items[0])], items, asker, asker, order | extra, held=held)
 
     def wait_until_prepared(self) -> None:
         """Serve all until no scope sets anything up."""
@@ -116,7 +116,7 @@ class Tree:
     def _scope(self, node: Node, last_item: int) -> Scope:
         return Scope(node, {}, last_item, Barks(self._world.config))
 
-    def _open(self, unit: Unit, items: Sequence[int], node: Node, told: Told) -> None:
+    def _open(self, unit: Unit, items: Sequence[int], node: Node, asker: Asker) -> None:
         if not self.open:
             self.begin(unit)
             return
@@ -124,7 +124,7 @@ class Tree:
         listener = ScopeListener(scope, self._world.session, self._supervisor, self)
         units = [(unit, items[0]), *self._needs.later(unit, node)]
         order = {"node": unit.chain.index(node), "items": None, "opener": self._needs.first_to_run(unit, node, items[0])}
-        scope.running = self._start(parent, units, items, listener, told, order)
+        scope.running = self._start(parent, units, items, listener, asker, order)
         self.open.append(scope)
 
     def _open_session(self, scope: Scope, listener: ScopeListener) -> Running:
@@ -149,7 +149,7 @@ class Tree:
         units: Sequence[tuple[Unit, int]],
         items: Sequence[int],
         listener: Listener,
-        told: Told,
+        asker: Asker,
         order: Frame,
         *,
         held: bool = False,
@@ -169,7 +169,7 @@ class Tree:
         else:
             order["generators"] = generators
         if parent.running is None or parent.outcome is not None:
-            raise self.why_dead(told) or Unrunnable("the sandbox around it is gone")
+            raise self.why_dead(asker) or Unrunnable("the sandbox around it is gone")
         order |= {"unit": self._needs.index(unit), "failed": self._world.session.testsfailed}
         opens = order["node"] is not None
         spec, is_scope = self._spec if opens else unit.spec, opens or unit.can_spawn
@@ -179,7 +179,7 @@ class Tree:
             parent.has, parent.version = had, version  # it has not been asked
             raise Unrunnable(str(error)) from error
         if wanted:
-            parent.asking.append(told)
+            parent.asking.append(asker)
         return running
 
     def _hand_on(self, scope: Scope) -> Frame | None:
@@ -270,9 +270,9 @@ class Tree:
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 
-    def why_dead(self, told: Told) -> Unrunnable | None:
+    def why_dead(self, asker: Asker) -> Unrunnable | None:
         """Why a scope's sandbox has ended by itself, if one has; a fixture that did that is not set up again."""
-        dead = self._first_dead(told)
+        dead = self._first_dead(asker)
         if dead is None or dead.outcome is None:
             return None
         who = f"the sandbox of {dead.name} ended"
@@ -284,7 +284,7 @@ class Tree:
             self._needs.give_up(dead.setting_up, dead.node, problem)
         return problem
 
-    def _first_dead(self, told: Told) -> Scope | None:
+    def _first_dead(self, asker: Asker) -> Scope | None:
         """The outermost scope that has ended. What it was making, or held, may be heard of first: wait for the cause."""
 
         def first() -> Scope | None:
@@ -294,7 +294,7 @@ class Tree:
             dead = first()
             return dead is not None and dead.is_made and dead.outcome is not None and dead.outcome.status is not None
 
-        self._supervisor.run_while(lambda: told.interruption is None and not is_known(), DEATH_TIME)
+        self._supervisor.run_while(lambda: asker.interruption is None and not is_known(), DEATH_TIME)
         return first()
 
     def survives(self, unit: Unit) -> bool:

@@ -36,7 +36,7 @@ def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int]
         world.config.pluginmanager.register(world.reporter, "sandbox-reporter")
         timers.take_over(world.config)
         world.seeds.take_over()
-        world.book.forget(world.session)
+        world.ledger.forget(world.session)
         world.reporter.listens = True  # from now on: pluggy has just told it every warning of the run so far
         silence_foreign_hooks(world.reporter, world.config)
         reruns.take_over(world.config)

@@ -36,7 +36,7 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
     session, reporter = world.session, world.reporter
     reporter.leave_fixtures()
     if not hasattr(world.config, "workerinput"):  # of pytest-xdist's order nobody knows what is later
-        reporter.other_hint = partial(early.hint, world.book.standing(), world.units, order["unit"])
+        reporter.other_hint = partial(early.hint, world.ledger.standing(), world.units, order["unit"])
     alone = len(order["items"]) == 1 and not order["grows"]
     try:
         for index, following, stays in _with_following(inside.channel, order):

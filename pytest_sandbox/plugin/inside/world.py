@@ -9,8 +9,8 @@ from os import getpid
 
 import pytest
 
-from pytest_sandbox.plugin.builtin import ledger
 from pytest_sandbox.plugin.builtin.generators import Generators
+from pytest_sandbox.plugin.builtin.ledger import Ledger
 from pytest_sandbox.plugin.builtin.settling import settle_in
 from pytest_sandbox.plugin.builtin.tmp import Numbers
 from pytest_sandbox.plugin.inside.reporter import Reporter
@@ -33,13 +33,13 @@ class World:
     """
 
     def __init__(
-        self, session: pytest.Session, units: Sequence[Unit], book: ledger.Ledger, numbers: Numbers, *, keeps_terminal: bool
+        self, session: pytest.Session, units: Sequence[Unit], ledger: Ledger, numbers: Numbers, *, keeps_terminal: bool
     ) -> None:
         self.session = session
         self.numbers = numbers
         self.config = session.config
         self.units = units
-        self.book = book
+        self.ledger = ledger
         self.keeps_terminal = keeps_terminal
         self.reporter = Reporter(session.config)
         self.protocol = session.config.hook.pytest_runtest_protocol
@@ -53,7 +53,7 @@ class World:
 
     def begin(self, inside: Inside) -> None:
         """Make the process that a fork has left in a sandbox its own."""
-        self.book.disown(self.session)
+        self.ledger.disown(self.session)
         self.generators.restore()
         if inside.outermost:
             with unshared():
