@@ -20,6 +20,7 @@ LIES = {
     "a set-up that took no time": {"op": "prepared", "duration": "x"},
     "a unit that is none": {"op": "for", "unit": 10**30, "item": 0},
     "needs that are none": {"op": "left", "needs": 1, "failed": []},
+    "output without a size": {"op": "overran", "output": "x"},
     "an error without a number": {"op": "errno", "errno": "x"},
     "a timer without an end": {"op": "timer", "seconds": -1.0, "grace": 0.0},
 }

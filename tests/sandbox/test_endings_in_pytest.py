@@ -124,6 +124,30 @@ def test_output_is_judged_at_the_end_too(
     result.assert_outcomes(passed=4, failed=5)
 
 
+@pytest.mark.parametrize("when", ["set-up", "teardown"])
+def test_output_of_a_wider_fixture_is_judged_at_the_end_too(pytester: pytest.Pytester, when: str) -> None:
+    """It fails the tests that need it, or is an error of the last of them; what another one writes has nothing to do with it."""
+    pytester.makeconftest(UNSEEN)
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.fixture(scope="session")
+        def other(): print("x" * 60000); yield; print("x" * 60000)
+        @pytest.fixture(scope="module")
+        def loud(other):
+            if {when == "set-up"}: print("x" * 120000)
+            yield
+            if {when == "teardown"}: print("x" * 120000)
+        def test_1(loud): pass
+        def test_2(loud): pass
+        def test_3(other): pass
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-output=100k", "--show-capture=no")
+    result.assert_outcomes(**({"errors": 2, "passed": 1} if when == "set-up" else {"passed": 3, "errors": 1}))
+    result.stdout.fnmatch_lines([f"{'*loud*' if when == 'set-up' else '*'}too much output: ended at 117k, limit 100k*"])
+
+
 @pytest.mark.parametrize("capture", ["sys", "tee-sys"])
 def test_output_is_counted_while_python_captures_it(pytester: pytest.Pytester, capture: str) -> None:
     """What a test prints ends it at the limit also where pytest would have it in memory."""

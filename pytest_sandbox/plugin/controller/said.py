@@ -84,6 +84,13 @@ class Prepared:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Overran:
+    """The fixture that it sets up has written so many bytes, which is more than its limit."""
+
+    output: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Threaded:
     """A fixture of this name has started threads."""
 
@@ -99,7 +106,7 @@ class Left:
     failed: Pairs
 
 
-Said = Start | Finish | Done | Timer | Hold | Text | For | Fixture | Prepared | Threaded | Left | Interruption
+Said = Start | Finish | Done | Timer | Hold | Text | For | Fixture | Prepared | Overran | Threaded | Left | Interruption
 
 
 def parse(frame: Frame) -> Said | None:
@@ -145,6 +152,7 @@ _MAKERS: dict[str, Callable[[Frame], Said]] = {
     "for": _for,
     "fixture": lambda frame: Fixture(_text(frame, "name")),
     "prepared": lambda frame: Prepared(seconds(frame, "duration")),
+    "overran": lambda frame: Overran(whole_number(frame, "output")),
     "threaded": _threaded,
     "left": lambda frame: Left(_pairs(frame, "needs"), _pairs(frame, "failed")),
 }

@@ -11,16 +11,16 @@ import pytest
 from _pytest.nodes import Node
 
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.model.outcome import Outcome
+from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption
 from pytest_sandbox.plugin.builtin.junit import Noted
-from pytest_sandbox.plugin.builtin.reports import from_frame, warning_from_frame
+from pytest_sandbox.plugin.builtin.reports import from_frame, output_in, warning_from_frame
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show, show_bytes
 from pytest_sandbox.plugin.builtin.tmp import keep_tmp_path
 from pytest_sandbox.plugin.builtin.watchdog import Barks
-from pytest_sandbox.plugin.controller.said import Fixture, For, Hold, Left, Prepared, Text, Threaded, Timer, parse
+from pytest_sandbox.plugin.controller.said import Fixture, For, Hold, Left, Overran, Prepared, Text, Threaded, Timer, parse
 from pytest_sandbox.plugin.others import carried
 from pytest_sandbox.plugin.others.coverage.measured import Account, measured_of
 from pytest_sandbox.plugin.planning.scopes import Need
@@ -161,16 +161,24 @@ class ScopeListener:
                 self._has_prepared(running, said)
             case Exit() | Interrupt() | Internal():  # as it tears down
                 scope.interruption = said
-            case Timer(seconds, grace):
-                clock.set_timer(running, seconds, grace)
-            case Hold(on):
-                self._hold(running, on=on)
+            case Timer() | Hold() | Overran():
+                self._hear_of_limits(running, said)
             case Text(text):
                 show(self._config, text)
             case Left(needs, failed):
                 self._home.leave(scope, needs, failed)
             case _:
-                self._hear_more(item, frame)
+                self._hear_more(running, item, frame)
+
+    def _hear_of_limits(self, running: Running, said: Timer | Hold | Overran) -> None:
+        match said:
+            case Timer(seconds, grace):
+                clock.set_timer(running, seconds, grace)
+            case Hold(on):
+                self._hold(running, on=on)
+            case Overran(output):
+                running.overran = output
+                running.kill(Ending.TOO_MUCH_OUTPUT)
 
     def _of(self, said: For) -> tuple[int, int] | None:
         if said.unit is None:
@@ -206,10 +214,11 @@ class ScopeListener:
         show_bytes(written)
         self._shown += len(written)
 
-    def _hear_more(self, item: pytest.Item, frame: Frame) -> None:
+    def _hear_more(self, running: Running, item: pytest.Item, frame: Frame) -> None:
         op = frame["op"]
         if op == "closed":
             self._scope.closed = from_frame(self._config, frame, item)
+            running.taken = output_in([self._scope.closed])
         elif op == "warning":
             if self._scope.of is not None:
                 unit, index = self._scope.of

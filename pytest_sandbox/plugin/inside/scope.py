@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from gc import collect, freeze
+from os import fstat
 from threading import enumerate as living_threads
 
 import pytest
@@ -180,6 +181,7 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
             inside.channel.send({"op": "fixture", "name": need.name})
             with world.reporter.watching_threads() as watched:
                 worked = ledger.set_up(item, need)
+            _tell_output(inside)
             if not worked:
                 world.broken[id(need.definition)] = need.parameter
                 return count
@@ -193,6 +195,14 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
     with around(world, item, "setup"), world.seeds.set_up(item), timers.timed(item):
         call = CallInfo.from_call(work, "setup", reraise=(BaseException,))
     return call.duration, call.result or 0
+
+
+def _tell_output(inside: Inside) -> None:
+    """Say it where a fixture has written more than the limit, of which the end of the capture leaves nothing in the files."""
+    files, limit = inside.descriptors, inside.order.spec.limits.output
+    written = sum(fstat(fd).st_size for fd in (files.stdout, files.stderr, files.shown))
+    if limit is not None and written > limit:
+        inside.channel.send({"op": "overran", "output": written})
 
 
 def _close(world: World, inside: Inside, index: int) -> None:
