@@ -37,11 +37,11 @@ class UnavailableError(SandboxError):
 
 
 class SetupError(SandboxError):
-    """A step of making a sandbox that the kernel refused: `step`, the object it was about, and `errno`."""
+    """A step of making a sandbox that failed: `step`, the object it was about, and `errno`; 0: it was not the kernel's doing."""
 
     def __init__(self, step: str, obj: str, errno: int) -> None:
         what = f"{step}: {obj}" if obj else step
-        super().__init__(f"{what}: {os.strerror(errno)} (errno {errno}){_hint(what, errno)}")
+        super().__init__(f"{what}: {os.strerror(errno)} (errno {errno}){_hint(what, errno)}" if errno else what)
         self.step = step
         self.object = obj
         self.errno = errno

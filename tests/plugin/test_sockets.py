@@ -86,3 +86,29 @@ def test_who_asks_as_it_ends_where_sigpipe_kills(pytester: pytest.Pytester) -> N
     run = pytester.runpytest_subprocess(*OPTIONS)
     run.assert_outcomes(passed=1, failed=1)
     run.stdout.fnmatch_lines(["*ended without a report*"])
+
+
+@pytest.mark.parametrize("family", ["None", "socket.AF_UNIX"])
+def test_a_guard_in_the_place_of_the_class(pytester: pytest.Pytester, family: str) -> None:
+    """As pytest-socket's, from when a conftest file is imported: it is for tests, and no sandbox is made by it."""
+    pytester.makeconftest(
+        f"""
+        import socket
+        class Guard(socket.socket):
+            def __new__(cls, family=-1, *args, **kwargs):
+                if family == {family}: return super().__new__(cls, family, *args, **kwargs)
+                raise RuntimeError("blocked")
+        socket.socket = Guard
+        """
+    )
+    pytester.makepyfile(
+        SUITE
+        + """
+    @pytest.mark.sandbox(bandwidth="1M", network="loopback")
+    def test_guarded():
+        import socket
+        with pytest.raises(RuntimeError, match="blocked"):
+            socket.socket()
+"""
+    )
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=4)

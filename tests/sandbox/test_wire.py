@@ -449,3 +449,8 @@ def test_outbox_of_who_is_gone() -> None:
 def test_a_refusal_with_a_wrong_errno(number: object) -> None:
     """Has none."""
     assert refusal({"op": "failed", "errno": number, "step": ["odd"]}).errno == 0
+
+
+def test_a_refusal_without_an_errno() -> None:
+    """Says what went wrong, and not that nothing did."""
+    assert str(refusal({"errno": 0, "step": "RuntimeError: blocked", "object": ""})) == "RuntimeError: blocked"
