@@ -215,7 +215,8 @@ class Loop:
             process.spare_init(running.pid or 0)  # and so all that it clones
             self._enter(running)
             return
-        frame = running.order.to_frame() | pending.extra | {"namespaces": len(others), "asks": running.cgroup.has_no_tasks}
+        frame = running.order.to_frame() | pending.extra | {"asks": running.cgroup.has_no_tasks}
+        frame |= {"namespaces": len(others), "tasks": len(pending.tasks)}
         running.parent.below.ordered.add(running.name)
         running.being_forked = True
         running.parent.send(frame, (*pending.descriptors.all(), *others, *pending.tasks))

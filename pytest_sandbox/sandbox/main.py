@@ -6,7 +6,8 @@ import resource
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from os import _exit, close, getcwdb, write
+from errno import EMFILE
+from os import _exit, close, getcwdb, strerror, write
 from typing import NoReturn
 
 from pytest_sandbox._linux import native
@@ -28,16 +29,10 @@ def fork_into(inside: Inside, frame: Frame, descriptors: Sequence[int], body: Bo
     The new main process finds its socket and files under the numbers of the old one's, so that whoever holds one of those,
     or a duplicate, uses the new one's. What goes wrong is told to the controller, and not raised.
     """
-    order, own = Order.from_frame(frame), inside.descriptors.all()
-    given, others = descriptors[: len(own)], descriptors[len(own) :]
-    namespaces, tasks = others[: frame["namespaces"]], others[frame["namespaces"] :]
+    order = Order.from_frame(frame)
     process.flush()
-    limits = _limits(order)
     try:
-        plan = native.Plan(
-            tasks, namespaces, own, given, JOINED, frame["asks"], _cwd(), limits, order.keep, order.last_capability
-        )
-        forked = native.fork(plan)
+        forked = native.fork(_plan(inside, order, frame, descriptors))
     except OSError as error:
         inside.channel.send({"op": "refused", "name": order.name, **describe(error)})
     else:
@@ -45,6 +40,16 @@ def fork_into(inside: Inside, frame: Frame, descriptors: Sequence[int], body: Bo
             _begin(inside, order, body, forked)
     for fd in descriptors:
         close(fd)
+
+
+def _plan(inside: Inside, order: Order, frame: Frame, descriptors: Sequence[int]) -> native.Plan:
+    """OSError where some of the descriptors have not come: for want of numbers for them, recvmsg(2) leaves the last ones out."""
+    own, count = inside.descriptors.all(), frame["namespaces"]
+    given, namespaces, tasks = descriptors[: len(own)], descriptors[len(own) :][:count], descriptors[len(own) + count :]
+    if len(descriptors) != len(own) + count + frame["tasks"]:
+        raise OSError(EMFILE, strerror(EMFILE), "receive descriptors")
+    limits = _limits(order)
+    return native.Plan(tasks, namespaces, own, given, JOINED, frame["asks"], _cwd(), limits, order.keep, order.last_capability)
 
 
 def _cwd() -> bytes:

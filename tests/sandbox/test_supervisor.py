@@ -267,6 +267,36 @@ def test_a_scope_with_a_thread_can_fork_sandboxes(supervisor: Supervisor) -> Non
     assert [frame for one in heard for frame in one.frames] == [{"op": "threads", "count": 1, "pid": 3}] * 5
 
 
+def test_a_scope_without_descriptors(supervisor: Supervisor) -> None:
+    """What it has no numbers for does not arrive: however many those are, it says so, and can go on when there are some again."""
+    held: list[int] = []
+
+    def hold(_: Inside) -> int:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        return 0
+
+    def release(_: Inside) -> int:
+        os.close(held.pop())
+        return len(held)
+
+    outer, above = root(supervisor, scope({"hold": hold, "release": release, "leaf": lambda _: 7}), limits=Limits(files=64))
+    do(supervisor, outer, above, "hold")
+    problems = []
+    while True:
+        running, heard = below(supervisor, outer, "leaf")
+        (outcome,) = wait(supervisor, heard)
+        if outcome.status == 7:
+            break
+        problems.append(str(running.problem))
+        do(supervisor, outer, above, "release")
+    assert len(problems) > 6
+    assert set(problems[:-1]) == {"receive descriptors: Too many open files (errno 24)"}
+    assert problems[-1] == "exchange descriptors: Too many open files (errno 24)"
+    assert not outer.ended
+
+
 def test_a_duplicate_of_the_scopes_stdout(supervisor: Supervisor) -> None:
     """Is each sandbox's own below: what a wider fixture keeps of stdout writes to the test that uses it."""
     kept: list[int] = []
