@@ -253,7 +253,12 @@ def wait_or_kill(pid: int, seconds: float) -> bool:
     """Reap a child; SIGKILL it after half of `seconds`. Whether it is gone in the end: a process may be beyond all signals."""
     try:
         fd = os.pidfd_open(pid)
-    except OSError:  # reaped already
+    except ProcessLookupError:  # reaped already
+        return True
+    except OSError:  # no descriptor is left to wait with
+        if not _ends_within(pid, seconds / 2):
+            os.kill(pid, signal.SIGKILL)
+            return _ends_within(pid, seconds / 2)
         return True
     try:
         poll = select.poll()
@@ -267,3 +272,14 @@ def wait_or_kill(pid: int, seconds: float) -> bool:
         return True
     finally:
         os.close(fd)
+
+
+def _ends_within(pid: int, seconds: float) -> bool:
+    """Look for the end of a child now and then, and reap it."""
+    until = time.monotonic() + seconds
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.01)
+    return True

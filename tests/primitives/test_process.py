@@ -70,6 +70,26 @@ def test_wait_or_kill(*, ignores: bool) -> None:
     assert process.wait_or_kill(pid, 1.0)
 
 
+def test_wait_or_kill_without_a_descriptor() -> None:
+    """A child is not gone because there is none left to wait for it with."""
+
+    def kill() -> list[bool]:
+        found = []
+        for naps in (0.05, 30):
+            pid = os.fork()
+            if pid == 0:
+                time.sleep(naps)
+                os._exit(0)
+            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            found.append(process.wait_or_kill(pid, 4.0))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            found.append(os.path.exists(f"/proc/{pid}"))
+        return found
+
+    assert in_child(kill) == "[True, False, True, False]"
+
+
 def test_limits_never_rise() -> None:
     """A limit above the hard one is the hard one, not an error."""
 
