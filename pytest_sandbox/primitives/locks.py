@@ -25,19 +25,25 @@ class Locks:
         _everyone.add(self)
 
     def make(self, path: str) -> None:
-        """Make a directory that only its owner may enter, and lock it. OSError as by mkdir(2).
+        """Make a directory that only its owner may enter, and lock it. OSError as by mkdir(2) and open(2): there is none then.
 
         Until it is locked, somebody may take it for one that was left and remove it: then it is made again.
         """
         while True:
             os.mkdir(path, 0o700)
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 fd = os.open(path, _DIRECTORY)
-                _lock(fd, fcntl.LOCK_EX)
-                if _is_at(path, fd):
-                    self._fds.append(fd)
-                    return
-                os.close(fd)
+            except FileNotFoundError:
+                continue
+            except OSError:  # no descriptor is left: it is nobody's
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+                raise
+            _lock(fd, fcntl.LOCK_EX)
+            if _is_at(path, fd):
+                self._fds.append(fd)
+                return
+            os.close(fd)
 
     def release(self) -> None:
         """Unlock all."""

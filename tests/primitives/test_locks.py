@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -48,6 +49,18 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
     """By anybody."""
     with pytest.raises(FileExistsError):
         Locks().make(str(tmp_path))
+
+
+def test_what_cannot_be_locked_is_not_left(tmp_path: Path) -> None:
+    """For want of a descriptor: nobody would know of it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            Locks().make(str(tmp_path / "one"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fork_has_no_part_in_it(tmp_path: Path) -> None:
