@@ -12,7 +12,7 @@ Hitting a limit is not here: that is an `Outcome`.
 from __future__ import annotations
 
 import os
-from errno import EAGAIN, EINVAL
+from errno import EAGAIN, EINVAL, EPERM
 
 
 class SandboxError(Exception):
@@ -55,9 +55,14 @@ class SetupError(SandboxError):
 
 
 def _hint(what: str, number: int) -> str:
-    """What a number means where it is not what its text says: fork(2), EAGAIN."""
+    """What a number means where it is not what its text says: fork(2), EAGAIN; or where it does not say why: setns(2), EPERM."""
     if number == EAGAIN and ("fork" in what or "clone" in what):
         return ": no further process may be made. Fix: raise ulimit -u of this user, or pids.max of the cgroups around pytest"
+    if number == EPERM and what == "setns":
+        return (
+            ": the process around it, which is to enter it, may not, as since a fixture of a wider scope has changed its user "
+            "(os.setuid). Fix: let a function-scoped fixture do that, or put these tests into one sandbox by scope="
+        )
     return ""
 
 

@@ -48,7 +48,7 @@ class Cloning:
         with pending.inner:
             if running.depth >= DEEPEST:
                 text = f"in {running.depth} others: {DEEPEST} levels are the most"
-                running.problem = SetupError("make a sandbox", text, errno.ELOOP)
+                running.problem, running.refused = SetupError("make a sandbox", text, errno.ELOOP), True
                 return
             running.enter_by = time.monotonic() + PATIENCE
             running.sockets, shares = _listeners(parent, running.order.spec.network)
@@ -56,7 +56,7 @@ class Cloning:
             if shares and _is_wider(parent, running.order.spec):
                 why = "the test shares the network of the scope around it, which has not got that limit"
                 fix = "--sandbox-bandwidth for the whole run, or network='loopback' for the test"
-                running.problem = UnavailableError("the limit bandwidth", why, fix)
+                running.problem, running.refused = UnavailableError("the limit bandwidth", why, fix), True
                 return
             running.recipe = self._recipe(running)
             order = pid1.clone(self._layout(running.depth), shares_network=shares)

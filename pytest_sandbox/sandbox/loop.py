@@ -152,6 +152,7 @@ class Loop:
             victim = running.below.clones.get(failed) if failed is not None else running
             if victim is None:  # it has ended meanwhile
                 return
+            victim.refused = True
             victim.fail(problem)
             if victim.pidfd is None:  # nobody can tell its end
                 self._finish(victim)
@@ -301,6 +302,7 @@ class Loop:
             running.below.ordered.discard(name)
             child = self.running.get(name)
             if child is not None:
+                child.refused = True
                 child.fail_unforked(refusal(frame))
             return
         if frame["op"] == "joined":

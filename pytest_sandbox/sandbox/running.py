@@ -155,7 +155,8 @@ class Running:
     forking into it. spared_until: until when a kill waits for that.
     main: pid of its main process, as the kernel vouches for it.
     attached: main is in its cgroups of version 2. entered: in all. problem: why it never started, or what it
-    did that it must not. common: of the outermost, the layer of what all have in common. own_inodes: of its layer, before
+    did that it must not. refused: it never started, by the word of who was to make it, which lives.
+    common: of the outermost, the layer of what all have in common. own_inodes: of its layer, before
     it wrote. launcher: pid of the process that it was forked from, if that is one of its own.
     depth: how many are around it. sockets: unix sockets on paths where those listen.
     crowded: the loop waits for room in its socket. silent: main, and whoever has inherited from it, has closed that.
@@ -203,6 +204,7 @@ class Running:
     abandoned: bool = False
     launcher: int | None = None
     problem: SandboxError | None = None
+    refused: bool = False
     snapshot: MemorySnapshot | None = None
     told: Told = Told()
     overran: int = 0

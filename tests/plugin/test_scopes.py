@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -637,3 +638,44 @@ def test_what_a_factorys_fixture_asks_for_at_run_time(pytester: pytest.Pytester,
         """,
     )
     assert same_log(compare) == ["up", "test 0", "test 1", "test 2", "down"]
+
+
+OTHER_USER = "before = os.getresuid(); os.setresuid(1000, 1000, 0); yield; os.setresuid(*before)"
+OTHER_NAMESPACE = "syscalls.unshare(Clone.NEWUSER); yield"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(OTHER_USER, marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else"), id="user"),
+        pytest.param(OTHER_NAMESPACE, id="namespace"),
+    ],
+)
+def test_who_may_not_enter_another_sandbox(pytester: pytest.Pytester, change: str) -> None:
+    """It is said at once, with what can be done, which works: nobody waits for the end of the sandbox around it, which lives."""
+    pytester.makeconftest(f"""
+        import os, pytest
+        from pytest_sandbox._linux import syscalls
+        from pytest_sandbox._linux.flags import Clone
+        from pytest_sandbox.plugin.controller import tree, walk
+        tree.DEATH_TIME = walk.DEATH_TIME = 3600.0
+        @pytest.fixture(scope="module")
+        def wide():
+            {change}
+        @pytest.fixture(scope="session")
+        def widest():
+            {change}
+        @pytest.fixture
+        def own():
+            {change}
+    """)
+    pytester.makepyfile(
+        test_wide="import pytest\n@pytest.mark.parametrize('number', range(3))\ndef test_it(wide, number): pass",
+        test_own="def test_it(own): pass",
+        test_widest="import pytest\n@pytest.mark.usefixtures('wide')\ndef test_it(widest): pass",
+        test_shared="import pytest\n@pytest.mark.sandbox(scope='module')\ndef test_it(wide): pass",
+    )
+    result = pytester.run(sys.executable, "-m", "pytest", "--sandbox", timeout=300)
+    result.assert_outcomes(errors=4, passed=2)
+    said = "setns: Operation not permitted *(os.setuid). Fix: let a function-*"
+    result.stdout.fnmatch_lines([f"the sandbox could not be made: {said}", f"the sandbox of test_widest.py ended: {said}"])

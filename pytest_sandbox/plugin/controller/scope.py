@@ -83,6 +83,11 @@ class Scope:
         return self.running is not None and self.running.pid is not None
 
     @property
+    def is_refused(self) -> bool:
+        """Whether it could not be made, by the word of who was to make it: it has died of nothing else."""
+        return self.running is not None and self.running.refused
+
+    @property
     def name(self) -> str:
         """For messages."""
         return self.node.nodeid or "the session"

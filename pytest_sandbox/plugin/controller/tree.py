@@ -169,7 +169,7 @@ class Tree:
         else:
             order["generators"] = generators
         if parent.running is None or parent.outcome is not None:
-            raise self.why_dead(asker) or Unrunnable("the sandbox around it is gone")
+            raise self.why_dead(asker, DEATH_TIME) or Unrunnable("the sandbox around it is gone")
         order |= {"unit": self._needs.index(unit), "failed": self._world.session.testsfailed}
         opens = order["node"] is not None
         spec, is_scope = self._spec if opens else unit.spec, opens or unit.can_spawn
@@ -270,9 +270,12 @@ class Tree:
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 
-    def why_dead(self, asker: Asker) -> Unrunnable | None:
-        """Why a scope's sandbox has ended by itself, if one has; a fixture that did that is not set up again."""
-        dead = self._first_dead(asker)
+    def why_dead(self, asker: Asker, seconds: float) -> Unrunnable | None:
+        """Why a scope's sandbox has ended by itself, if one has; a fixture that did that is not set up again.
+
+        seconds: how long to wait for one.
+        """
+        dead = self._first_dead(asker, seconds)
         if dead is None or dead.outcome is None:
             return None
         who = f"the sandbox of {dead.name} ended"
@@ -284,7 +287,7 @@ class Tree:
             self._needs.give_up(dead.setting_up, dead.node, problem)
         return problem
 
-    def _first_dead(self, asker: Asker) -> Scope | None:
+    def _first_dead(self, asker: Asker, seconds: float) -> Scope | None:
         """The outermost scope that has ended. What it was making, or held, may be heard of first: wait for the cause."""
 
         def first() -> Scope | None:
@@ -292,9 +295,11 @@ class Tree:
 
         def is_known() -> bool:
             dead = first()
-            return dead is not None and dead.is_made and dead.outcome is not None and dead.outcome.status is not None
+            if dead is None or dead.outcome is None:
+                return False
+            return dead.is_refused or (dead.is_made and dead.outcome.status is not None)
 
-        self._supervisor.run_while(lambda: asker.interruption is None and not is_known(), DEATH_TIME)
+        self._supervisor.run_while(lambda: asker.interruption is None and not is_known(), seconds)
         return first()
 
     def survives(self, unit: Unit) -> bool:

@@ -32,7 +32,7 @@ from pytest_sandbox.plugin.controller.ahead import Ahead
 from pytest_sandbox.plugin.controller.row import Row
 from pytest_sandbox.plugin.controller.scope import Unrunnable
 from pytest_sandbox.plugin.controller.telling import Telling, Turn
-from pytest_sandbox.plugin.controller.tree import Tree
+from pytest_sandbox.plugin.controller.tree import DEATH_TIME, Tree
 from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others import dependency
 from pytest_sandbox.plugin.others.coverage.measured import measured_of
@@ -292,7 +292,7 @@ class Walk:
         """Say why a unit could not be run, or False: if a scope died of a fixture that this unit does not need, try anew."""
         problem = told.unmade
         if told.running is not None:
-            problem = self._tree.why_dead(told) or problem
+            problem = self._tree.why_dead(told, 0.0 if told.running.refused else DEATH_TIME) or problem
         if told.interruption is not None:
             return True
         survives = self._tree.survives(told.unit)
