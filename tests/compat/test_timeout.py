@@ -54,6 +54,7 @@ def test_thread(compat: Any) -> None:
     assert "2 failed, 3 passed, 2 errors" in run.text
     assert "timed out: killed after" in run.text
     assert "limit 1.5s" in run.text
+    assert "limit timeout: " not in run.text  # which is the sandbox's
     assert "in test_late" in run.text
     assert "ended while it set up fixture 'hangs': timed out: killed after" in run.text
 

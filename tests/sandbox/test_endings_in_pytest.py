@@ -61,6 +61,7 @@ def test_ending(pytester: pytest.Pytester, limit: str, body: str, sentence: str)
     source = f"def other(): time.sleep(60)\n@pytest.mark.sandbox({limit})\ndef test_it():\n    {body}\n"
     output = case(pytester, source)
     assert re.search(sentence, output), output
+    assert not limit or f"\nlimit {limit.partition('=')[0]}: set by @pytest.mark.sandbox(" in output
     if "time" in limit:
         assert "in test_it" in output
     if "other" in body:
@@ -84,6 +85,22 @@ def test_too_little_memory_to_begin_in(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("--sandbox", "-rA")
     result.assert_outcomes(errors=3, passed=1)
     result.stdout.re_match_lines(["out of memory: the kernel killed .*limit 1M, peak 1M"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("where", "options"),
+    [
+        pytest.param("set by --sandbox-pids", ["--sandbox-pids=20"], id="option"),
+        pytest.param("set by ini key sandbox_pids", ["-o", "sandbox_pids=20"], id="ini"),
+        pytest.param("the default; to set it: --sandbox-pids, or @pytest.mark.sandbox(pids=...)", [], id="default"),
+    ],
+)
+@pytest.mark.needs("pids")
+def test_where_a_limit_was_set(pytester: pytest.Pytester, where: str, options: list[str]) -> None:
+    """Is told below what it says."""
+    body = "while True: threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+    output = case(pytester, f"def test_it():\n    {body}\n", *options)
+    assert re.search(rf"\ntoo many processes: limit .*\nlimit pids: {re.escape(where)}\nwall ", output), output
 
 
 #: A conftest with which the sizes of a sandbox's files are looked at by no one while a short test runs.

@@ -245,7 +245,7 @@ class Telling:
             met = self._supervisor.met_meanwhile(running, failed=any(report.failed for report in done))
             if met is not None:
                 self._fail_after_all(met)
-                add_outcome(done, met, None, self.position, shares_network=self._shares_network)
+                add_outcome(self._finished[-1].item, done, met, None, self.position, shares_network=self._shares_network)
             clock.restart(running)  # a timeout is a test's, not the sandbox's
             running.failure, running.taken = Failure(), 0
             self._account.restart()

@@ -22,7 +22,7 @@ from . import paths
 from .marks import closest_first
 from .options import BY_NAME, MARKER_NAMES, OPTIONS, Kind, Option, Scope, Where, closest, elsewhere
 
-__all__ = ["Plan", "Scope", "Settings", "enabled", "plan", "plans", "settings"]
+__all__ = ["Plan", "Scope", "Settings", "enabled", "origin", "plan", "plans", "settings"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,16 @@ def plans(items: Iterable[pytest.Item], settings: Settings) -> list[Plan]:
         more = len(errors) - _ERRORS_SHOWN
         raise pytest.UsageError("\n".join(errors[:_ERRORS_SHOWN] + ([f"... and {more} more like these"] if more > 0 else [])))
     return found
+
+
+def origin(item: pytest.Item, name: str) -> str:
+    """Where it was said which value of an option holds for an item, as it is written there; empty where nobody did."""
+    option = BY_NAME[name]
+    if any(name in mark.kwargs for mark in closest_first(item)):
+        return f"@pytest.mark.sandbox({name}=...)"
+    if item.config.getoption(option.key) is not None:
+        return option.flag
+    return "" if _ini(item.config, option.key) is None else f"ini key {option.key}"
 
 
 def _settings(config: pytest.Config) -> Settings:

@@ -99,7 +99,7 @@ class Book:
         if shares_network:
             self._sharing.append(item.nodeid)
         if done:
-            add_outcome(done, outcome, made, tests, shares_network=shares_network)
+            add_outcome(item, done, outcome, made, tests, shares_network=shares_network)
         if outcome.leaks and done and not any(report.failed for report in done):
             error = self._warn_of_leaks(item, outcome, tests)
             if error is not None:

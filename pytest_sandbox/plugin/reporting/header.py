@@ -18,7 +18,7 @@ def header(spec: Spec, known: Mapping[str, Capability]) -> list[str]:
     missing = host.unenforced(spec, known)
     names = {capability.name for capability in missing}
     limits = [
-        f"{name} {_limit(name, value)}"
+        f"{name} {shown_limit(name, value)}"
         for name, value in dataclasses.asdict(spec.limits).items()
         if value is not None and name not in names
     ]
@@ -49,8 +49,9 @@ def _where_layers_are(spec: Spec, attributes: Capability) -> str:
     return line if "scratch" in spec.asked else f"{line}. --sandbox-scratch=none keeps tests on the tmpfs, with limits of disk"
 
 
-def _limit(name: str, value: Any) -> str:  # noqa: ANN401  # a number, or a list of CPUs
+def shown_limit(name: str, value: Any) -> str:  # noqa: ANN401  # a number, or a list of CPUs
+    """A limit's value as it is told: also in the sentence on an ending by it."""
     form = BY_NAME[name].metavar
     if form == "SIZE":
         return format_size(value)
-    return format_seconds(value) if form == "SECONDS" else str(value) if isinstance(value, str) else f"{value:g}"
+    return format_seconds(value) if form == "SECONDS" else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,11 +1,12 @@
-"""An outcome in a test's report: the details for people, and junit's properties. Imports pytest, `model` and `reports`."""
+"""An outcome in a test's report: the details for people, and junit's properties. Imports `header`, `resolve` and `reports`."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -13,12 +14,26 @@ from pytest_sandbox.model.outcome import Ending, Made, Outcome, Usage
 from pytest_sandbox.model.units import format_seconds, format_size
 from pytest_sandbox.plugin.builtin import stacks
 from pytest_sandbox.plugin.builtin.reports import joined
+from pytest_sandbox.plugin.planning import resolve
+from pytest_sandbox.plugin.planning.options import BY_NAME
+from pytest_sandbox.plugin.reporting.header import shown_limit
 
 #: How many changed paths are listed.
 _PATHS = 20
 #: The shortest wait for a resource that is told, in seconds.
 _WORTH_TELLING = 0.1
 _PROPERTIES = tuple(field.name for field in dataclasses.fields(Usage) if field.name != "missing")
+#: The limit that is met at each ending by one.
+_LIMITS = {
+    Ending.OUT_OF_MEMORY: "memory",
+    Ending.TIMED_OUT: "timeout",
+    Ending.CPU_TIME: "cpu_time",
+    Ending.TOO_MANY_PROCESSES: "pids",
+    Ending.TOO_MANY_OPEN_FILES: "files",
+    Ending.DISK_FULL: "disk",
+    Ending.OUT_OF_INODES: "inodes",
+    Ending.TOO_MUCH_OUTPUT: "output",
+}
 #: Those of them that are told of what a test makes itself.
 _OF_MADE = ("wall", "cpu", "memory_peak", "pids_peak")
 
@@ -58,7 +73,13 @@ def fail(report: pytest.TestReport, text: str, outcome: Outcome | None) -> None:
 
 
 def add_outcome(
-    done: Sequence[pytest.TestReport], outcome: Outcome, made: Made | None, tests: int, *, shares_network: bool
+    item: pytest.Item,
+    done: Sequence[pytest.TestReport],
+    outcome: Outcome,
+    made: Made | None,
+    tests: int,
+    *,
+    shares_network: bool,
 ) -> None:
     """Put an outcome into the reports of a test, for people and for junit; see `Book.add_test`."""
     done[-1].user_properties = [
@@ -73,8 +94,26 @@ def add_outcome(
         if made is not None
         else ""
     )
+    first = "".join(f"{line}\n" for line in _origins(item, outcome))
     for report in done:
-        report.sections = [(name, text + more if name == "Sandbox" else text) for name, text in report.sections]
+        for index, (name, text) in enumerate(report.sections):
+            if name == "Sandbox":
+                said = f"{outcome.sentence}\n" if text.startswith(f"{outcome.sentence}\n") else ""
+                report.sections[index] = name, said + first + text.removeprefix(said) + more
+
+
+def _origins(item: pytest.Item, outcome: Outcome) -> Iterator[str]:
+    """Where each limit comes from that the sentence says was met; how to set one that is a default."""
+    if outcome.ending not in _LIMITS:
+        return
+    limits = resolve.plan(item, resolve.settings(item.config)).spec.limits
+    for ending, name in _LIMITS.items():
+        value, (_, _, figures) = getattr(limits, name), outcome.sentence.partition(f"{ending.value}: ")
+        # Not where it was another's: that of a cgroup around pytest, or a timer of the test's own.
+        if value is not None and re.search(rf"\blimit {re.escape(shown_limit(name, value))}(?!\w)", figures):
+            origin = resolve.origin(item, name)
+            default = f"the default; to set it: {BY_NAME[name].flag}, or @pytest.mark.sandbox({name}=...)"
+            yield f"limit {name}: {f'set by {origin}' if origin else default}"
 
 
 def add_section(done: Sequence[pytest.TestReport], outcome: Outcome) -> None:
