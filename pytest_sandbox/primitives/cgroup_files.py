@@ -76,6 +76,18 @@ def pids_in(directory: str) -> tuple[int, ...]:
         raise
 
 
+def upwards(directory: str) -> Iterator[str]:
+    """A cgroup's directory and those around it, nearest first, up to the root of what is to be seen of the hierarchy."""
+    while os.path.exists(f"{directory}/cgroup.procs"):
+        yield directory
+        directory = os.path.dirname(directory)
+
+
+def is_real_root(directory: str) -> bool:
+    """Whether it is the root of version 2 itself: only that has no cgroup.events (kernel/cgroup/cgroup.c, CFTYPE_NOT_ON_ROOT)."""
+    return not os.path.exists(f"{directory}/cgroup.events")
+
+
 def walk(directory: str) -> Iterator[str]:
     """The cgroup directories below and including `directory`, deepest first."""
     with contextlib.suppress(FileNotFoundError):

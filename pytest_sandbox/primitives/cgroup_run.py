@@ -109,13 +109,14 @@ class CgroupRun:
         """Do without v1 blkio where it counts nothing.
 
         Since Linux 6.10 ("blk-throttle: delay initialization until configuration") its files say 0 until a device has a
-        throttle rule. (Measured: 0 bytes after 8 MB of direct I/O on 6.18.) Our own cgroup has read something before.
+        throttle rule. (Measured: 0 bytes after 8 MB of direct I/O on 6.18.) Our own cgroup may be new, and have read nothing but
+        from the page cache; those around it, up to the root, have read something before.
         """
         choice = self._choices.get("io")
         if choice and choice.controller is IO_V1:
-            path = f"{choice.hierarchy.directory}/{IO_V1.gauges[0].file}"
-            if "Read" not in _text(path).split():
-                reason = f"{os.path.basename(path)} counts nothing: this kernel starts it with the first throttle rule"
+            file = IO_V1.gauges[0].file
+            if not any("Read" in _text(f"{path}/{file}").split() for path in files.upwards(choice.hierarchy.directory)):
+                reason = f"{file} counts nothing: this kernel starts it with the first throttle rule"
                 self._problems["io"] = Problem(reason, Cause.VERSION_1)
                 del self._choices["io"]
 

@@ -662,6 +662,28 @@ def test_only_version_1_is_told_to_become_version_2() -> None:
     assert Cause.CGROUP not in causes.values(), every
 
 
+@pytest.mark.needs("io")
+@pytest.mark.skipif(CAPABILITIES["io"].hierarchy == "v2", reason="version 2 counts in every cgroup")
+def test_a_new_cgroup_has_not_read_yet(run: CgroupRun) -> None:
+    """Which says nothing of the kernel: whether version 1 counts what disks do is seen around it."""
+    cgroup = run.create("new", NO_LIMITS)
+    told = [f"{path}/blkio.throttle.io_service_bytes_recursive" for path in cgroup.directories]
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            cgroup.attach(os.getpid())
+            io = capabilities()["io"]
+            counted = [Path(path).read_text(encoding="ascii") for path in told if os.path.exists(path)]
+            os.write(write_end, f"{io.available} {io.reason}{[each for each in counted if 'Read' in each]}".encode())
+        os._exit(0)
+    os.close(write_end)
+    with open(read_end, encoding="utf-8") as pipe:
+        assert pipe.read() == "True []"
+    os.waitpid(pid, 0)
+    cgroup.remove()
+
+
 def test_a_run_without_any_hierarchy_answers() -> None:
     """Limits are reported as not enforced, figures as missing, and nothing raises."""
     nowhere = CgroupRun("none", *choose((), frozenset()))
