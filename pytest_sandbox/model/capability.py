@@ -61,18 +61,26 @@ class Cause(enum.Enum):
     READ_ONLY = enum.auto()
     """The cgroup file system is mounted so. Detail: where."""
     NOT_DELEGATED = enum.auto()
+    """Of version 2."""
+    NOT_DELEGATED_ROOT = enum.auto()
+    """The same, of the real root, which passes controllers on though processes are in it."""
     NOT_DELEGATED_V1 = enum.auto()
-    """Detail: the directory."""
+    NOT_DELEGATED_CPUSET = enum.auto()
+    """Of version 1, in the hierarchy that has cpuset. Detail of all four: the directory."""
     SHARED = enum.auto()
-    """Other processes are in the cgroup."""
-    REAL_ROOT = enum.auto()
-    """The real root does not pass a controller on. Detail: what to write into which file."""
+    """Other processes are in the cgroup. Detail: the directory."""
+    NOT_PASSED_ON = enum.auto()
+    """Cgroups above have a controller and do not pass it on. Detail: what to write, and the files, from the top."""
+    SHARED_ABOVE = enum.auto()
+    """The same, and the first of them cannot: processes are in it. Detail: its directory."""
     OUTSIDE = enum.auto()
     """The process's cgroup is not below the root of its cgroup namespace, or not to be seen."""
     FOREIGN = enum.auto()
     """The cgroup file system is of another cgroup namespace: one of the host's, as a volume."""
     UNMOUNTED = enum.auto()
+    """Detail: the directory below /sys/fs/cgroup where it belongs, by its controllers; "" where there is but one hierarchy."""
     NO_CONTROLLER = enum.auto()
+    """No cgroup that is to be seen has it. Detail: its name."""
     VERSION_1 = enum.auto()
     """What version 1 does not have."""
     NO_FILE = enum.auto()

@@ -24,15 +24,16 @@ from pytest_sandbox.primitives.cgroup_limits import NO_DISK, NO_HUGE_PAGES, THRO
 class Controller:
     """A controller in one version of cgroups. name: as in /proc/self/cgroup or cgroup.controllers ("" for v2's core).
 
-    lacks: limits that it cannot hold, or not always, and why. inherits: files that a new cgroup has empty, and must have from
-    its parent before a process can be in it. parts: what memory consists of at a moment. flat: what it is told
-    does not hold for cgroups below.
+    never: limits that it cannot hold, and why. lacks: those that it may not hold, though it is there. inherits: files that a
+    new cgroup has empty, and must have from its parent before a process can be in it. parts: what memory consists of at a
+    moment. flat: what it is told does not hold for cgroups below.
     """
 
     version: int
     name: str
     writes: Callable[[Limits], tuple[Write, ...]]
     gauges: tuple[Gauge, ...]
+    never: Mapping[str, Problem] = dataclasses.field(default_factory=dict)
     lacks: Mapping[str, Problem] = dataclasses.field(default_factory=dict)
     inherits: tuple[str, ...] = ()
     parts: tuple[Gauge, ...] = ()
@@ -74,10 +75,8 @@ MEMORY_V1 = Controller(
         Gauge("faults", "memory.stat", key(b"total_pgfault")),
         Gauge("major_faults", "memory.stat", key(b"total_pgmajfault")),
     ),
-    lacks={
-        "memory_high": Problem("cgroup v1 has no memory.high", Cause.VERSION_1),
-        "swap": Problem("v1 bounds memory and swap together, and memory has no limit", Cause.VERSION_1),
-    },
+    never={"memory_high": Problem("cgroup v1 has no memory.high", Cause.VERSION_1)},
+    lacks={"swap": Problem("v1 bounds memory and swap together, and memory has no limit", Cause.VERSION_1)},
     parts=(
         Gauge("anon", "memory.stat", key(b"total_rss")),
         Gauge("file", "memory.stat", key(b"total_cache")),
@@ -138,18 +137,25 @@ LIMIT_ROLES = {
 def choose(
     hierarchies: tuple[Hierarchy, ...], unified_controllers: frozenset[str]
 ) -> tuple[dict[str, Choice], dict[str, Problem]]:
-    """Give every role a controller, or a problem. unified_controllers: the words of cgroup.controllers where we are."""
-    choices, problems = {}, {}
+    """Give every role a controller, or a problem. unified_controllers: the words of cgroup.controllers where we are.
+
+    Problems are also of limits that what plays their role can never hold, whether or not it can be used here.
+    """
+    choices: dict[str, Choice] = {}
+    problems: dict[str, Problem] = {}
     for role, candidates in ROLES.items():
         found = _candidates(role, candidates, hierarchies, unified_controllers)
         usable = [choice for choice in found if choice.hierarchy.problem is None]
+        if found:
+            problems |= (usable or found[-1:])[0].controller.never
         if usable:
             choices[role] = usable[0]
         elif found and found[-1].hierarchy.problem:
             # Of version 1, where a hierarchy has the controller: then version 2, of which it is not known, has not.
             problems[role] = found[-1].hierarchy.problem
         else:
-            problems[role] = Problem(f"no cgroup hierarchy here has the controller {_name(candidates)}", Cause.NO_CONTROLLER)
+            name = _name(candidates)
+            problems[role] = Problem(f"no cgroup hierarchy here has the controller {name}", Cause.NO_CONTROLLER, name)
         if role == "usage" and len(usable) > 1 and not unified_controllers & {"memory", "pids", "cpu", "io"}:
             # Hybrid: to count CPU time alone, v2 costs each sandbox the lock of all forks (see Cgroup.open_tasks).
             choices[role] = usable[1]

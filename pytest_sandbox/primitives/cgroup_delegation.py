@@ -16,11 +16,13 @@ for as long as this process lives, so that a later run knows what may be removed
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+from collections.abc import Sequence
 
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.primitives.cgroup_controllers import Choice
-from pytest_sandbox.primitives.cgroup_files import inherit, pids_in, read, remove, write
+from pytest_sandbox.primitives.cgroup_files import inherit, is_real_root, pids_in, read, remove, upwards, write
 from pytest_sandbox.primitives.cgroup_layout import CONTROLLER_PREFIX, RUN_PREFIX, V2, Problem, explain
 from pytest_sandbox.primitives.locks import Locks
 
@@ -74,10 +76,8 @@ class Delegation:
         if name in _passed_on(directory):
             return None
         if directory == choice.hierarchy.directory:
-            # Only the real root has no cgroup.events (kernel/cgroup/cgroup.c, CFTYPE_NOT_ON_ROOT).
-            if not os.path.exists(directory + "/cgroup.events"):
-                path = f"{directory}/cgroup.subtree_control"
-                return Problem(f"the root cgroup does not pass on the controller {name}", Cause.REAL_ROOT, f"+{name} > {path}")
+            if choice.hierarchy.real_root:
+                return _not_passed_on(name, [directory])
             self._leave(directory)
         write(directory + "/cgroup.subtree_control", "+" + name)
         return None
@@ -112,6 +112,28 @@ class Delegation:
             self._made = []
             self._return()
             self._locks.release()
+
+
+def withheld(base: str, name: str) -> Problem | None:
+    """Why the v2 cgroup `base` does not have a controller that one above it has; None where none above has it."""
+    around: list[str] = []
+    with contextlib.suppress(OSError):  # of one that is removed meanwhile
+        for directory in itertools.islice(upwards(base), 1, None):
+            around.insert(0, directory)
+            if name in read(f"{directory}/cgroup.controllers").decode().split():
+                return _not_passed_on(name, around)
+    return None
+
+
+def _not_passed_on(name: str, directories: Sequence[str]) -> Problem:
+    """Of these, from the top, each takes it from the one above; one with processes cannot, but for the real root."""
+    top = directories[0]
+    who = "the root cgroup" if is_real_root(top) else "a cgroup above"
+    reason = f"{who} does not pass on the controller {name} (cgroup.subtree_control in {top})"
+    if not is_real_root(top) and pids_in(top):
+        return Problem(reason, Cause.SHARED_ABOVE, top)
+    able = itertools.takewhile(lambda one: one == top or not pids_in(one), directories)
+    return Problem(reason, Cause.NOT_PASSED_ON, " ".join([f"+{name} | tee", *(f"{one}/cgroup.subtree_control" for one in able)]))
 
 
 def can_divide(base: str) -> bool:

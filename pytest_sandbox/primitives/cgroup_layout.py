@@ -36,7 +36,8 @@ class Hierarchy:
     key: the second field of its lines in /proc/PID/cgroup ("" for v2). controllers: those of a v1 hierarchy; for
     v2 the caller reads cgroup.controllers. path, directory: of the cgroup below which run directories belong, as
     /proc/PID/cgroup spells it and as a path of the file system. leaf: the controller's leaf that this process is
-    in. problem: set, and directory empty, where the hierarchy cannot be used.
+    in. real_root: directory is the machine's own root, for the caller to find out. problem: set, and directory empty, where the
+    hierarchy cannot be used.
     """
 
     version: int
@@ -45,6 +46,7 @@ class Hierarchy:
     path: str
     directory: str = ""
     leaf: str | None = None
+    real_root: bool = False
     problem: Problem | None = None
 
     @property
@@ -65,17 +67,20 @@ class _Mount:
 def find_hierarchies(cgroup: str, mountinfo: str) -> tuple[Hierarchy, ...]:
     """Parse the text of /proc/self/cgroup and /proc/self/mountinfo; named v1 hierarchies are left out."""
     mounts = _mounts(mountinfo)
+    # Only "\n" ends a line: all else may be in a cgroup's name.
+    lines = [line.split(":", 2) for line in cgroup.split("\n")[:-1]]
+    beside = "unified" if any(number != "0" for number, _, _ in lines) else ""
     found = []
-    for line in cgroup.split("\n")[:-1]:  # only that ends a line: all else may be in a cgroup's name
-        number, key, path = line.split(":", 2)
+    for number, key, path in lines:
         version = V2 if number == "0" and not key else V1
         if not key.startswith("name="):
             controllers = frozenset(key.split(",")) if key else frozenset[str]()
-            found.append(_place(Hierarchy(version, key, controllers, path), mounts))
+            found.append(_place(Hierarchy(version, key, controllers, path), mounts, beside))
     return tuple(found)
 
 
-def _place(hierarchy: Hierarchy, mounts: list[_Mount]) -> Hierarchy:
+def _place(hierarchy: Hierarchy, mounts: list[_Mount], beside: str) -> Hierarchy:
+    """beside: what the directory of version 2 is called where those of version 1 lie beside it."""
     path = hierarchy.path
     if path == "/.." or path.startswith("/../"):
         reason = f"this process's {hierarchy.name} cgroup {path} lies outside of its cgroup namespace"
@@ -83,7 +88,7 @@ def _place(hierarchy: Hierarchy, mounts: list[_Mount]) -> Hierarchy:
     mine = [m for m in mounts if m.version == hierarchy.version and m.controllers == hierarchy.controllers]
     if not mine:
         reason = f"the {hierarchy.name} cgroup hierarchy is not mounted"
-        return dataclasses.replace(hierarchy, problem=Problem(reason, Cause.UNMOUNTED))
+        return dataclasses.replace(hierarchy, problem=Problem(reason, Cause.UNMOUNTED, hierarchy.key or beside))
     showing = [m for m in mine if _below(path, m.root) is not None]
     if not showing:
         reason = f"{mine[-1].point} shows {mine[-1].root} of the {hierarchy.name} hierarchy; this process is in {path}"
@@ -133,16 +138,19 @@ def explain(error: OSError, hierarchy: Hierarchy) -> Problem:
         return Problem(f"the cgroup file system is mounted read-only ({said})", Cause.READ_ONLY, mount)
     if code in (errno.EACCES, errno.EPERM):
         reason = f"this cgroup is not delegated to user {os.geteuid()} ({said})"
-        if hierarchy.version == V2:
-            return Problem(reason, Cause.NOT_DELEGATED, hierarchy.directory)
-        return Problem(reason, Cause.NOT_DELEGATED_V1, hierarchy.directory)
+        return Problem(reason, _not_delegated(hierarchy), hierarchy.directory)
     if code == errno.EBUSY:
-        return Problem(
-            f"other processes are in the cgroup of pytest, and controllers cannot be enabled below it ({said})", Cause.SHARED
-        )
+        reason = f"other processes are in the cgroup of pytest, and controllers cannot be enabled below it ({said})"
+        return Problem(reason, Cause.SHARED, hierarchy.directory)
     if code == errno.ENOENT:
         return Problem(f"the kernel does not have it, or its parent does not pass it on ({said})", Cause.NO_CONTROLLER)
     return Problem(f"{os.strerror(code)} ({said})", cause_of(code), hierarchy.directory)
+
+
+def _not_delegated(hierarchy: Hierarchy) -> Cause:
+    if hierarchy.version == V2:
+        return Cause.NOT_DELEGATED_ROOT if hierarchy.real_root else Cause.NOT_DELEGATED
+    return Cause.NOT_DELEGATED_CPUSET if "cpuset" in hierarchy.controllers else Cause.NOT_DELEGATED_V1
 
 
 def cause_of(code: int) -> Cause:

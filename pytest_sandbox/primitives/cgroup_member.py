@@ -143,8 +143,8 @@ class Cgroup:
         for limit, role in LIMIT_ROLES.items():
             if getattr(limits, limit) is None or limit in written | self.unenforced.keys():
                 continue
-            if role in self._problems:
-                self.unenforced[limit] = self._problems[role]
+            if problem := self._problems.get(limit) or self._problems.get(role):
+                self.unenforced[limit] = problem
             elif limit in lacks and not _holds_by_itself(limit):
                 self.unenforced[limit] = lacks[limit]
 

@@ -83,7 +83,7 @@ def _try(run: CgroupRun, name: str, limits: Limits) -> CgroupCapability:
         refusal = Problem(str(error), cause_of(error.errno), os.path.dirname(run_directory))
         return CgroupCapability(name, available=False, problem=refusal)
     try:
-        problem = run.problems.get(role) or _lacking(cgroup, name)
+        problem = cgroup.unenforced.get(name) or run.problems.get(role) or _missing(cgroup, name)
     finally:
         cgroup.remove()
     if name == "kill" and cgroup.directories:
@@ -94,10 +94,8 @@ def _try(run: CgroupRun, name: str, limits: Limits) -> CgroupCapability:
     return CgroupCapability(name, available=True, hierarchy=hierarchy)
 
 
-def _lacking(cgroup: Cgroup, name: str) -> Problem | None:
-    """What the attempt showed to be missing although a controller was found."""
-    if name in cgroup.unenforced:
-        return cgroup.unenforced[name]
+def _missing(cgroup: Cgroup, name: str) -> Problem | None:
+    """Why a controller that was found does not count what it is for."""
     field = {"cpu_time": "cpu", "io": "bytes_read"}.get(name, "")
     missing = cgroup.read().missing
     # The role has a controller, or that it has none were the problem: then it is the controller that lacks the file.

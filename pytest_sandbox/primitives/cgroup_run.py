@@ -16,7 +16,7 @@ from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives import cgroup_files as files
 from pytest_sandbox.primitives import cgroup_systemd
 from pytest_sandbox.primitives.cgroup_controllers import IO_V1, Choice, choose, needed
-from pytest_sandbox.primitives.cgroup_delegation import Delegation, can_divide, leave_leaf
+from pytest_sandbox.primitives.cgroup_delegation import Delegation, can_divide, leave_leaf, withheld
 from pytest_sandbox.primitives.cgroup_layout import (
     CONTROLLER_PREFIX,
     RUN_PREFIX,
@@ -32,7 +32,7 @@ from pytest_sandbox.primitives.locks import left
 
 
 class CgroupRun:
-    """The cgroups of one run: `problems` maps a role (usage, memory, pids, io, cpu) to why it is not to be had.
+    """The cgroups of one run: `problems` maps a role (usage, memory, pids, io, cpu), or a limit, to why it is not to be had.
 
     paths: directories that a janitor hands to `remove_run` after this process was killed; some may never be made.
     To be closed in the process that opened it; see `contextlib.closing`.
@@ -61,6 +61,7 @@ class CgroupRun:
         if not unified and any("memory" in each.controllers and not each.problem for each in hierarchies):
             hierarchies = tuple(each for each in hierarchies if each.version == V1)
         run = cls(name, *choose(hierarchies, _unified_controllers(hierarchies)))
+        run._problems |= _withheld(hierarchies, run._problems)
         run._refused = refused
         announce(run.paths)
         _remove_left({choice.hierarchy.directory for choice in run._choices.values()})
@@ -74,7 +75,7 @@ class CgroupRun:
 
     @property
     def problems(self) -> Mapping[str, Problem]:
-        """Why a role cannot be had, for those that cannot."""
+        """Why a role, or a limit of one, cannot be had, for those that cannot."""
         return MappingProxyType(self._problems)
 
     @property
@@ -155,7 +156,7 @@ def settle() -> Problem | None:
     if not cgroup_systemd.booted():
         return None
     hierarchies = _find()
-    unified = next((each for each in hierarchies if each.version == V2 and not each.problem), None)
+    unified = _unified(hierarchies)
     if unified is None or any("memory" in each.controllers for each in hierarchies):
         return None
     return None if can_divide(unified.directory) else cgroup_systemd.ask(unified)
@@ -239,15 +240,26 @@ def _checked(hierarchy: Hierarchy) -> Hierarchy:
     own = hierarchy.leaf or hierarchy.directory
     try:
         if os.getpid() in files.pids_in(own):
-            return hierarchy
+            return dataclasses.replace(hierarchy, real_root=hierarchy.version == V2 and files.is_real_root(hierarchy.directory))
         problem = Problem(f"{own} does not list this process: something else is there", Cause.OUTSIDE)
     except OSError as error:
         problem = explain(error, hierarchy)
     return dataclasses.replace(hierarchy, problem=problem)
 
 
-def _unified_controllers(hierarchies: Sequence[Hierarchy]) -> frozenset[str]:
-    for hierarchy in hierarchies:
-        if hierarchy.version == V2 and not hierarchy.problem:
-            return frozenset(_text(hierarchy.directory + "/cgroup.controllers").split())
-    return frozenset()
+def _unified(hierarchies: Iterable[Hierarchy]) -> Hierarchy | None:
+    """That of version 2, if it can be used."""
+    return next((each for each in hierarchies if each.version == V2 and not each.problem), None)
+
+
+def _unified_controllers(hierarchies: Iterable[Hierarchy]) -> frozenset[str]:
+    unified = _unified(hierarchies)
+    return frozenset(_text(unified.directory + "/cgroup.controllers").split() if unified else ())
+
+
+def _withheld(hierarchies: Iterable[Hierarchy], problems: Mapping[str, Problem]) -> dict[str, Problem]:
+    """Of the roles whose controller no cgroup here has, those for which a cgroup above has it."""
+    unified = _unified(hierarchies)
+    absent = {role: problem.detail for role, problem in problems.items() if problem.cause is Cause.NO_CONTROLLER}
+    found = {role: withheld(unified.directory, name) for role, name in absent.items()} if unified else {}
+    return {role: problem for role, problem in found.items() if problem}

@@ -7,7 +7,6 @@ there is no evidence. All of them are in docs/host-setup.md, word for word, whic
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 
 from pytest_sandbox.model.capability import Cause
@@ -37,17 +36,21 @@ _SUDO_SCOPE = (
     'with systemd 252 or newer: sudo -E env PATH="$PATH" systemd-run --scope -p Delegate=yes -p User=$(id -u) --uid=$(id -u) '
     "pytest --sandbox"
 )
+_HAND_OVER_V1 = (
+    "as root: (cd {directory} && mkdir -p tests && {fill}chown -R {uid} tests && echo SHELL_PID > tests/cgroup.procs); then "
+    "pytest --sandbox from that shell"
+)
+# Of version 2: a cgroup that passes controllers on has no processes in it, but for the real root.
+_EMPTY = "xargs -n1 < cgroup.procs > others/cgroup.procs"
+_DIVIDE = "sed 's/[a-z][a-z]*/+&/g' cgroup.controllers > cgroup.subtree_control"
+_BE_ALONE = "sh -c 'echo $$ > {directory}/cgroup.procs && exec pytest --sandbox'"
 _HAND_OVER = (
-    "as root: cd {directory} && mkdir tests && chown -R {uid} tests && echo SHELL_PID > tests/cgroup.procs; then pytest "
-    "--sandbox from that shell"
+    f"as root: (cd {{directory}} && mkdir -p {{made}} && {{pass_on}} && cd tests && {_DIVIDE} && chown -R {{uid}} . && "
+    "echo SHELL_PID > shell/cgroup.procs); then, from that shell, "
 )
-_ALONE = (
-    "as root: (cd /sys/fs/cgroup && mkdir -p others tests && xargs -n1 < cgroup.procs > others/cgroup.procs; sed "
-    "'s/[a-z][a-z]*/+&/g' cgroup.controllers > cgroup.subtree_control); "
-    "sh -c 'echo $$ > /sys/fs/cgroup/tests/cgroup.procs && exec pytest --sandbox'"
-)
+_BY_SYSTEMD = ("cpu", "cpuset", "io", "memory", "pids")
 _FOR_ALL_USERS = (
-    "in /etc/systemd/system/user@.service.d/delegate.conf: [Service] Delegate=cpu cpuset io memory pids; then sudo systemctl "
+    f"in /etc/systemd/system/user@.service.d/delegate.conf: [Service] Delegate={' '.join(_BY_SYSTEMD)}; then sudo systemctl "
     "daemon-reload, and log in anew"
 )
 
@@ -213,25 +216,46 @@ def _delegate(kind: HostKind, detail: str = "") -> str:
         if kind.uid == 0:
             return _privileged(kind)
         return "as the container's root (user 0): " + _privileged(_as_root(kind))
-    return _HAND_OVER.format(directory=detail or "/sys/fs/cgroup", uid=kind.uid)
+    return _hand_over(kind, detail, "others tests/shell tests/run", f"{{ {_EMPTY}; {_DIVIDE}; }}")
+
+
+def _delegate_root(kind: HostKind, detail: str) -> str:
+    return _delegate(kind) if kind.systemd or kind.engine else _hand_over(kind, detail, "tests/shell tests/run", _DIVIDE)
+
+
+def _hand_over(kind: HostKind, directory: str, made: str, pass_on: str) -> str:
+    """A cgroup with controllers, and in there one for the user's shell and one for the pytest that is started from it."""
+    given = _HAND_OVER.format(directory=directory, uid=kind.uid, made=made, pass_on=pass_on)
+    return given + _BE_ALONE.format(directory=f"{directory}/tests/run")
 
 
 def _as_root(kind: HostKind) -> HostKind:
     return dataclasses.replace(kind, uid=0)
 
 
-def _delegate_v1(kind: HostKind, directory: str) -> str:
-    """systemd hands over nothing of version 1. A new cpuset is empty, and takes no process: cpuset(7)."""
-    if kind.engine:
-        return _delegate(kind)
-    text = _HAND_OVER.format(directory=directory, uid=kind.uid)
-    fill = "mkdir tests && for file in cpus mems; do cat cpuset.$file > tests/cpuset.$file; done"
-    return text.replace("mkdir tests", fill) if os.path.basename(directory) == "cpuset" else text
+def _delegate_v1(kind: HostKind, directory: str, fill: str = "") -> str:
+    """systemd hands over nothing of version 1."""
+    return _delegate(kind) if kind.engine else _HAND_OVER_V1.format(directory=directory, uid=kind.uid, fill=fill)
 
 
-def _alone(kind: HostKind, _: str = "") -> str:
-    """A cgroup without other processes."""
-    return _scope(kind) if kind.systemd else _ALONE
+def _delegate_cpuset(kind: HostKind, directory: str) -> str:
+    """A new one is empty, and takes no process: cpuset(7)."""
+    return _delegate_v1(kind, directory, "for file in cpus mems; do cat cpuset.$file > tests/cpuset.$file; done && ")
+
+
+def _alone(kind: HostKind, directory: str) -> str:
+    """A cgroup without other processes, for whom this one belongs to."""
+    if kind.systemd:
+        return _scope(kind)
+    emptied = f"(cd {directory} && mkdir -p others tests && {_EMPTY}; {_DIVIDE})"
+    return f"{emptied}; {_BE_ALONE.format(directory=f'{directory}/tests')}"
+
+
+def _passed_on(kind: HostKind, detail: str) -> str:
+    """detail: +CONTROLLER | tee FILE ..."""
+    if kind.systemd and detail[1:].partition(" ")[0] in _BY_SYSTEMD:
+        return _FOR_ALL_USERS if kind.user_manager and "/user.slice/" in detail else _scope(kind)
+    return f"as root: echo {detail}"
 
 
 def _bounded(kind: HostKind, _: str) -> str:
@@ -247,21 +271,25 @@ def _read_only(kind: HostKind, mount: str) -> str:
     return _privileged(kind) if kind.engine else f"as root: mount -o remount,bind,rw {place}; {_ANY_PRIVILEGED}"
 
 
-def _unmounted(kind: HostKind, _: str) -> str:
-    return _privileged(kind) if kind.engine else f"as root: mount -t cgroup2 cgroup2 /sys/fs/cgroup; {_ANY_PRIVILEGED}"
-
-
-def _controller(kind: HostKind, _: str) -> str:
-    if kind.rootless:
-        return "on the container's host, " + _FOR_ALL_USERS
-    if kind.engine and not kind.systemd:
-        return "on the container's host, pass the controller on in the cgroup.subtree_control of the container's parents"
-    if kind.systemd and kind.user_manager:
-        return _FOR_ALL_USERS
+def _unmounted(kind: HostKind, name: str) -> str:
+    if kind.engine:
+        return _privileged(kind)
+    if not name:
+        return f"as root: mount -t cgroup2 cgroup2 /sys/fs/cgroup; {_ANY_PRIVILEGED}"
+    place = f"/sys/fs/cgroup/{name}"
+    mount = "mount -t cgroup2 cgroup2" if name == "unified" else f"mount -t cgroup -o {name} cgroup"
     return (
-        "enable the controller in the parent's cgroup.subtree_control (systemd: -p Delegate=yes), and on the kernel's command "
-        "line, where cgroup_disable= may have switched it off"
+        f"as root: mountpoint -q /sys/fs/cgroup || mount -t tmpfs cgroup /sys/fs/cgroup; mkdir -p {place} && {mount} {place}; "
+        f"{_ANY_PRIVILEGED}"
     )
+
+
+def _controller(kind: HostKind, name: str) -> str:
+    if kind.rootless and name in _BY_SYSTEMD:
+        return "on the container's host, " + _FOR_ALL_USERS
+    if kind.engine:
+        return "on the container's host, pass the controller on in the cgroup.subtree_control of the container's parents"
+    return "a kernel that has this controller, and no cgroup_disable= of it on the kernel's command line"
 
 
 def _version(kind: HostKind, _: str) -> str:
@@ -300,9 +328,12 @@ _FIXES: dict[Cause, str | Callable[[HostKind, str], str]] = {
     Cause.NO_FILTER: lambda kind, _: f"{_on_host(kind)}sudo modprobe sch_tbf (a kernel with CONFIG_NET_SCH_TBF)",
     Cause.READ_ONLY: _read_only,
     Cause.NOT_DELEGATED: _delegate,
+    Cause.NOT_DELEGATED_ROOT: _delegate_root,
     Cause.NOT_DELEGATED_V1: _delegate_v1,
+    Cause.NOT_DELEGATED_CPUSET: _delegate_cpuset,
     Cause.SHARED: _alone,
-    Cause.REAL_ROOT: lambda _, what: f"as root: echo {what}",
+    Cause.SHARED_ABOVE: lambda _, directory: f"as root: (cd {directory} && mkdir -p others && {_EMPTY}; {_DIVIDE})",
+    Cause.NOT_PASSED_ON: _passed_on,
     Cause.OUTSIDE: _outside,
     Cause.FOREIGN: _foreign,
     Cause.UNMOUNTED: _unmounted,

@@ -87,7 +87,17 @@ def test_v2_unusable(path: str, mounts: str, reason: str, cause: Cause) -> None:
     assert found.problem
     assert reason in found.problem.reason
     assert found.problem.cause is cause
+    assert found.problem.detail == ""
     assert found.directory == ""
+
+
+def test_where_what_is_not_mounted_belongs() -> None:
+    """Beside each other, each by its controllers; what has a name and no controllers is a hierarchy too."""
+    details = [one.problem and one.problem.detail for one in find_hierarchies(HYBRID_CGROUP, "")]
+    assert details == ["cpu,cpuacct", "memory", "unified"]
+    (found,) = find_hierarchies("1:name=systemd:/\n0::/\n", "")
+    assert found.problem
+    assert found.problem.detail == "unified"
 
 
 def test_a_writable_mount_is_preferred() -> None:
@@ -155,10 +165,11 @@ def v1(*controllers: str) -> Hierarchy:
     ],
 )
 def test_backends(hierarchies: tuple[Hierarchy, ...], unified: str, chosen: dict[str, str]) -> None:
-    """Which hierarchy plays which role; every role that none plays has a problem."""
+    """Which hierarchy plays which role; every role that none plays has a problem, and so has what version 1 never holds."""
     choices, problems = choose(hierarchies, frozenset(unified.split()))
     assert {role: choice.hierarchy.name for role, choice in choices.items()} == chosen
-    assert choices.keys() | problems.keys() == ROLES.keys()
+    never = {"memory_high"} if chosen.get("memory") == "v1 memory" else set()
+    assert choices.keys() | problems.keys() == ROLES.keys() | never
     assert not choices.keys() & problems.keys()
 
 
@@ -276,3 +287,4 @@ def test_the_reason_is_of_the_hierarchy_that_has_the_controller() -> None:
     memory = dataclasses.replace(v1("memory"), problem=problems[1], directory="")
     _, found = choose((memory, v2(problems[2])), frozenset())
     assert (found["memory"], found["pids"]) == (problems[1], problems[2])
+    assert found["memory_high"].cause is Cause.VERSION_1  # which stays so, whatever becomes of problems[1]

@@ -120,7 +120,7 @@ SYSTEMD = HostKind(systemd=True, uid=1000)
         ),
         (Cause.NOT_DELEGATED, SYSTEMD, "with systemd 252 or newer: sudo -E env"),
         (Cause.NOT_DELEGATED, HostKind(Engine.DOCKER, uid=7), "as the container's root (user 0): docker run --privileged"),
-        (Cause.SHARED, ON_DOCKER, "as root: (cd /sys/fs/cgroup && mkdir -p others tests &&"),
+        (Cause.SHARED, ON_DOCKER, "(cd /sys/fs/cgroup && mkdir -p others tests &&"),
         (Cause.SHARED, HostKind(systemd=True), "systemd-run --scope -p Delegate=yes pytest --sandbox"),
         (Cause.OUTSIDE, ON_PODMAN, "start pytest with the container, or in it by podman exec, not by nsenter"),
         (Cause.OUTSIDE, HostKind(), "as root: unshare --cgroup --mount"),
@@ -143,10 +143,25 @@ SYSTEMD = HostKind(systemd=True, uid=1000)
 )
 def test_the_fix_is_for_this_kind_of_host(cause: Cause, kind: HostKind, fix: str) -> None:
     """One, and of no other engine."""
-    found = fixes.fix(cause, kind)
+    found = fixes.fix(cause, kind, "/sys/fs/cgroup")
     assert found.startswith(fix)
     others = {Engine.DOCKER: "podman run", Engine.PODMAN: "docker run"}
     assert kind.engine is None or others.get(kind.engine, "docker run") not in found
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "directory", "fix"),
+    [
+        (HostKind(systemd=True, uid=7, user_manager=True), "cpu", "/user.slice", "in /etc/systemd/system/user@.service.d/"),
+        (HostKind(systemd=True, uid=7, user_manager=True), "cpu", "/system.slice", "systemd-run --user --scope -p Delegate=yes"),
+        (HostKind(systemd=True, uid=7), "cpu", "/user.slice", "with systemd 252 or newer: sudo -E env"),
+        (HostKind(systemd=True, uid=7, user_manager=True), "hugetlb", "/user.slice", "as root: echo +hugetlb | tee /user.slice/"),
+        (HostKind(uid=7), "cpu", "/parent", "as root: echo +cpu | tee /parent/x/cgroup.subtree_control"),
+    ],
+)
+def test_who_passes_a_controller_on(kind: HostKind, name: str, directory: str, fix: str) -> None:
+    """systemd does what it knows, for users' own managers where one of them is around this cgroup; by hand all else."""
+    assert fixes.fix(Cause.NOT_PASSED_ON, kind, f"+{name} | tee {directory}/x/cgroup.subtree_control").startswith(fix)
 
 
 SECCOMP = {"/proc/self/status": "Name:\tpytest\nSeccomp:\t2\n"}
@@ -217,8 +232,11 @@ def test_the_rule_behind_a_file_system() -> None:
 #: As the page has them.
 DETAILS = {
     Cause.COUNT: ["user.max_net_namespaces"], Cause.STACKED: ["/", "DIRECTORY"], Cause.NO_ATTRIBUTES: ["DIRECTORY"],
-    Cause.NOT_DELEGATED: ["", "DIRECTORY"], Cause.NOT_DELEGATED_V1: ["DIRECTORY", "DIRECTORY/cpuset"],
-    Cause.REAL_ROOT: ["+CONTROLLER > DIRECTORY/cgroup.subtree_control"], Cause.MOST_CGROUPS: ["DIRECTORY"],
+    Cause.NOT_DELEGATED: ["DIRECTORY"], Cause.NOT_DELEGATED_ROOT: ["DIRECTORY"], Cause.NOT_DELEGATED_V1: ["DIRECTORY"],
+    Cause.NOT_DELEGATED_CPUSET: ["DIRECTORY"], Cause.SHARED: ["DIRECTORY"], Cause.SHARED_ABOVE: ["DIRECTORY"],
+    Cause.NOT_PASSED_ON: ["+CONTROLLER | tee DIRECTORY/cgroup.subtree_control"],
+    Cause.UNMOUNTED: ["", "unified", "CONTROLLER"], Cause.NO_CONTROLLER: ["CONTROLLER", "memory"],
+    Cause.MOST_CGROUPS: ["DIRECTORY"],
 }  # fmt: skip
 
 
