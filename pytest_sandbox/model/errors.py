@@ -12,6 +12,7 @@ Hitting a limit is not here: that is an `Outcome`.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from errno import EAGAIN, EINVAL, EPERM
 
 
@@ -26,11 +27,13 @@ class SpecError(SandboxError):
 class UnavailableError(SandboxError):
     """A capability that was asked for and that this machine does not have.
 
-    Attributes are those of `pytest_sandbox.Capability`: `capability` (its name), `reason` and `fix`.
+    Attributes are those of `pytest_sandbox.Capability`: `capability` (its name), `reason` and `fix`. Where more are missing,
+    they are of the first that has one reason and one fix, alone or with others, and the message has a line for each of the rest.
     """
 
-    def __init__(self, capability: str, reason: str, fix: str) -> None:
-        super().__init__(f"{capability} is not available here: {reason}. Fix: {fix}")
+    def __init__(self, capability: str, reason: str, fix: str, others: Iterable[UnavailableError] = ()) -> None:
+        verb = "are" if ", " in capability else "is"
+        super().__init__("\n".join([f"{capability} {verb} not available here: {reason}. Fix: {fix}", *map(str, others)]))
         self.capability = capability
         self.reason = reason
         self.fix = fix

@@ -182,20 +182,27 @@ def degraded(spec: Spec) -> Spec:
 
 
 def refuse(spec: Spec, known: Mapping[str, Capability]) -> None:
-    """Raise UnavailableError for the first limit that was asked for on purpose and cannot be enforced."""
-    for capability in unenforced(spec, known):
-        if capability.name in spec.asked:
-            raise UnavailableError(f"the limit {capability.name}", capability.reason, capability.fix)
+    """Raise UnavailableError for the limits that were asked for on purpose and cannot be enforced."""
+    _refuse([one for one in unenforced(spec, known) if one.name in spec.asked], "the limit ", "the limits ")
 
 
-def refuse_missing(required: Sequence[str], known: Mapping[str, Capability]) -> None:
-    """Raise UnavailableError for the first of the named capabilities ("all" is every one) that is not there."""
-    for name in sorted(known) if "all" in required else required:
-        capability = known.get(name)
-        if capability is None:
+def refuse_missing(required: Iterable[str], known: Mapping[str, Capability]) -> None:
+    """Raise UnavailableError for those of the named capabilities ("all" is every one) that are not there."""
+    names = tuple(required)
+    for name in names:
+        if name != "all" and name not in known:
             raise UnavailableError(name, "there is no capability of that name", f"name one of {', '.join(known)}")
-        if not capability.available:
-            raise UnavailableError(name, capability.reason, capability.fix)
+    _refuse([known[name] for name in (known if "all" in names else names) if not known[name].available])
+
+
+def _refuse(missing: Iterable[Capability], one_is: str = "", several_are: str = "") -> None:
+    """One error for all of them; what has one reason, and one fix, stands in one line."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for one in missing:
+        alike.setdefault((one.reason, one.fix), []).append(one.name)
+    errors = [UnavailableError((several_are if names[1:] else one_is) + ", ".join(names), *why) for why, names in alike.items()]
+    if errors:
+        raise UnavailableError(errors[0].capability, errors[0].reason, errors[0].fix, errors[1:])
 
 
 os.register_at_fork(after_in_child=capabilities.cache_clear)

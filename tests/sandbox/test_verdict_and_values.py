@@ -129,14 +129,19 @@ def test_what_is_missing_has_a_reason_and_a_fix() -> None:
 
 
 def test_require() -> None:
-    """An unknown name is refused with the known ones; "all" means each."""
-    known = {"a": Capability("a", available=True), "b": Capability("b", available=False, reason="why", fix="fix")}
+    """An unknown name is refused with the known ones; "all" means each, and all that is missing is named at once."""
+    lacking = {"b": "why", "c": "other", "d": "why"}
+    known = {"a": Capability("a", available=True)}
+    known |= {name: Capability(name, available=False, reason=why, fix="fix") for name, why in lacking.items()}
     host.refuse_missing(["a"], known)
-    for names in (["b"], ["all"]):
-        with pytest.raises(UnavailableError, match=r"b is not available here: why\. Fix: fix"):
+    with pytest.raises(UnavailableError, match=r"^b is not available here: why\. Fix: fix$"):
+        host.refuse_missing(["a", "b"], known)
+    for names in (["b", "c", "d"], ["all"]):
+        with pytest.raises(UnavailableError) as caught:
             host.refuse_missing(names, known)
-    with pytest.raises(UnavailableError, match="name one of a, b"):
-        host.refuse_missing(["c"], known)
+        assert str(caught.value) == "b, d are not available here: why. Fix: fix\nc is not available here: other. Fix: fix"
+    with pytest.raises(UnavailableError, match="name one of a, b, c, d"):
+        host.refuse_missing(["all", "e"], known)
 
 
 def test_only_what_was_asked_for_is_refused() -> None:
@@ -144,6 +149,9 @@ def test_only_what_was_asked_for_is_refused() -> None:
     known = {"memory": Capability("memory", available=False, reason="why", fix="fix")}
     assert [one.name for one in host.unenforced(Spec(), known)] == ["memory"]
     host.refuse(Spec(), known)
-    with pytest.raises(UnavailableError, match="the limit memory"):
+    with pytest.raises(UnavailableError, match="the limit memory is"):
         host.refuse(Spec(asked=frozenset({"memory"})), known)
+    known["pids"] = dataclasses.replace(known["memory"], name="pids")
+    with pytest.raises(UnavailableError, match="the limits memory, pids are"):
+        host.refuse(Spec(asked=frozenset({"memory", "pids"})), known)
     host.refuse(Spec(limits=Limits(memory=None), asked=frozenset({"memory"})), known)

@@ -40,7 +40,8 @@ def known(config: pytest.Config, settings: resolve.Settings) -> Mapping[str, Cap
     if option := past_counting(config):
         found = ChainMap({"output": _uncounted(option)}, found)  # type: ignore[arg-type]  # which nobody changes
     try:
-        host.refuse_missing(("platform", *sorted(settings.require)), found)
+        host.refuse_missing(["platform"], found)  # without which nothing else can be tried
+        host.refuse_missing(sorted(settings.require), found)
         if not settings.degrade:
             host.refuse(settings.base.spec, found)
     except UnavailableError as error:
