@@ -40,11 +40,16 @@ class UnavailableError(SandboxError):
 
 
 class SetupError(SandboxError):
-    """A step of making a sandbox that failed: `step`, the object it was about, and `errno`; 0: it was not the kernel's doing."""
+    """A step of making a sandbox that failed: `step`, the object it was about, and `errno`; 0: it was not the kernel's doing.
+
+    reason: all that the message says but the fix. fix: "" where none is known.
+    """
 
     def __init__(self, step: str, obj: str, errno: int) -> None:
         what = f"{step}: {obj}" if obj else step
-        super().__init__(f"{what}: {os.strerror(errno)} (errno {errno}){_hint(what, errno)}" if errno else what)
+        why, self.fix = _meaning(what, errno)
+        self.reason = f"{what}: {os.strerror(errno)} (errno {errno}){why}" if errno else what
+        super().__init__(f"{self.reason}. Fix: {self.fix}" if self.fix else self.reason)
         self.step = step
         self.object = obj
         self.errno = errno
@@ -57,16 +62,16 @@ class SetupError(SandboxError):
         return cls(step, str(error), EINVAL)
 
 
-def _hint(what: str, number: int) -> str:
-    """What a number means where it is not what its text says: fork(2), EAGAIN; or where it does not say why: setns(2), EPERM."""
-    if number == EAGAIN and ("fork" in what or "clone" in what):
-        return ": no further process may be made. Fix: raise ulimit -u of this user, or pids.max of the cgroups around pytest"
-    if number == EPERM and what == "setns":
+def _meaning(what: str, number: int) -> tuple[str, str]:
+    """What a number means where it is not what its text says, or where that does not say why; and the fix."""
+    if number == EAGAIN and ("fork" in what or "clone" in what):  # fork(2)
+        return ": no further process may be made", "raise ulimit -u of this user, or pids.max of the cgroups around pytest"
+    if number == EPERM and what == "setns":  # setns(2)
         return (
-            ": the process around it, which is to enter it, may not, as since a fixture of a wider scope has changed its user "
-            "(os.setuid). Fix: let a function-scoped fixture do that, or put these tests into one sandbox by scope="
+            ": the process around it, which is to enter it, may not, as since a fixture of a wider scope has changed its user (os.setuid)",
+            "let a function-scoped fixture do that, or put these tests into one sandbox by scope=",
         )
-    return ""
+    return "", ""
 
 
 class WireError(SandboxError):

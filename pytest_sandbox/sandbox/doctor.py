@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from pytest_sandbox.model.capability import Capability
-from pytest_sandbox.model.errors import SandboxError
+from pytest_sandbox.model.errors import SandboxError, SetupError
 from pytest_sandbox.model.spec import Limits, Spec
 from pytest_sandbox.sandbox import hostkind
 from pytest_sandbox.sandbox.host import capabilities, make_layout
@@ -74,7 +74,11 @@ def lines(found: Iterable[Capability]) -> Iterator[str]:
 def main() -> int:
     """Print the kind of host and the list; the exit status."""
     sys.stdout.write(f"host: {hostkind.here()}\n")
-    found = report()
+    try:
+        found = report()
+    except OSError as error:  # of what it takes to try: a process, descriptors
+        problem = SetupError.of("try what this machine can do", error)
+        found = [Capability("platform", False, problem.reason, problem.fix)]
     for line in lines(found):
         sys.stdout.write(f"{line}\n")
     lacking = [capability.name for capability in found if not capability.available and capability.name in NEEDED]

@@ -62,7 +62,7 @@ def ask_child(question: Callable[[], bytes], seconds: float | None = None) -> by
 
 
 def try_in_child(attempt: Callable[[], None]) -> OSError | None:
-    """Run `attempt` in a forked child; the OSError that it raised there."""
+    """Run `attempt` in a forked child; the OSError that it raised there. That no process can be made is raised here too."""
 
     def question() -> bytes:
         try:
@@ -72,7 +72,12 @@ def try_in_child(attempt: Callable[[], None]) -> OSError | None:
         return b"0"
 
     number, _, what = (ask_child(question) or b"%d the probe, which died" % errno.ECHILD).decode().partition(" ")
-    return OSError(int(number or 0), os.strerror(int(number or 0)), what) if number != "0" else None
+    if number == "0":
+        return None
+    error = OSError(int(number or 0), os.strerror(int(number or 0)), what)
+    if error.errno == errno.EAGAIN:  # fork(2); which says nothing of what was tried
+        raise error
+    return error
 
 
 def cwd() -> str:

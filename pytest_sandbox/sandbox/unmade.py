@@ -37,6 +37,8 @@ def explain(error: Exception, layout: Layout | None) -> Capability:
         # As Docker's does of a root with CAP_SYS_ADMIN: containers/profiles, seccomp_default.go.
         rule = f"{filtered.rule}, which allows mount(2) and not this"
         return lacks("sandbox", f"EPERM of pivot_root(2): {rule}", filtered.cause)
+    if isinstance(error, SetupError) and error.fix:
+        return Capability("sandbox", False, error.reason, error.fix)
     return lacks("sandbox", text, Cause.SEE_ABOVE)
 
 

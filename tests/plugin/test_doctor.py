@@ -102,6 +102,21 @@ def test_the_doctor_is_right(pytester: pytest.Pytester) -> None:
     assert "Traceback" not in said + text
 
 
+@pytest.mark.skipif(not ROOT, reason="only root can become somebody else, and is never short of processes")
+@pytest.mark.parametrize("most", [1, 2, 3], ids=["to try anything", "to try proc", "for a sandbox"])
+def test_too_few_processes(most: int) -> None:
+    """The reason is no fix, and the fix is one."""
+    command = ["setpriv", "--reuid=62712", "--regid=62712", "--clear-groups", "prlimit", f"--nproc={most}:{most}"]
+    command += [sys.executable, "-m", "pytest_sandbox"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    if not done.stdout.startswith("host: "):
+        pytest.skip(f"another user cannot run this Python: {done.stderr}")
+    ((reason, fix),) = re.findall(r"^NO  (?:platform|sandbox): (.*)\n    fix: (.*)$", done.stdout, re.MULTILINE)
+    assert "too_revealing" not in done.stdout
+    assert reason.endswith(": no further process may be made")
+    assert fix == "raise ulimit -u of this user, or pids.max of the cgroups around pytest"
+
+
 def test_a_masked_proc() -> None:
     """As container engines mask it: a new one is refused by the kernel, and the fix is to unmask; whatever else is mounted."""
     odd = """odd=$(printf '/mnt/a\\r\\013\\342\\200\\250b'); mkdir "$odd"; mount -t tmpfs odd "$odd" """
