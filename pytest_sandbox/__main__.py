@@ -1,10 +1,14 @@
 """`python -m pytest_sandbox`: the doctor, without pytest."""
 
 import sys
+from collections.abc import Callable
 
 
-def main() -> int:
-    """What this machine can do; the exit status. Elsewhere nothing of it can even be imported."""
+def main(refusal: Callable[[], str] = str) -> int:
+    """What this machine can do, and why a run would be refused all the same; the exit status.
+
+    Elsewhere nothing of it can even be imported.
+    """
     if sys.platform != "linux":
         sys.stdout.write(
             f"host: {sys.platform}\nNO  platform: {sys.platform} has no namespaces\n"
@@ -13,7 +17,7 @@ def main() -> int:
         return 1
     from pytest_sandbox.sandbox import doctor
 
-    return doctor.main()
+    return doctor.main(refusal)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,12 @@ def _configure(config: pytest.Config) -> None:
             distributed.refuse_without(config)
         return
     settings = resolve.settings(config)
-    if config.option.collectonly or config.option.help or getattr(config.option, "markers", False):
-        return
+    if not (config.option.collectonly or config.option.help or getattr(config.option, "markers", False)):
+        _register(config, settings)
+
+
+def _register(config: pytest.Config, settings: resolve.Settings) -> None:
+    """Make this run sandboxed. Raises UsageError for one that cannot be."""
     if sys.platform != "linux":
         raise pytest.UsageError(
             f"--sandbox needs Linux: {sys.platform} has no namespaces. Fix: run these tests on Linux, or with --no-sandbox"
@@ -78,12 +82,21 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """`--sandbox-doctor`: print what this machine can do, and end."""
+    """`--sandbox-doctor`: print what this machine can do, and whether it is what the run asks for, and end."""
     if not config.getoption("sandbox_doctor"):
         return None
     from pytest_sandbox.__main__ import main
 
-    return main()
+    return main(lambda: _refusal(config))
+
+
+def _refusal(config: pytest.Config) -> str:
+    """Why a run with these options and this ini file would be refused before its tests are known; "" where it would not."""
+    try:
+        _register(config, resolve.settings(config))
+    except pytest.UsageError as error:
+        return str(error).removeprefix("--sandbox: ")
+    return ""
 
 
 @pytest.fixture

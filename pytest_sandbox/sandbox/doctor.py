@@ -6,7 +6,7 @@ Exit status 1 where `pytest --sandbox` could not run.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import SandboxError, SetupError
@@ -71,8 +71,11 @@ def lines(found: Iterable[Capability]) -> Iterator[str]:
             yield f"    fix: {fix}"
 
 
-def main() -> int:
-    """Print the kind of host and the list; the exit status."""
+def main(refusal: Callable[[], str] = str) -> int:
+    """Print the kind of host and the list; the exit status.
+
+    refusal: why a run would be refused for what it asks for, "" where it would not; called where there can be sandboxes.
+    """
     sys.stdout.write(f"host: {hostkind.here()}\n")
     try:
         found = report()
@@ -82,5 +85,6 @@ def main() -> int:
     for line in lines(found):
         sys.stdout.write(f"{line}\n")
     lacking = [capability.name for capability in found if not capability.available and capability.name in NEEDED]
-    sys.stdout.write(f"\npytest --sandbox {'cannot run here: no ' + ', '.join(lacking) if lacking else 'can run here'}\n")
-    return int(bool(lacking))
+    why = f"no {', '.join(lacking)}" if lacking else refusal()
+    sys.stdout.write(f"\npytest --sandbox {f'cannot run here: {why}' if why else 'can run here'}\n")
+    return int(bool(why))

@@ -102,6 +102,27 @@ def test_the_doctor_is_right(pytester: pytest.Pytester) -> None:
     assert "Traceback" not in said + text
 
 
+@pytest.mark.parametrize("at", ["ini", "option"])
+def test_what_is_asked_for_is_judged(pytester: pytest.Pytester, at: str) -> None:
+    """Limits and what the run requires, by ini file or command line: the doctor fails where the run would be refused."""
+    pytester.makepyfile("def test(): pass")
+    values = ["hugetlb=1M", "memory_high=1G", "require=all", "cpuset=8000", "cpuset=8000 degrade=yes"]
+    found = {}
+    for value in values if at == "option" else [*values, "pids=many"]:
+        words = value.split()
+        pytester.makeini("\n".join(["[pytest]", *(f"sandbox_{word}" for word in words if at == "ini")]))
+        given = [f"--sandbox-{word.removesuffix('=yes').replace('_', '-')}" for word in words if at == "option"]
+        status, text = run(["--sandbox", *given])
+        diagnosis, said = run(["--sandbox-doctor", *given])
+        assert status in (pytest.ExitCode.OK, pytest.ExitCode.USAGE_ERROR), text
+        why = text.partition("ERROR: ")[2].strip().removeprefix("--sandbox: ")
+        verdict = f"cannot run here: {why}" if status else "can run here"
+        assert said.endswith(f"\n\npytest --sandbox {verdict}\n"), said
+        assert diagnosis == bool(status)
+        found[value] = bool(status)
+    assert (found["cpuset=8000"], found["cpuset=8000 degrade=yes"], found.get("pids=many", True)) == (True, False, True)
+
+
 @pytest.mark.skipif(not ROOT, reason="only root can become somebody else, and is never short of processes")
 @pytest.mark.parametrize("most", [1, 2, 3], ids=["to try anything", "to try proc", "for a sandbox"])
 def test_too_few_processes(most: int) -> None:
