@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_sandbox import Capability
+from pytest_sandbox import Capability, capabilities
 from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Clone, Prctl
 from pytest_sandbox.model.capability import Cause
@@ -136,6 +136,14 @@ def test_too_few_processes(most: int) -> None:
     assert "too_revealing" not in done.stdout
     assert reason.endswith(": no further process may be made")
     assert fix == "raise ulimit -u of this user, or pids.max of the cgroups around pytest"
+
+
+def test_the_docs_explain_every_capability() -> None:
+    """The table's first column has each name once, and no other."""
+    page = (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8")
+    table = page.partition("## Capabilities\n")[2].partition("\n## ")[0]
+    names = [name for line in table.splitlines() if line.startswith("| `") for name in line.split("|")[1].split()]
+    assert sorted(names) == sorted(f"`{name}`" for name in capabilities())
 
 
 def test_a_masked_proc() -> None:
