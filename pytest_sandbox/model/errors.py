@@ -68,7 +68,8 @@ def _meaning(what: str, number: int) -> tuple[str, str]:
         return ": no further process may be made", "raise ulimit -u of this user, or pids.max of the cgroups around pytest"
     if number == EPERM and what == "setns":  # setns(2)
         return (
-            ": the process around it, which is to enter it, may not, as since a fixture of a wider scope has changed its user (os.setuid)",
+            ": the process around it, which is to enter it, may not, as since a fixture of a wider scope has changed its user"
+            " (os.setuid)",
             "let a function-scoped fixture do that, or put these tests into one sandbox by scope=",
         )
     return "", ""

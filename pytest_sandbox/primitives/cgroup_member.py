@@ -20,6 +20,7 @@ from pytest_sandbox.primitives.cgroup_controllers import LIMIT_ROLES, ROLES, Cho
 from pytest_sandbox.primitives.cgroup_gauges import Gauge
 from pytest_sandbox.primitives.cgroup_layout import V1, V2, Problem
 from pytest_sandbox.primitives.cgroup_limits import is_gone
+from pytest_sandbox.primitives.cgroup_pids import Refused, refused_for
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -295,6 +296,10 @@ class Cgroup:
         if role in self._directories:
             return "cgroup v1 does not measure it"
         return f"this sandbox has no {role} limit, and so no {role} cgroup"
+
+    def refused(self) -> Refused:
+        """For whose limit the forks were refused that are counted here (pids_max_events), of which there must be some."""
+        return refused_for(self._directories["pids"])
 
     def remove(self) -> None:
         """Remove the directories; what was in them must be dead or dying. Warns TeardownWarning for those that stay."""

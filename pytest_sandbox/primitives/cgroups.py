@@ -24,6 +24,7 @@ cgroup_member       one sandbox's cgroup
 cgroup_run          the run; the janitor's `remove_run`; what killed runs have left
 cgroup_probe        what can be enforced here, by trying
 cgroup_oom          whom the OOM killer chose and for whose limit, by the kernel's log
+cgroup_pids         for whose limit forks were refused
 """
 
 from __future__ import annotations

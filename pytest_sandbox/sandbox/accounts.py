@@ -90,17 +90,20 @@ def _facts(
 ) -> Facts:
     """What is known of it since so much was told; usage has the kills since then."""
     kill = oom_kill(running.cgroup.log_name, running.started) if usage.oom_kills else None
-    failure = running.failure
+    failure, forks = running.failure, None if counted.pids_max_events is None else counted.pids_max_events - told.refused
+    refused = running.cgroup.refused() if forks else None
     return Facts(
         limits=_limits(running),
         usage=usage,
         status=status,
-        processes_refused=None if counted.pids_max_events is None else counted.pids_max_events - told.refused,
+        processes_refused=forks,
         disk_full=max(failure.disk_full, fill.disk_full if fill else 0.0),
         inodes_full=max(failure.inodes_full, fill.inodes_full if fill else 0.0),
         errno=failure.errno,
         victim=kill.victim if kill else None,
         own_memory=_was_its_own(counted, told, kill),
+        own_pids=refused.own if refused else True,
+        pids_around=refused.around if refused else "",
     )
 
 

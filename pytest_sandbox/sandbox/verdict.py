@@ -29,7 +29,8 @@ class Facts:
     nothing). output: bytes written to stdout and stderr. ran: seconds since the clock of its timeout last started.
     mute: how long it was waited for to print its stacks when its time was over, in vain; in seconds.
     victim: whom the kernel killed for memory. own_memory: whether it was for its own limit, if it has one; None: for that or for
-    want of memory around it, which cannot be told.
+    want of memory around it, which cannot be told. own_pids: the same of refused forks. pids_around: where a limit around it is
+    that they met, if that can be seen.
     failed: whether it counts as failed by itself. reported: whether its main process said all that it had to.
     """
 
@@ -46,6 +47,8 @@ class Facts:
     mute: float = 0.0
     victim: str | None = None
     own_memory: bool | None = None
+    own_pids: bool | None = True
+    pids_around: str = ""
     failed: bool = False
     reported: bool = True
 
@@ -126,11 +129,19 @@ def _by_refusal(facts: Facts) -> tuple[Ending, str] | None:
     processes, lacking = bool(facts.processes_refused) or suspected, _lacking(facts)
     if lacking and (facts.errno in NO_ROOM or not processes):  # of two limits that were met, the one that it failed of
         return _no_room(facts, lacking)
-    if processes:
-        peak = f", peak {facts.usage.pids_peak}" if facts.usage.pids_peak else ""
-        times = f" ({facts.processes_refused} refused)" if facts.processes_refused else ""
-        return Ending.TOO_MANY_PROCESSES, f"too many processes: limit {limits.pids}{peak}{times}"
-    return None
+    return (Ending.TOO_MANY_PROCESSES, _refused(facts)) if processes else None
+
+
+def _refused(facts: Facts) -> str:
+    limit, number = facts.limits.pids, facts.processes_refused
+    peak = f", peak {facts.usage.pids_peak}" if facts.usage.pids_peak else ""
+    around = f"that of a cgroup around pytest was met{facts.pids_around and f', {facts.pids_around}'}"
+    if limit is None or facts.own_pids is False:
+        own = "without a limit" if limit is None else f"within its limit of {limit}"
+        return f"too many processes: {number} refused {own}{peak}: {around}"
+    times = f" ({number} refused)" if number else ""
+    unsure = "" if facts.own_pids else f" (or {around}: which it was, this kernel does not tell)"
+    return f"too many processes: limit {limit}{peak}{times}{unsure}"
 
 
 def _lacking(facts: Facts) -> list[Ending]:

@@ -29,6 +29,7 @@ from pytest_sandbox.primitives.cgroup_controllers import choose
 from pytest_sandbox.primitives.cgroup_delegation import leave_leaf
 from pytest_sandbox.primitives.cgroup_layout import V1, V2, find_hierarchies
 from pytest_sandbox.primitives.cgroup_limits import disks
+from pytest_sandbox.primitives.cgroup_pids import Refused, refused_for
 from pytest_sandbox.primitives.cgroup_probe import NO_LIMITS
 from pytest_sandbox.primitives.cgroups import Cgroup, CgroupRun, CgroupUsage, capabilities, enter, oom_kill, remove_run
 
@@ -164,6 +165,63 @@ def test_forks_beyond_the_pids_limit_are_refused(run: CgroupRun, child: type[Chi
     assert usage.pids_peak == 5 or "pids_peak" in usage.missing
     assert cgroup.kill() == ()
     assert cgroup.processes() == ()
+
+
+MET, LESS = {"max": 9, "peak": 9}, {"max": 9, "peak": 8}
+OUTER, EVENTS = "{outer} (pids.max 9)", {"max": 5, "peak": 4, "events.local": ""}
+
+
+@pytest.mark.parametrize(
+    ("own", "outer", "root", "expected"),
+    [
+        pytest.param({"max": 5, "peak": 5}, MET, {}, Refused(own=True), id="both"),
+        pytest.param({"max": 5, "peak": 4}, MET, {}, Refused(own=False, around=OUTER), id="around"),
+        pytest.param({"max": "max", "peak": 4}, MET, {}, Refused(own=False, around=OUTER), id="around, none of its own"),
+        pytest.param({"max": 5, "peak": 4}, MET, {"max": 8, "peak": 8}, Refused(False, "{root} (pids.max 8)"), id="least"),
+        pytest.param({"max": 5, "peak": 4}, LESS, {}, Refused(own=True), id="none but two forks at once"),
+        pytest.param({"max": 5, "peak": 4}, LESS, None, Refused(own=False), id="none that is seen"),
+        pytest.param({"max": 5}, {"max": 9}, {}, Refused(own=None, around=OUTER), id="no peaks"),
+        pytest.param({"max": 5}, {"max": "max"}, {}, Refused(own=True), id="no peaks, no limit around"),
+        pytest.param({"max": 5}, {"max": "max"}, None, Refused(own=None), id="no peaks, and not all is seen"),
+        pytest.param(EVENTS, MET, {}, Refused(own=True), id="counted where it is met"),
+    ],
+)
+def test_for_whose_limit_forks_were_refused(
+    tmp_path: Path, own: dict[str, object], outer: dict[str, object], root: dict[str, object] | None, expected: Refused
+) -> None:
+    """By limits and peaks, on kernels that count a refusal where the fork was. root: None where that cannot be seen."""
+    places = [tmp_path / "root", tmp_path / "root/outer", tmp_path / "root/outer/own"]
+    for place, files in zip(places, (root, outer, own), strict=True):
+        place.mkdir()
+        if files is not None:
+            (place / "cgroup.procs").touch()
+        for name, value in (files or {}).items():
+            (place / f"pids.{name}").write_text(f"{value}\n")
+    around = expected.around.format(outer=places[1], root=places[0])
+    assert refused_for(str(places[2])) == dataclasses.replace(expected, around=around)
+
+
+@pytest.mark.needs("pids")
+def test_a_limit_around_pytest_is_not_the_own(run: CgroupRun, child: type[Child], tmp_path: Path) -> None:
+    """In the report of a test whose forks a cgroup around pytest refuses, with that cgroup and its limit."""
+    hierarchy = run.hierarchy("pids")
+    if hierarchy is None:
+        pytest.skip("no cgroup counts processes")
+    forks = "def test_it():\n    for _ in range(60): subprocess.Popen(['sleep', '9'])\n"
+    (tmp_path / "test_it.py").write_text(f"import subprocess\n{forks}def test_after(): pass\n")
+    outer = run.create("outer", dataclasses.replace(NO_LIMITS, pids=30))
+    command = [sys.executable, "-m", "pytest", "--sandbox", "-p", "no:cacheprovider", str(tmp_path)]
+    status, output = child(outer, f"os.execv({sys.executable!r}, {command!r})").wait()
+    assert status == 1
+    assert "1 failed, 1 passed" in output
+    place = next(directory for directory in outer.directories if os.path.exists(f"{directory}/pids.max"))
+    around = f"that of a cgroup around pytest was met, {place} (pids.max 30)"
+    if os.path.exists(f"{place}/pids.events.local"):
+        assert "too many processes" not in output  # it is counted where the limit is
+    elif os.path.exists(f"{place}/pids.peak"):
+        assert re.search(f"refused within its limit of 512, peak [12].: {re.escape(around)}", output), output
+    else:
+        assert f"(or {around}: which it was, this kernel does not tell)" in output
 
 
 @pytest.mark.needs("cpus", "cpu_time")

@@ -15,6 +15,8 @@ from pytest_sandbox.sandbox.verdict import Facts, judge
 FACTS = Facts(Limits(memory=1 << 26, timeout=2.0, cpu_time=1.0, pids=5, files=64), Usage(1.0, cpu=1.5, memory_peak=1 << 26), 0)
 FULL, KILLED = Usage(1.0, memory_peak=1 << 30), Usage(1.0, memory_peak=1 << 26, oom_kills=1)
 NO_ROOM, SCRATCH = {"errno": errno.ENOSPC, "failed": True}, Limits(disk=None, inodes=None)
+REFUSED = {"processes_refused": 2, "failed": True}
+AROUND = "too many processes: 2 refused within its limit of 5: that of a cgroup around pytest was met, /c (pids.max 9)"
 EITHER = "disk full: limit 1G or out of inodes: limit 200000, "
 
 
@@ -35,6 +37,9 @@ EITHER = "disk full: limit 1G or out of inodes: limit 200000, "
         ({"errno": errno.EAGAIN, "failed": True, "processes_refused": None}, Ending.TOO_MANY_PROCESSES, "limit 5"),
         ({"errno": errno.EAGAIN, "failed": True}, Ending.EXITED, "exited with status 0"),
         ({"processes_refused": 2}, Ending.EXITED, "exited with status 0"),
+        ({**REFUSED, "own_pids": None}, Ending.TOO_MANY_PROCESSES, "(2 refused) (or that of a cgroup around pytest was met: "),
+        ({**REFUSED, "own_pids": False, "pids_around": "/c (pids.max 9)"}, Ending.TOO_MANY_PROCESSES, AROUND),
+        ({**REFUSED, "own_pids": False, "limits": Limits(pids=None)}, Ending.TOO_MANY_PROCESSES, "2 refused without a limit: "),
         ({"errno": errno.EMFILE, "failed": True}, Ending.TOO_MANY_OPEN_FILES, "too many open files: limit 64 descriptors"),
         ({"errno": errno.EMFILE, "failed": True, "limits": Limits()}, Ending.EXITED, "exited with status 0"),
         ({"errno": errno.EMFILE}, Ending.EXITED, "exited with status 0"),
