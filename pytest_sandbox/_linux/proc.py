@@ -97,6 +97,16 @@ def threads() -> int:
     return os.stat("/proc/self/task").st_nlink - 2
 
 
+def descriptors(pid: int) -> tuple[int, int] | None:
+    """How many descriptors a process may have (RLIMIT_NOFILE), and how many of these it has; None where that cannot be read."""
+    try:
+        with open(f"/proc/{pid}/limits", encoding="ascii") as file:
+            limit = next(int(line.split()[3]) for line in file if line.startswith("Max open files"))
+        return limit, sum(int(name) < limit for name in os.listdir(f"/proc/{pid}/fd"))
+    except (OSError, ValueError):  # it has ended, or may not be looked at; there is no limit
+        return None
+
+
 _SO_ACCEPTCON = 0x10000
 # Num: RefCount Protocol Flags Type St Inode Path. A path may hold blanks; what follows a newline in one is no row.
 _UNIX_ROW = re.compile(r"[0-9a-f]+: [0-9A-F]+ [0-9A-F]+ ([0-9A-F]+) [0-9A-F]+ [0-9A-F]+ +[0-9]+ (.+)")

@@ -67,11 +67,8 @@ def _meaning(what: str, number: int) -> tuple[str, str]:
     if number == EAGAIN and ("fork" in what or "clone" in what):  # fork(2)
         return ": no further process may be made", "raise ulimit -u of this user, or pids.max of the cgroups around pytest"
     if number == EPERM and what == "setns":  # setns(2)
-        return (
-            ": the process around it, which is to enter it, may not, as since a fixture of a wider scope has changed its user"
-            " (os.setuid)",
-            "let a function-scoped fixture do that, or put these tests into one sandbox by scope=",
-        )
+        why = ": the process around it, which is to enter it, may not, as since a wider fixture has changed its user (os.setuid)"
+        return why, "let a function-scoped fixture do that, or put these tests into one sandbox by scope="
     return "", ""
 
 

@@ -6,9 +6,12 @@ Only init's last words are taken from inside, and of them only what no cgroup ha
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
+import resource
 import time
 
+from pytest_sandbox._linux import proc
 from pytest_sandbox.model.outcome import Change, Ending, Leak, Outcome, Usage
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives.cgroups import CgroupUsage, MemorySnapshot, OomKill, oom_kill
@@ -17,6 +20,8 @@ from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.running import Failure, Running, Told
 from pytest_sandbox.sandbox.verdict import FULL, NO_ROOM, Facts, judge
 
+#: How many descriptors a call may lack, and give back before it says so: subprocess has four pipes.
+_ONE_CALL = 8
 _NOT_REACHED = "its main process was gone before it could be read"
 
 
@@ -99,6 +104,7 @@ def _facts(
         processes_refused=forks,
         disk_full=max(failure.disk_full, fill.disk_full if fill else 0.0),
         inodes_full=max(failure.inodes_full, fill.inodes_full if fill else 0.0),
+        files=failure.files,
         errno=failure.errno,
         victim=kill.victim if kill else None,
         own_memory=_was_its_own(counted, told, kill),
@@ -108,14 +114,25 @@ def _facts(
 
 
 def note_failure(running: Running, number: int) -> bool:
-    """Keep the errno that main says it has failed of. Whether its room is seen to be used up, if that is what it says.
+    """Keep the errno that main says it has failed of. Whether its limit is seen to be used up, if that is what it says.
 
     Then it waits for the answer, so that what it does next, as in a teardown, cannot have made room again.
     """
     before = running.failure
     disk, inodes = upper.shares(running.layer) if number in NO_ROOM and running.layer is not None else (0.0, 0.0)
-    running.failure = Failure(number, max(before.disk_full, disk), max(before.inodes_full, inodes))
-    return max(disk, inodes) >= FULL
+    files = _files_met(running) if number == errno.EMFILE else None
+    running.failure = Failure(number, max(before.disk_full, disk), max(before.inodes_full, inodes), files or before.files)
+    return max(disk, inodes) >= FULL or files is not None
+
+
+def _files_met(running: Running) -> tuple[int, int] | None:
+    """Of who has just spoken: the limit of descriptors, and how many it has, where it has met that and has not lowered it."""
+    own, speaker = running.order.spec.limits.files, running.speaker
+    if own is None or speaker is None or (found := proc.descriptors(speaker)) is None:
+        return None
+    limit, used = found
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return found if limit >= min(own, hard) and used + _ONE_CALL >= limit else None
 
 
 def _was_its_own(counted: CgroupUsage, told: Told, kill: OomKill | None) -> bool | None:

@@ -21,7 +21,7 @@ from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.process import STACKS_SIGNAL
 from pytest_sandbox.sandbox import values
 from pytest_sandbox.sandbox.child import Body, Inside
-from pytest_sandbox.sandbox.verdict import NO_ROOM
+from pytest_sandbox.sandbox.verdict import SEEN
 from pytest_sandbox.sandbox.wire import Channel
 
 
@@ -193,10 +193,10 @@ def errno_of(error: BaseException | None, deepest: int = 10) -> int:
 
 
 def tell_errno(channel: Channel, error: BaseException | None) -> tuple[int, bool]:
-    """Say which number `errno_of` an error is; that, and whether the controller sees that there is no room, if it says so."""
+    """Say which number `errno_of` an error is; that, and whether the controller sees a limit used up, if it says so."""
     number = errno_of(error)
     told = {"op": "errno", "errno": number}
-    if number in NO_ROOM:
+    if number in SEEN:
         return number, bool(channel.ask(told, "noted")["full"])
     if number:
         channel.send(told)

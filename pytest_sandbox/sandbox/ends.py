@@ -75,6 +75,15 @@ def next_speaker(sock: Socket) -> int | None:
     return _speaker(ancillary) if data and not is_hung_up(sock) else None
 
 
+def hear(sock: Socket) -> tuple[bytes, int | None]:
+    """What is to be read next, and the pid of who has said it, if he can be named; no words: nobody is there any more."""
+    try:
+        data, ancillary, _, _ = sock.recvmsg(CHUNK, _SPEAKER)
+    except ConnectionResetError:
+        return b"", None
+    return data, _speaker(ancillary)
+
+
 def packet(sock: Socket) -> tuple[bytes, int | None, list[int]] | None:
     """A packet, the pid of who has sent it, and descriptors; no words: nobody is there any more. None: nothing yet."""
     space = _SPEAKER + socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)

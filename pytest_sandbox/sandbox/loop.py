@@ -27,7 +27,7 @@ from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.main import GO, JOINED
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.scratch import remove_or_warn
-from pytest_sandbox.sandbox.verdict import NO_ROOM
+from pytest_sandbox.sandbox.verdict import SEEN
 from pytest_sandbox.sandbox.wire import Frame
 from pytest_sandbox.sandbox.words import refusal
 
@@ -435,7 +435,7 @@ class Loop:
 
 def _on_failure(running: Running, number: int) -> None:
     full = note_failure(running, number)
-    if number in NO_ROOM:  # it waits for the answer, and has done so while others were heard
+    if number in SEEN:  # it waits for the answer, and has done so while others were heard
         clock.prolong(running)
         running.send({"op": "noted", "full": full})
 

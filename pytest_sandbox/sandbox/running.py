@@ -135,11 +135,15 @@ class Told:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failure:
-    """What main says that it has failed of, and what shares of its limits were seen in use when it said that it had no room."""
+    """What main says that it has failed of, and what shares of its limits were seen in use when it said that it had no room.
+
+    files: its limit of descriptors, and how many were in use, where that was seen to be met.
+    """
 
     errno: int = 0
     disk_full: float = 0.0
     inodes_full: float = 0.0
+    files: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -159,6 +163,7 @@ class Running:
     common: of the outermost, the layer of what all have in common. own_inodes: of its layer, before
     it wrote. launcher: pid of the process that it was forked from, if that is one of its own.
     depth: how many are around it. sockets: unix sockets on paths where those listen.
+    speaker: pid of who has said on the wire what was heard last, if he can be named.
     crowded: the loop waits for room in its socket. silent: main, and whoever has inherited from it, has closed that.
     gone_by: when nothing of it may be left.
     """
@@ -213,6 +218,7 @@ class Running:
     failure: Failure = Failure()
     failed: bool = False
     reported: bool = True
+    speaker: int | None = None
     crowded: bool = False
     silent: bool = False
     ended: bool = False
@@ -324,11 +330,9 @@ class Running:
             if self.silent or (has_read and left <= 0):
                 return
             try:
-                data = self.wire.recv(ends.CHUNK)
+                data, self.speaker = ends.hear(self.wire)
             except BlockingIOError:
                 return
-            except ConnectionResetError:
-                data = b""
             if not data:
                 self.silent = True
                 return

@@ -17,6 +17,7 @@ from pytest_sandbox.model.units import format_seconds, format_size
 
 FULL = 0.99  # of the layer's file system: a page or an inode may be left that no write could use
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+SEEN = (*NO_ROOM, errno.EMFILE)  # where it waits until the controller has looked whether it was its limit
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class Facts:
 
     killed: the limit for which the controller killed it. status: of the main process as by `os.waitstatus_to_exitcode`.
     processes_refused: forks that the pids limit refused; None where nobody counts them. disk_full, inodes_full: share of
-    these limits in use at the end, or when it said that it had no room. errno: what the sandbox says its failure was about (0:
+    these limits in use at the end, or when it said that it had no room. files: its limit of descriptors, and how many were in use
+    when it said that it had none left, if it was seen to meet that. errno: what the sandbox says its failure was about (0:
     nothing). output: bytes written to stdout and stderr. ran: seconds since the clock of its timeout last started.
     mute: how long it was waited for to print its stacks when its time was over, in vain; in seconds.
     victim: whom the kernel killed for memory. own_memory: whether it was for its own limit, if it has one; None: for that or for
@@ -41,6 +43,7 @@ class Facts:
     processes_refused: int | None = 0
     disk_full: float = 0.0
     inodes_full: float = 0.0
+    files: tuple[int, int] | None = None
     errno: int = 0
     output: int = 0
     ran: float = 0.0
@@ -121,11 +124,11 @@ def _by_refusal(facts: Facts) -> tuple[Ending, str] | None:
     """Limits that refuse instead of killing: they are the ending only of what failed."""
     if not facts.failed:
         return None
-    limits = facts.limits
-    if facts.errno == errno.EMFILE and limits.files is not None:
-        return Ending.TOO_MANY_OPEN_FILES, f"too many open files: limit {limits.files} descriptors a process"
+    if facts.errno == errno.EMFILE and facts.files is not None:
+        limit, used = facts.files
+        return Ending.TOO_MANY_OPEN_FILES, f"too many open files: limit {limit} descriptors a process, {used} in use"
     # EAGAIN is also what a socket says: it is a sign only where refusals are not counted.
-    suspected = facts.processes_refused is None and facts.errno == errno.EAGAIN and limits.pids is not None
+    suspected = facts.processes_refused is None and facts.errno == errno.EAGAIN and facts.limits.pids is not None
     processes, lacking = bool(facts.processes_refused) or suspected, _lacking(facts)
     if lacking and (facts.errno in NO_ROOM or not processes):  # of two limits that were met, the one that it failed of
         return _no_room(facts, lacking)

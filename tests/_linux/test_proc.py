@@ -160,6 +160,21 @@ def _network_bytes() -> tuple[int, int] | None:
     return proc.network_bytes(Path("/proc/self/net/dev").read_text(encoding="ascii"))
 
 
+def test_descriptors() -> None:
+    """Those below the limit, which alone stand in the way of another one; nothing of a process that is not there."""
+    source = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); print(flush=True); sys.stdin.read()"
+    high = os.dup2(0, 50)
+    with subprocess.Popen([sys.executable, "-c", source], stdin=-1, stdout=-1, pass_fds=[high]) as process:
+        os.close(high)
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        assert proc.descriptors(process.pid) == (20, 3)
+        process.stdin.close()
+        process.wait()
+        assert proc.descriptors(process.pid) is None
+
+
 def test_network_bytes() -> None:
     """The loopback's traffic is counted."""
     before = _network_bytes()

@@ -308,6 +308,43 @@ def test_room_again(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, 
     assert "out of inodes" not in output
 
 
+NO_FILES = """
+import resource
+def close():
+    with open("/dev/null") as file:
+        held = []
+        try:
+            while True: held.append(os.dup(file.fileno()))
+        finally:
+            for one in held: os.close(one)
+def lower():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (50, 100))
+    while True: os.dup(0)
+def start():
+    held = []
+    while True: held.append(subprocess.Popen(["sleep", "9"], stdin=-1, stdout=-1, stderr=-1))
+@pytest.mark.sandbox(files=100)
+def test_it():
+"""
+
+
+def test_files_that_a_call_has_given_back(pytester: pytest.Pytester) -> None:
+    """What starts a process lacks several, and closes those that it had got before it says so."""
+    assert re.search(
+        "too many open files: limit 100 descriptors a process, 9[2-9] in use", case(pytester, f"{NO_FILES}    start()")
+    )
+
+
+@pytest.mark.parametrize("body", ["close()", "lower()", "raise OSError(24, 'Too many open files')"])
+def test_files_again(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """Of an error that also says something else only what is seen is a verdict, and a hint says what it can have been."""
+    monkeypatch.setenv("COLUMNS", "200")
+    output = case(pytester, f"{NO_FILES}    {body}")
+    assert "The sandbox's limit (files 100) was not met when this was reported" in output
+    assert "- OSError: [Errno 24] Too many" in output[output.index("short test summary info") :]
+    assert "too many open files:" not in output
+
+
 @pytest.mark.needs("cpus")
 def test_throttling_is_told(pytester: pytest.Pytester) -> None:
     """How long the test waited for its share of CPU: less than it gets of a machine under load, or it need not wait."""

@@ -17,6 +17,7 @@ FULL, KILLED = Usage(1.0, memory_peak=1 << 30), Usage(1.0, memory_peak=1 << 26, 
 NO_ROOM, SCRATCH = {"errno": errno.ENOSPC, "failed": True}, Limits(disk=None, inodes=None)
 REFUSED = {"processes_refused": 2, "failed": True}
 AROUND = "too many processes: 2 refused within its limit of 5: that of a cgroup around pytest was met, /c (pids.max 9)"
+NO_FILES = {"errno": errno.EMFILE, "files": (64, 60)}
 EITHER = "disk full: limit 1G or out of inodes: limit 200000, "
 
 
@@ -40,9 +41,14 @@ EITHER = "disk full: limit 1G or out of inodes: limit 200000, "
         ({**REFUSED, "own_pids": None}, Ending.TOO_MANY_PROCESSES, "(2 refused) (or that of a cgroup around pytest was met: "),
         ({**REFUSED, "own_pids": False, "pids_around": "/c (pids.max 9)"}, Ending.TOO_MANY_PROCESSES, AROUND),
         ({**REFUSED, "own_pids": False, "limits": Limits(pids=None)}, Ending.TOO_MANY_PROCESSES, "2 refused without a limit: "),
-        ({"errno": errno.EMFILE, "failed": True}, Ending.TOO_MANY_OPEN_FILES, "too many open files: limit 64 descriptors"),
-        ({"errno": errno.EMFILE, "failed": True, "limits": Limits()}, Ending.EXITED, "exited with status 0"),
-        ({"errno": errno.EMFILE}, Ending.EXITED, "exited with status 0"),
+        (
+            {**NO_FILES, "failed": True},
+            Ending.TOO_MANY_OPEN_FILES,
+            "too many open files: limit 64 descriptors a process, 60 in use",
+        ),
+        ({**NO_FILES, "failed": True, "errno": errno.ENOENT}, Ending.EXITED, "exited with status 0"),
+        ({"errno": errno.EMFILE, "failed": True}, Ending.EXITED, "exited with status 0"),
+        (NO_FILES, Ending.EXITED, "exited with status 0"),
         ({"disk_full": 1.0, "failed": True}, Ending.DISK_FULL, "disk full: limit 1G, "),
         ({"inodes_full": 1.0, "failed": True}, Ending.OUT_OF_INODES, "out of inodes: limit 200000, "),
         ({"disk_full": 1.0, "inodes_full": 1.0, "failed": True}, Ending.DISK_FULL, EITHER),

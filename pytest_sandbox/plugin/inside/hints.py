@@ -22,6 +22,11 @@ _WAY_OUT = (
     "\nTo let tests use the machine's network: --sandbox-network=host for the run, "
     "or @pytest.mark.sandbox(enabled=False) for one."
 )
+_FILES_AGAIN = (
+    "The sandbox's limit (files {}) was not met when this was reported. Perhaps files were closed since it was; or it was met in "
+    "another process; or the test has set a lower limit of its own (RLIMIT_NOFILE). The kernel says the same where a user's "
+    "instances of inotify (fs.inotify.max_user_instances) or message queues (RLIMIT_MSGQUEUE) are used up."
+)
 _OF_FILES = {
     errno.EXDEV: "A directory that was there before is a layer below the sandbox's own, from which os.rename cannot move it: "
     "shutil.move copies it.",
@@ -33,12 +38,14 @@ _OF_FILES = {
 def hint(number: int, spec: Spec, *, full: bool) -> str | None:
     """What to say of a test that failed by an OSError of this number (of socket.gaierror: an EAI_ one); None: nothing.
 
-    full: whether a limit of disk or inodes is seen to be used up, which the verdict will say.
+    full: whether a limit of disk, inodes or files is seen to be used up, which the verdict will say.
     """
     if number in _OF_FILES:
         return _OF_FILES[number]
     if number == errno.ENOSPC and not full:
         return _room_again(spec.limits)
+    if number == errno.EMFILE and not full and spec.limits.files is not None:
+        return _FILES_AGAIN.format(spec.limits.files)
     return _of_network(number, spec.network)
 
 
