@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from typing import Any
 
@@ -255,6 +256,83 @@ def test_done():
     result = attack.run()
     result.failed("test_done", "too much output", "too much output")
     result.passed("test_next")
+
+
+#: A bound of 1 MiB for what is no output, and what is held of reports until the run's end.
+HOLDER = """
+from pytest_sandbox.plugin.controller import kept
+kept.MOST = 1 << 20
+HELD = []
+def pytest_runtest_logreport(report):
+    HELD.append(sum(len(text) for _, text in report.sections) + len(str(report.user_properties)) + len(report.longreprtext))
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"held {sum(HELD)} bytes")
+"""
+WORDS = {
+    "terminal": ("""{"op": "terminal", "text": TEXT}""", "too much output: ended at 1.3"),
+    "terminal, later": ("""{"op": "terminal", "text": TEXT} if number else said("passed")""", "too much output: ended at 1.3"),
+    "output": ("""said("passed", sections=[[f"Captured stdout {number}", TEXT]])""", "too much output: ended at 13"),
+    "output of what fails": (
+        """said("failed", sections=[[f"Captured stderr {number}", TEXT]])""",
+        "too much output: ended at 13",
+    ),
+    "output of others": (
+        """said("passed", sections=[["Captured stdout setup", TEXT * 9]]) if number else
+        {"op": "start", "item": 0, "captured": 1 << 40}""",
+        "too much output: ended at 2.0",
+    ),
+    "log": ("""said("passed", sections=[[f"Captured log {number}", TEXT]])""", "it has said 1.3"),
+    "properties": ("""said("passed", user_properties=[["x", TEXT]])""", "it has said 1.3"),
+    "warnings": (
+        """{"op": "warning", "text": TEXT, "category": ["builtins", "UserWarning"], "filename": "x", "lineno": 1}""",
+        "it has said 1.3",
+    ),
+    "junit": (
+        """{"op": "junit", "properties": [["x", TEXT]], "attributes": []}""",
+        "besides its output (errors, logs, properties)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_what_is_kept_of_a_test_is_bounded(attack: Any, kind: str) -> None:
+    """Whatever it says, and whether it is shown at once or held until the end: more than its limit of output fails it."""
+    frame, words = WORDS[kind]
+    attack.write(HOLDER, "conftest.py")
+    attack.write(f"""{HEAD}
+TEXT = "x" * 700_000
+def said(outcome, **more):
+    return {{"op": "report", "data": report(ME, outcome, **more) | ({{}} if outcome == "failed" else {{"longrepr": None}})}}
+@pytest.fixture(scope="module")
+def wide(): pass
+@pytest.mark.sandbox(output="1M")
+def test_forge(wide):
+    for number in range(20): inner.send({frame})
+    time.sleep(0.5)
+""")
+    result = attack.run("--sandbox-output=2M")
+    result.passed("test_next")
+    assert result.cases["test_forge"].outcome == "failed", result.output
+    assert words in result.cases["test_forge"].text or words in result.output, result.output
+    assert len(result.output) < 4 << 20
+    held = re.search(r"held (\d+) bytes", result.output)
+    assert held is not None
+    assert int(held[1]) < 7 << 20
+
+
+def test_what_a_fixture_shows_is_bounded(attack: Any) -> None:
+    """On the terminal, from the sandbox of its scope."""
+    attack.write("""
+@pytest.fixture(scope="module")
+def wide():
+    for _ in range(9): inner.send({"op": "terminal", "text": "x" * 700_000})
+    time.sleep(60)
+def test_it(wide): pass
+""")
+    result = attack.run("--sandbox-output=1M")
+    result.passed("test_next")
+    assert "too much output: ended at 1.3" in result.cases["test_it"].text, result.output
+    assert len(result.output) < 2 << 20
 
 
 def test_a_warning_makes_nobody_open_a_file(attack: Any) -> None:

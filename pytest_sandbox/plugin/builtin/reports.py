@@ -13,7 +13,7 @@ import linecache
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -342,23 +342,12 @@ def _message(category: type[Warning], text: str) -> Warning:
     return Warning(text)
 
 
-def output_in(reports: Iterable[pytest.TestReport]) -> int:
-    """How many bytes of output stand in the reports of one test: a phase's sections are in those of later phases too."""
-    sizes = dict[tuple[str, int], int]()
-    for number, report in enumerate(reports):
-        for name, content in report.sections:
-            if name.startswith(("Captured stdout", "Captured stderr")):
-                own = number if is_of_subtest(report) and name.endswith(" call") else -1
-                sizes[name, own] = max(sizes.get((name, own), 0), _size(content))
-    return sum(sizes.values())
-
-
 def captured_for(item: pytest.Item) -> int:
     """How many bytes of output stand in the sections of an item, which is to run: what scopes wrote when they set up for it."""
-    return sum(_size(content) for _, key, content in item._report_sections if key in ("stdout", "stderr"))
+    return sum(size_of(content) for _, key, content in item._report_sections if key in ("stdout", "stderr"))
 
 
-def _size(text: str) -> int:
+def size_of(text: str) -> int:
     """Of the bytes that it was read from, of which one that is no text became a replacement character, of three; at most."""
     return len(text.encode("utf-8", "surrogatepass")) - 2 * text.count("\ufffd")
 

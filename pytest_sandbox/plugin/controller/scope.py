@@ -15,11 +15,12 @@ from pytest_sandbox.model.outcome import Ending, Outcome
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption
 from pytest_sandbox.plugin.builtin.junit import Noted
-from pytest_sandbox.plugin.builtin.reports import from_frame, output_in, warning_from_frame
+from pytest_sandbox.plugin.builtin.reports import from_frame, warning_from_frame
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show, show_bytes
 from pytest_sandbox.plugin.builtin.tmp import keep_tmp_path
 from pytest_sandbox.plugin.builtin.watchdog import Barks
+from pytest_sandbox.plugin.controller.kept import Kept
 from pytest_sandbox.plugin.controller.said import Fixture, For, Hold, Left, Overran, Prepared, Text, Threaded, Timer, parse
 from pytest_sandbox.plugin.others import carried
 from pytest_sandbox.plugin.others.coverage.measured import Account, measured_of
@@ -135,6 +136,7 @@ class ScopeListener:
         self._account = Account(self._measured)
         self._shown = 0
         self._killed = 0.0
+        self._kept = Kept()
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """Not trusted: WireError for what makes no sense."""
@@ -151,6 +153,7 @@ class ScopeListener:
         return bool(self._scope.setting_up) and self._killed > before
 
     def _hear(self, running: Running, frame: Frame) -> None:
+        self._kept.weigh(frame)
         scope, said = self._scope, parse(frame)
         asker = scope.asking[0] if scope.asking else None
         item = self._session.items[scope.last_item] if asker is None else asker.item
@@ -169,7 +172,7 @@ class ScopeListener:
             case Timer() | Hold() | Overran():
                 self._hear_of_limits(running, said)
             case Text(text):
-                show(self._config, text)
+                self._say(running, text)
             case Left(needs, failed):
                 self._home.leave(scope, needs, failed)
             case _:
@@ -197,6 +200,7 @@ class ScopeListener:
         scope = self._scope
         asker = scope.asking.popleft()
         scope.setting_up, scope.of = "", None
+        self._kept, running.taken = Kept(), 0
         clock.allow(running, None)
         self._show(running)
         if isinstance(said, Prepared):
@@ -213,6 +217,10 @@ class ScopeListener:
         if on:
             running.send({"op": "held"})
 
+    def _say(self, running: Running, text: str) -> None:
+        if self._kept.show(running, text):
+            show(self._config, text)
+
     def _show(self, running: Running) -> None:
         """Show what it has written past its capture since the last time."""
         written = running.read_shown(self._shown)
@@ -223,7 +231,7 @@ class ScopeListener:
         op = frame["op"]
         if op == "closed":
             self._scope.closed = from_frame(self._config, frame, item)
-            running.taken = output_in([self._scope.closed])
+            self._kept.take(running, frame, self._scope.closed, 0)
         elif op == "warning":
             if self._scope.of is not None:
                 unit, index = self._scope.of

@@ -16,10 +16,11 @@ from pytest_sandbox.model.spec import Keep
 from pytest_sandbox.plugin.builtin import interruption, watchdog
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption, Stop
-from pytest_sandbox.plugin.builtin.reports import from_frame, output_in, warning_from_frame
+from pytest_sandbox.plugin.builtin.reports import from_frame, warning_from_frame
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show_bytes
 from pytest_sandbox.plugin.builtin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
+from pytest_sandbox.plugin.controller.kept import Kept
 from pytest_sandbox.plugin.controller.requests import Requests
 from pytest_sandbox.plugin.controller.said import Done, Finish, Hold, Said, Start, Text, Timer, parse
 from pytest_sandbox.plugin.controller.scope import Scope, Unrunnable
@@ -106,7 +107,8 @@ class Telling:
         self.version = 0
         self.unmade: Unrunnable | None = None
         self.showing = Showing(session, self.reruns, is_early=is_early)
-        self._shares_network, self._captured = False, 0
+        self._shares_network = False
+        self._kept = Kept()
         self._begun = False
         self._done = False
         self.barks = watchdog.Barks(session.config)
@@ -195,6 +197,7 @@ class Telling:
         """See `inside.unit.unit_body` for what a unit says. Raises WireError for what it must not say."""
         if running.killed is not None or self.stopped:
             return  # a test that has met its limit has failed, also if it ends before it is killed
+        self._kept.weigh(frame)
         said = parse(frame)
         if said is None:
             self._hear_more(running, frame)
@@ -205,7 +208,8 @@ class Telling:
         match said:
             case Start(item, shares_network, captured):
                 self._expect(item)
-                self._begun, self._shares_network, self._captured = True, shares_network, captured
+                self._begun, self._shares_network = True, shares_network
+                self._kept.begin(running, captured)
                 self._line.news()
             case Finish(item):
                 self._expect(item)
@@ -217,7 +221,8 @@ class Telling:
             case Hold(on):
                 self._hold(running, on=on)
             case Text(text):
-                self.showing.say(text, self.position, self.reports)
+                if self._kept.show(running, text):
+                    self.showing.say(text, self.position, self.reports)
             case Exit() | Interrupt() | Internal() | Stop():
                 self.interruption = said
             case _:
@@ -228,9 +233,9 @@ class Telling:
         report = from_frame(self.session.config, frame, self.item)
         if frame.get("again") and self.reports and self.reports[-1].when == report.when:
             self.reports.pop()
+        self._kept.take(running, frame, report, len(self.reports))
         self.reports.append(report)
         running.failed = running.failed or report.failed
-        running.taken = max(0, output_in(self.reports) - self._captured)
 
     def _finish(self, running: Running) -> None:
         if not any(report.when == "teardown" for report in self.reports):
@@ -292,7 +297,7 @@ class Telling:
         self._line.baton.note(dependency.entries(self.session.config, index, self.item, self.reports))
         warnings = [*self._line.early_warnings(self.unit), *self.warnings]
         self._finished.append(Finished(self.item, self.position, self.reports, warnings))
-        self.reports, self.warnings = [], []
+        self.reports, self.warnings, self._kept = [], [], Kept()
         self.position += 1
         self._begun = self.reruns.is_set_up = False
 
