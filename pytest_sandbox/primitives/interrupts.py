@@ -1,4 +1,4 @@
-"""Ctrl-C where it must not be raised at once: between two steps, and never in the midst of one, which would be lost."""
+"""Ctrl-C, and what else asks a process to end, where it must be served between two steps only: in the midst one would be lost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
@@ -37,3 +39,20 @@ def deferred() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if asked:
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Within: what asks this process to end is not served; the rest, and what is ignored, is. Must not be around a fork."""
+    asking = {number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, asking)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def waiting() -> signal.Signals | None:
+    """Which signal asks this process to end, and is held."""
+    pending = signal.sigpending()
+    return next((number for number in _ENDING if number in pending), None) if pending else None

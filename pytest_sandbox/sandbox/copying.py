@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pytest_sandbox.primitives.overlay import Tree, TreeKind, is_below
 from pytest_sandbox.sandbox import upper
 
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: How a regular file of a layer is opened.
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def copy_out(layer: int, trees: Sequence[Tree], below: str, target: str) -> int:
@@ -103,7 +104,7 @@ def _step(directory: int, name: str) -> int:
 
 def _copy_anew(directory: int, name: str, target: str) -> str:
     """Copy a file under a name that nothing else has."""
-    source = os.open(name, _FILE, dir_fd=directory)
+    source = os.open(name, FILE, dir_fd=directory)
     try:
         output, path = tempfile.mkstemp(dir=target)
         try:
@@ -117,7 +118,7 @@ def _copy_anew(directory: int, name: str, target: str) -> str:
 
 def _copy(entry: upper.Entry, top: int, relative: str) -> int:
     *parents, name = relative.split("/")
-    directory = descend(top, parents)
+    directory = _descend(top, parents)
     try:
         mode = entry.status.st_mode
         if stat.S_ISDIR(mode):
@@ -126,7 +127,11 @@ def _copy(entry: upper.Entry, top: int, relative: str) -> int:
         elif stat.S_ISLNK(mode):
             os.symlink(os.readlink(entry.name, dir_fd=entry.parent), name, dir_fd=directory)
         elif stat.S_ISREG(mode):
-            copy_file(entry, directory, name)
+            source = os.open(entry.name, FILE, dir_fd=entry.parent)
+            try:
+                copy_file(source, directory, name, 0o600 | stat.S_IMODE(mode) & 0o755)
+            finally:
+                os.close(source)
         else:
             return 0
     finally:
@@ -134,7 +139,7 @@ def _copy(entry: upper.Entry, top: int, relative: str) -> int:
     return 1
 
 
-def descend(top: int, names: Sequence[str]) -> int:
+def _descend(top: int, names: Sequence[str]) -> int:
     """Open a directory below `top`, made where it is missing, without following a link; ENOTDIR or ELOOP where one is."""
     directory = os.dup(top)
     for name in names:
@@ -148,18 +153,13 @@ def descend(top: int, names: Sequence[str]) -> int:
     return directory
 
 
-def copy_file(entry: upper.Entry, directory: int, name: str, *, rights: int = 0o755) -> None:
-    """Copy a regular file, with its mode as far as `rights`, to a name in a directory that has nothing of that name. OSError."""
-    source = os.open(entry.name, _FILE, dir_fd=entry.parent)
+def copy_file(source: int, directory: int, name: str, mode: int) -> None:
+    """Copy an open regular file to a name in a directory that has nothing of that name. OSError."""
+    output = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=directory)
     try:
-        mode = 0o600 | stat.S_IMODE(entry.status.st_mode) & rights
-        output = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=directory)
-        try:
-            _copy_data(source, output)
-        finally:
-            os.close(output)
+        _copy_data(source, output)
     finally:
-        os.close(source)
+        os.close(output)
 
 
 def _copy_data(source: int, output: int) -> None:

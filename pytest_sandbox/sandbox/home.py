@@ -2,7 +2,8 @@
 
 Regular files, directories and deletions only: whoever reads the machine's directory next, pytest among them, follows the links
 that are there, and waits for a FIFO. What goes for reading a layer goes here, see `upper`; each file is made beside the old one
-and takes its place. Imports `upper`, `copying` and `removal`.
+and takes its place. It is done outside of every cgroup: bytes and time are bounded here. Imports `interrupts`, `upper`,
+`copying` and `removal`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,17 @@ import contextlib
 import os
 import secrets
 import stat
+import time
 from collections.abc import Sequence
 
+from pytest_sandbox.model.units import format_size
+from pytest_sandbox.primitives import interrupts
 from pytest_sandbox.primitives.overlay import Tree
 from pytest_sandbox.sandbox import copying, upper
 from pytest_sandbox.sandbox.removal import remove_tree
+
+#: How long it may take, in seconds. As many files as there usually may be, 200,000, take 15 s of CPU time.
+LONGEST = 300.0
 
 
 class Home:
@@ -37,82 +44,154 @@ class Home:
             os.close(top)
         self.tops.clear()
 
-    def bring(self, layer: int) -> list[str]:
-        """Do it; layer: of the overlays over them, which nobody writes to any more. What was not possible, in sentences."""
-        problems = []
-        for index, (tree, top) in enumerate(zip(self._trees, self.tops, strict=True)):
-            lost = [text for entry in upper.walk_tree(layer, index, tree.path) for text in _bring(entry, top)]
-            if lost:
-                problems.append(f"{len(lost)} of what tests wrote is lost, of which the first is {lost[0]}")
+    def bring(self, layer: int, room: int, seconds: float = LONGEST) -> list[str]:
+        """Do it; layer: of the overlays over them, which nobody writes to any more. What was not possible, in sentences.
+
+        room: the most bytes, of all files together. A signal that asks this process to end is served after the file at hand.
+        """
+        problems = list[str]()
+        bringing = _Bringing(room, time.monotonic() + seconds)
+        with interrupts.held():
+            for index, (tree, top) in enumerate(zip(self._trees, self.tops, strict=True)):
+                try:
+                    bringing.bring(layer, index, tree, top)
+                except _OverError as over:
+                    return [*problems, *bringing.told(), f"what tests wrote is lost from {over}"]
+                problems += bringing.told()
         return problems
 
 
-def _bring(entry: upper.Entry, top: int) -> list[str]:
-    *parents, name = entry.names
-    try:
-        directory = copying.descend(top, parents)
+class _OverError(Exception):
+    """Nothing more comes home, from a path on."""
+
+
+class _Bringing:
+    """What is left of the room, and what is lost by now. way: the machine's directories on the way down, None for a lost one."""
+
+    def __init__(self, room: int, until: float) -> None:
+        self._room = self._most = room
+        self._until = until
+        self._lost: list[str] = []
+        self._way: list[int | None] = []
+
+    def told(self) -> list[str]:
+        """What has been lost since this was last asked, in a sentence or none."""
+        lost, self._lost = self._lost, []
+        return [f"{len(lost)} of what tests wrote is lost, of which the first is {lost[0]}"] if lost else []
+
+    def bring(self, layer: int, index: int, tree: Tree, top: int) -> None:
+        """Bring home what was written to one directory. _OverError when there is no time any more."""
+        self._way = [os.dup(top)]
         try:
-            _bring_to(directory, name, entry)
+            for entry in upper.walk_tree(layer, index, tree.path):
+                self._up(entry.depth + 1)
+                self._go_on(entry)
+                if (directory := self._way[-1]) is not None:
+                    self._bring(entry, directory)
         finally:
-            os.close(directory)
-        if upper.is_cut(entry):
-            return [f"{entry.path}: it lies too deep"]
-    except OSError as error:
-        return [f"{entry.path}: {error.strerror}"]
-    return []
+            self._up(0)
 
+    def _up(self, depth: int) -> None:
+        while len(self._way) > depth:
+            if (directory := self._way.pop()) is not None:
+                os.close(directory)
 
-def _bring_to(directory: int, name: str, entry: upper.Entry) -> None:
-    if upper.is_whiteout(entry.status):
-        _remove(name, directory)
-    elif stat.S_ISDIR(entry.status.st_mode):
-        _bring_directory(entry, name, directory)
-    elif stat.S_ISREG(entry.status.st_mode):
-        _bring_file(entry, name, directory)
+    def _go_on(self, entry: upper.Entry) -> None:
+        if number := interrupts.waiting():
+            raise _OverError(f"{entry.path} on: {number.name}")
+        if time.monotonic() > self._until:
+            raise _OverError(f"{entry.path} on: it takes too long")
 
+    def _bring(self, entry: upper.Entry, directory: int) -> None:
+        is_directory, below, name = stat.S_ISDIR(entry.status.st_mode), None, entry.name
+        try:
+            if upper.is_whiteout(entry.status):
+                _remove(name, directory, self._until)
+            elif is_directory:
+                below = self._directory(entry, directory)
+            elif stat.S_ISREG(entry.status.st_mode):
+                self._file(entry, directory)
+            else:
+                self._lose(entry, "it is neither a file nor a directory")
+        except OSError as error:
+            self._lose(entry, str(error.strerror))
+        if is_directory:
+            self._way.append(below)
 
-def _bring_directory(entry: upper.Entry, name: str, directory: int) -> None:
-    if entry.below is not None and upper.is_opaque(entry.below):
-        _remove(name, directory)
-    mode = 0o700 | stat.S_IMODE(entry.status.st_mode) & 0o777
-    try:
-        os.mkdir(name, mode, dir_fd=directory)
-    except FileExistsError:
-        if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-            os.unlink(name, dir_fd=directory)
+    def _lose(self, entry: upper.Entry, why: str) -> None:
+        self._lost.append(f"{entry.path}: {why}")
+
+    def _directory(self, entry: upper.Entry, directory: int) -> int:
+        name = entry.name
+        if entry.below is not None and upper.is_opaque(entry.below):
+            _remove(name, directory, self._until)
+        mode = 0o700 | stat.S_IMODE(entry.status.st_mode) & 0o777
+        try:
             os.mkdir(name, mode, dir_fd=directory)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                os.unlink(name, dir_fd=directory)
+                os.mkdir(name, mode, dir_fd=directory)
+        if entry.below is None:
+            self._lose(entry, "it cannot be read")
+        elif upper.is_cut(entry):
+            self._lose(entry, "it lies too deep")
+        return os.open(name, upper.DIRECTORY, dir_fd=directory)
+
+    def _file(self, entry: upper.Entry, directory: int) -> None:
+        """A name counts with all that its file claims to hold: neither a hole nor a second name may make more of it."""
+        size = entry.status.st_size
+        if size > self._room:
+            self._lose(entry, f"all of it together may be {format_size(self._most)}")
+            return
+        source = _open_file(entry)
+        try:
+            self._room -= size
+            _put(source, entry, directory, self._until)
+        finally:
+            os.close(source)
 
 
-def _bring_file(entry: upper.Entry, name: str, directory: int) -> None:
-    new = f".{secrets.token_hex(8)}"
+def _open_file(entry: upper.Entry) -> int:
+    """Open it, and an ordinary user's own also where he has no right to read it: nobody else is there any more. OSError."""
     try:
-        copying.copy_file(entry, directory, new, rights=0o777)
-        _keep_group(name, new, directory)
+        return os.open(entry.name, copying.FILE, dir_fd=entry.parent)
+    except PermissionError:
+        os.chmod(entry.name, 0o600, dir_fd=entry.parent)
+        return os.open(entry.name, copying.FILE, dir_fd=entry.parent)
+
+
+def _put(source: int, entry: upper.Entry, directory: int, until: float) -> None:
+    name, new = entry.name, f".{secrets.token_hex(8)}"
+    try:
+        copying.copy_file(source, directory, new, 0o600 | stat.S_IMODE(entry.status.st_mode) & 0o777)
+        _keep_rights(name, new, directory)
         try:
             os.replace(new, name, src_dir_fd=directory, dst_dir_fd=directory)
         except IsADirectoryError:
-            _remove(name, directory)
+            _remove(name, directory, until)
             os.replace(new, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(new, dir_fd=directory)
         raise
 
 
-def _keep_group(name: str, new: str, directory: int) -> None:
-    """Leave to a group what it could read and write, where a file takes the place of an older one."""
+def _keep_rights(name: str, new: str, directory: int) -> None:
+    """Leave to owner and group what they could read and write, where a file takes the place of an older one."""
     with contextlib.suppress(OSError):
         old = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if stat.S_ISREG(old.st_mode):
-            os.chown(new, -1, old.st_gid, dir_fd=directory, follow_symlinks=False)
+            owner = old.st_uid if os.geteuid() == 0 else -1
+            os.chown(new, owner, old.st_gid, dir_fd=directory, follow_symlinks=False)
             os.chmod(new, stat.S_IMODE(old.st_mode) & 0o777, dir_fd=directory)
 
 
-def _remove(name: str, directory: int) -> None:
+def _remove(name: str, directory: int, until: float) -> None:
     try:
         os.unlink(name, dir_fd=directory)
     except FileNotFoundError:
         return
     except (IsADirectoryError, PermissionError):
-        if problem := remove_tree(f"/proc/self/fd/{directory}/{name}"):
+        if problem := remove_tree(f"/proc/self/fd/{directory}/{name}", until):
             raise OSError(0, problem) from None

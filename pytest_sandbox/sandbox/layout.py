@@ -133,14 +133,19 @@ def _device_directories(dev: str) -> list[Operation]:
     return [MkdirOp(f"{dev}/{name}") for name in names]
 
 
+def room_in_common(limits: Limits) -> tuple[int, int]:
+    """How many bytes, and files and directories, those of a run write to what they have in common: never without a bound."""
+    usual = Limits()
+    return limits.disk or usual.disk or 0, limits.inodes or usual.inodes or 0
+
+
 def common_operations(layout: Layout, spec: Spec) -> list[Operation]:
     """The overlays that all sandboxes of the run write to; together they hold what one sandbox may hold, or usually may."""
     if not layout.common:
         return []
-    common, trees, usual = layout.common_layer, overlay.overlaid(layout.common), Limits()
-    size, inodes = spec.limits.disk or usual.disk, spec.limits.inodes or usual.inodes
-    room = None if inodes is None else inodes + own_inodes(trees) + 1 + len(trees)
-    operations: list[Operation] = [mounts.tmpfs(common, size=size, inodes=room)]
+    common, trees = layout.common_layer, overlay.overlaid(layout.common)
+    size, inodes = room_in_common(spec.limits)
+    operations: list[Operation] = [mounts.tmpfs(common, size=size, inodes=inodes + own_inodes(trees) + 1 + len(trees))]
     operations += [*layer_operations(common, trees), MkdirOp(f"{common}/m")]
     for index in range(len(trees)):
         target = f"{common}/m/{index}"

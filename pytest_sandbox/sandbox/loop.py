@@ -23,7 +23,7 @@ from pytest_sandbox.sandbox import clock, ends, pid1, upper
 from pytest_sandbox.sandbox.accounts import bill, note_failure, outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.home import Home
-from pytest_sandbox.sandbox.layout import Layout, scratch_of
+from pytest_sandbox.sandbox.layout import Layout, room_in_common, scratch_of
 from pytest_sandbox.sandbox.main import GO, JOINED
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.scratch import remove_or_warn
@@ -415,7 +415,7 @@ class Loop:
     def _bring_home(self, running: Running) -> None:
         """Everybody is gone who could write to the directories that the sandboxes had in common."""
         if running.common is not None:
-            for problem in self._home.bring(running.common):
+            for problem in self._home.bring(running.common, room_in_common(running.order.spec.limits)[0]):
                 warnings.warn(TeardownWarning(problem), stacklevel=2)
 
     def _remove_scratch(self, running: Running) -> None:

@@ -200,7 +200,8 @@ def test_common(place: Path) -> None:
     ln -s "$PLACE/file" link; rm -r gone anew turned; mkdir anew; echo x > anew/other; echo x > turned
     mkdir -p a/b/c; echo deep > a/b/c/d; rm own-link; echo mine > own-link"""
     spec = Spec(common=(str(common),))
-    result = Sandbox(spec).run(["sh", "-c", script], env={**os.environ, "COMMON": str(common), "PLACE": str(place)})
+    with pytest.warns(TeardownWarning, match="2 of what tests wrote is lost, .*/fifo: it is neither a file nor a directory"):
+        result = Sandbox(spec).run(["sh", "-c", script], env={**os.environ, "COMMON": str(common), "PLACE": str(place)})
     assert (result.ok, result.stdout, result.changes) == (True, b"innercontent", ()), result.stderr
     left = {str(path.relative_to(common)): path.lstat() for path in common.rglob("*")}
     files = {name for name, status in left.items() if stat.S_ISREG(status.st_mode)}
