@@ -49,6 +49,8 @@ class Loop:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._home = Home(layout.common)
+        #: What could not be brought home, in sentences.
+        self.not_home: list[str] = []
         self._selector = selectors.DefaultSelector()
         self.running: dict[str, Running] = {}
         self._cloning = Cloning(layout)
@@ -415,8 +417,7 @@ class Loop:
     def _bring_home(self, running: Running) -> None:
         """Everybody is gone who could write to the directories that the sandboxes had in common."""
         if running.common is not None:
-            for problem in self._home.bring(running.common, room_in_common(running.order.spec.limits)[0]):
-                warnings.warn(TeardownWarning(problem), stacklevel=2)
+            self.not_home += self._home.bring(running.common, room_in_common(running.order.spec.limits)[0])
 
     def _remove_scratch(self, running: Running) -> None:
         order = running.order

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pytest_sandbox.model.errors import SandboxError, SetupError, SpecError
+from pytest_sandbox.model.errors import SandboxError, SetupError, SpecError, TeardownWarning
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Limits, Spec
 from pytest_sandbox.sandbox import bodies, host, probes
@@ -63,6 +64,8 @@ class Sandbox:
         with self._begin() as supervisor:
             running = supervisor.start_root(self.spec, body, listener, scope=False)
             supervisor.run_while(lambda: not running.ended)
+        for problem in supervisor.not_home:
+            warnings.warn(TeardownWarning(problem), stacklevel=3)
         if running.last_words is None and running.problem is not None:
             raise running.problem
         if listener.outcome is None:

@@ -250,6 +250,11 @@ class Supervisor:
             return copying.Copies()
         return copying.copy_files(running.layer, self._layout.plan.trees, where, target, most)
 
+    @property
+    def not_home(self) -> Sequence[str]:
+        """What outermost sandboxes that have ended wrote to what all have in common, and is lost: see `Home`."""
+        return tuple(self._loop.not_home)
+
     def kill_innermost(self, keep: Sequence[Running]) -> None:
         """Kill every sandbox but those in `keep`."""
         for running in tuple(self._loop.running.values()):

@@ -115,6 +115,7 @@ class Walk:
         finally:
             with self._undo:
                 self._undo.callback(put_back, self._session.config)
+                self._undo.callback(lambda: self._book.not_home(self._supervisor.not_home))
                 self._supervisor.close()
         if interrupted is not None:
             interrupted.raise_interruption()  # where the test was, and not where the controller waited for it

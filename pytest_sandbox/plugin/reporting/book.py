@@ -37,6 +37,7 @@ class Book:
         self._kept: list[tuple[str, Path]] = []
         self._sharing: list[str] = []
         self._lost = ""
+        self._not_home: list[str] = []
         #: What workers of pytest-xdist say, and who.
         self._said: dict[str, list[str]] = {}
 
@@ -47,6 +48,7 @@ class Book:
             "kept": [(nodeid, os.fspath(path)) for nodeid, path in self._kept],
             "sharing": list(self._sharing),
             "lost": self._lost,
+            "not home": list(self._not_home),
             "said": [*header, *self._said],
         }
 
@@ -57,6 +59,7 @@ class Book:
         self._kept += [(nodeid, Path(path)) for nodeid, path in plain["kept"]]
         self._sharing += plain["sharing"]
         self._lost = self._lost or plain["lost"]
+        self._not_home += plain["not home"]
         for line in plain["said"]:
             if line not in header:
                 self._said.setdefault(line, []).append(who)
@@ -163,6 +166,10 @@ class Book:
         if path is not None:
             self._lost = printable(told(item.nodeid, path, root))
 
+    def not_home(self, problems: Sequence[str]) -> None:
+        """Note what tests wrote to pytest's cache, say, and is lost."""
+        self._not_home += map(printable, problems)
+
     def summary(self, terminal: pytest.TerminalReporter) -> None:
         """The usage table, longest first; which tests shared a network (with -v); files lost, and kept; what workers said."""
         if self._said:
@@ -177,13 +184,12 @@ class Book:
             terminal.section("sandbox usage")
             for line in table(self._rows, everything=terminal.verbosity > 0):
                 terminal.write_line(line)
-        if self._lost:
-            terminal.section("sandbox files lost")
-            terminal.write_line(self._lost)
-        if self._kept:
-            terminal.section("sandbox files kept")
-            for nodeid, path in self._kept:
-                terminal.write_line(f"{path}  {nodeid}")
+        kept = [f"{path}  {nodeid}" for nodeid, path in self._kept]
+        for what, lines in ("lost", [*filter(None, [self._lost]), *self._not_home]), ("kept", kept):
+            if lines:
+                terminal.section(f"sandbox files {what}")
+                for line in lines:
+                    terminal.write_line(line)
 
 
 def _left_running(outcome: Outcome, who: str = "") -> str:
