@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pytest_sandbox.model.units import format_size
 from pytest_sandbox.primitives import interrupts
@@ -23,13 +23,22 @@ from pytest_sandbox.sandbox.removal import remove_tree
 
 #: How long it may take, in seconds. As many files as there usually may be, 200,000, take 15 s of CPU time.
 LONGEST = 300.0
+#: Why something does not come home, "" where it does: its path, and a descriptor of what is a regular file.
+Refuses = Callable[[str, int | None], str]
+
+
+def takes_all(path: str, file: int | None) -> str:
+    """Refuse nothing."""
+    del path, file
+    return ""
 
 
 class Home:
     """The machine's directories, opened before the first sandbox: one may write what is around them, and put a link there."""
 
-    def __init__(self, trees: Sequence[Tree]) -> None:
+    def __init__(self, trees: Sequence[Tree], refuses: Refuses = takes_all) -> None:
         self._trees = trees
+        self._refuses = refuses
         self.tops: list[int] = []
         try:
             for tree in trees:
@@ -50,7 +59,7 @@ class Home:
         room: the most bytes, of all files together. A signal that asks this process to end is served after the file at hand.
         """
         problems = list[str]()
-        bringing = _Bringing(room, time.monotonic() + seconds)
+        bringing = _Bringing(room, time.monotonic() + seconds, self._refuses)
         with interrupts.held():
             for index, (tree, top) in enumerate(zip(self._trees, self.tops, strict=True)):
                 try:
@@ -68,9 +77,9 @@ class _OverError(Exception):
 class _Bringing:
     """What is left of the room, and what is lost by now. way: the machine's directories on the way down, None for a lost one."""
 
-    def __init__(self, room: int, until: float) -> None:
+    def __init__(self, room: int, until: float, refuses: Refuses) -> None:
         self._room = self._most = room
-        self._until = until
+        self._until, self._refuses = until, refuses
         self._lost: list[str] = []
         self._way: list[int | None] = []
 
@@ -105,12 +114,14 @@ class _Bringing:
     def _bring(self, entry: upper.Entry, directory: int) -> None:
         is_directory, below, name = stat.S_ISDIR(entry.status.st_mode), None, entry.name
         try:
-            if upper.is_whiteout(entry.status):
+            if stat.S_ISREG(entry.status.st_mode):
+                self._file(entry, directory)
+            elif why := self._refuses(entry.path, None):
+                self._lose(entry, why)
+            elif upper.is_whiteout(entry.status):
                 _remove(name, directory, self._until)
             elif is_directory:
                 below = self._directory(entry, directory)
-            elif stat.S_ISREG(entry.status.st_mode):
-                self._file(entry, directory)
             else:
                 self._lose(entry, "it is neither a file nor a directory")
         except OSError as error:
@@ -146,6 +157,9 @@ class _Bringing:
             return
         source = _open_file(entry)
         try:
+            if why := self._refuses(entry.path, source):
+                self._lose(entry, why)
+                return
             self._room -= size
             _put(source, entry, directory, self._until)
         finally:

@@ -22,7 +22,7 @@ from pytest_sandbox.primitives.interrupts import deferred
 from pytest_sandbox.sandbox import clock, ends, pid1, upper
 from pytest_sandbox.sandbox.accounts import bill, note_failure, outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
-from pytest_sandbox.sandbox.home import Home
+from pytest_sandbox.sandbox.home import Home, Refuses
 from pytest_sandbox.sandbox.layout import Layout, room_in_common, scratch_of
 from pytest_sandbox.sandbox.main import GO, JOINED
 from pytest_sandbox.sandbox.running import Running
@@ -46,9 +46,9 @@ _LONGEST_WAIT = 3600.0
 class Loop:
     """The sandboxes that run, by name, and the selector that waits for them."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, refuses: Refuses) -> None:
         self._layout = layout
-        self._home = Home(layout.common)
+        self._home = Home(layout.common, refuses)
         #: What could not be brought home, in sentences.
         self.not_home: list[str] = []
         self._selector = selectors.DefaultSelector()

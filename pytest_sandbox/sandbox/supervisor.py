@@ -26,6 +26,7 @@ from pytest_sandbox.sandbox.accounts import changes_of, fill_of, met_meanwhile, 
 from pytest_sandbox.sandbox.child import Body, Control, Order
 from pytest_sandbox.sandbox.cloning import PATIENCE
 from pytest_sandbox.sandbox.ends import make_descriptors
+from pytest_sandbox.sandbox.home import Refuses, takes_all
 from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.launcher import launch
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
@@ -39,9 +40,9 @@ CLOSING_TIME = 10.0
 
 
 class Supervisor:
-    """All sandboxes of a run. A context manager; on exit nothing of the run is left."""
+    """All sandboxes of a run. A context manager; on exit nothing of the run is left. refuses: see `Home`."""
 
-    def __init__(self, name: str, layout: Layout) -> None:
+    def __init__(self, name: str, layout: Layout, refuses: Refuses = takes_all) -> None:
         self._layout = layout
         self._name = name
         self._count = 0
@@ -51,7 +52,7 @@ class Supervisor:
         with contextlib.ExitStack() as undo:
             for fd in _fill_standard_descriptors():
                 undo.callback(os.close, fd)
-            self._loop = Loop(layout)
+            self._loop = Loop(layout, refuses)
             undo.callback(self._loop.close)
             settle()  # the janitor belongs where this process will be
             self._janitor = undo.enter_context(Janitor())

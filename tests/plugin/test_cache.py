@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,3 +24,46 @@ def test_what_is_lost_is_said_at_the_end(pytester: pytest.Pytester, compare: Com
     lost = "1 of what tests wrote is lost, of which the first is *.pytest_cache/d/d/*/d/d: it lies too deep"
     run.result.stdout.fnmatch_lines(["*= sandbox files lost =*", lost])
     assert run.text.count("too deep") == 1
+
+
+def test_values_that_pytest_cannot_read(pytester: pytest.Pytester, compare: Compare) -> None:
+    """What is too large, too deep or no JSON stays behind, each by itself; what a value was before it is again."""
+    cache = pytester.mkdir(".pytest_cache") / "v" / "mine"
+    cache.mkdir(parents=True)
+    (cache / "old").write_text('"old"')
+    pytester.makepyfile(
+        """
+        def test_1(pytestconfig):
+            values = pytestconfig.cache._cachedir / "v" / "mine"
+            (values / "old").write_text("[" * 200 + "]" * 200)
+            (values / "deeper").write_text("[" * 100_000 + "]" * 100_000)
+            (values / "text").write_text("neither")
+            (values / "large").write_text('"' + "x" * (4 << 20) + '"')
+            (pytestconfig.cache.mkdir("mine") / "large").write_bytes(bytes(5 << 20))
+            pytestconfig.cache.set("mine/new", [{"a": [[1]]}] * 10_000)
+        """
+    )
+    run = compare.one()
+    assert run.status == 0
+    run.result.stdout.fnmatch_lines(["4 of what tests wrote is lost, of which the first is *"])
+    assert {path.name: json.loads(path.read_text()) for path in cache.iterdir()} == {"old": "old", "new": [{"a": [[1]]}] * 10_000}
+    assert (cache.parent.parent / "d" / "mine" / "large").stat().st_size == 5 << 20
+
+
+def test_values_of_pytests_own(pytester: pytest.Pytester, compare: Compare) -> None:
+    """What a test makes of them it has for itself: pytest's own process says what has failed."""
+    pytester.makepyfile(
+        """
+        def test_1(pytestconfig):
+            pytestconfig.cache.set("cache/lastfailed", [1])
+            pytestconfig.cache.set("cache/nodeids", 7)
+            pytestconfig.cache.set("cache/stepwise", "lies")
+            assert pytestconfig.cache.get("cache/nodeids", None) == 7
+        def test_2(): assert 0
+        """
+    )
+    first = compare.one("--sandbox-jobs=2")
+    first.result.stdout.fnmatch_lines(["1 of what tests wrote is lost, * pytest's own process writes that"])
+    second = compare.one("--lf")
+    assert (first.status, second.status) == (1, 1)
+    assert [nodeid[-6:] for nodeid, when, _ in second.outcomes() if when == "call"] == ["test_2"]

@@ -36,12 +36,13 @@ from pytest_sandbox.plugin.controller.tree import DEATH_TIME, Tree
 from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others import dependency
 from pytest_sandbox.plugin.others.coverage.measured import measured_of
-from pytest_sandbox.plugin.planning import resolve
+from pytest_sandbox.plugin.planning import cached, resolve
 from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.progress import Progress
 from pytest_sandbox.primitives.pages import unshared
 from pytest_sandbox.sandbox import host, probes
+from pytest_sandbox.sandbox.home import Refuses
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
@@ -82,7 +83,7 @@ class Walk:
         self._undo, self._numbers = contextlib.ExitStack(), Numbers(session.items)
         world = World(session, self._units, ledger, self._numbers, keeps_terminal=keeps)
         self._generators, self._version = world.generators, 0
-        self._supervisor = _supervisor(self._units, settling.kept_descriptors(config, keeps=keeps))
+        self._supervisor = _supervisor(self._units, settling.kept_descriptors(config, keeps=keeps), cached.refuses(config))
         self._tree = Tree(world, self._supervisor, settings, book, self._units, jobs=jobs, in_order=in_order)
         self._progress = Progress(config, jobs)
         self._row = Row(session)
@@ -407,10 +408,10 @@ def _leading_units(order: Sequence[Unit | int]) -> list[Unit]:
     return [entry for entry in order[:end] if isinstance(entry, Unit)]
 
 
-def _supervisor(units: Sequence[Unit], keep: tuple[int, ...]) -> Supervisor:
+def _supervisor(units: Sequence[Unit], keep: tuple[int, ...], refuses: Refuses) -> Supervisor:
     name = f"{os.getpid()}-{secrets.token_hex(4)}"
     try:
         layout = host.make_layout(probes.find_identity(), name, [unit.spec for unit in units])
-        return Supervisor(name, dataclasses.replace(layout, keep_descriptors=keep))
+        return Supervisor(name, dataclasses.replace(layout, keep_descriptors=keep), refuses)
     except (OSError, SandboxError) as error:
         raise pytest.UsageError(f"--sandbox: {error}") from error
