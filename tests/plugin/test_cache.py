@@ -67,3 +67,74 @@ def test_values_of_pytests_own(pytester: pytest.Pytester, compare: Compare) -> N
     second = compare.one("--lf")
     assert (first.status, second.status) == (1, 1)
     assert [nodeid[-6:] for nodeid, when, _ in second.outcomes() if when == "call"] == ["test_2"]
+
+
+@pytest.mark.parametrize("name", ["cache", "build/cache", ".hidden/cache"])
+@pytest.mark.parametrize("file", ["test_left.py", "test_left.txt"])
+def test_a_directory_that_pytest_collects(pytester: pytest.Pytester, compare: Compare, name: str, file: str) -> None:
+    """Nothing comes home to it: pytest would run that in the next run, outside. Where it does not look, all comes."""
+    pytester.makeini(f"[pytest]\ncache_dir = {name}\n")
+    pytester.makepyfile(f"def test_1(pytestconfig): (pytestconfig.cache.mkdir('x') / {file!r}).write_text('>>> 1 / 0\\n')")
+    first, second = compare.one(), compare.one()
+    left = f"{name}/d/x/{file}"
+    assert (first.status, second.status, left in second.files) == (0, 0, name != "cache")
+    assert (f"sandbox: what tests write to {pytester.path / name} is gone with them: pytest looks" in first.text) == (
+        name == "cache"
+    )
+
+
+@pytest.mark.parametrize("way", ["--basetemp", "TMPDIR"])
+def test_temporary_files_below_the_cache(
+    pytester: pytest.Pytester, compare: Compare, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """What a fixture has made there each test has for itself."""
+    place = pytester.mkdir(".pytest_cache") / "tmp"
+    place.mkdir()
+    if way == "TMPDIR":
+        monkeypatch.setenv("TMPDIR", str(place))
+        monkeypatch.delenv("PYTEST_DEBUG_TEMPROOT")
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture(scope="session")
+        def file(tmp_path_factory):
+            file = tmp_path_factory.mktemp("session") / "file"
+            file.write_text("made")
+            return file
+        @pytest.mark.parametrize("number", range(2))
+        def test_1(file, number):
+            assert file.read_text() == "made"
+            file.write_text("changed")
+        """
+    )
+    run = compare.one(*([f"--basetemp={place}/base"] if way == "--basetemp" else []))
+    assert run.status == 0
+    assert f"sandbox: what tests write to {pytester.path}/.pytest_cache is gone with them: {place}" in run.text
+
+
+def test_something_else_as_the_cache(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A conftest may have put it there; tests have what it has."""
+    pytester.makeconftest(
+        """
+        import types
+        def pytest_collection_modifyitems(config):
+            config.cache = types.SimpleNamespace(get=lambda key, default: default, set=lambda key, value: None)
+        """
+    )
+    pytester.makepyfile("def test_1(pytestconfig): assert pytestconfig.cache.get('a/b', 7) == 7")
+    compare().assert_same()
+
+
+def test_a_working_directory_that_is_gone(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A conftest may have removed it."""
+    pytester.makeconftest(
+        """
+        import os, tempfile
+        def pytest_collection_finish():
+            directory = tempfile.mkdtemp()
+            os.chdir(directory)
+            os.rmdir(directory)
+        """
+    )
+    pytester.makepyfile("def test_1(): pass")
+    compare().assert_same()

@@ -166,7 +166,7 @@ class Controller:
         plans[1:] = map(_with_its_document, plans[1:], session.items)
         refused.refuse_lost_results(self.config, session.items, plans[1:])
         refused.refuse_parted(session.items, plans[1:])
-        base, *self.plans = let_through(self.config, session.items, plans)
+        base, *self.plans = let_through(self.config, session.items, plans, self.book.say)
         self.settings = dataclasses.replace(self.settings, base=base)
         self._refuse(session.items)
         self._tell_absent()

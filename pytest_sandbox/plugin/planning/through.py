@@ -1,4 +1,4 @@
-"""Paths that tests may change though nobody said so: what is written for later runs. Imports pytest, `resolve` and `primitives`.
+"""Paths that tests may change though nobody said so: what is written for later runs. Imports `cached`, `resolve` and below.
 
 The cache directory and Hypothesis's examples are common to all sandboxes, and never the machine's own: pytest follows what it
 finds there. The log file, and directories that other plugins were told to fill, are. Each only if this user may write it.
@@ -11,30 +11,61 @@ import dataclasses
 import fcntl
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.pathlib import fnmatch_ex
 
+from pytest_sandbox.plugin.planning.cached import cache_of
 from pytest_sandbox.plugin.planning.resolve import Plan
 from pytest_sandbox.primitives.overlay import is_below
+from pytest_sandbox.sandbox.probes import cwd
 
 
-def let_through(config: pytest.Config, items: Sequence[pytest.Item], plans: Sequence[Plan]) -> list[Plan]:
-    """The plans, with these paths common to all sandboxes, or writable; directories are made now if some item needs them."""
-    common = [path for path in _there(_common(config, items)) if os.path.isdir(path) and not _has_project(config, path)]
+def let_through(
+    config: pytest.Config, items: Sequence[pytest.Item], plans: Sequence[Plan], say: Callable[[str], None]
+) -> list[Plan]:
+    """The plans, with these paths common to all sandboxes, or writable; directories are made now if some item needs them.
+
+    What should be common and cannot be is said.
+    """
+    common = []
+    for path in filter(os.path.isdir, _there(_common(config, items))):
+        if why := _why_not_common(config, path):
+            say(f"sandbox: what tests write to {path} is gone with them: {why}")
+        else:
+            common.append(path)
     writable = _there((*_log_file(config), *_results(config)))
     changed = {plan: _with(plan, common, writable) for plan in set(plans)} if common or writable else {}
     return [changed.get(plan, plan) for plan in plans]
 
 
-def _has_project(config: pytest.Config, path: str) -> bool:
-    """Whether it is the rootdir or around that (cache_dir = .): then what a test changes is nobody else's."""
-    return is_below(os.path.realpath(config.rootpath), [path])
+def _why_not_common(config: pytest.Config, path: str) -> str:
+    """Why what a test changes there must be nobody else's, and nothing that comes home; "" if it may be."""
+    places = (config.rootpath, cwd(), sys.prefix, tempfile.gettempdir(), config.option.basetemp or config.rootpath)
+    for place in places:
+        if is_below(os.path.realpath(os.path.join(cwd(), place)), [path]):
+            return f"{place} lies in it. Fix: name another directory"
+    if _is_collected(config, path):
+        fix = "Fix: let norecursedirs match it, as it does .pytest_cache"
+        return f"pytest looks for tests there, and would run what one leaves. {fix}"
+    return ""
+
+
+def _is_collected(config: pytest.Config, path: str) -> bool:
+    """Whether pytest may look into a directory for modules, conftests, or documents with examples, in a later run."""
+    root, directory = Path(os.path.realpath(config.rootpath)), Path(path)
+    if not directory.is_relative_to(root):
+        return False
+    parts = [one for one in (directory, *directory.parents) if one.is_relative_to(root) and one != root]
+    return not any(fnmatch_ex(pattern, one) for pattern in config.getini("norecursedirs") for one in parts)
 
 
 def _there(paths: Iterable[str]) -> list[str]:
-    found = dict.fromkeys(os.path.realpath(path) for path in paths)
+    found = dict.fromkeys(os.path.realpath(os.path.join(cwd(), path)) for path in paths)
     return [path for path in found if os.path.exists(path) and os.access(path, os.W_OK)]
 
 
@@ -48,7 +79,7 @@ def _with(plan: Plan, common: Sequence[str], writable: Sequence[str]) -> Plan:
 
 def _common(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[str]:
     """Directories in which tests find what earlier ones have left, in this run and in others."""
-    cache: Any = getattr(config, "cache", None)
+    cache: Any = cache_of(config)
     if cache is not None:
         with contextlib.suppress(AttributeError, OSError):
             cache._ensure_cache_dir_and_supporting_files()  # as the end of the run would: a test may use config.cache
