@@ -52,7 +52,8 @@ class Cloning:
                 return
             running.enter_by = time.monotonic() + PATIENCE
             running.sockets, shares = _listeners(parent, running.order.spec.network)
-            running.order = dataclasses.replace(running.order, shares_network=shares)
+            spec = _without_what_is_gone(running.order.spec)
+            running.order = dataclasses.replace(running.order, spec=spec, shares_network=shares)
             if shares and _is_wider(parent, running.order.spec):
                 why = "the test shares the network of the scope around it, which has not got that limit"
                 fix = "--sandbox-bandwidth for the whole run, or network='loopback' for the test"
@@ -86,6 +87,12 @@ class Cloning:
         if len(self._recipes) > _KEPT:
             del self._recipes[next(iter(self._recipes))]
         return found
+
+
+def _without_what_is_gone(spec: Spec) -> Spec:
+    """The spec, without directories in common that somebody has removed meanwhile, as a test without a sandbox may."""
+    there = tuple(path for path in spec.common if os.path.isdir(path) and not os.path.islink(path))
+    return spec if there == spec.common else dataclasses.replace(spec, common=there)
 
 
 def _is_wider(parent: Running, spec: Spec) -> bool:

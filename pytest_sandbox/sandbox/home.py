@@ -63,6 +63,9 @@ class Home:
         with interrupts.held():
             for index, (tree, top) in enumerate(zip(self._trees, self.tops, strict=True)):
                 try:
+                    if os.fstat(top).st_nlink == 0:
+                        problems.append(f"what tests wrote to {tree.path} is lost: somebody has removed it meanwhile")
+                        continue
                     bringing.bring(layer, index, tree, top)
                 except _OverError as over:
                     return [*problems, *bringing.told(), f"what tests wrote is lost from {over}"]

@@ -138,3 +138,24 @@ def test_a_working_directory_that_is_gone(pytester: pytest.Pytester, compare: Co
     )
     pytester.makepyfile("def test_1(): pass")
     compare().assert_same()
+
+
+@pytest.mark.parametrize("again", ["", "; os.mkdir('.pytest_cache')", "; os.symlink('/', '.pytest_cache')"])
+def test_somebody_removes_it(pytester: pytest.Pytester, compare: Compare, again: str) -> None:
+    """As a test without a sandbox may, or `git clean`: the run goes on, and says what is lost."""
+    pytester.makepyfile(
+        f"""
+        import os, pytest, shutil
+        @pytest.fixture(scope="module")
+        def module(): pass
+        def test_1(module, pytestconfig): pytestconfig.cache.set("a/b", 1)
+        @pytest.mark.sandbox(enabled=False)
+        def test_2(): shutil.rmtree(".pytest_cache"){again}
+        def test_3(module): pass
+        def test_4(): assert os.listdir("/")
+        """
+    )
+    run = compare.one()
+    assert run.status == 0, run.text
+    lost = f"what tests wrote to {pytester.path}/.pytest_cache is lost: somebody has removed it meanwhile"
+    run.result.stdout.fnmatch_lines([lost])
