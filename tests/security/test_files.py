@@ -527,6 +527,7 @@ def test_3_without():
 """)
     result = attack.run("--sandbox-disk=32M", "--sandbox-inodes=2000")
     assert "No space left on device" in result.output
+    assert "Or it was written to .pytest_cache, where all tests of the run together" in result.output
     result.passed("test_3_without", "test_next")
     size = sum(path.stat().st_size for path in (attack.project / ".pytest_cache").rglob("*"))
     assert size < 64 << 20

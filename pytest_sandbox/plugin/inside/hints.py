@@ -6,11 +6,12 @@ A hint, and no verdict: the same error has other causes too. docs/limits.md has 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
 from pathlib import Path
 
-from pytest_sandbox.model.spec import Limits, Network, Spec
+from pytest_sandbox.model.spec import Network, Spec
 from pytest_sandbox.model.units import format_size
 
 _UNREACHABLE = frozenset(
@@ -43,7 +44,7 @@ def hint(number: int, spec: Spec, *, full: bool) -> str | None:
     if number in _OF_FILES:
         return _OF_FILES[number]
     if number == errno.ENOSPC and not full:
-        return _room_again(spec.limits)
+        return _room_again(spec)
     if number == errno.EMFILE and not full and spec.limits.files is not None:
         return _FILES_AGAIN.format(spec.limits.files)
     return _of_network(number, spec.network)
@@ -67,14 +68,23 @@ def _started() -> int:
         return 0
 
 
-def _room_again(limits: Limits) -> str:
+def _room_again(spec: Spec) -> str:
+    limits = spec.limits
     disk = "no limit" if limits.disk is None else format_size(limits.disk)
     return (
         f"The sandbox had room when this was reported (disk {disk}, inodes {limits.inodes or 'no limit'}). Perhaps files were "
         "removed since it had none; or it was that of a wider fixture which had none; or the copy did not fit that it takes to "
-        "change a file which was there before. "
+        f"change a file which was there before.{_of_common(spec)} "
         "The kernel says the same where inotify's watches, semaphores, shared memory or namespaces are used up."
     )
+
+
+def _of_common(spec: Spec) -> str:
+    """Their room is no sandbox's, and asking how much is left would be one question more for each error."""
+    if not spec.common:
+        return ""
+    names = " and ".join(map(os.path.basename, spec.common))
+    return f" Or it was written to {names}, where all tests of the run together may write as much as one may elsewhere."
 
 
 def _of_network(number: int, network: Network) -> str | None:
