@@ -141,6 +141,35 @@ def test_ctrl_c(written: Path, there: Path, bring: Bring) -> None:
     assert left(there) == {}
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_end(written: Path, there: Path, number: signal.Signals, ignored: bool) -> None:
+    """The file at hand comes home, and only then the signal is served; half a file is never left. One that is ignored is."""
+    for name in "abc":
+        (written / name).write_text(name)
+    heard: list[object] = []
+    before = signal.signal(number, signal.SIG_IGN if ignored else lambda *_: heard.append(sorted(left(there))))
+
+    def ask(path: str, file: int | None) -> str:
+        del file
+        if path.endswith("/a"):
+            os.kill(os.getpid(), number)
+        return ""
+
+    home, layer = Home([Tree(str(there), TreeKind.OVERLAY)], ask), os.open(written.parent.parent, os.O_RDONLY)
+    try:
+        problems = home.bring(layer, MIB)
+    finally:
+        home.close()
+        os.close(layer)
+        signal.signal(number, before)
+    if ignored:
+        assert (problems, sorted(left(there)), heard) == ([], ["a", "b", "c"], [])
+    else:
+        assert problems == [f"what tests wrote is lost from {there}/b on: {number.name}"]
+        assert (sorted(left(there)), heard) == (["a"], [["a"]])
+
+
 @pytest.mark.parametrize("mode", [0o664, 0o600])
 def test_modes_of_what_was_there(written: Path, there: Path, bring: Bring, mode: int) -> None:
     """A file keeps the mode that it has on the machine."""
