@@ -1,4 +1,4 @@
-"""What became of a sandbox: `Outcome`, made of an `Ending`, `Usage`, `Change`s and `Leak`s. Imports only `spec`."""
+"""What became of a sandbox: `Outcome`, made of an `Ending`, `Usage`, `Change`s and `Leak`s. Imports nothing."""
 
 from __future__ import annotations
 

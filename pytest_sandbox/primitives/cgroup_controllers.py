@@ -1,4 +1,4 @@
-"""What each cgroup controller is told and asked, as tables: v1 and v2 differ in data only. Imports `model` only.
+"""What each cgroup controller is told and asked, as tables: v1 and v2 differ in data only. Imports cgroup_*.py.
 
 A `Controller` is the small interface that every backend shares; a backend (pure v2, hybrid, pure v1, none) is what
 `choose` makes of the hierarchies found: for every role the v2 controller where it is, else the v1 one, else a

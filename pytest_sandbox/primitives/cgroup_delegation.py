@@ -1,4 +1,4 @@
-"""Making room for run directories below our own cgroup: mkdir, and on v2 cgroup.subtree_control. Imports `model` only.
+"""Making room for run directories below our own cgroup: mkdir, and on v2 cgroup.subtree_control. Imports cgroup_*.py, `locks`.
 
 On v2 a cgroup other than the real root cannot both hold processes and pass controllers on ("no internal processes",
 Documentation/admin-guide/cgroup-v2.rst):

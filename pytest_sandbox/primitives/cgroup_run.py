@@ -1,4 +1,4 @@
-"""The cgroups of one run, and their removal after a crash. Imports `model` and cgroup_*.py beside it.
+"""The cgroups of one run, and their removal after a crash. Imports `model`, `locks` and cgroup_*.py beside it.
 
 Nothing outside of the run's own directories is written (but see cgroup_delegation for v2).
 """

@@ -1,4 +1,4 @@
-"""Which trees of the machine a sandbox sees, and the overlay that makes each copy-on-write. Imports `_linux` and `mounts`.
+"""Which trees of the machine a sandbox sees, and the overlay that makes each copy-on-write. Imports `mounts`, `namespaces`.
 
 A *tree* is one file system of the machine at its mount point. Its base is a read-only clone, made once a run; a sandbox
 mounts over it an overlay whose lower layers are the enclosing scopes' uppers, listed flat (a third stacked overlay is

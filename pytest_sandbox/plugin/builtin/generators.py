@@ -2,7 +2,7 @@
 
 Python seeds `random` anew in every fork, and what a sandbox draws ends with it. So each process puts back what was there before
 the fork (`Generators`), and says at its end what it has changed; the controller hands that on (`Baton`) to who comes next, in a
-frame that is sent anyway. Imports pytest_sandbox.model, and NumPy not at all.
+frame that is sent anyway. Imports `model` and `sandbox`, and NumPy not at all.
 """
 
 from __future__ import annotations

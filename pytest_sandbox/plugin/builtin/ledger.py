@@ -1,4 +1,4 @@
-"""Who owns which teardown: pytest's SetupState and live fixtures over forks. Imports pytest only.
+"""Who owns which teardown: pytest's SetupState and live fixtures over forks. Imports `planning`.
 
 A child inherits the set-up fixtures of all enclosing scopes and tears down only what it sets up itself.
 """
