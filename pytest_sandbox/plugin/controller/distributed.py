@@ -62,7 +62,7 @@ def has_local_workers(config: pytest.Config) -> bool:
 
 def register_master(config: pytest.Config, settings: resolve.Settings) -> None:
     """Make the workers' runs sandboxed. Raises UsageError for what cannot be had on this machine, if workers run here."""
-    config.stash[SEVERAL] = True
+    config.stash[SEVERAL] = True  # no worker has the terminal to itself
     found = known(config, settings) if has_local_workers(config) else None
     config.pluginmanager.register(Master(config, settings, found), "sandbox-controller")
 
