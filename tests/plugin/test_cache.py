@@ -69,7 +69,7 @@ def test_values_of_pytests_own(pytester: pytest.Pytester, compare: Compare) -> N
     assert [nodeid[-6:] for nodeid, when, _ in second.outcomes() if when == "call"] == ["test_2"]
 
 
-@pytest.mark.parametrize("name", ["cache", "build/cache", ".hidden/cache"])
+@pytest.mark.parametrize("name", ["cache", "build/cache"])
 @pytest.mark.parametrize("file", ["test_left.py", "test_left.txt"])
 def test_a_directory_that_pytest_collects(pytester: pytest.Pytester, compare: Compare, name: str, file: str) -> None:
     """Nothing comes home to it: pytest would run that in the next run, outside. Where it does not look, all comes."""
