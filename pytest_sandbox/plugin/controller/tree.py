@@ -207,6 +207,7 @@ class Tree:
         """Have a scope tear down; its report, which belongs to the teardown of the last test that ran."""
         self.open.remove(scope)
         scope.last_item = last_item
+        self._wait_for_the_dying(scope)
         if scope.outcome is None and scope.running is not None:
             unit = self._of.get(last_item)
             clock.allow(scope.running, None if unit is None else unit.spec.limits.timeout)
@@ -224,6 +225,12 @@ class Tree:
         if scope.outcome.ending in KILLING and scope.closed is not None and scope.closed.passed:
             fail(scope.closed, f"the sandbox of {scope.name}: {scope.outcome.sentence}", scope.outcome)
         return scope.closed
+
+    def _wait_for_the_dying(self, scope: Scope) -> None:
+        """What was made ready for nothing would be told as processes that the scope has left."""
+        running = scope.running
+        if running is not None:
+            self._supervisor.run_while(lambda: scope.outcome is None and self._supervisor.has_below(running), DEATH_TIME)
 
     def _send_close(self, scope: Scope, running: Running) -> None:
         failed = self._world.session.testsfailed
