@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -152,6 +153,36 @@ def test_an_error_of_what_is_left(pytester: pytest.Pytester, compare: Compare) -
     assert "in the teardown" in run.text
     assert ["noted", "1"] in report["properties"]
     assert ["sandbox_leaks", "sleep 600"] in report["properties"]
+
+
+def test_what_a_wider_fixture_leaves_that_is_killed(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Is what it started, and no sandbox below its own, with what runs there."""
+    pytester.makepyfile(
+        """
+        import os, pytest, subprocess, time
+        @pytest.fixture(scope="module")
+        def leaving():
+            subprocess.Popen(["sleep", "777"])
+            return os.getpid()
+        @pytest.mark.parametrize("number", range(3))
+        def test_it(leaving, number):
+            subprocess.Popen(["sleep", "888"])
+            time.sleep(2 * number)
+        @pytest.fixture(scope="module", autouse=True)
+        def killing():
+            if os.fork() == 0:
+                time.sleep(1)
+                os.kill(os.getppid(), 9)
+                os._exit(0)
+        """
+    )
+    run = compare.one("-W", "default::pytest_sandbox.LeakWarning")
+    assert "killed by SIGKILL" in run.text
+    found = re.findall(
+        r"fixtures of test_what_a_wider_fixture_leaves_that_is_killed.py left (\d+) process.*: (.*) \(pid", run.text
+    )
+    assert ("1", "sleep 777") in found, run.text
+    assert not re.search("fixtures of .* left .*(sandbox-init|sleep 888)", run.text), run.text
 
 
 def test_what_wider_fixtures_leave(pytester: pytest.Pytester, compare: Compare) -> None:

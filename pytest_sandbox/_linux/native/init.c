@@ -676,6 +676,26 @@ static word read_of(const char *pid, const char *file, char *into, word size)
 	return read_file(path, into, size);
 }
 
+/*
+ * Whether a process is in a pid namespace below ours, as those of a sandbox below are: that is not what main left, but may be what it
+ * leaves behind where it dies. NSpid of proc_pid_status(5) has a number for each namespace from that of /proc, ours, down to its own.
+ */
+static int is_below(const char *pid)
+{
+	static const char name[] = "\nNSpid:";
+	word length = read_of(pid, "/status", buffer, sizeof buffer - 1);
+	int matched = 0, numbers = 0;
+
+	for (word at = 0; at < length; at++)
+		if (name[matched])
+			matched = buffer[at] == name[matched] ? matched + 1 : buffer[at] == name[0];
+		else if (buffer[at] == '\n')
+			break;
+		else
+			numbers += buffer[at] == '\t';
+	return numbers > 1;
+}
+
 /* Call `look` with the pid of each of those that are left, but for ourselves: everybody in /proc is of our namespace. */
 static void for_each_left(void (*look)(const char *pid, void *found), void *found)
 {
@@ -687,7 +707,7 @@ static void for_each_left(void (*look)(const char *pid, void *found), void *foun
 		for (char *at = entries; at < entries + got; at += ((struct entry *)at)->length) {
 			const char *name = ((struct entry *)at)->name;
 
-			if (number_in(name) > 1 && count++ < MOST_LEAKS)
+			if (number_in(name) > 1 && !is_below(name) && count++ < MOST_LEAKS)
 				look(name, found);
 		}
 	if (fd >= 0)
