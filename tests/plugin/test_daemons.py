@@ -149,7 +149,7 @@ def test_an_error_of_what_is_left(pytester: pytest.Pytester, compare: Compare) -
     assert report["outcome"] == "failed"
     assert report["duration"] < run.report("test_leaves")["duration"]
     names = [name for name, _ in report["sections"]]
-    assert names == ["Captured stdout call", "Captured stdout teardown", "Sandbox"], run.text
+    assert names == ["Sandbox", "Captured stdout call", "Captured stdout teardown"], run.text
     assert "in the teardown" in run.text
     assert ["noted", "1"] in report["properties"]
     assert ["sandbox_leaks", "sleep 600"] in report["properties"]
