@@ -83,6 +83,11 @@ def visible(entries: tuple[MountEntry, ...]) -> tuple[MountEntry, ...]:
 _NOWHERE = -1
 
 
+def parse_cgroup(text: str) -> list[tuple[str, str, str]]:
+    """Of each hierarchy in /proc/PID/cgroup its number, its controllers and the path there; a newline ends a line: cgroups(7)."""
+    return [(number, key, path) for number, key, path in (line.split(":", 2) for line in text.split("\n")[:-1])]
+
+
 def _is_covered(point: str, points: Container[str]) -> bool:
     """Whether a directory above the point is one of the points."""
     while point != "/":

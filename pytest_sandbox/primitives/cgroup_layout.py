@@ -11,7 +11,7 @@ import dataclasses
 import errno
 import os
 
-from pytest_sandbox._linux.proc import parse_mountinfo
+from pytest_sandbox._linux.proc import parse_cgroup, parse_mountinfo
 from pytest_sandbox.model.capability import Cause
 
 V1, V2 = 1, 2
@@ -67,8 +67,7 @@ class _Mount:
 def find_hierarchies(cgroup: str, mountinfo: str) -> tuple[Hierarchy, ...]:
     """Parse the text of /proc/self/cgroup and /proc/self/mountinfo; named v1 hierarchies are left out."""
     mounts = _mounts(mountinfo)
-    # Only "\n" ends a line: all else may be in a cgroup's name.
-    lines = [line.split(":", 2) for line in cgroup.split("\n")[:-1]]
+    lines = parse_cgroup(cgroup)
     beside = "unified" if any(number != "0" for number, _, _ in lines) else ""
     found = []
     for number, key, path in lines:

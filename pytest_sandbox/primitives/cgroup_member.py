@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pytest_sandbox._linux.proc import parse_cgroup
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.model.units import cpus_in, format_cpus
@@ -231,8 +232,8 @@ class Cgroup:
         if not self._places:
             return
         with _refusal("verify cgroup", f"pid {pid}"):
-            lines = os.fsdecode(files.read(f"/proc/{pid}/cgroup")).splitlines()
-        actual = dict(line.split(":", 2)[1:] for line in lines)
+            lines = parse_cgroup(os.fsdecode(files.read(f"/proc/{pid}/cgroup")))
+        actual = {key: path for _, key, path in lines}
         for directory, place in self._places.items():
             path, tail = actual.get(place.key, ""), directory[len(place.directory) :] + self._leaf
             if path != place.path.rstrip("/") + tail:

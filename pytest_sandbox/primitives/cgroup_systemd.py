@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from pytest_sandbox._linux.proc import parse_cgroup
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.primitives.cgroup_files import read
 from pytest_sandbox.primitives.cgroup_layout import RUN_PREFIX, Hierarchy, Problem
@@ -132,7 +133,8 @@ def _tasks(left: list[str]) -> int:
 
 
 def _own_path() -> str:
-    return next((line[3:] for line in read("/proc/self/cgroup").decode().splitlines() if line.startswith("0::")), "")
+    lines = parse_cgroup(os.fsdecode(read("/proc/self/cgroup")))
+    return next((path for number, key, path in lines if number == "0" and not key), "")
 
 
 def bus_address() -> str:
