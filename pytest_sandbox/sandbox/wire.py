@@ -199,7 +199,7 @@ class Channel:
             while self._frames:
                 try:
                     self._is_sending = True
-                    self._send_some(*self._frames[0])
+                    self._send_some()
                 finally:
                     self._is_sending = False
         except (BrokenPipeError, ConnectionResetError):
@@ -209,7 +209,10 @@ class Channel:
                 self._turn.release()
         return True
 
-    def _send_some(self, data: memoryview, sent: list[int]) -> None:
+    def _send_some(self) -> None:
+        if not self._frames:  # since it was looked for, a signal handler has come in between, and had a turn of its own
+            return
+        data, sent = self._frames[0]
         if (done := sum(sent)) < len(data):
             _keep(sent, self.socket.send, data[done:], socket.MSG_NOSIGNAL)
         else:
