@@ -83,13 +83,13 @@ class _Bringing:
     def __init__(self, room: int, until: float, refuses: Refuses) -> None:
         self._room = self._most = room
         self._until, self._refuses = until, refuses
-        self._lost: list[str] = []
+        self._lost, self._first = 0, ""  # and no more of it: there may be many, and their paths long
         self._way: list[int | None] = []
 
     def told(self) -> list[str]:
         """What has been lost since this was last asked, in a sentence or none."""
-        lost, self._lost = self._lost, []
-        return [f"{len(lost)} of what tests wrote is lost, of which the first is {lost[0]}"] if lost else []
+        lost, self._lost = self._lost, 0
+        return [f"{lost} of what tests wrote is lost, of which the first is {self._first}"] if lost else []
 
     def bring(self, layer: int, index: int, tree: Tree, top: int) -> None:
         """Bring home what was written to one directory. _OverError when there is no time any more."""
@@ -133,7 +133,9 @@ class _Bringing:
             self._way.append(below)
 
     def _lose(self, entry: upper.Entry, why: str) -> None:
-        self._lost.append(f"{entry.path}: {why}")
+        if not self._lost:
+            self._first = f"{entry.path}: {why}"
+        self._lost += 1
 
     def _directory(self, entry: upper.Entry, directory: int) -> int:
         name = entry.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -190,3 +191,20 @@ def test_owners_of_what_was_there(written: Path, there: Path, bring: Bring) -> N
     assert bring() == []
     status = (there / "file").stat()
     assert ((there / "file").read_text(), status.st_uid, status.st_gid) == ("0", 1234, 4321)
+
+
+def test_many_that_are_lost(written: Path, there: Path, bring: Bring) -> None:
+    """They are counted, and one of them is named: their names would be gigabytes."""
+    path = written / Path(*["d" * 120] * 20)
+    path.mkdir(parents=True)
+    for number in range(2000):
+        os.mkfifo(path / f"{number}")
+    tracemalloc.start()
+    try:
+        problems = bring()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(problems) == 1
+    assert problems[0].startswith(f"2000 of what tests wrote is lost, of which the first is {there}/d")
+    assert peak < 2 * MIB
