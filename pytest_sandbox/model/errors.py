@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from errno import EAGAIN, EINVAL, EPERM
+from errno import EAGAIN, EINVAL, EMFILE, ENOTSUP, EPERM
+
+_NARROWER = "let a function-scoped fixture do that, or put these tests into one sandbox by scope="
 
 
 class SandboxError(Exception):
@@ -68,7 +70,12 @@ def _meaning(what: str, number: int) -> tuple[str, str]:
         return ": no further process may be made", "raise ulimit -u of this user, or pids.max of the cgroups around pytest"
     if number == EPERM and what == "setns":  # setns(2)
         why = ": the process around it, which is to enter it, may not, as since a wider fixture has changed its user (os.setuid)"
-        return why, "let a function-scoped fixture do that, or put these tests into one sandbox by scope="
+        return why, _NARROWER
+    if number == ENOTSUP and what.endswith("root directory"):
+        return ": a wider fixture has changed it (os.chroot)", _NARROWER
+    if number == EMFILE and what in ("receive descriptors", "exchange descriptors"):
+        why = ": the process around it has no room for those that it takes, as since a wider fixture has lowered RLIMIT_NOFILE"
+        return why, f"{_NARROWER}, or let it leave room for 24 more"
     return "", ""
 
 

@@ -42,8 +42,10 @@ _SEMAPHORE = re.compile(rb"^eventfd-semaphore:\s*1", re.MULTILINE)  # since Linu
 
 
 def find() -> list[int]:
-    """The epoll descriptors of the calling process."""
-    return [fd for fd in map(int, listdir("/proc/self/fd")) if _is(fd, _EPOLL)]
+    """The epoll descriptors of the calling process; none where it has no /proc, as in a chroot(2)."""
+    with suppress(FileNotFoundError):
+        return [fd for fd in map(int, listdir("/proc/self/fd")) if _is(fd, _EPOLL)]
+    return []
 
 
 def renew(fds: Iterable[int]) -> None:

@@ -18,6 +18,7 @@ import json
 import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import stat
 
 from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.spec import Keep, Limits, Network, Spec
@@ -99,17 +100,25 @@ def _plain(spec: Spec) -> Frame:
 _PLAIN = tuple(field.name for field in dataclasses.fields(Order) if field.name != "spec")
 
 
+def find_root() -> tuple[int, int]:
+    """Which directory is the caller's root: device and inode."""
+    status = stat("/")
+    return status.st_dev, status.st_ino
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Inside:
     """What main's body finds: its order, its channel and files.
 
     outermost: those are new to this process. Otherwise it has them in the place of the scope's that it was forked from.
+    root: the sandbox's, as of `find_root`.
     """
 
     order: Order
     channel: Channel
     descriptors: Descriptors
     outermost: bool
+    root: tuple[int, int] = dataclasses.field(default_factory=find_root)
 
 
 Body = Callable[[Inside], int]

@@ -6,21 +6,23 @@ import resource
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from errno import EMFILE
-from os import _exit, close, getcwdb, strerror, write
+from errno import EMFILE, ENOTSUP
+from os import _exit, chdir, close, getcwdb, getpid, mkdir, rmdir, strerror, write
+from tempfile import gettempdir
 from typing import NoReturn
 
 from pytest_sandbox._linux import native
 from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.seccomp import forbid_mounts
-from pytest_sandbox.sandbox.child import Body, Descriptors, Inside, Order, describe
+from pytest_sandbox.sandbox.child import Body, Descriptors, Inside, Order, describe, find_root
 from pytest_sandbox.sandbox.wire import Channel, Frame, encode
 
 #: What is said on the wire first, by the kernel's word for who says it, by who is in its sandbox and has run nothing of a test's.
 JOINED = encode({"op": "joined"})
 #: What a main process waits for, before any frame.
 GO = b"g"
+_TEMPORARY = gettempdir()
 
 
 def fork_into(inside: Inside, frame: Frame, descriptors: Sequence[int], body: Body) -> None:
@@ -32,31 +34,49 @@ def fork_into(inside: Inside, frame: Frame, descriptors: Sequence[int], body: Bo
     order = Order.from_frame(frame)
     process.flush()
     try:
-        forked = native.fork(_plan(inside, order, frame, descriptors))
+        cwd, lost = _cwd()
+        forked = native.fork(_plan(inside, order, frame, descriptors, cwd))
     except OSError as error:
         inside.channel.send({"op": "refused", "name": order.name, **describe(error)})
     else:
         if forked is not native.Forked.CALLER:
+            if lost:
+                _lose_directory()
             _begin(inside, order, body, forked)
     for fd in descriptors:
         close(fd)
 
 
-def _plan(inside: Inside, order: Order, frame: Frame, descriptors: Sequence[int]) -> native.Plan:
-    """OSError where some of the descriptors have not come: for want of numbers for them, recvmsg(2) leaves the last ones out."""
+def _plan(inside: Inside, order: Order, frame: Frame, descriptors: Sequence[int], cwd: bytes) -> native.Plan:
+    """OSError where some of the descriptors have not come: for want of numbers for them, recvmsg(2) leaves the last ones out.
+
+    And where the caller has another root than its sandbox, of which setns(2) would make the new one's without a word.
+    """
+    if find_root() != inside.root:
+        raise OSError(ENOTSUP, strerror(ENOTSUP), "enter a sandbox from another root directory")
     own, count = inside.descriptors.all(), frame["namespaces"]
     given, namespaces, tasks = descriptors[: len(own)], descriptors[len(own) :][:count], descriptors[len(own) + count :]
     if len(descriptors) != len(own) + count + frame["tasks"]:
         raise OSError(EMFILE, strerror(EMFILE), "receive descriptors")
     limits = _limits(order)
-    return native.Plan(tasks, namespaces, own, given, JOINED, frame["asks"], _cwd(), limits, order.keep, order.last_capability)
+    return native.Plan(tasks, namespaces, own, given, JOINED, frame["asks"], cwd, limits, order.keep, order.last_capability)
 
 
-def _cwd() -> bytes:
+def _cwd() -> tuple[bytes, bool]:
+    """The working directory, and whether there is none: a fixture has removed it."""
     try:
-        return getcwdb()
-    except FileNotFoundError:  # a fixture has removed it
-        return b"/"
+        return getcwdb(), False
+    except FileNotFoundError:
+        return b"/", True
+
+
+def _lose_directory() -> None:
+    """Have a working directory that was removed, as the process around this one has."""
+    own = f"{_TEMPORARY}/sandbox-cwd-{getpid()}"
+    with suppress(OSError):
+        mkdir(own)
+        chdir(own)
+        rmdir(own)
 
 
 def _begin(inside: Inside, order: Order, body: Body, forked: native.Forked) -> NoReturn:

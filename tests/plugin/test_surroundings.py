@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -154,6 +155,63 @@ def test_a_protocol_that_runs_the_test(pytester: pytest.Pytester, compare: Compa
             runtestprotocol(item, nextitem=nextitem)
             item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
             return True
+        """
+    )
+    compare.same()
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        (
+            "os.chroot(path)",
+            "from another root directory: .*a wider fixture has changed it .os.chroot.. Fix: let a function-scoped",
+        ),
+        ("resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))", "has lowered RLIMIT_NOFILE. Fix: let a function-scoped"),
+    ],
+    ids=["root", "files"],
+)
+def test_what_wider_fixtures_must_not_do(pytester: pytest.Pytester, call: str, why: str) -> None:
+    """Is said of each test that would be in a sandbox below, with what to do; the others run."""
+    if "chroot" in call and os.geteuid() != 0:
+        pytest.skip("a user's sandbox has no right to chroot(2)")
+    pytester.makepyfile(
+        f"""
+        import os, pytest, resource
+        @pytest.fixture(scope="module")
+        def doing(tmp_path_factory):
+            path = tmp_path_factory.mktemp("it")
+            {call}
+        def test_it(doing): pass
+        """
+    )
+    pytester.makepyfile(test_other="def test_after(): pass")
+    result = pytester.runpytest_subprocess("--sandbox")
+    result.assert_outcomes(errors=1, passed=1)
+    result.stdout.re_match_lines([f"the sandbox could not be made: .*{why}"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_a_working_directory_that_is_gone(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Is none for tests either, which would be somewhere else without a word."""
+    pytester.makepyfile(
+        """
+        import os, pytest, subprocess
+        @pytest.fixture(scope="module")
+        def gone(tmp_path_factory):
+            path = tmp_path_factory.mktemp("gone")
+            os.chdir(path)
+            path.rmdir()
+        @pytest.fixture(scope="class")
+        def below(gone): pass
+        class Test:
+            def test_it(self, below):
+                with pytest.raises(FileNotFoundError): os.getcwd()
+                with pytest.raises(FileNotFoundError): open("here", "w")
+                assert os.listdir(".") == []
+            def test_leaves(self, below):
+                os.chdir("/")
+                assert os.getcwd() == "/"
         """
     )
     compare.same()
