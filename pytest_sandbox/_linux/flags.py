@@ -57,6 +57,7 @@ class Prctl(enum.IntEnum):
     """Operations of prctl(2)."""
 
     SET_PDEATHSIG = 1
+    GET_DUMPABLE = 3
     SET_DUMPABLE = 4
     SET_SECCOMP = 22
     CAPBSET_READ = 23

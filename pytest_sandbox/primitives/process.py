@@ -59,6 +59,11 @@ def set_dumpable(value: bool) -> None:
     syscalls.prctl(Prctl.SET_DUMPABLE, int(value))
 
 
+def is_dumpable() -> bool:
+    """What `set_dumpable` has set, or the kernel where ids were changed, or a program begun that may not be read."""
+    return syscalls.prctl(Prctl.GET_DUMPABLE) == 1
+
+
 def die_with_parent(parent: int) -> None:
     """SIGKILL the caller when its parent's thread ends; at once if the parent, whose pid was `parent`, is gone already."""
     syscalls.prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)

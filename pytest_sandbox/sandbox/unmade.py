@@ -12,7 +12,7 @@ from pytest_sandbox._linux import proc, syscalls
 from pytest_sandbox._linux.flags import Clone
 from pytest_sandbox.model.capability import Capability, Cause
 from pytest_sandbox.model.errors import SetupError
-from pytest_sandbox.primitives import mounts
+from pytest_sandbox.primitives import mounts, process
 from pytest_sandbox.primitives.namespaces import Identity, write_maps
 from pytest_sandbox.sandbox import causes
 from pytest_sandbox.sandbox.layout import Layout
@@ -37,9 +37,21 @@ def explain(error: Exception, layout: Layout | None) -> Capability:
         # As Docker's does of a root with CAP_SYS_ADMIN: containers/profiles, seccomp_default.go.
         rule = f"{filtered.rule}, which allows mount(2) and not this"
         return lacks("sandbox", f"EPERM of pivot_root(2): {rule}", filtered.cause)
-    if isinstance(error, SetupError) and error.fix:
-        return Capability("sandbox", False, error.reason, error.fix)
-    return lacks("sandbox", text, Cause.SEE_ABOVE)
+    found = of_process(error) or ((error.reason, error.fix) if isinstance(error, SetupError) and error.fix else None)
+    return Capability("sandbox", False, *found) if found else lacks("sandbox", text, Cause.SEE_ABOVE)
+
+
+_MAPS = re.compile(r"/proc/\d+/(setgroups|[ug]id_map)\b")
+
+
+def of_process(error: Exception) -> tuple[str, str] | None:
+    """The reason and the fix, where it is how this process is: whoever may not be dumped has files in /proc that are root's."""
+    if not isinstance(error, SetupError) or error.errno != errno.EACCES or not _MAPS.match(error.step) or process.is_dumpable():
+        return None
+    fix = "call no prctl(PR_SET_DUMPABLE, 0) in conftest files and plugins, but in tests or their fixtures"
+    python = "where Python is a file that its user may execute and not read, let him read it"
+    why = f"{error.reason}: pytest's process is not dumpable (prctl(2)), and so its files in /proc are root's"
+    return why, f"{fix}; {python}"
 
 
 _TARGET = re.compile(r" on (\S+) \(")

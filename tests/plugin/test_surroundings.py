@@ -215,3 +215,23 @@ def test_a_working_directory_that_is_gone(pytester: pytest.Pytester, compare: Co
         """
     )
     compare.same()
+
+
+@pytest.mark.parametrize("option", ["--sandbox", "--sandbox-doctor"])
+def test_a_process_that_may_not_be_dumped(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    """A user's is refused with that reason: his files in /proc are root's then."""
+    if os.geteuid() == 0:
+        pytest.skip("root may write them")
+    monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=os.pathsep)
+    pytester.makepyfile(hiding="import ctypes; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)", test_it="def test_it(): pass")
+    result = pytester.runpytest_subprocess(option, "-p", "hiding")
+    assert result.ret != 0
+    output = result.stdout.str() + result.stderr.str()
+    assert re.search(r"/proc/\d+/setgroups: Permission denied .errno 13.: pytest's process is not dumpable", output), output
+    assert re.search(r"[Ff]ix: call no prctl.PR_SET_DUMPABLE, 0. in conftest files", output), output
+
+
+def test_who_may_be_dumped() -> None:
+    """As it was set, and by default."""
+    source = "from pytest_sandbox.primitives.process import *; print(is_dumpable()); set_dumpable(False); print(is_dumpable())"
+    assert subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout == "True\nFalse\n"

@@ -31,6 +31,7 @@ from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.running import Listener, Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.unmade import of_process
 from pytest_sandbox.sandbox.wire import Frame
 
 #: What a scope has at least: to fork a sandbox takes 3 processes and some 30 descriptors.
@@ -340,6 +341,8 @@ def _explain(running: Running, scope: Scope) -> str:
     reason = running.problem or (outcome.sentence if outcome else "it ended at once")
     errors = outcome.stderr.decode("utf-8", "replace").strip() if outcome else ""
     fix = "run pytest --sandbox-doctor, which names what is missing"
+    if running.problem is not None and (found := of_process(running.problem)):
+        reason, fix = found
     if outcome is not None and outcome.ending is Ending.OUT_OF_MEMORY:
         fix = "raise --sandbox-memory, which the session's own sandbox has too"
     return f"--sandbox: the first sandbox could not be made: {reason}. Fix: {fix}. {errors}".rstrip()
