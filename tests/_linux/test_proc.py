@@ -38,7 +38,7 @@ def test_hears() -> None:
         assert deaf.stdout
         deaf.stdout.readline()
         assert not proc.hears(deaf.pid, signal.SIGTERM)
-        assert proc.hears(deaf.pid, signal.SIGHUP)
+        assert proc.hears(deaf.pid, signal.SIGUSR1)
         deaf.kill()
 
 
