@@ -280,6 +280,11 @@ class Running:
         """Whether it would hear that it is asked for its stacks: it is not stopped, and does not block the signal."""
         return self.main is None or proc.hears(self.main, STACKS_SIGNAL)
 
+    def overrun(self, written: int) -> None:
+        """Kill it for so many bytes of output."""
+        self.overran = written
+        self.kill(Ending.TOO_MUCH_OUTPUT)
+
     def ask_for_stacks(self) -> None:
         """Let init make main print its stacks; of which a program that is no Python dies."""
         self.snapshot = self.snapshot or self.cgroup.snapshot()

@@ -12,7 +12,6 @@ from typing import TypeAlias
 import pytest
 
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.model.outcome import Ending
 from pytest_sandbox.model.units import format_size
 from pytest_sandbox.plugin.builtin.reports import is_of_subtest, size_of
 from pytest_sandbox.sandbox.running import Running
@@ -94,8 +93,7 @@ class Kept:
         limit, size = running.order.spec.limits.output, running.output() + running.taken
         if limit is None or size <= limit:
             return True
-        running.overran = size
-        running.kill(Ending.TOO_MUCH_OUTPUT)
+        running.overrun(size)
         return False
 
     @property

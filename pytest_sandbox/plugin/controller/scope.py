@@ -11,7 +11,7 @@ import pytest
 from _pytest.nodes import Node
 
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.model.outcome import Ending, Outcome
+from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption
 from pytest_sandbox.plugin.builtin.junit import Noted
@@ -185,8 +185,7 @@ class ScopeListener:
             case Hold(on):
                 self._hold(running, on=on)
             case Overran(output):
-                running.overran = output
-                running.kill(Ending.TOO_MUCH_OUTPUT)
+                running.overrun(output)
 
     def _of(self, said: For) -> tuple[int, int] | None:
         if said.unit is None:
