@@ -230,6 +230,29 @@ def test_durations(pytester: pytest.Pytester, compare: Compare) -> None:
         run.result.stdout.fnmatch_lines_random(["3.00s setup *::test_1", "2.00s teardown *::test_2", "1.00s call *::test_1"])
 
 
+def test_durations_of_who_is_killed(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Are of the phase that it was killed in: what came before is counted once, also that of others in its sandbox."""
+    pytester.makepyfile(
+        """
+        import os, time, pytest
+        pytestmark = pytest.mark.sandbox(group="one")
+        @pytest.fixture
+        def slow(): time.sleep(0.5)
+        def test_1(slow): time.sleep(0.5)
+        def test_2(slow, subtests):
+            with subtests.test(): time.sleep(0.25)
+            time.sleep(0.25)
+            os.kill(os.getpid(), 9)
+        """
+    )
+    run = compare.one()
+    own = [report for report in run.reports if report["kind"] == "TestReport"]
+    assert [report["outcome"] for report in own] == ["passed"] * 4 + ["failed", "passed"]
+    wall = next(float(value) for name, value in own[-1]["properties"] if name == "sandbox_wall")
+    assert sum(report["duration"] for report in own) <= wall
+    assert [report["duration"] >= 0.5 for report in own] == [True, True, False, True, True, False]
+
+
 @pytest.mark.parametrize("family", ["xunit1", "xunit2", "legacy"])
 def test_junit(pytester: pytest.Pytester, compare: Compare, family: str) -> None:
     """--junitxml: the same elements, properties, attributes and captured output."""

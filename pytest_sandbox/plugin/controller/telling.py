@@ -6,6 +6,7 @@ Whatever a sandbox leaves unsaid about a test when it ends is said for it, with 
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any, Protocol
 
 import pytest
@@ -16,7 +17,7 @@ from pytest_sandbox.model.spec import Keep
 from pytest_sandbox.plugin.builtin import interruption, watchdog
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption, Stop
-from pytest_sandbox.plugin.builtin.reports import from_frame, warning_from_frame
+from pytest_sandbox.plugin.builtin.reports import from_frame, is_of_subtest, warning_from_frame
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show_bytes
 from pytest_sandbox.plugin.builtin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
@@ -110,6 +111,7 @@ class Telling:
         self._shares_network = False
         self._kept = Kept()
         self._begun = False
+        self._phase_began: float | None = None
         self._done = False
         self.barks = watchdog.Barks(session.config)
 
@@ -208,7 +210,7 @@ class Telling:
         match said:
             case Start(item, shares_network, captured):
                 self._expect(item)
-                self._begun, self._shares_network = True, shares_network
+                self._begun, self._shares_network, self._phase_began = True, shares_network, time.monotonic()
                 self._kept.begin(running, captured)
                 self._line.news()
             case Finish(item):
@@ -235,6 +237,8 @@ class Telling:
             self.reports.pop()
         self._kept.take(running, frame, report, len(self.reports))
         self.reports.append(report)
+        if not is_of_subtest(report):
+            self._phase_began = time.monotonic()
         running.failed = running.failed or report.failed
 
     def _finish(self, running: Running) -> None:
@@ -299,7 +303,7 @@ class Telling:
         self._finished.append(Finished(self.item, self.position, self.reports, warnings))
         self.reports, self.warnings, self._kept = [], [], Kept()
         self.position += 1
-        self._begun = self.reruns.is_set_up = False
+        self._begun, self.reruns.is_set_up, self._phase_began = False, False, None
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The sandbox is gone: whatever was not reported is reported now, with the ending."""
@@ -366,7 +370,8 @@ class Telling:
         """Make a full set of reports of what the sandbox left unsaid about its current item."""
         if self.reruns.is_set_up and not self.reports:
             self.reports.append(make_report(self.item, "setup"))
-        self.reports = completed(self.item, self.reports, sentence, outcome)
+        lasted = None if self._phase_began is None else time.monotonic() - self._phase_began
+        self.reports = completed(self.item, self.reports, sentence, outcome, lasted)
         self._next()
 
     # -- what is reported ---------------------------------------------------------------------------------------------

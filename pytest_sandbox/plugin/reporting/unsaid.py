@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 
 def completed(
-    item: pytest.Item, reports: Sequence[pytest.TestReport], sentence: str, outcome: Outcome | None
+    item: pytest.Item, reports: Sequence[pytest.TestReport], sentence: str, outcome: Outcome | None, lasted: float | None
 ) -> list[pytest.TestReport]:
-    """A full set of reports of a test whose sandbox has ended, which fails in the phase that it was in."""
+    """A full set of reports of a test whose sandbox has ended, which fails in the phase that it was in.
+
+    lasted: that phase, in seconds; None: none had begun.
+    """
     own = [report for report in reports if not is_of_subtest(report)]
     said = {report.when: report for report in own}
     when = "teardown"
@@ -28,6 +31,8 @@ def completed(
     elif "call" not in said and said["setup"].passed:
         when = "call"
     failure = make_failure(item, when, sentence, outcome, before=own[-1] if own else None)
+    if lasted is not None:
+        failure.duration = min(failure.duration, lasted)
     _as_expected(item, failure)
     found = [report for report in reports if report.when != "teardown"] + [failure]
     return found if when == "teardown" else [*found, make_report(item, "teardown", before=failure)]
