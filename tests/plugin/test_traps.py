@@ -364,16 +364,38 @@ def test_a_fixture_that_starts_a_thread(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*ThreadWarning: fixture 'server' starts a thread (the-server)*"])
 
 
-def test_a_scope_with_a_thread_can_still_fork(pytester: pytest.Pytester) -> None:
-    """A thread that nobody noticed, started at import, does not keep sandboxes from being made."""
+def test_a_fixture_that_starts_a_thread_without_a_name(pytester: pytest.Pytester) -> None:
+    """One that `threading` does not know, as execnet's, is noticed all the same."""
     pytester.makepyfile("""
-        import threading, time
+        import _thread, queue
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def echo():
+            asked, answered = queue.SimpleQueue(), queue.SimpleQueue()
+            _thread.start_new_thread(lambda: [answered.put(asked.get()) for _ in range(3)], ())
+            return asked, answered
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_it(echo, number):
+            echo[0].put(number)
+            assert echo[1].get(timeout=60) == number
+    """)
+    result = pytester.runpytest_subprocess(*OPTIONS)
+    result.assert_outcomes(passed=2, warnings=1)
+    result.stdout.fnmatch_lines(["*ThreadWarning: fixture 'echo' starts a thread (one without a name)*"])
+
+
+def test_a_scope_with_a_thread_can_still_fork(pytester: pytest.Pytester) -> None:
+    """A thread that nobody noticed, since C code has started it, does not keep sandboxes from being made."""
+    pytester.makepyfile("""
+        import ctypes
         import pytest
 
         @pytest.fixture(scope="session")
         def thread():
-            import _thread
-            _thread.start_new_thread(time.sleep, (30,))
+            libc = ctypes.CDLL(None)
+            assert libc.pthread_create(ctypes.byref(ctypes.c_ulong()), None, libc.sleep, ctypes.c_void_p(30)) == 0
 
         @pytest.mark.parametrize("number", range(20))
         def test_it(thread, number): pass

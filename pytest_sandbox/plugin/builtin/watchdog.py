@@ -3,7 +3,7 @@
 pytest's (`faulthandler_timeout`) runs in the sandboxes of tests and, while they set up and tear down, of scopes, and prints to a
 file there, which the controller looks at. The thread of one of the whole run (a conftest's) is not in a forked child, where
 `faulthandler.cancel_dump_traceback_later()` waits for the end of it for ever; pytest calls that after every failure. faulthandler
-does not tell whether one runs. Imports pytest and `sandbox`.
+does not tell whether one runs. Imports pytest and what is below the plugin.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pytest_sandbox._linux import proc
 from pytest_sandbox.plugin.builtin.terminal import show_error
 from pytest_sandbox.sandbox.probes import ask_child
 from pytest_sandbox.sandbox.running import Running
@@ -35,8 +36,7 @@ def note(config: pytest.Config) -> None:
         faulthandler.cancel_dump_traceback_later()
         return b"done"
 
-    threads = len(os.listdir("/proc/self/task"))
-    config.stash[_RUNS] = threads > threading.active_count() and not ask_child(cancel, 2 * _PATIENCE)
+    config.stash[_RUNS] = proc.threads() > threading.active_count() and not ask_child(cancel, 2 * _PATIENCE)
 
 
 def timeout(config: pytest.Config) -> float:

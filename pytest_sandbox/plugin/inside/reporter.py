@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from errno import EAGAIN
@@ -22,6 +21,7 @@ from _pytest.runner import CallInfo
 from pytest_sandbox.plugin.builtin import junit, logs, reports
 from pytest_sandbox.plugin.builtin.settling import INSIDE
 from pytest_sandbox.plugin.inside import hints
+from pytest_sandbox.plugin.inside.threads import Threads
 from pytest_sandbox.plugin.others import carried
 from pytest_sandbox.sandbox.bodies import tell_errno
 from pytest_sandbox.sandbox.wire import Channel
@@ -33,7 +33,7 @@ _HOOKS = ("pytest_runtest_logstart", "pytest_runtest_logreport", "pytest_runtest
 class Watched:
     """While fixtures are set up: the threads that there were before, and the innermost fixture after which there were more."""
 
-    before: list[threading.Thread]
+    threads: Threads
     starter: str = ""
 
 
@@ -54,7 +54,7 @@ class Reporter:
     @contextlib.contextmanager
     def watching_threads(self) -> Iterator[Watched]:
         """Within: find out which fixture starts threads."""
-        self._watched = watched = Watched(threading.enumerate())
+        self._watched = watched = Watched(Threads())
         try:
             yield watched
         finally:
@@ -70,7 +70,7 @@ class Reporter:
         __tracebackhide__ = True
         result = yield
         watched = self._watched
-        if watched is not None and not watched.starter and any(one not in watched.before for one in threading.enumerate()):
+        if watched is not None and not watched.starter and watched.threads.started():
             watched.starter = fixturedef.argname
         return result
 

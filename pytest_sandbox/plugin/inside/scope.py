@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from gc import collect, freeze
 from os import fstat
-from threading import enumerate as living_threads
 
 import pytest
 from _pytest.nodes import Node
@@ -185,7 +184,7 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
             if not worked:
                 world.broken[id(need.definition)] = need.parameter
                 return count
-            started = [thread.name for thread in living_threads() if thread not in watched.before]
+            started = watched.threads.started()
             result = need.definition.cached_result
             if started and result is not None and result[2] is None:
                 raise _ThreadStarted(watched.starter or need.name, started)
