@@ -61,12 +61,19 @@ _OF_PYTEST = (
 SUITES = {
     suite.name: suite
     for suite in (
+        Suite("attrs", ("{source}", "--group", "{source}/pyproject.toml:tests")),
+        Suite("cachetools", ("{source}",)),
         Suite("click", ("{source}", "--group", "{source}/pyproject.toml:tests")),
+        # Gateways of wider fixtures are threads, of `_thread`, beside processes.
+        Suite("execnet", ("{source}", "gevent")),
+        Suite("jinja2", ("{source}", "trio")),
         Suite("pluggy", ("{source}", "--group", "{source}/pyproject.toml:testing"), ("testing",)),
         # Editable, as its own `make test` has it: the tests find the extension beside its sources.
         # Root's test_sudo.py sets the machine's clock, which no run of a comparison should.
         # pytest 9.2 refuses the text "0" that its configuration gives for a number.
         Suite("psutil", ("setuptools", "-e", "{source}[test]"), ("-o", "verbosity_subtests=0"), ("--ignore=tests/test_sudo.py",)),
+        Suite("tenacity", ("{source}[test]", "trio")),
+        Suite("waitress", ("{source}[testing]",)),
         Suite("watchdog", ("{source}[watchmedo]", "-r", "{source}/requirements-tests.txt"), ("tests",)),
         # Its own runs are sandboxed, not its tests: they look into the memory of a run that they have started themselves.
         Suite(

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import TeardownWarning
 
 _SURELY_THE_END = 2048
@@ -113,12 +114,12 @@ def kill_below(directories: Iterable[str], seconds: float = KILL_SECONDS) -> tup
     `seconds`.
     """
     roots = tuple(directories)
-    deadline = time.monotonic() + seconds
+    deadline = monotonic() + seconds
     for root in roots:
         if not _try_write(f"{root}/cgroup.kill", "1"):
             _try_write(f"{root}/pids.max", "0")
     while pids := _members(roots):
-        left = deadline - time.monotonic()
+        left = deadline - monotonic()
         if left <= 0:
             return tuple(sorted(pids))
         _kill_and_wait(pids, roots, left)
@@ -139,7 +140,7 @@ def _members(roots: tuple[str, ...]) -> frozenset[int]:
 
 def _kill_and_wait(pids: frozenset[int], roots: tuple[str, ...], seconds: float) -> None:
     """SIGKILL those of `pids` that are still in `roots`, and wait until they are dead or `seconds` are over."""
-    deadline = time.monotonic() + seconds
+    deadline = monotonic() + seconds
     fds = _pidfds(pids)
     try:
         # A pid may have been reused before its pidfd was opened: only what is listed afterwards is surely a member.
@@ -151,7 +152,7 @@ def _kill_and_wait(pids: frozenset[int], roots: tuple[str, ...], seconds: float)
                 waiting += 1
         if not waiting:
             time.sleep(_PAUSE)
-        while waiting and (left := deadline - time.monotonic()) > 0:
+        while waiting and (left := deadline - monotonic()) > 0:
             for fd, _ in poll.poll(left * 1000):
                 poll.unregister(fd)
                 waiting -= 1
@@ -196,7 +197,7 @@ def _remove_one(directory: str, seconds: float) -> str:
     rmdir gives EBUSY while a killed process is still leaving. Sleeps on cgroup.events between attempts (v1 has no such
     file: growing pauses).
     """
-    deadline, pause = time.monotonic() + seconds, 0.001
+    deadline, pause = monotonic() + seconds, 0.001
     while True:
         try:
             os.rmdir(directory)
@@ -204,7 +205,7 @@ def _remove_one(directory: str, seconds: float) -> str:
         except FileNotFoundError:
             return ""
         except OSError as error:
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if error.errno != errno.EBUSY or left <= 0:
                 return f"cgroup {directory} could not be removed: {error.strerror}; in it: {pids_below(directory)}"
         # The other reason for EBUSY: cgroups below. Unless one of them is gone now, nothing changes without a wait.

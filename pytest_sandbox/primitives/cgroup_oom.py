@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import time
+
+from pytest_sandbox._linux.clock import monotonic
 
 _SECONDS = 0.5
 """Reading a full ring buffer of 18,000 records takes 30 ms; a machine that logs faster than we read must not hold us."""
@@ -28,7 +29,7 @@ class OomKill:
 def oom_kill(cgroup_name: str, since: float) -> OomKill | None:
     """The last one for want of memory in a cgroup.
 
-    cgroup_name: the end of its path, as `Cgroup.log_name`. since: time.monotonic() when the sandbox began. None where
+    cgroup_name: the end of its path, as `Cgroup.log_name`. since: monotonic() when the sandbox began. None where
     nothing is found or the log cannot be read (/dev/kmsg needs root or CAP_SYSLOG where kernel.dmesg_restrict=1), and
     where the kernel was silent: it prints 10 of these lines in 5 s. Takes half a second at most. Format:
     Documentation/ABI/testing/dev-kmsg.
@@ -54,9 +55,9 @@ def _records() -> list[tuple[int, bytes]]:
     except OSError:
         return []
     records: list[tuple[int, bytes]] = []
-    deadline = time.monotonic() + _SECONDS
+    deadline = monotonic() + _SECONDS
     try:
-        while time.monotonic() < deadline:
+        while monotonic() < deadline:
             try:
                 record = os.read(fd, 8192)
             except BlockingIOError:

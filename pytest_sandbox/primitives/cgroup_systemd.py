@@ -19,10 +19,10 @@ import os
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox._linux.proc import parse_cgroup
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.primitives.cgroup_files import read
@@ -157,14 +157,14 @@ def start_scope(name: str, place: Place, *, tasks: int) -> None:
     """
     from jeepney import DBusAddress, MatchRule, MessageType, message_bus, new_method_call
 
-    deadline = time.monotonic() + SECONDS
+    deadline = monotonic() + SECONDS
     properties = _properties(place, tasks)
     manager = DBusAddress("/org/freedesktop/systemd1", bus_name=_MANAGER, interface=f"{_MANAGER}.Manager")
     removed = MatchRule(type="signal", interface=manager.interface, member="JobRemoved", path=manager.object_path)
     with contextlib.closing(_connect(deadline)) as connection:
 
         def call(message: object) -> tuple[object, ...]:
-            reply = connection.send_and_get_reply(message, timeout=deadline - time.monotonic())
+            reply = connection.send_and_get_reply(message, timeout=deadline - monotonic())
             if reply.header.message_type is MessageType.error:
                 raise RuntimeError(" ".join(map(str, reply.body)))
             return tuple(reply.body)
@@ -174,7 +174,7 @@ def start_scope(name: str, place: Place, *, tasks: int) -> None:
             (job,) = call(new_method_call(manager, "StartTransientUnit", "ssa(sv)a(sa(sv))", (name, "fail", properties, [])))
             result = None
             while result is None:
-                _, path, _, said = connection.recv_until_filtered(signals, timeout=deadline - time.monotonic()).body
+                _, path, _, said = connection.recv_until_filtered(signals, timeout=deadline - monotonic()).body
                 result = said if path == job else None
     if result != "done":
         raise RuntimeError(f"{name}: {result}")
@@ -186,7 +186,7 @@ def _connect(deadline: float) -> Any:  # noqa: ANN401  # jeepney has no types
     from jeepney.io.blocking import DBusConnection, prep_socket
 
     sock = prep_socket(get_bus(bus_address()), timeout=SECONDS)
-    cut = threading.Timer(deadline - time.monotonic(), sock.shutdown, [socket.SHUT_RDWR])
+    cut = threading.Timer(deadline - monotonic(), sock.shutdown, [socket.SHUT_RDWR])
     cut.start()
     try:
         return DBusConnection(sock)

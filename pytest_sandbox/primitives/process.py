@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import FrameType
 
 from pytest_sandbox._linux import syscalls
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox._linux.flags import Cap, Prctl
 
 # What a container's root keeps: Docker's default list. All of it counts in the sandbox's own user namespace only.
@@ -281,10 +282,10 @@ def wait_or_kill(pid: int, seconds: float) -> bool:
 
 def _ends_within(pid: int, seconds: float) -> bool:
     """Look for the end of a child now and then, and reap it."""
-    until = time.monotonic() + seconds
+    until = monotonic() + seconds
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(pid, os.WNOHANG) == (0, 0):
-            if time.monotonic() >= until:
+            if monotonic() >= until:
                 return False
             time.sleep(0.01)
     return True

@@ -9,9 +9,9 @@ import dataclasses
 import errno
 import os
 import resource
-import time
 
 from pytest_sandbox._linux import proc
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.outcome import Change, Ending, Leak, Outcome, Usage
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives.cgroups import CgroupUsage, MemorySnapshot, OomKill, oom_kill
@@ -157,7 +157,7 @@ def _limits(running: Running) -> Limits:
 def _ran(running: Running, usage: Usage) -> float:
     """Since its time last began, which it does anew with each test in it."""
     timer = clock.first(running)
-    return usage.wall if timer is None else time.monotonic() - timer.began
+    return usage.wall if timer is None else monotonic() - timer.began
 
 
 def _overrun(running: Running, usage: Usage) -> Ending | None:
@@ -223,7 +223,7 @@ def usage_of(running: Running, counted: CgroupUsage, fill: upper.Fill | None) ->
         why = "it ended before its layer was there" if running.layer is None else many
         missing |= dict.fromkeys(("overlay_bytes", "overlay_inodes"), why)
     return Usage(
-        wall=time.monotonic() - running.started,
+        wall=monotonic() - running.started,
         **figures,
         memory_anon=snapshot.anon,
         memory_file=snapshot.file,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import time
 from collections.abc import Callable, Collection
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.outcome import Ending
 from pytest_sandbox.sandbox.running import Dying, Running, Timer
@@ -28,7 +28,7 @@ STACKS_LOOK = 0.02
 def start(running: Running) -> None:
     """Its time begins."""
     limits = running.order.spec.limits
-    running.started = time.monotonic()
+    running.started = monotonic()
     if running.allowed is None:
         allow(running, limits.timeout)
     if limits.output is not None or limits.cpu_time is not None:
@@ -51,7 +51,7 @@ def prolong(running: Running) -> None:
 
     To end is no part of what it has its time for, nor is our time; both take longer on a machine under load.
     """
-    timer, due = running.allowed, time.monotonic() + END_TIME
+    timer, due = running.allowed, monotonic() + END_TIME
     if timer is not None and timer.due < due and timer.prolonged < END_TIMES and running.dying is None:
         running.allowed = dataclasses.replace(timer, due=due, prolonged=timer.prolonged + 1)
 

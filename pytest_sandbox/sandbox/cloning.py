@@ -9,9 +9,9 @@ import dataclasses
 import errno
 import os
 import select
-import time
 
 from pytest_sandbox._linux import proc
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox._linux.sockdiag import serves_network
 from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.errors import SetupError, UnavailableError
@@ -50,7 +50,7 @@ class Cloning:
                 text = f"in {running.depth} others: {DEEPEST} levels are the most"
                 running.problem, running.refused = SetupError("make a sandbox", text, errno.ELOOP), True
                 return
-            running.enter_by = time.monotonic() + PATIENCE
+            running.enter_by = monotonic() + PATIENCE
             running.sockets, shares = _listeners(parent, running.order.spec.network)
             spec = _without_what_is_gone(running.order.spec)
             running.order = dataclasses.replace(running.order, spec=spec, shares_network=shares)

@@ -12,9 +12,9 @@ import contextlib
 import os
 import secrets
 import stat
-import time
 from collections.abc import Callable, Sequence
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.units import format_size
 from pytest_sandbox.primitives import interrupts
 from pytest_sandbox.primitives.overlay import Tree
@@ -59,7 +59,7 @@ class Home:
         room: the most bytes, of all files together. A signal that asks this process to end is served after the file at hand.
         """
         problems = list[str]()
-        bringing = _Bringing(room, time.monotonic() + seconds, self._refuses)
+        bringing = _Bringing(room, monotonic() + seconds, self._refuses)
         with interrupts.held():
             for index, (tree, top) in enumerate(zip(self._trees, self.tops, strict=True)):
                 try:
@@ -111,7 +111,7 @@ class _Bringing:
     def _go_on(self, entry: upper.Entry) -> None:
         if number := interrupts.waiting():
             raise _OverError(f"{entry.path} on: {number.name}")
-        if time.monotonic() > self._until:
+        if monotonic() > self._until:
             raise _OverError(f"{entry.path} on: it takes too long")
 
     def _bring(self, entry: upper.Entry, directory: int) -> None:

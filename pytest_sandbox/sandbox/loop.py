@@ -11,10 +11,10 @@ import errno
 import json
 import os
 import selectors
-import time
 import warnings
 from collections.abc import Sequence
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
 from pytest_sandbox.primitives import process
@@ -92,7 +92,7 @@ class Loop:
         """Wait for the next event or due time, and serve it."""
         due = clock.next_due(self.running.values())
         if due is not None:
-            wait = max(0.0, due - time.monotonic())
+            wait = max(0.0, due - monotonic())
             timeout = min(wait, _LONGEST_WAIT if timeout is None else timeout)
         unheard = [running for running in self.running.values() if running.decoder.is_due]
         self._listen_for_room()
@@ -108,7 +108,7 @@ class Loop:
         for running in unheard:
             if not running.ended:
                 self._on_wire(running)
-        now = time.monotonic()
+        now = monotonic()
         for running in tuple(self.running.values()):
             clock.check(running, now, self._hear_all)
             if running.gone_by is not None and now >= running.gone_by and not running.ended:
@@ -276,7 +276,7 @@ class Loop:
         self._on_wire(running, _TURN_BEFORE_ITS_KILL, to_the_end=True)
 
     def _on_wire(self, running: Running, turn: float = _TURN, *, to_the_end: bool = False) -> None:
-        end = time.monotonic() + turn
+        end = monotonic() + turn
         if running.main is None:
             running.main = running.joiner()
         try:
@@ -285,7 +285,7 @@ class Loop:
             running.outbox.flush()
             for frame in running.frames(to_the_end=to_the_end):
                 self._frame(running, frame)
-                if time.monotonic() > end:
+                if monotonic() > end:
                     break
         except WireError as error:
             self._lies(running, error)
@@ -362,11 +362,11 @@ class Loop:
 
     def _finish(self, running: Running) -> None:
         """pid 1 is dead, and so is everything of its namespace: read what it used, and remove what was made for it."""
-        end = time.monotonic() + _LAST_TURN
+        end = monotonic() + _LAST_TURN
         try:
             for frame in running.frames(to_the_end=True):
                 self._frame(running, frame)
-                if time.monotonic() > end:  # somebody else holds its end of the socket, and goes on talking
+                if monotonic() > end:  # somebody else holds its end of the socket, and goes on talking
                     break
         except WireError as error:
             running.problem = running.problem or error

@@ -9,8 +9,9 @@ import contextlib
 import errno
 import math
 import os
-import time
 from collections.abc import Iterator
+
+from pytest_sandbox._linux.clock import monotonic
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -52,7 +53,7 @@ def _names(directory: int, until: float) -> Iterator[str]:
     """What is in it, without a list of all that; TimeoutError when the time is over."""
     with os.scandir(directory) as entries:
         for entry in entries:
-            if time.monotonic() >= until:
+            if monotonic() >= until:
                 raise TimeoutError(errno.ETIMEDOUT, "there is too much in it for the time that is left")
             yield entry.name
 

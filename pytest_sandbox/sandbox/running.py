@@ -7,12 +7,12 @@ import dataclasses
 import os
 import signal
 import socket
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from pytest_sandbox._linux import proc
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.errors import SandboxError, WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
@@ -101,7 +101,7 @@ class Timer:
     @classmethod
     def begin(cls, seconds: float, grace: float = 0.0) -> Timer:
         """One that begins now, and is enforced so many seconds after it is over."""
-        now = time.monotonic()
+        now = monotonic()
         return cls(seconds, now, now + seconds + grace)
 
 
@@ -197,7 +197,7 @@ class Running:
     layer: int | None = None
     common: int | None = None
     own_inodes: int = 0
-    started: float = dataclasses.field(default_factory=time.monotonic)
+    started: float = dataclasses.field(default_factory=monotonic)
     allowed: Timer | None = None
     timer: Timer | None = None
     next_look: float | None = None
@@ -301,7 +301,7 @@ class Running:
         if self.pidfd is None:
             return
         if self.being_forked:
-            self.spared_until = self.spared_until or time.monotonic() + FORK_TIME
+            self.spared_until = self.spared_until or monotonic() + FORK_TIME
         else:
             self.snapshot = self.snapshot or self.cgroup.snapshot()
             with contextlib.suppress(ProcessLookupError):
@@ -317,7 +317,7 @@ class Running:
     def ends(self) -> None:
         """Its init is dying, which takes all others of its namespace along."""
         if self.gone_by is None:
-            self.gone_by = time.monotonic() + GONE_TIME
+            self.gone_by = monotonic() + GONE_TIME
 
     def output(self) -> int:
         """Bytes that its own stdout and stderr hold now."""

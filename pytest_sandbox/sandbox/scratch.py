@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import time
 import warnings
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import TeardownWarning, UnavailableError
 from pytest_sandbox.primitives.locks import Locks, left
 from pytest_sandbox.sandbox.removal import remove_tree
@@ -44,7 +44,7 @@ def make(path: str, locks: Locks) -> None:
 
 def remove_left(scratch: str) -> None:
     """Remove what the caller's runs have left below `scratch` that were killed together with their janitors, or had no time."""
-    until = time.monotonic() + REMOVAL_TIME
+    until = monotonic() + REMOVAL_TIME
     with contextlib.suppress(OSError):
         for name in os.listdir(scratch):
             if _NAME.fullmatch(name):
@@ -66,7 +66,7 @@ def _remove_if_left(path: str, until: float) -> None:
 
 def remove_or_warn(path: str, until: float | None = None) -> None:
     """Remove a directory below `scratch`, or say that it stays; until: see `remove_tree`, REMOVAL_TIME from now else."""
-    problem = remove_tree(path, time.monotonic() + REMOVAL_TIME if until is None else until)
+    problem = remove_tree(path, monotonic() + REMOVAL_TIME if until is None else until)
     if problem:
         again = "the next run with this scratch tries again, if it is not removed by hand"
         warnings.warn(TeardownWarning(f"could not remove {problem}; {again}"), stacklevel=2)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import SetupError, TeardownWarning, UnavailableError
 from pytest_sandbox.model.outcome import Change, Outcome, Usage
 from pytest_sandbox.model.spec import Network, Spec
@@ -83,7 +83,7 @@ class Supervisor:
             self._reap_launchers()
             given, control = pending.descriptors, Control(pending.inner, pending.tasks)
             close = sorted((self._loop.descriptors() | {self._janitor.fd}) - {*given.all(), *pending.all()})
-            running.enter_by = time.monotonic() + PATIENCE
+            running.enter_by = monotonic() + PATIENCE
             running.launcher = launch(self._layout, running.order, given, control, body, close=close)
         self._launchers.append(running.launcher)
         running.pending = None
@@ -200,9 +200,9 @@ class Supervisor:
 
     def run_while(self, condition: Callable[[], bool], seconds: float | None = None) -> None:
         """Serve every sandbox until `condition` is false, or so many seconds are over."""
-        limit = None if seconds is None else time.monotonic() + seconds
+        limit = None if seconds is None else monotonic() + seconds
         while condition():
-            left = None if limit is None else limit - time.monotonic()
+            left = None if limit is None else limit - monotonic()
             if left is not None and left <= 0:
                 return
             self.step(left)

@@ -177,15 +177,20 @@ def whole_number(frame: dict[str, Any], name: str) -> int:
     return value
 
 
-def seconds(frame: dict[str, Any], name: str) -> float:
-    """A field that is a duration, or missing: 0. Raises WireError for what is neither."""
+def seconds(frame: dict[str, Any], name: str, least: float = 0.0) -> float:
+    """A field that is a duration of at least so much, or missing: 0. Raises WireError for what is neither."""
     value = frame.get(name) or 0.0
     try:
-        if isinstance(value, (int, float)) and 0 <= value <= LARGEST:
+        if isinstance(value, (int, float)) and least <= value <= LARGEST:
             return float(value)
     except OverflowError:
         pass
     raise WireError(f"{name} of a frame is no duration")
+
+
+def duration(frame: dict[str, Any]) -> float:
+    """How long something took by a clock that a test may have set back (freezegun), as plain pytest has it. Raises WireError."""
+    return seconds(frame, "duration", least=-LARGEST)
 
 
 def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestReport:
@@ -205,7 +210,7 @@ def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestRepo
     report.location = (str(path), line, str(domain))
     report.sections = [(str(name), str(content)) for name, content in report.sections]
     report.user_properties = [(xml_text(name), value) for name, value in report.user_properties]
-    report.duration = seconds({"duration": report.duration}, "duration")
+    report.duration = duration({"duration": report.duration})
     _check(report)
     context = getattr(report, "context", None)
     if context is not None and frame.get("arguments"):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.plugin.builtin import interruption
 from pytest_sandbox.plugin.builtin.interruption import Interruption
-from pytest_sandbox.plugin.builtin.reports import seconds, whole_number
+from pytest_sandbox.plugin.builtin.reports import duration, seconds, whole_number
 from pytest_sandbox.sandbox.wire import Frame
 
 Pairs = list[tuple[int, int]]
@@ -151,7 +151,7 @@ _MAKERS: dict[str, Callable[[Frame], Said]] = {
     "terminal": lambda frame: Text(_text(frame, "text")),
     "for": _for,
     "fixture": lambda frame: Fixture(_text(frame, "name")),
-    "prepared": lambda frame: Prepared(seconds(frame, "duration")),
+    "prepared": lambda frame: Prepared(duration(frame)),
     "overran": lambda frame: Overran(whole_number(frame, "output")),
     "threaded": _threaded,
     "left": lambda frame: Left(_pairs(frame, "needs"), _pairs(frame, "failed")),

@@ -6,11 +6,11 @@ Whatever a sandbox leaves unsaid about a test when it ends is said for it, with 
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any, Protocol
 
 import pytest
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import KILLING, Ending, Outcome
 from pytest_sandbox.model.spec import Keep
@@ -210,7 +210,7 @@ class Telling:
         match said:
             case Start(item, shares_network, captured):
                 self._expect(item)
-                self._begun, self._shares_network, self._phase_began = True, shares_network, time.monotonic()
+                self._begun, self._shares_network, self._phase_began = True, shares_network, monotonic()
                 self._kept.begin(running, captured)
                 self._line.news()
             case Finish(item):
@@ -238,7 +238,7 @@ class Telling:
         self._kept.take(running, frame, report, len(self.reports))
         self.reports.append(report)
         if not is_of_subtest(report):
-            self._phase_began = time.monotonic()
+            self._phase_began = monotonic()
         running.failed = running.failed or report.failed
 
     def _finish(self, running: Running) -> None:
@@ -370,7 +370,7 @@ class Telling:
         """Make a full set of reports of what the sandbox left unsaid about its current item."""
         if self.reruns.is_set_up and not self.reports:
             self.reports.append(make_report(self.item, "setup"))
-        lasted = None if self._phase_began is None else time.monotonic() - self._phase_began
+        lasted = None if self._phase_began is None else monotonic() - self._phase_began
         self.reports = completed(self.item, self.reports, sentence, outcome, lasted)
         self._next()
 

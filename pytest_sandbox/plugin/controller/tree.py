@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from _pytest.nodes import Node
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import SetupError, UnavailableError
 from pytest_sandbox.model.outcome import KILLING, Ending
 from pytest_sandbox.model.spec import Limits, Spec, most
@@ -239,13 +239,13 @@ class Tree:
 
     def close_in_a_hurry(self, seconds: float) -> None:
         """After Ctrl-C or an error: kill tests, and let scopes tear down for a while."""
-        limit = time.monotonic() + seconds
+        limit = monotonic() + seconds
         self._supervisor.kill_innermost([scope.running for scope in self.open if scope.running is not None])
         while self.open:
             scope = self.open.pop()
             if scope.outcome is None and scope.running is not None:
                 self._send_close(scope, scope.running)
-            self._supervisor.run_while(lambda scope=scope: scope.outcome is None, limit - time.monotonic())  # type: ignore[misc]
+            self._supervisor.run_while(lambda scope=scope: scope.outcome is None, limit - monotonic())  # type: ignore[misc]
 
     def is_of(self, item: int, unit: int) -> bool:
         """See `Home`."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 # Bound at import: a test may replace what modules have.
 from _thread import _count as count
 from threading import enumerate as living
-from time import monotonic, sleep
+from time import sleep
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox._linux.proc import threads as tasks
 
 #: How long to wait for a thread that the kernel has, and that may be one of Python's, to say so, in seconds.

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from time import monotonic
 from typing import Any
 
 import pytest
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.plugin.builtin.settling import INSIDE
 from pytest_sandbox.plugin.others import loaded
 

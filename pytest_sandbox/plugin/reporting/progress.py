@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 import pytest
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.units import format_seconds
 from pytest_sandbox.plugin.builtin.terminal import STATUS, has_status
 
@@ -25,6 +25,6 @@ class Progress:
         """Name those that run for some time: each with the moment, on the monotonic clock, at which it began."""
         if self.every is None:
             return
-        now = time.monotonic()
+        now = monotonic()
         names = [f"{item.name} {format_seconds(int(now - began))}" for item, began in running if now - began >= _LONG]
         STATUS.put(self._config, f"running: {', '.join(names)}" if names else "")
