@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -9,7 +10,7 @@ import struct
 
 from pytest_sandbox._linux.sockets import Socket
 
-_SIOCSIFFLAGS = 0x8914
+_SIOCSIFFLAGS, _SIOCSIFADDR = 0x8914, 0x8916
 _IFF_UP_RUNNING = 0x41
 _NEW_QDISC, _FLAGS = 36, 0x405  # RTM_NEWQDISC; NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE
 _NLMSG_ERROR = 2
@@ -28,9 +29,17 @@ _LEAST_QUEUE = 1 << 19
 
 
 def raise_loopback() -> None:
-    """Set `lo` up, with 127.0.0.1 and ::1 (netdevice(7)); needs CAP_NET_ADMIN over the caller's network namespace."""
+    """Set `lo` up, with 127.0.0.1 and ::1 (netdevice(7)); needs CAP_NET_ADMIN over the caller's network namespace.
+
+    And with 127.0.0.2 and fe80::1: for getaddrinfo(3) with AI_ADDRCONFIG, by which many look up "localhost", a machine that has
+    the first two alone has no address at all. Where there is no IPv6 there is none to be had.
+    """
     with Socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14s", b"lo", _IFF_UP_RUNNING, b""))
+        second = struct.pack("16sHH4s8s", b"lo:2", socket.AF_INET, 0, socket.inet_pton(socket.AF_INET, "127.0.0.2"), b"")
+        fcntl.ioctl(control, _SIOCSIFADDR, second)
+    with contextlib.suppress(OSError), Socket(socket.AF_INET6, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFADDR, socket.inet_pton(socket.AF_INET6, "fe80::1") + struct.pack("=Ii", 64, _LOOPBACK))
 
 
 def bandwidth(rate: int) -> bytes:

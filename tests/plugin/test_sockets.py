@@ -112,3 +112,33 @@ def test_a_guard_in_the_place_of_the_class(pytester: pytest.Pytester, family: st
 """
     )
     pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=4)
+
+
+@pytest.mark.parametrize("network", ["loopback", "auto"])
+def test_names_of_the_machine_itself(pytester: pytest.Pytester, network: str) -> None:
+    """Are found by AI_ADDRCONFIG too, by which many programs ask: for glibc 127.0.0.1 alone is no address."""
+    pytester.makepyfile(
+        """
+        import os, pytest, socket
+
+        def look_up(family, name):
+            found = socket.getaddrinfo(name, 80, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+            return [address[0] for *_, address in found]
+
+        @pytest.fixture(scope="module")
+        def of_module(): return look_up(socket.AF_INET, "127.0.0.1")
+
+        def test_4(of_module):
+            assert of_module == look_up(socket.AF_INET, "127.0.0.1") == ["127.0.0.1"]
+            assert "127.0.0.1" in look_up(socket.AF_INET, "localhost")
+
+        @pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="no IPv6")
+        def test_6(): assert look_up(socket.AF_INET6, "::1") == ["::1"]
+
+        def test_nowhere_else():
+            for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+                with pytest.raises(OSError), socket.socket(family) as one: one.connect((address, 80))
+        """
+    )
+    result = pytester.runpytest_subprocess(*OPTIONS, f"--sandbox-network={network}")
+    assert result.ret == 0, result.stdout.str()

@@ -31,7 +31,7 @@ enum {
 	O_WRONLY = 1, O_NONBLOCK = 04000, O_CLOEXEC = 02000000,
 	ENOENT = 2, EINTR = 4, ECHILD = 10, EAGAIN = 11, ENOMEM = 12, EACCES = 13, ENOTDIR = 20, EINVAL = 22, EMFILE = 24,
 	SIGCHLD = 17, SIGKILL = 9,
-	AF_INET = 2, AF_NETLINK = 16, SOCK_DGRAM = 2, SOCK_RAW = 3, NETLINK_ROUTE = 0, NETLINK_SOCK_DIAG = 4, NLMSG_ERROR = 2,
+	AF_INET = 2, AF_INET6 = 10, AF_NETLINK = 16, SOCK_DGRAM = 2, SOCK_RAW = 3, NETLINK_ROUTE = 0, NETLINK_SOCK_DIAG = 4, NLMSG_ERROR = 2,
 	SOL_SOCKET = 1, SCM_RIGHTS = 1, MSG_CMSG_CLOEXEC = 0x40000000, MSG_NOSIGNAL = 0x4000, MSG_TRUNC = 0x20,
 	MS_BIND = 4096, MS_REC = 16384, MS_PRIVATE = 1 << 18, MS_RDONLY = 1, MS_NOSUID = 2, MS_NODEV = 4, MNT_DETACH = 2,
 	WNOHANG = 1, POLLIN = 1, RUSAGE_CHILDREN = -1,
@@ -43,7 +43,7 @@ enum {
 	MOVE_MOUNT_F_EMPTY_PATH = 4, MOVE_MOUNT_T_EMPTY_PATH = 0x40,
 	RESOLVE_NO_MAGICLINKS = 2, RESOLVE_NO_SYMLINKS = 4, RESOLVE_IN_ROOT = 0x10,
 	CLONE_NEWNS = 0x20000, CLONE_NEWUSER = 0x10000000, CLONE_NEWPID = 0x20000000, CLONE_PARENT = 0x8000,
-	MOUNT_ATTR_RDONLY = 1, SIOCSIFFLAGS = 0x8914, CAPABILITY_VERSION_3 = 0x20080522, CAP_KILL = 5,
+	MOUNT_ATTR_RDONLY = 1, SIOCSIFFLAGS = 0x8914, SIOCSIFADDR = 0x8916, CAPABILITY_VERSION_3 = 0x20080522, CAP_KILL = 5,
 	PR_SET_DUMPABLE = 4, PR_SET_SECCOMP = 22, PR_CAPBSET_DROP = 24, PR_SET_NO_NEW_PRIVS = 38, PR_CAP_AMBIENT = 47,
 	PR_CAP_AMBIENT_CLEAR_ALL = 4, SECCOMP_MODE_FILTER = 2,
 };
@@ -322,6 +322,21 @@ static word enter_root(const char *path)
 	return error ? error : CALL(__NR_chdir, "/", 0, 0, 0, 0);
 }
 
+/* 127.0.0.2 and fe80::1: for getaddrinfo(3) with AI_ADDRCONFIG a machine that has 127.0.0.1 and ::1 alone has no address at all.
+ * Where there is no IPv6 there is none to be had. */
+static void add_addresses(word fd)
+{
+	struct { char name[16]; uint16_t family, port; uint8_t address[4]; char rest[16]; } of_4 = {"lo:2", AF_INET, 0, {127, 0, 0, 2}, ""};
+	struct { uint8_t address[16]; uint32_t prefix; int index; } of_6 = {{0xfe, 0x80, [15] = 1}, 64, 1};
+
+	CALL(__NR_ioctl, fd, SIOCSIFADDR, &of_4, 0, 0);
+	fd = CALL(__NR_socket, AF_INET6, SOCK_DGRAM | O_CLOEXEC, 0, 0, 0);
+	if (fd < 0)
+		return;
+	CALL(__NR_ioctl, fd, SIOCSIFADDR, &of_6, 0, 0);
+	CALL(__NR_close, fd, 0, 0, 0, 0);
+}
+
 static word raise_loopback(void)
 {
 	struct { char name[16]; short flags; char rest[22]; } request = {"lo", 0x41, ""}; /* IFF_UP | IFF_RUNNING */
@@ -330,6 +345,8 @@ static word raise_loopback(void)
 	if (fd < 0)
 		return fd;
 	error = CALL(__NR_ioctl, fd, SIOCSIFFLAGS, &request, 0, 0);
+	if (!error)
+		add_addresses(fd);
 	CALL(__NR_close, fd, 0, 0, 0, 0);
 	return error;
 }
