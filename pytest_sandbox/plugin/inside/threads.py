@@ -7,8 +7,8 @@ from _thread import _count as count
 from threading import enumerate as living
 from time import sleep
 
+from pytest_sandbox._linux import proc
 from pytest_sandbox._linux.clock import monotonic
-from pytest_sandbox._linux.proc import threads as tasks
 
 #: How long to wait for a thread that the kernel has, and that may be one of Python's, to say so, in seconds.
 _PATIENCE = 0.1
@@ -18,7 +18,7 @@ class Threads:
     """Those that there are now, to tell from them which came later."""
 
     def __init__(self) -> None:
-        self._before, self._count, self._tasks = living(), count(), tasks()
+        self._before, self._count, self._tasks = living(), count(), _tasks()
 
     def started(self) -> list[str]:
         """The names of those that are new; one of `_thread.start_new_thread()` has none, and threading does not know it."""
@@ -28,6 +28,14 @@ class Threads:
     def _has_others(self) -> bool:
         """A thread counts itself when it first runs. One of C code, such as those of a library for numbers, never does."""
         until = monotonic() + _PATIENCE
-        while count() <= self._count and tasks() > self._tasks and monotonic() < until:
+        while count() <= self._count and _tasks() > self._tasks and monotonic() < until:
             sleep(0.001)
         return count() > self._count
+
+
+def _tasks() -> int:
+    """How many threads the kernel has; 0 where a fixture has changed the root directory, so that there is no /proc."""
+    try:
+        return proc.threads()
+    except OSError:
+        return 0
