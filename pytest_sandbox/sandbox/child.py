@@ -19,6 +19,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import stat
+from typing import TypeAlias
 
 from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.spec import Keep, Limits, Network, Spec
@@ -121,7 +122,19 @@ class Inside:
     root: tuple[int, int] = dataclasses.field(default_factory=find_root)
 
 
-Body = Callable[[Inside], int]
+@dataclasses.dataclass(frozen=True, slots=True)
+class Next:
+    """What a body returns that has forked, in the new main process: what that finds, and its body.
+
+    So no body runs upon the stack of another one, however deep the scopes.
+    """
+
+    inside: Inside
+    body: Body
+
+
+#: What a main process does: its exit code, or what comes next.
+Body: TypeAlias = Callable[[Inside], "int | Next"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pytest_sandbox._linux import native
 from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.seccomp import forbid_mounts
-from pytest_sandbox.sandbox.child import Body, Descriptors, Inside, Order, describe, find_root
+from pytest_sandbox.sandbox.child import Body, Descriptors, Inside, Next, Order, describe, find_root
 from pytest_sandbox.sandbox.wire import Channel, Frame, encode
 
 #: What is said on the wire first, by the kernel's word for who says it, by who is in its sandbox and has run nothing of a test's.
@@ -26,10 +26,18 @@ _TEMPORARY = gettempdir()
 
 
 def fork_into(inside: Inside, frame: Frame, descriptors: Sequence[int], body: Body) -> None:
+    """Fork the calling main process into the sandbox of a "spawn" frame, and have the new one run a body there; see `fork`."""
+    forked = fork(inside, frame, descriptors)
+    if forked is not None:
+        _run(forked, body)
+
+
+def fork(inside: Inside, frame: Frame, descriptors: Sequence[int]) -> Inside | None:
     """Fork the calling main process into the sandbox of a "spawn" frame, which the controller has made below it.
 
-    The new main process finds its socket and files under the numbers of the old one's, so that whoever holds one of those,
-    or a duplicate, uses the new one's. What goes wrong is told to the controller, and not raised.
+    Returns in both: in the new one what it finds there, which is for `Next`; in the caller None. The new main process finds its
+    socket and files under the numbers of the old one's, so that whoever holds one of those, or a duplicate, uses the new one's.
+    What goes wrong is told to the controller, and not raised.
     """
     order = Order.from_frame(frame)
     process.flush()
@@ -42,9 +50,10 @@ def fork_into(inside: Inside, frame: Frame, descriptors: Sequence[int], body: Bo
         if forked is not native.Forked.CALLER:
             if lost:
                 _lose_directory()
-            _begin(inside, order, body, forked)
+            return _begin(inside, order, forked)
     for fd in descriptors:
         close(fd)
+    return None
 
 
 def _plan(inside: Inside, order: Order, frame: Frame, descriptors: Sequence[int], cwd: bytes) -> native.Plan:
@@ -79,13 +88,13 @@ def _lose_directory() -> None:
         rmdir(own)
 
 
-def _begin(inside: Inside, order: Order, body: Body, forked: native.Forked) -> NoReturn:
+def _begin(inside: Inside, order: Order, forked: native.Forked) -> Inside:
     if forked is native.Forked.CHILD_WITH_DIRECTORIES:
         process.renew_directories(())
     inside.channel.adopt()
     if inside.order.may_mount and not order.may_mount:
         forbid_mounts()
-    _run(Inside(order, inside.channel, inside.descriptors, outermost=False), body)
+    return Inside(order, inside.channel, inside.descriptors, outermost=False)
 
 
 def become_main(order: Order, given: Descriptors, body: Body) -> NoReturn:
@@ -99,17 +108,13 @@ def become_main(order: Order, given: Descriptors, body: Body) -> NoReturn:
 
 
 def _run(inside: Inside, body: Body) -> NoReturn:
-    code, order = 1, inside.order
+    code = 1
     try:
-        if inside.outermost:
-            inside.channel.send({"op": "joined"})
-        if order.count_pids and order.spec.limits.pids is not None:
-            # Counted per user namespace since Linux 5.14, so this is the sandbox's own processes, and init: that is not in its
-            # cgroup, but in that of the scope, except for the outermost.
-            process.set_limits([(resource.RLIMIT_NPROC, order.spec.limits.pids + (not inside.outermost))])
-        if order.scope:
-            inside.channel.send({"op": "here"})
-        code = body(inside)
+        end: int | Next = Next(inside, body)
+        while isinstance(end, Next):
+            inside = end.inside
+            end = _enter(end)
+        code = end
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 1
     except EOFError:
@@ -120,6 +125,19 @@ def _run(inside: Inside, body: Body) -> NoReturn:
     finally:
         process.flush()
         _exit(code)
+
+
+def _enter(entered: Next) -> int | Next:
+    inside, order = entered.inside, entered.inside.order
+    if inside.outermost:
+        inside.channel.send({"op": "joined"})
+    if order.count_pids and order.spec.limits.pids is not None:
+        # Counted per user namespace since Linux 5.14, so this is the sandbox's own processes, and init: that is not in its
+        # cgroup, but in that of the scope, except for the outermost.
+        process.set_limits([(resource.RLIMIT_NPROC, order.spec.limits.pids + (not inside.outermost))])
+    if order.scope:
+        inside.channel.send({"op": "here"})
+    return entered.body(inside)
 
 
 def _limits(order: Order) -> list[tuple[int, int]]:

@@ -235,3 +235,26 @@ def test_who_may_be_dumped() -> None:
     """As it was set, and by default."""
     source = "from pytest_sandbox.primitives.process import *; print(is_dumpable()); set_dumpable(False); print(is_dumpable())"
     assert subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout == "True\nFalse\n"
+
+
+def test_how_deep_a_test_begins(pytester: pytest.Pytester, compare: Compare) -> None:
+    """About as deep as in plain pytest, for who tests with recursion: no scope stands on the stack of another one."""
+    pytester.makepyfile(
+        DEEP
+        + """
+    def depth(frame): return 0 if frame is None else 1 + depth(frame.f_back)
+    import sys
+    def test_1(record_property): record_property("depth", depth(sys._getframe()))
+    class TestDeep:
+        def test_2(self, klass, record_property): record_property("depth", depth(sys._getframe()))
+"""
+    )
+    pair = compare()
+
+    def depths(run: Run) -> list[int]:
+        calls = (report for report in run.reports if report["when"] == "call")
+        return [int(value) for report in calls for name, value in report["properties"] if name == "depth"]
+
+    assert len(depths(pair.boxed)) == 2
+    assert len(set(depths(pair.boxed))) == 1
+    assert 0 < depths(pair.boxed)[0] - depths(pair.plain)[0] < 16

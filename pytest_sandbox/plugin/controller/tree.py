@@ -28,7 +28,7 @@ from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.report import fail, make_failure
 from pytest_sandbox.sandbox import clock
-from pytest_sandbox.sandbox.child import Inside
+from pytest_sandbox.sandbox.child import Inside, Next
 from pytest_sandbox.sandbox.running import Listener, Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.unmade import of_process
@@ -131,7 +131,7 @@ class Tree:
     def _open_session(self, scope: Scope, listener: ScopeListener) -> Running:
         world, node = self._world, scope.node
 
-        def body(found: Inside) -> int:
+        def body(found: Inside) -> int | Next:
             return scope_body(world, node, found)
 
         try:

@@ -150,8 +150,7 @@ class Walk:
 
     def all(self) -> None:
         """Every unit and every item that is not sandboxed, in order."""
-        if isinstance(self._order[0], int):
-            self.begin()
+        self.begin()
         position = 0
         for index, entry in enumerate(self._order):
             if isinstance(entry, Unit):

@@ -19,7 +19,7 @@ from pytest_sandbox.plugin.planning import paths
 from pytest_sandbox.plugin.planning.options import BY_NAME, closest
 from pytest_sandbox.sandbox import bodies
 from pytest_sandbox.sandbox.bodies import CallError, Result
-from pytest_sandbox.sandbox.child import Body, Inside
+from pytest_sandbox.sandbox.child import Body, Inside, Next
 from pytest_sandbox.sandbox.main import fork_into
 from pytest_sandbox.sandbox.wire import Frame
 
@@ -127,7 +127,7 @@ class SandboxFactory:
                 else:
                     raise SpecError(frame["reason"])
 
-    def _run(self, body: Body, inside: Inside) -> int:
+    def _run(self, body: Body, inside: Inside) -> int | Next:
         measuring.begin(self._config)
         return body(inside)
 

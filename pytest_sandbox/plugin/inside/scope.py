@@ -23,13 +23,16 @@ from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others import check, reruns, timers
 from pytest_sandbox.plugin.others.coverage import measuring
 from pytest_sandbox.plugin.planning.scopes import Need, Unit, has_setup
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.main import fork_into
+from pytest_sandbox.sandbox.child import Inside, Next
+from pytest_sandbox.sandbox.main import fork
 from pytest_sandbox.sandbox.wire import Frame
 
 
-def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int] | None = None) -> int:
-    """The main process of a scope's sandbox. opener: unit and item that it is opened for, by index; None: the session."""
+def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int] | None = None) -> int | Next:
+    """The main process of a scope's sandbox; comes back at its end, and in each process that it forks.
+
+    opener: unit and item that it is opened for, by index; None: the session.
+    """
     world.begin(inside)
     if not world.config.pluginmanager.hasplugin("sandbox-reporter"):
         # Here, in the outermost scope, and not in each child: registering takes a millisecond.
@@ -54,7 +57,9 @@ def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int]
             if not _make_ripe(world, inside, frame):
                 return world.end(inside)
         elif frame["op"] == "spawn":
-            _spawn(world, inside, frame, descriptors)
+            forked = _spawn(world, inside, frame, descriptors)
+            if forked is not None:
+                return forked
         elif frame["op"] == "close":
             world.seeds.tear_down(world.session.items[frame["item"]], world.generators, frame.get("generators"))
             _close(world, inside, frame["item"])
@@ -103,10 +108,11 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
     return True
 
 
-def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int]) -> None:
+def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int]) -> Next | None:
+    """Fork a sandbox: what comes next in its process, and None in this one."""
     unit, inherits = world.units[frame["unit"]], world.heir in (None, frame["unit"])
 
-    def body(child: Inside) -> int:
+    def body(child: Inside) -> int | Next:
         world.heir = frame["unit"] if inherits else None
         if not inherits:
             _forget_strays(world.config)
@@ -114,11 +120,19 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
             return unit_body(world, frame, child)
         return scope_body(world, unit.chain[frame["node"]], child, frame["opener"])
 
-    with measuring.sheltered(world.config):
-        fork_into(inside, frame, descriptors, body)
+    forked = None
+    measuring.shelter(world.config)
+    try:
+        forked = fork(inside, frame, descriptors)
+    finally:
+        if forked is None:  # it stays so in the new one, until that begins
+            measuring.leave_shelter(world.config)
+    if forked is not None:
+        return Next(forked, body)
     if inherits:
         world.heir = None
         _forget_strays(world.config)
+    return None
 
 
 def _forget_strays(config: pytest.Config) -> None:

@@ -39,30 +39,32 @@ class Recorder:
         self._forks = "fork" in (getattr(coverage.config, "patch", None) or ())
         self._hidden: tuple[list[Any], dict[str, str]] | None = None
         self._owner = -1
+        self._outside = False
         self._context: str | None = None
         self._kept: dict[str, dict[str, set[Any]]] = {}
         self._tracers: dict[str, str] = {}
 
     # -- forks --------------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def sheltered(self) -> Iterator[None]:
-        """Within it a sandbox may be forked: no process of it shall touch the machine's data file.
+    def shelter(self) -> None:
+        """From here on a sandbox may be forked: no process of it shall touch the machine's data file.
 
         Nor shall coverage begin anew there, as it does in each fork with `patch = fork`.
         """
-        collector, outside = self._coverage._collector, self._coverage._collector.covdata is self._disk
-        if outside:
+        collector = self._coverage._collector
+        if collector.covdata is self._disk:
             self._owner, self._context = -1, self._disk._current_context
             collector.covdata = self._coverage._data = self
+            self._outside = True
         if self._forks:
             self._hide()
-        try:
-            yield
-        finally:
-            self._show()
-            if outside:
-                collector.covdata = self._coverage._data = self._disk
+
+    def leave_shelter(self) -> None:
+        """After a fork, where it was forked."""
+        self._show()
+        if self._outside:
+            self._coverage._collector.covdata = self._coverage._data = self._disk
+            self._outside = False
 
     def _hide(self) -> None:
         instances = type(self._coverage)._instances
@@ -79,7 +81,7 @@ class Recorder:
     def begin(self) -> None:
         """Be the calling process's, which was just forked into its sandbox."""
         self._show()
-        self._owner = getpid()
+        self._owner, self._outside = getpid(), False
         for collector in type(self._coverage._collector)._collectors:
             collector.pid = self._owner  # a test may start a Coverage of its own, which pauses this one and no stranger's
         self._disk._pid = -1  # whoever comes to write it is a fork, even if pids repeat in a namespace
@@ -201,10 +203,26 @@ def send(config: pytest.Config, inside: Inside) -> None:
         recorder.send(inside)
 
 
-def sheltered(config: pytest.Config) -> contextlib.AbstractContextManager[None]:
-    """Around each fork into a sandbox."""
-    recorder = config.stash.get(RECORDER, None)
-    return contextlib.nullcontext() if recorder is None else recorder.sheltered()
+@contextlib.contextmanager
+def sheltered(config: pytest.Config) -> Iterator[None]:
+    """Around each fork into a sandbox whose process does not come back from it."""
+    shelter(config)
+    try:
+        yield
+    finally:
+        leave_shelter(config)
+
+
+def shelter(config: pytest.Config) -> None:
+    """Before each fork into a sandbox; in the new process it stays so until `begin`."""
+    if (recorder := config.stash.get(RECORDER, None)) is not None:
+        recorder.shelter()
+
+
+def leave_shelter(config: pytest.Config) -> None:
+    """After a fork, in the process that it was forked from."""
+    if (recorder := config.stash.get(RECORDER, None)) is not None:
+        recorder.leave_shelter()
 
 
 def name_phase(config: pytest.Config, item: pytest.Item, when: str) -> None:
