@@ -65,7 +65,7 @@ SUITES = {
         Suite("cachetools", ("{source}",)),
         Suite("click", ("{source}", "--group", "{source}/pyproject.toml:tests")),
         # Gateways of wider fixtures are threads, of `_thread`, beside processes.
-        Suite("execnet", ("{source}", "gevent")),
+        Suite("execnet", ("{source}",)),
         Suite("jinja2", ("{source}", "trio")),
         Suite("pluggy", ("{source}", "--group", "{source}/pyproject.toml:testing"), ("testing",)),
         # Editable, as its own `make test` has it: the tests find the extension beside its sources.
