@@ -113,7 +113,8 @@ def _run(inside: Inside, body: Body) -> NoReturn:
         end: int | Next = Next(inside, body)
         while isinstance(end, Next):
             inside = end.inside
-            end = _enter(end)
+            _enter(inside)
+            end = end.body(inside)
         code = end
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 1
@@ -127,8 +128,8 @@ def _run(inside: Inside, body: Body) -> NoReturn:
         _exit(code)
 
 
-def _enter(entered: Next) -> int | Next:
-    inside, order = entered.inside, entered.inside.order
+def _enter(inside: Inside) -> None:
+    order = inside.order
     if inside.outermost:
         inside.channel.send({"op": "joined"})
     if order.count_pids and order.spec.limits.pids is not None:
@@ -137,7 +138,6 @@ def _enter(entered: Next) -> int | Next:
         process.set_limits([(resource.RLIMIT_NPROC, order.spec.limits.pids + (not inside.outermost))])
     if order.scope:
         inside.channel.send({"op": "here"})
-    return entered.body(inside)
 
 
 def _limits(order: Order) -> list[tuple[int, int]]:
