@@ -42,9 +42,11 @@ def compiler(libc: str) -> list[str]:
 
 
 def build(target: Path = NATIVE) -> list[Path]:
-    """Compile everything into `target`; the files."""
+    """Compile everything into `target`; the files. Each is whole at any time: two may build in one checkout."""
     for name, source, options, libc in PARTS:
-        subprocess.run([*compiler(libc), *COMMON, *options, "-o", str(target / name), str(NATIVE / source)], check=True)
+        made = target / f"{name}.{os.getpid()}"
+        subprocess.run([*compiler(libc), *COMMON, *options, "-o", str(made), str(NATIVE / source)], check=True)
+        made.replace(target / name)
     return [target / name for name, *_ in PARTS]
 
 
