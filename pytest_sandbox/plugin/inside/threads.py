@@ -30,6 +30,7 @@ class Threads:
         until = monotonic() + _PATIENCE
         while count() <= self._count and _tasks() > self._tasks and monotonic() < until:
             sleep(0.001)
+        self._tasks = max(self._tasks, _tasks())  # who has been waited for is not waited for again
         return count() > self._count
 
 
