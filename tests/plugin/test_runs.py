@@ -230,6 +230,7 @@ def test_durations(pytester: pytest.Pytester, compare: Compare) -> None:
         run.result.stdout.fnmatch_lines_random(["3.00s setup *::test_1", "2.00s teardown *::test_2", "1.00s call *::test_1"])
 
 
+@pytest.mark.skipif(not hasattr(pytest, "Subtests"), reason="subtests came with pytest 9")
 def test_durations_of_who_is_killed(pytester: pytest.Pytester, compare: Compare) -> None:
     """Are of the phase that it was killed in: what came before is counted once, also that of others in its sandbox."""
     pytester.makepyfile(
