@@ -110,7 +110,6 @@ class Telling:
         self.showing = Showing(session, self.reruns, is_early=is_early)
         self._shares_network = False
         self._kept = Kept()
-        self._begun = False
         self._phase_began: float | None = None
         self._done = False
         self.barks = watchdog.Barks(session.config)
@@ -210,7 +209,7 @@ class Telling:
         match said:
             case Start(item, shares_network, captured):
                 self._expect(item)
-                self._begun, self._shares_network, self._phase_began = True, shares_network, monotonic()
+                self._phase_began, self._shares_network = monotonic(), shares_network
                 self._kept.begin(running, captured)
                 self._line.news()
             case Finish(item):
@@ -237,7 +236,7 @@ class Telling:
             self.reports.pop()
         self._kept.take(running, frame, report, len(self.reports))
         self.reports.append(report)
-        if not is_of_subtest(report):
+        if self._phase_began is not None and not is_of_subtest(report):
             self._phase_began = monotonic()
         running.failed = running.failed or report.failed
 
@@ -303,7 +302,7 @@ class Telling:
         self._finished.append(Finished(self.item, self.position, self.reports, warnings))
         self.reports, self.warnings, self._kept = [], [], Kept()
         self.position += 1
-        self._begun, self.reruns.is_set_up, self._phase_began = False, False, None
+        self._phase_began, self.reruns.is_set_up = None, False
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The sandbox is gone: whatever was not reported is reported now, with the ending."""
@@ -378,7 +377,7 @@ class Telling:
 
     def announce(self) -> None:
         """Fire logstart for the item that runs now, if it has begun; once."""
-        if self._begun:
+        if self._phase_began is not None:
             self.log_start(self.position)
 
     def log_start(self, position: int = 0) -> None:
