@@ -1,4 +1,4 @@
-"""What happens while sandboxes run: each event of each is heard, and each is brought to its end. Imports `accounts`, `clock`.
+"""What happens while sandboxes run: each event of each is heard, and each is brought to its end. Imports `entering`, `accounts`.
 
 Outermost:  hello (init's pid) -> cgroup -> ready (layer) -> go -> frames of main ... -> exit -> pid 1 dead -> Outcome
 Below:      ready (init's pid, layer, namespaces) -> the main process around it forks -> joined (pid) -> cgroup -> go ...
@@ -7,24 +7,19 @@ Below:      ready (init's pid, layer, namespaces) -> the main process around it 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import selectors
 import warnings
 from collections.abc import Sequence
 
 from pytest_sandbox._linux.clock import monotonic
-from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
-from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.interrupts import deferred
-from pytest_sandbox.sandbox import clock, ends, pid1, upper
+from pytest_sandbox.sandbox import clock, entering, pid1
 from pytest_sandbox.sandbox.accounts import bill, note_failure, outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.home import Home, Refuses
 from pytest_sandbox.sandbox.layout import Layout, room_in_common, scratch_of
-from pytest_sandbox.sandbox.main import GO, JOINED
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.scratch import remove_or_warn
 from pytest_sandbox.sandbox.verdict import SEEN
@@ -142,13 +137,9 @@ class Loop:
         kind = packet[:1]
         if kind == b"h":
             self._meet(running, pid)
-            self._admit(running, pid)
+            entering.admit(running, pid)
         elif kind == b"r":
-            if running.pidfd is None:
-                self._meet(running, pid)
-            if running.parent is not None:
-                _answered(running.parent, running)
-            self._ready(running, descriptors)
+            self._ready(running, pid, descriptors)
         elif kind == b"f":
             failed, problem = pid1.failure(packet, running.recipe)
             victim = running.below.clones.get(failed) if failed is not None else running
@@ -166,110 +157,26 @@ class Loop:
                 running.ends()
 
     def _meet(self, running: Running, pid: int) -> None:
-        """Know init from now on."""
-        running.pid = pid
-        try:
-            running.pidfd = os.pidfd_open(pid)
-            if ends.is_hung_up(running.control):  # whose else pidfd this may be
-                os.close(running.pidfd)
-                running.pidfd = None
-                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-        except OSError as error:  # it has ended, or there is no descriptor left for it
-            running.problem = running.problem or SetupError("pidfd_open", str(pid), error.errno or 0)
-            running.hang_up()
-            return
-        self._selector.register(running.pidfd, selectors.EVENT_READ, (self._finish, running))
-        if running.abandoned:  # killed before it could be
-            running.kill(None)
+        entering.meet(running, pid)
+        if running.pidfd is not None:
+            self._selector.register(running.pidfd, selectors.EVENT_READ, (self._finish, running))
 
-    def _admit(self, running: Running, pid: int) -> None:
-        """Put the outermost init into its cgroups; it will fork main."""
+    def _ready(self, running: Running, pid: int, descriptors: list[int]) -> None:
         if running.pidfd is None:
-            return
+            self._meet(running, pid)
+        if running.parent is not None:
+            _answered(running.parent, running)
         try:
-            running.cgroup.admit(pid)
-        except SetupError as error:
-            running.fail(error)
-            return
-        with contextlib.suppress(OSError):  # it has died, which its pidfd will tell
-            running.control.say(b"g")
-
-    def _ready(self, running: Running, descriptors: list[int]) -> None:
-        """Its root is made. Let it be entered by a fork of the main process around it; the outermost has forked its own."""
-        expected = running.recipe.descriptors if running.recipe else 1 + running.order.scope + bool(self._layout.common)
-        if running.pidfd is None or len(descriptors) != expected:
-            running.problem = running.problem or SetupError("receive descriptors", "of a sandbox that is ready", errno.EMFILE)
-            for fd in descriptors:
-                os.close(fd)
-            running.kill(None)
-            return
-        running.layer, *others = descriptors
-        running.own_inodes = upper.used_inodes(running.layer)
-        if running.abandoned:  # nobody shall enter what is about to die
-            for fd in others:
-                os.close(fd)
-            return
-        if running.order.scope:
-            running.below.netlink = Socket(fileno=others.pop(0))
-        if running.parent is None and self._layout.common:
-            running.common = others.pop(0)
-        pending, running.pending = running.pending, None
-        if pending is None or running.parent is None:
-            process.spare_init(running.pid or 0)  # and so all that it clones
-            self._enter(running)
-            return
-        frame = running.order.to_frame() | pending.extra | {"asks": running.cgroup.has_no_tasks}
-        frame |= {"namespaces": len(others), "tasks": len(pending.tasks)}
-        running.parent.below.ordered.add(running.name)
-        running.being_forked = True
-        running.parent.send(frame, (*pending.descriptors.all(), *others, *pending.tasks))
-        pending.close()
-        for fd in others:
-            os.close(fd)
-
-    def _enter(self, running: Running) -> None:
-        """Main is there, and waits for its "go"."""
-        running.entered = True
-        running.fork_is_over()
-        if not running.held and not running.abandoned:
-            self._go(running)
-
-    def release(self, running: Running) -> None:
-        """Let a sandbox that was held run; its clock starts now."""
-        running.held, held = False, running.held
-        if held and running.entered and not (running.abandoned or running.ended):
-            self._go(running)
-
-    def _go(self, running: Running) -> None:
-        clock.start(running)
-        try:
-            running.outbox.open(GO)
+            entering.ready(running, descriptors, has_common=bool(self._layout.common))
         except WireError as error:
             self._lies(running, error)
 
-    def _join(self, running: Running) -> bool:
-        """Main is in its namespaces, and says so. Whether it will say so again, when it has been put into its cgroups.
-
-        Raises WireError where it says something else.
-        """
-        pid = running.joiner()
-        if pid is None:
-            return False
+    def release(self, running: Running) -> None:
+        """Let a sandbox that was held run; its clock starts now."""
         try:
-            if running.cgroup.has_no_tasks and not running.attached:
-                running.take(JOINED)
-                running.cgroup.attach_to_v2(pid)
-                running.attached = True
-                running.fork_is_over()
-                with contextlib.suppress(OSError):  # it has died, which will be told
-                    running.wire.say(GO)
-                return True
-            running.cgroup.verify(pid)
-        except SetupError as error:
-            running.fail_unforked(error)
-            return False
-        self._enter(running)
-        return False
+            entering.release(running)
+        except WireError as error:
+            self._lies(running, error)
 
     def _hear_all(self, running: Running) -> None:
         """Take in what it has said by now, before it is killed for a limit."""
@@ -280,7 +187,7 @@ class Loop:
         if running.main is None:
             running.main = running.joiner()
         try:
-            if not running.entered and running.parent is not None and self._join(running):
+            if not running.entered and running.parent is not None and entering.join(running):
                 return
             running.outbox.flush()
             for frame in running.frames(to_the_end=to_the_end):
