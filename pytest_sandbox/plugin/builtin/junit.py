@@ -14,7 +14,8 @@ import pytest
 from _pytest.junitxml import LogXML, _NodeReporter, xml_key
 
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.plugin.builtin.reports import identity, xml_text
+from pytest_sandbox.plugin.builtin.fields import xml_text
+from pytest_sandbox.plugin.builtin.reports import identity
 
 #: How many of the run's properties the controller knows already.
 _KNOWN: pytest.StashKey[int] = pytest.StashKey()

@@ -1,4 +1,4 @@
-"""Reports, warnings and properties as frames, and back. Imports pytest and `values`.
+"""Reports and their properties as frames, and back. Imports pytest, `values` and `fields`.
 
 Reports travel by pytest's own serializable hooks. What comes back was made by a sandbox: it is checked, and what JSON cannot
 tell apart (tuples) or pytest's form leaves out is put right again.
@@ -6,36 +6,21 @@ tell apart (tuples) or pytest's form leaves out is put right again.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import json
-import linecache
 import sys
-import sysconfig
-import warnings
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from _pytest._code.code import TerminalRepr
 from _pytest._io import TerminalWriter
-from _pytest.junitxml import bin_xml_escape
 
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.model.units import LARGEST
+from pytest_sandbox.plugin.builtin.fields import duration, whole_number, xml_text
+from pytest_sandbox.plugin.builtin.sections import PHASES
 from pytest_sandbox.sandbox import values
 
 _OUTCOMES = ("passed", "failed", "skipped", "rerun", "retried")  # the last are pytest-rerunfailures' and pytest-retry'
-_PHASES = ("setup", "call", "teardown")
-
-
-def is_of_subtest(report: pytest.TestReport) -> bool:
-    """Whether it is a subtest's, which says "call" too: of pytest's own, or of pytest-subtests."""
-    return getattr(report, "context", None) is not None
-
-
-#: What pytest captures, in its order.
-_CAPTURED = ("stdout", "stderr", "log")
 #: What every report has: pytest's hooks bring it over in a form of their own.
 _OF_PYTEST = frozenset(
     {
@@ -43,8 +28,12 @@ _OF_PYTEST = frozenset(
         "stop", "id", "context", "$report_type", "_report_type", "_subtest.context",
     }
 )  # fmt: skip
-_Name = TypeVar("_Name")
 _PLAIN = (str, int, float, bool, type(None))
+
+
+def is_of_subtest(report: pytest.TestReport) -> bool:
+    """Whether it is a subtest's, which says "call" too: of pytest's own, or of pytest-subtests."""
+    return getattr(report, "context", None) is not None
 
 
 class _Text(TerminalRepr):
@@ -139,7 +128,7 @@ def from_frame(config: pytest.Config, frame: dict[str, Any], item: pytest.Item) 
         report = _from_frame(config, frame)
     except Exception as error:  # pytest's own classes raise what they like on nonsense
         raise WireError(f"a frame is no report: {error!r}") from error
-    if not _names(report.nodeid, nodeid) or report.outcome not in _OUTCOMES or report.when not in _PHASES:
+    if not _names(report.nodeid, nodeid) or report.outcome not in _OUTCOMES or report.when not in PHASES:
         raise WireError(f"a report of {report.nodeid!r} ({report.when}, {report.outcome}) came from the sandbox of {nodeid!r}")
     _share(report, item)
     count = whole_number(frame, "subtests")
@@ -167,30 +156,6 @@ def _names(given: object, nodeid: str) -> bool:
         return False
     added = given[len(nodeid) :]
     return not added or (added[0] in "@ " and added.isprintable())
-
-
-def whole_number(frame: dict[str, Any], name: str) -> int:
-    """A field that is a number, or missing: 0. Raises WireError for what is neither."""
-    value = frame.get(name) or 0
-    if not isinstance(value, int):
-        raise WireError(f"{name} of a frame is {type(value).__name__}")
-    return value
-
-
-def seconds(frame: dict[str, Any], name: str, least: float = 0.0) -> float:
-    """A field that is a duration of at least so much, or missing: 0. Raises WireError for what is neither."""
-    value = frame.get(name) or 0.0
-    try:
-        if isinstance(value, (int, float)) and least <= value <= LARGEST:
-            return float(value)
-    except OverflowError:
-        pass
-    raise WireError(f"{name} of a frame is no duration")
-
-
-def duration(frame: dict[str, Any]) -> float:
-    """How long something took by a clock that a test may have set back (freezegun), as plain pytest has it. Raises WireError."""
-    return seconds(frame, "duration", least=-LARGEST)
 
 
 def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestReport:
@@ -240,166 +205,3 @@ def _check(report: pytest.TestReport) -> None:
         raise TypeError("its subtest has no name")
     hash(_id(report))
     str(report.longrepr)  # here it may raise
-
-
-def warning_to_frame(message: warnings.WarningMessage, when: str, nodeid: str, location: object) -> dict[str, Any]:
-    """A warning as a frame; its class only by name."""
-    category = message.category
-    return {
-        "op": "warning",
-        "text": str(message.message),
-        "category": [category.__module__, category.__qualname__],
-        "filename": message.filename,
-        "lineno": message.lineno,
-        # Read here: the controller opens no file that a sandbox names. That may be a FIFO, or the terminal.
-        "line": linecache.getline(message.filename, message.lineno) if message.line is None else message.line,
-        "source": message.source is not None,
-        "when": when,
-        "nodeid": nodeid,
-        "location": location,
-    }
-
-
-def warning_from_frame(config: pytest.Config, frame: dict[str, Any], nodeid: str) -> dict[str, Any]:
-    """What `pytest_warning_recorded` is to be called with, as if the warning had been caught here. Raises WireError."""
-    try:
-        category = _category(*map(str, frame["category"]))
-        text, filename, lineno = writable_text(frame["text"]), writable_text(frame["filename"]), _line(frame["lineno"])
-        if hasattr(config, "workerinput") and not _is_everywhere(category):
-            text, category = f"{category.__name__}: {text}", _known(category)
-        message = warnings.WarningMessage(_message(category, text), category, filename, lineno)
-        message.line = writable_text(frame.get("line") or "")
-        message.source = object() if frame.get("source") else None  # pytest then says how to find where it was made
-        location = _location(frame.get("location"))
-    except Exception as error:  # a module that is named may raise what it likes when it is looked into
-        raise WireError(f"a frame is no warning: {error!r}") from error
-    return {"warning_message": message, "nodeid": nodeid, "when": "runtest", "location": location}
-
-
-def writable_text(value: object) -> str:
-    """Text that can be written to a file, and sent by pytest-xdist: no half of a surrogate pair."""
-    return str(value).encode("utf-8", "backslashreplace").decode()
-
-
-def xml_text(value: object) -> str:
-    """Text that can be written to an XML file, as pytest does it."""
-    return str(bin_xml_escape(writable_text(value)))
-
-
-def _line(value: object) -> int:
-    number = int(str(value))
-    if not 0 <= number < 1 << 31:
-        raise ValueError(f"{number} is no line")
-    return number
-
-
-def _location(value: object) -> tuple[str, int, str] | None:
-    if not isinstance(value, list):
-        return None
-    path, line, function = value
-    return writable_text(path), _line(line), writable_text(function)
-
-
-def _is_everywhere(category: type[Warning]) -> bool:
-    """Whether pytest-xdist's controller has a warning's class too: of its module it imports what a worker names."""
-    top = category.__module__.partition(".")[0]
-    if top in sys.stdlib_module_names or top in ("_pytest", "pytest"):
-        return True
-    path = getattr(sys.modules.get(category.__module__), "__file__", None) or ""
-    found = getattr(sys.modules.get(category.__module__), category.__qualname__, None)
-    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    return found is category and any(path.startswith(f"{directory}/") for directory in installed)
-
-
-def _known(category: type[Warning]) -> type[Warning]:
-    return next(base for base in category.__mro__ if base.__module__ == "builtins")  # Warning, in the end
-
-
-def sendable(value: object) -> Any:  # noqa: ANN401  # plain data, as deep as it is
-    """What pytest-xdist can send of it: of a report that was made by a sandbox nothing shall take a worker down."""
-    if isinstance(value, dict):
-        return {sendable(key): sendable(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        parts = [sendable(one) for one in value]
-        return tuple(parts) if isinstance(value, tuple) else parts
-    if isinstance(value, int) and not -(1 << 31) <= value < 1 << 63:  # execnet packs any negative one into four bytes
-        return writable_text(value)
-    return value if isinstance(value, (bool, int, float, bytes, type(None))) else writable_text(value)
-
-
-def _category(module: str, name: str) -> type[Warning]:
-    """The class of that name where it is loaded here, or one that only has its name: a sandbox makes nothing be imported."""
-    found: Any = builtins if module == "builtins" else sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, "__dict__", {}).get(part)  # no __getattr__ of a lazy module
-    if isinstance(found, type) and issubclass(found, Warning):
-        return found
-    return type(name.rpartition(".")[2], (Warning,), {"__module__": module})
-
-
-def _message(category: type[Warning], text: str) -> Warning:
-    """An instance without running foreign code: only Python's and pytest's own classes are called."""
-    if category.__module__ == "builtins" or category.__module__.partition(".")[0] in ("pytest", "_pytest"):
-        try:
-            return category(text)
-        except TypeError:
-            pass
-    return Warning(text)
-
-
-def captured_for(item: pytest.Item) -> int:
-    """How many bytes of output stand in the sections of an item, which is to run: what scopes wrote when they set up for it."""
-    return sum(size_of(content) for _, key, content in item._report_sections if key in ("stdout", "stderr"))
-
-
-def size_of(text: str) -> int:
-    """Of the bytes that it was read from, of which one that is no text became a replacement character, of three; at most."""
-    return len(text.encode("utf-8", "surrogatepass")) - 2 * text.count("\ufffd")
-
-
-def joined(first: list[tuple[str, str]], second: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Sections of two processes that tear down after one test: captured output of one name becomes one, copies fall away."""
-    found = list(first)
-    names = [name for name, _ in first]
-    for name, content in second:
-        if name.startswith("Captured ") and name in names:
-            index = names.index(name)
-            found[index] = (name, _after(found[index][1], name, content))
-        elif (name, content) not in first:
-            found.append((name, content))
-    return in_order(found)
-
-
-def in_order(sections: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Captured output of one phase in pytest's order, whichever process it came from; all else stays in its place."""
-    content = dict(sections)
-    if len(content) != len(sections):
-        return sections
-    names = list(content)
-    for phase in _PHASES:
-        _put_in_order(names, [f"Captured {key} {phase}" for key in _CAPTURED])
-    return [(name, content[name]) for name in names]
-
-
-def _put_in_order(names: list[_Name], order: Sequence[_Name]) -> None:
-    """Have those of `order` that are among the names, each once, follow each other as they do there, in the places they have."""
-    there = [name for name in order if name in names]
-    places = [place for place, name in enumerate(names) if name in there]
-    for place, name in zip(places, there, strict=True):
-        names[place] = name
-
-
-def _after(before: str, name: str, content: str) -> str:
-    # The log's section comes without the end of its last line.
-    return before + ("\n" if before and "log" in name.split() else "") + content
-
-
-def merge_sections(item: pytest.Item) -> None:
-    """Make one section of what several processes captured in the same phase of one test, in the order of one process."""
-    merged: dict[tuple[str, str], str] = {}
-    for when, key, content in item._report_sections:
-        merged[when, key] = _after(merged.get((when, key), ""), key, content)
-    names = list(merged)
-    for phase in dict.fromkeys(when for when, _ in names):
-        _put_in_order(names, [(phase, key) for key in _CAPTURED])
-    item._report_sections[:] = [(when, key, merged[when, key]) for when, key in names]

@@ -21,7 +21,7 @@ import pytest
 
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.plugin.builtin import junit
-from pytest_sandbox.plugin.builtin.reports import sendable
+from pytest_sandbox.plugin.builtin.fields import sendable
 from pytest_sandbox.plugin.builtin.settling import SEVERAL
 from pytest_sandbox.plugin.controller.run import HANDED_OUT, Controller, known, standing_in
 from pytest_sandbox.plugin.controller.walk import Walk

@@ -13,7 +13,8 @@ import pytest
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.units import format_size
-from pytest_sandbox.plugin.builtin.reports import is_of_subtest, size_of
+from pytest_sandbox.plugin.builtin.reports import is_of_subtest
+from pytest_sandbox.plugin.builtin.sections import size_of
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.wire import Frame
 

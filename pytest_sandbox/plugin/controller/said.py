@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.plugin.builtin import interruption
+from pytest_sandbox.plugin.builtin.fields import duration, seconds, whole_number
 from pytest_sandbox.plugin.builtin.interruption import Interruption
-from pytest_sandbox.plugin.builtin.reports import duration, seconds, whole_number
 from pytest_sandbox.sandbox.wire import Frame
 
 Pairs = list[tuple[int, int]]

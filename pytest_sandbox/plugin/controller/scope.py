@@ -15,7 +15,8 @@ from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption
 from pytest_sandbox.plugin.builtin.junit import Noted
-from pytest_sandbox.plugin.builtin.reports import from_frame, warning_from_frame
+from pytest_sandbox.plugin.builtin.recorded import warning_from_frame
+from pytest_sandbox.plugin.builtin.reports import from_frame
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show, show_bytes
 from pytest_sandbox.plugin.builtin.tmp import keep_tmp_path

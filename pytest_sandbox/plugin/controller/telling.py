@@ -17,7 +17,8 @@ from pytest_sandbox.model.spec import Keep
 from pytest_sandbox.plugin.builtin import interruption, watchdog
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption, Stop
-from pytest_sandbox.plugin.builtin.reports import from_frame, is_of_subtest, warning_from_frame
+from pytest_sandbox.plugin.builtin.recorded import warning_from_frame
+from pytest_sandbox.plugin.builtin.reports import from_frame, is_of_subtest
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show_bytes
 from pytest_sandbox.plugin.builtin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import pytest
 from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin.builtin import junit, logs, reports
+from pytest_sandbox.plugin.builtin import junit, logs, recorded, reports, sections
 from pytest_sandbox.plugin.builtin.settling import INSIDE
 from pytest_sandbox.plugin.inside import hints
 from pytest_sandbox.plugin.inside.threads import Threads
@@ -100,7 +100,7 @@ class Reporter:
         """Say what an OSError was about, and join what scopes captured for this item with what it captures itself."""
         if getpid() != self.owner:
             _end_fork(call)
-        reports.merge_sections(item)
+        sections.merge_sections(item)
         number, full = tell_errno(self._channel, None if call.excinfo is None else call.excinfo.value)
         report = yield
         if report.failed:
@@ -128,7 +128,7 @@ class Reporter:
     ) -> None:
         """Forward the warning."""
         if when == "runtest" and self.listens:
-            self._channel.send(reports.warning_to_frame(warning_message, when, nodeid, location))
+            self._channel.send(recorded.warning_to_frame(warning_message, when, nodeid, location))
 
     def pytest_enter_pdb(self) -> None:
         """Nobody's time runs out in a debugger."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 
 from pytest_sandbox.plugin.builtin import interruption, ledger
-from pytest_sandbox.plugin.builtin.reports import captured_for
+from pytest_sandbox.plugin.builtin.sections import captured_for
 from pytest_sandbox.plugin.inside import early
 from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others import reruns

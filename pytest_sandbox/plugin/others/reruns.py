@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pytest_sandbox.model.errors import SandboxError, WireError
-from pytest_sandbox.plugin.builtin.reports import whole_number
+from pytest_sandbox.plugin.builtin.fields import whole_number
 from pytest_sandbox.plugin.builtin.settling import INSIDE
 from pytest_sandbox.plugin.others import loaded
 from pytest_sandbox.sandbox.running import Running

@@ -13,7 +13,7 @@ import pytest
 from pytest_sandbox.model.outcome import Ending, Made, Outcome, Usage
 from pytest_sandbox.model.units import format_seconds, format_size
 from pytest_sandbox.plugin.builtin import stacks
-from pytest_sandbox.plugin.builtin.reports import joined
+from pytest_sandbox.plugin.builtin.sections import joined
 from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.planning.options import BY_NAME
 from pytest_sandbox.plugin.reporting.header import shown_limit

@@ -9,7 +9,8 @@ import pytest
 from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.outcome import Outcome
-from pytest_sandbox.plugin.builtin.reports import is_of_subtest, joined
+from pytest_sandbox.plugin.builtin.reports import is_of_subtest
+from pytest_sandbox.plugin.builtin.sections import joined
 from pytest_sandbox.plugin.reporting.report import add_section, fail, make_failure, make_report
 
 if TYPE_CHECKING:

@@ -8,20 +8,16 @@ The values cannot travel. So a sandbox asks the objects itself, and sends what t
 by their number, code. The controller puts objects in the place of those that give the same answer; `inline_merge` makes one
 of the answers of several tests. What a test that was killed would have used is unknown: nothing is trimmed then.
 
-A change is made only to the arguments of a call, of this test's own file or of a name that comes from inline_snapshot, in the
-project; and new code is an expression. An external file is written only where its storage puts it, an `external_file()` only
-below the directory of the test's file, with a suffix that inline-snapshot knows.
+What a change may be: `inline_checks`.
 """
 
 from __future__ import annotations
 
 import ast
 import base64
-import binascii
 import hashlib
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,30 +26,12 @@ from typing import Any
 
 import pytest
 
-from pytest_sandbox.model.errors import WireError
-
 from .base import Fields, field, printable, probe, refuse, rows
+from .inline_checks import CHANGES, KINDS, Checks, NotMadeError, content_of
 from .inline_merge import Change, merge
 
 _NAME = "inline-snapshot"
 _SWITCH = "inline_snapshot"
-_KINDS = ("SnapshotReference", "SnapshotArgReference", "External", "ExternalFile")
-_FLAGS = ("create", "fix", "trim", "update")
-#: The kinds of changes, and what is sent of each beside its kind and flag.
-_CHANGES = {
-    "Replace": {"node", "new_code"},
-    "CallArg": {"node", "arg_pos", "arg_name", "new_code"},
-    "Delete": {"node"},
-    "ListInsert": {"node", "position", "new_code"},
-    "DictInsert": {"node", "position", "new_code"},
-    "RequiredImport": {"module", "name"},
-    "CategoryChange": set(),
-    "ExternalChange": {"content", "format", "old", "new"},
-}
-_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-_QUALNAME = re.compile(r"[\w<>]+(\.[\w<>]+)*")
-_SUFFIX = re.compile(r"(\.\w+)+")
-_STEMS = {"uuid": re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "hash": re.compile(r"[0-9a-f]+\*?")}
 _PROBLEMS = 1000
 
 
@@ -79,7 +57,7 @@ def find(config: pytest.Config, _items: Sequence[pytest.Item]) -> InlineSnapshot
         _SWITCH,
         (plugin, "plugin", ("test_failed", "trim_explicitly_requested")),
         (lib.globals, "package", ("state",)),
-        (lib.change, "package", tuple(_CHANGES)),
+        (lib.change, "package", tuple(CHANGES)),
         (lib.location, "package", ("ExternalLocation", "FileLocation")),
         (lib.external, "package", ("External",)),
         (lib.types, "package", ("SnapshotRefBase",)),
@@ -98,12 +76,11 @@ class InlineSnapshots:
     name = _NAME
 
     def __init__(self, config: pytest.Config, plugin: Any, lib: Any) -> None:  # noqa: ANN401  # foreign
-        self._root = os.path.realpath(config.rootpath)
         self._plugin, self._lib = plugin, lib
         self._described: dict[int, tuple[object, Fields]] = {}
         self._sent: set[str] = set()
         self._numbers: dict[int, dict[int, int]] = {}
-        self._sources: dict[str, _Source] = {}
+        self._checks = Checks(os.path.realpath(config.rootpath), lib)
         self._told: dict[tuple[Any, ...], tuple[Fields, list[list[Change]]]] = {}
 
     @property
@@ -133,7 +110,7 @@ class InlineSnapshots:
         kind = type(snapshot).__name__
         value = getattr(snapshot, "_value", None)
         operation = type(value).__name__
-        if kind not in _KINDS or operation == "UndecidedValue":
+        if kind not in KINDS or operation == "UndecidedValue":
             return None
         token = getattr(value, "_new_value", None)
         known = self._described.get(id(snapshot))
@@ -168,21 +145,21 @@ class InlineSnapshots:
     def _change(self, change: Any) -> Change:  # noqa: ANN401  # a ChangeBase
         kind = type(change).__name__
         found: Change = {"kind": kind, "flag": change.flag}
-        if kind not in _CHANGES:
+        if kind not in CHANGES:
             raise TypeError(f"{kind} is not known")
-        if "node" in _CHANGES[kind]:
+        if "node" in CHANGES[kind]:
             found["node"] = None if change.node is None else self._number(change.file._source, change.node)
         if kind == "ExternalChange":
             found["content"] = base64.b64encode(Path(change.new_file).read_bytes()).decode()
             found["format"] = change.format.suffix
             return found | {"old": _location(change.old_location), "new": _location(change.new_location)}
-        return found | {name: getattr(change, name) for name in _CHANGES[kind] - {"node"}}
+        return found | {name: getattr(change, name) for name in CHANGES[kind] - {"node"}}
 
     # -- in the controller --------------------------------------------------------------------------------------------
 
     def read(self, item: pytest.Item, fields: Fields) -> Callable[[], None]:
         """See `base.Carrier`."""
-        uses = [(use, self._check(item, use)) for use in rows(fields, "uses")]
+        uses = [(use, self._checks.check(item, use)) for use in rows(fields, "uses")]
         problems = [_lines(text) for text in field(fields, "problems", list)[:_PROBLEMS] if isinstance(text, str)]
 
         def remember() -> None:
@@ -199,141 +176,6 @@ class InlineSnapshots:
         # Where the call was not found in the source, lines tell places apart.
         key = (use["kind"], use["file"], use["node"], use["line"] if use["node"] is None else None)
         self._told.setdefault(key, (use, []))[1].append(use["changes"])
-
-    def _check(self, item: pytest.Item, use: Fields) -> str | None:
-        """Raise WireError for what no sandbox of ours says. Returns why a change that makes sense is not made, None if it is.
-
-        "" for what asks for no change, and stands in no source of this project.
-        """
-        kind, path, line = field(use, "kind", str), field(use, "file", str), field(use, "line", int)
-        node, digest = field(use, "node", int, type(None)), field(use, "source", str)
-        field(use, "operation", str)
-        changes = rows(use, "changes")
-        if kind not in _KINDS:
-            raise WireError(f"{printable(kind)} is no kind of snapshot")
-        for change in changes:
-            known = _CHANGES.get(field(change, "kind", str))
-            if known is None or change.keys() != {"kind", "flag"} | known or field(change, "flag", str) not in _FLAGS:
-                raise WireError("a change is none")
-        try:
-            if kind == "ExternalFile":
-                use["top"] = str(Path(item.path).parent)
-                self._check_file(use, path, changes)
-            else:
-                source = self._source(item, path)
-                if node is not None or any(change.get("kind") != "CategoryChange" for change in changes):
-                    self._check_call(item, use, source, digest)
-        except _NotMadeError as error:
-            if not changes:
-                return ""
-            return f"{printable(path)}:{line}: --sandbox: {error}. Fix: @pytest.mark.sandbox(enabled=False), or --no-sandbox"
-        except (SyntaxError, ValueError, RecursionError, MemoryError, binascii.Error) as error:
-            raise WireError(f"a change of an inline snapshot is none: {error!r}") from error
-        return None
-
-    def _source(self, item: pytest.Item, path: str) -> _Source:
-        """The source of a path. _NotMadeError for what is none of the project's."""
-        if path not in self._sources:
-            real = os.path.realpath(path)
-            parts = os.path.relpath(real, self._root).split(os.sep)
-            foreign = any(part.startswith(".") or part == "site-packages" for part in parts) and path != str(item.path)
-            if foreign or not path.endswith(".py") or not os.path.isfile(real):
-                raise _NotMadeError("it is no source of this project")
-            self._sources[path] = _Source(self._lib.executing.Source.for_filename(path), real)
-        return self._sources[path]
-
-    def _check_call(self, item: pytest.Item, use: Fields, source: _Source, digest: str) -> None:
-        if source.digest != digest:
-            raise _NotMadeError("the test has seen another source than there is")
-        if None in (use["node"], *(change.get("node", 0) for change in use["changes"])):
-            raise _NotMadeError("its place in the source is not known")
-        kind, changes, call = use["kind"], use["changes"], source.node(use["node"])
-        if not isinstance(call, ast.Call):
-            raise WireError("a snapshot is no call")
-        if changes and source.path != str(item.path) and (kind == "SnapshotArgReference" or not source.is_ours(call)):
-            raise _NotMadeError("it stands in another file than the test, and is no call of a name imported from inline_snapshot")
-        for change in changes:
-            self._check_change(source, use["node"], change)
-
-    def _check_change(self, source: _Source, call: int | None, change: Change) -> None:
-        kind = change["kind"]
-        if kind == "CategoryChange":
-            return
-        if kind == "RequiredImport":
-            names = [field(change, "module", str), field(change, "name", str, type(None)) or "x"]
-            if not all(map(_DOTTED.fullmatch, names)):
-                raise WireError("an import is none")
-            return
-        if kind == "ExternalChange":
-            self._check_external(source, change)
-            return
-        if not source.is_within(change["node"], call):
-            raise WireError("a change is not one of the snapshot's call")
-        self._check_code(source, change)
-
-    @staticmethod
-    def _check_code(source: _Source, change: Change) -> None:
-        kind = change["kind"]
-        expected = {"CallArg": (ast.Call,), "ListInsert": (ast.List, ast.Tuple), "DictInsert": (ast.Dict,)}.get(kind, (ast.AST,))
-        if not isinstance(source.node(change["node"]), expected):
-            raise WireError(f"a {kind} is none of such a node")
-        if kind in ("ListInsert", "DictInsert") and field(change, "position", int) < 0:
-            raise WireError("a position is none")
-        if kind == "CallArg":
-            position, name = field(change, "arg_pos", int, type(None)), field(change, "arg_name", str, type(None))
-            if (position is None and name is None) or (position or 0) < 0 or (name is not None and not name.isidentifier()):
-                raise WireError("an argument is none")
-        for code in _codes(change):
-            ast.parse(code.strip(), mode="eval")
-
-    def _check_external(self, source: _Source, change: Change) -> None:
-        _bytes(change)
-        if not isinstance(change.get("old"), dict) or not isinstance(change.get("new"), dict):
-            raise WireError("an external file has no place")
-        new, old = change["new"], change["old"]
-        stem = _STEMS.get(field(new, "storage", str))
-        if stem is None or new["storage"] not in self._state.all_storages or not stem.fullmatch(field(new, "stem", str)):
-            raise WireError("an external file has no name")
-        if not _SUFFIX.fullmatch(field(new, "suffix", str)) or not _QUALNAME.fullmatch(field(new, "qualname", str)):
-            raise WireError("an external file has no name")
-        if new.get("filename") != source.path:
-            raise WireError("an external file is another source's")
-        if old.get("stem") and (
-            old.get("storage") not in self._state.all_storages or not re.fullmatch(r"[\w-]+\*?", old["stem"])
-        ):
-            raise WireError("an external file had no name")
-        if not re.fullmatch(r"(\.\w+)*", field(old, "suffix", str)) or not isinstance(old.get("storage"), str):
-            raise WireError("an external file had no name")
-        self._format(change)
-        self._refuse_links_to(source.path, new)
-
-    def _refuse_links_to(self, path: str, new: Fields) -> None:
-        source = Path(path)
-        if new["storage"] == "uuid":
-            qualname = "__module__" if new["qualname"] == "<module>" else new["qualname"]
-            directory = source.parent / "__inline_snapshot__" / source.stem / qualname
-            _refuse_links(directory / f"{new['stem']}{new['suffix']}", source.parent)
-        else:
-            _refuse_links(Path(self._state.all_storages[new["storage"]].directory, "any"), Path(self._root))
-
-    def _check_file(self, use: Fields, path: str, changes: list[Change]) -> None:
-        top, target = Path(use["top"]), Path(os.path.normpath(path))
-        for change in changes:
-            if change.get("kind") != "ExternalChange":
-                raise WireError("an external file is changed by an external change")
-            _bytes(change)
-            self._format(change)
-            if not target.is_relative_to(top) or target.suffix not in self._state.all_formats:
-                raise _NotMadeError(f"external_file() is written only below {top}, with a suffix of inline-snapshot's")
-            if any(part.startswith(".") for part in target.relative_to(top).parts):
-                raise _NotMadeError("external_file() is not written where a name begins with a dot")
-            _refuse_links(target, top)
-
-    def _format(self, change: Change) -> Any:  # noqa: ANN401  # a Format
-        found = self._state.all_formats.get(field(change, "format", str))
-        if found is None:
-            raise _NotMadeError("the format of its external file is known in the sandbox only")
-        return found
 
     # -- at the end ---------------------------------------------------------------------------------------------------
 
@@ -352,9 +194,9 @@ class InlineSnapshots:
             place = f"{printable(use['file'])}:{use['line']}"
             try:
                 changes, lossy = merge(use["operation"], lists)
-                self._check_again(use, changes)
+                self._checks.check_again(use, changes)
                 stand_in = self._stand_in(use, changes)
-            except _NotMadeError as error:
+            except NotMadeError as error:
                 self._state.all_problems.add(f"{place}: --sandbox: {error}")
                 continue
             except Exception as error:  # noqa: BLE001  # of what was told by tests, whatever else is wrong with it
@@ -365,16 +207,6 @@ class InlineSnapshots:
                 self._state.all_problems.add(
                     f"{place}: tests in different sandboxes ask for different values of this snapshot: that of the first is taken"
                 )
-
-    def _check_again(self, use: Fields, changes: list[Change]) -> None:
-        """Whether every path still leads where it did: where a test may really write, one may have put a link."""
-        if use["kind"] != "ExternalFile" and os.path.realpath(use["file"]) != self._sources[use["file"]].real:
-            raise _NotMadeError("it is another file now")
-        for change in changes:
-            if change["kind"] == "ExternalChange" and use["kind"] == "ExternalFile":
-                _refuse_links(Path(use["file"]), Path(use["top"]))
-            elif change["kind"] == "ExternalChange":
-                self._refuse_links_to(use["file"], change["new"])
 
     def _stand_in(self, use: Fields, changes: list[Change]) -> Any:  # noqa: ANN401  # a SnapshotRefBase
         """What gives the same answer as the snapshot in the sandbox."""
@@ -404,7 +236,7 @@ class InlineSnapshots:
             return cls(flag)
         if kind == "ExternalChange":
             return self._made_external(use, cls, change)
-        source = self._sources[use["file"]]
+        source = self._checks.source_of(use["file"])
         given: Fields = {"flag": flag, "file": self._lib.source.SourceFile(source.source)}
         if "node" in change:
             given["node"] = source.node(change["node"])
@@ -420,62 +252,12 @@ class InlineSnapshots:
         else:
             old, new = (self._made_location(change[name], use["file"]) for name in ("old", "new"))
         content: Path = self._state.new_tmp_path(new.suffix)
-        content.write_bytes(_bytes(change))
-        return cls(change["flag"], content, old, new, self._format(change))
+        content.write_bytes(content_of(change))
+        return cls(change["flag"], content, old, new, self._checks.format_of(change))
 
     def _made_location(self, place: Fields, path: str) -> Any:  # noqa: ANN401  # an ExternalLocation
         location = self._lib.location.ExternalLocation
         return location(place["storage"], place["stem"], place["suffix"], Path(path), place.get("qualname"), None)
-
-
-class _NotMadeError(Exception):
-    """A change that makes sense, but is not made from a sandbox; the text says why."""
-
-
-class _Source:
-    """A source as executing has read it, and its nodes by number."""
-
-    def __init__(self, source: Any, real: str) -> None:  # noqa: ANN401  # an executing.Source
-        if source.tree is None:
-            raise _NotMadeError("it cannot be parsed")
-        self.source = source
-        self.path, self.real = str(source.filename), real
-        self.digest = hashlib.sha256(source.text.encode("utf-8", "surrogatepass")).hexdigest()
-        self._nodes = list(ast.walk(source.tree))
-        self._names = {
-            alias.asname or alias.name
-            for node in self._nodes
-            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "inline_snapshot"
-            for alias in node.names
-        }
-        self._modules = {
-            alias.asname or alias.name
-            for node in self._nodes
-            if isinstance(node, ast.Import)
-            for alias in node.names
-            if alias.name == "inline_snapshot"
-        }
-
-    def node(self, number: object) -> ast.AST:
-        """Raises WireError for a number that no node has."""
-        if not isinstance(number, int) or not 0 <= number < len(self._nodes):
-            raise WireError(f"a source has no node {printable(str(number)[:20])}")
-        return self._nodes[number]
-
-    def is_ours(self, call: ast.Call) -> bool:
-        """Whether what is called is a name from inline_snapshot."""
-        function = call.func
-        if isinstance(function, ast.Name):
-            return function.id in self._names
-        return isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id in self._modules
-
-    def is_within(self, number: object, call: int | None) -> bool:
-        """Whether a node is a call, or in it."""
-        node: Any = self.node(number)
-        top = self.node(call)
-        while node is not None and node is not top:
-            node = getattr(node, "parent", None)  # which executing has set
-        return node is top
 
 
 def _location(location: Any) -> Fields | None:  # noqa: ANN401  # a Location
@@ -485,33 +267,5 @@ def _location(location: Any) -> Fields | None:  # noqa: ANN401  # a Location
     return {name: getattr(location, name) for name in names} | {"filename": str(location.filename)}
 
 
-def _refuse_links(path: Path, top: Path) -> None:
-    for part in (path, *path.parents):
-        if part in (top, Path("/")):
-            break
-        if part.is_symlink():
-            raise _NotMadeError(f"{part} is a symbolic link")
-
-
 def _lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
-
-
-def _codes(change: Change) -> list[str]:
-    """The expressions that a change puts into a source. Raises WireError."""
-    code = change.get("new_code")
-    kind = change["kind"]
-    if kind == "Delete":
-        return []
-    codes: Any = [code]
-    if kind == "ListInsert":
-        codes = code
-    elif kind == "DictInsert" and isinstance(code, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in code):
-        codes = [part for pair in code for part in pair]
-    if not isinstance(codes, list) or not all(isinstance(part, str) for part in codes):
-        raise WireError("new code is no text")
-    return codes
-
-
-def _bytes(change: Change) -> bytes:
-    return base64.b64decode(field(change, "content", str), validate=True)
