@@ -96,6 +96,10 @@ class Made:
     count: int
     usage: Usage
 
+    def and_then(self, later: Made) -> Made:
+        """These, and some more after them."""
+        return Made(self.count + later.count, self.usage.and_then(later.usage))
+
 
 class ChangeKind(enum.Enum):
     """How a path differs from the layer below."""

@@ -289,6 +289,34 @@ def test_junit(pytester: pytest.Pytester, compare: Compare, family: str) -> None
     assert ('name="sandbox_ending"' in pair.boxed.files["junit.xml"]) is (family != "xunit2")
 
 
+@pytest.mark.parametrize("how", [(), ("-n2",), ("--sandbox-jobs=2",)], ids=["alone", "workers", "jobs"])
+def test_junits_suite_has_what_was_used_in_all(pytester: pytest.Pytester, compare: Compare, how: tuple[str, ...]) -> None:
+    """By kind, in the family that has no place for a test's own figures."""
+    pytester.makepyfile(
+        """
+        import pytest, time
+        @pytest.fixture(scope="session", autouse=True)
+        def costly(): time.sleep(0.2)
+        @pytest.mark.parametrize("number", range(3))
+        def test_sleeps(number): time.sleep(0.1)
+        def test_makes(sandbox_factory):
+            for _ in range(2): sandbox_factory().run(["sleep", "0.1"])
+        """
+    )
+    run = compare.one(*how, "--junitxml=junit.xml")
+    run.result.assert_outcomes(passed=4)
+    suite = ET.fromstring(run.files["junit.xml"]).find("testsuite/properties")
+    assert suite is not None
+    found = {one.get("name"): float(one.get("value") or "nan") for one in suite}
+    assert found["sandbox_sandboxes"] == 4
+    assert found["sandbox_sandboxes_wall"] >= 0.5
+    assert found["sandbox_made"] == 2
+    assert found["sandbox_made_wall"] >= 0.2
+    assert found["sandbox_scopes"] == (2 if how == ("-n2",) else 1)
+    assert found["sandbox_scopes_wall"] >= 0.2
+    assert ("sandbox_sandboxes_memory_peak" in found) is ("sandbox_made_memory_peak" in found)
+
+
 def _elements(text: str) -> list[str]:
     """Every element with its attributes and text, but for times and what only a sandboxed run has."""
     found = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -74,6 +75,14 @@ def news(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     properties = xml.global_properties[config.stash[_KNOWN] :]
     config.stash[_KNOWN] = len(xml.global_properties)
     return {"attributes": attributes, "properties": properties} if attributes or properties else {}
+
+
+def add_to_suite(config: pytest.Config, properties: Sequence[tuple[str, object]]) -> None:
+    """Properties of the whole run, for which every family has a place."""
+    xml: LogXML | None = config.stash.get(xml_key, None)
+    if xml is not None:
+        for name, value in properties:
+            xml.add_global_property(name, value)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

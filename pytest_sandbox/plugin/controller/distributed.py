@@ -158,6 +158,7 @@ class Master:
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
         """Every worker has said what it has to: see `carried.merge`."""
         carried.merge(self._config, self._outputs)
+        self._book.finish()
         return (yield)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

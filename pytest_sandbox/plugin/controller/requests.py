@@ -56,8 +56,8 @@ class Requests:
             running.send({"op": "unmade", "reason": str(error)})
 
     def _note(self, outcome: Outcome) -> None:
-        before = self.made
-        self.made = Made(1, outcome.usage) if before is None else Made(before.count + 1, before.usage.and_then(outcome.usage))
+        one = Made(1, outcome.usage)
+        self.made = one if self.made is None else self.made.and_then(one)
 
 
 class _Maker:

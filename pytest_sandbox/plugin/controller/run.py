@@ -235,6 +235,11 @@ class Alone(Controller):
                 walk.all()
         return True
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """All is gone."""
+        self.book.finish()
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The usage table, and where kept files are."""
         self.book.summary(terminalreporter)

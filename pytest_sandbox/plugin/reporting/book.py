@@ -22,6 +22,7 @@ from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.reporting.header import not_enforced
 from pytest_sandbox.plugin.reporting.lost import first_lost, told
 from pytest_sandbox.plugin.reporting.report import add_outcome, fail
+from pytest_sandbox.plugin.reporting.totals import Totals
 from pytest_sandbox.plugin.reporting.usage_table import Row, table
 from pytest_sandbox.plugin.warned import LeakWarning, ThreadWarning
 from pytest_sandbox.sandbox import host
@@ -35,6 +36,7 @@ class Book:
         self._settings = settings
         self._rows: list[Row] = []
         self._kept: list[tuple[str, Path]] = []
+        self._totals = Totals(config)
         self._sharing: list[str] = []
         self._lost = ""
         self._not_home: list[str] = []
@@ -45,6 +47,7 @@ class Book:
         """All that was noted, as plain data, for the controller of pytest-xdist; header: this machine's."""
         return {
             "rows": [row.to_plain() for row in self._rows],
+            "totals": self._totals.to_plain(),
             "kept": [(nodeid, os.fspath(path)) for nodeid, path in self._kept],
             "sharing": list(self._sharing),
             "lost": self._lost,
@@ -56,6 +59,7 @@ class Book:
         """Take over what a worker has noted; what its machine lacks is said, if `header` has not done so."""
         for row in map(Row.from_plain, plain["rows"]):
             self._rows.append(row if row.kind == "test" else dataclasses.replace(row, kind=f"{row.kind} {who}"))
+        self._totals.add_worker(plain["totals"])
         self._kept += [(nodeid, Path(path)) for nodeid, path in plain["kept"]]
         self._sharing += plain["sharing"]
         self._lost = self._lost or plain["lost"]
@@ -95,6 +99,9 @@ class Book:
 
         made: what it made by `sandbox_factory`. tests: how many its sandbox ran; it was the last of them.
         """
+        self._totals.add("sandboxes", Made(1, outcome.usage))
+        if made is not None:
+            self._totals.add("made", made)
         if self._settings.usage:
             self._rows.append(Row(item.nodeid, outcome, "test" if tests == 1 else f"{tests} tests, up to"))
             if made is not None:
@@ -143,6 +150,8 @@ class Book:
 
     def add_scope(self, node: Node, outcome: Outcome | None) -> None:
         """Note what a scope's own sandbox used, its fixtures, apart from the tests below; and what they have left running."""
+        if outcome is not None:
+            self._totals.add("scopes", Made(1, outcome.usage))
         if outcome is not None and outcome.leaks:
             warning = LeakWarning(f"fixtures of {node.nodeid or 'the session'} {_left_running(outcome)}")
             self._warn(node, warning, str(node.path), 1)
@@ -169,6 +178,10 @@ class Book:
     def not_home(self, problems: Sequence[str]) -> None:
         """Note what tests wrote to pytest's cache, say, and is lost."""
         self._not_home += map(printable, problems)
+
+    def finish(self) -> None:
+        """All sandboxes have ended: put into junit's suite what they used."""
+        self._totals.note()
 
     def summary(self, terminal: pytest.TerminalReporter) -> None:
         """The usage table, longest first; which tests shared a network (with -v); files lost, and kept; what workers said."""

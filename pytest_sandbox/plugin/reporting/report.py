@@ -34,8 +34,8 @@ _LIMITS = {
     Ending.OUT_OF_INODES: "inodes",
     Ending.TOO_MUCH_OUTPUT: "output",
 }
-#: Those of them that are told of what a test makes itself.
-_OF_MADE = ("wall", "cpu", "memory_peak", "pids_peak")
+#: The figures that are told of several sandboxes together.
+_OF_MANY = ("wall", "cpu", "memory_peak", "pids_peak")
 
 
 def make_report(item: pytest.Item, when: str, before: pytest.TestReport | None = None) -> pytest.TestReport:
@@ -85,7 +85,7 @@ def add_outcome(
     done[-1].user_properties = [
         *done[-1].user_properties,
         *_properties(outcome, tests, shares_network=shares_network),
-        *(_properties_of_made(made) if made is not None else ()),
+        *(properties_of_many("made", made) if made is not None else ()),
     ]
     add_section(done, outcome)
     more = f"\n(of {tests} tests that shared a sandbox)" if tests > 1 else ""
@@ -188,8 +188,9 @@ def _properties(outcome: Outcome, tests: int, *, shares_network: bool) -> list[t
     return found
 
 
-def _properties_of_made(made: Made) -> list[tuple[str, object]]:
-    figures = {"made": made.count, **{f"made_{name}": getattr(made.usage, name) for name in _OF_MADE}}
+def properties_of_many(kind: str, many: Made) -> list[tuple[str, object]]:
+    """How many of a kind there were, and the figures that are told of several."""
+    figures = {kind: many.count, **{f"{kind}_{name}": getattr(many.usage, name) for name in _OF_MANY}}
     return [(f"sandbox_{name}", _rounded(value)) for name, value in figures.items() if value is not None]
 
 
