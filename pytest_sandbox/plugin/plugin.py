@@ -1,6 +1,6 @@
 """The entry point: options, the marker, and the decision whether this run is sandboxed. Imports `options` and `resolve`.
 
-Without `--sandbox` nothing else of the package is imported, on no platform, but for the small `forks`.
+Without `--sandbox` nothing else of the package is imported, on no platform, but for the small `forks` and `output`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_sandbox.plugin.planning import options, resolve
-from pytest_sandbox.primitives import forks  # noqa: F401 - now: its handler is to come before those of conftest files
+from pytest_sandbox.primitives import (  # now:
+    forks,  # noqa: F401 - its handler is to come before those of conftest files
+    output,  # noqa: F401 - later, stdout is pytest's capture
+)
 
 if TYPE_CHECKING:
     from pytest_sandbox.plugin.inside.fixtures import SandboxFactory, SandboxInfo

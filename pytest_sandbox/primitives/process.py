@@ -22,6 +22,7 @@ from types import FrameType
 from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox._linux.flags import Cap, Prctl
+from pytest_sandbox.primitives import output
 
 # What a container's root keeps: Docker's default list. All of it counts in the sandbox's own user namespace only.
 ROOT_CAPABILITIES = frozenset({
@@ -146,9 +147,10 @@ def renew_descriptors(keep: Collection[int]) -> None:
     A file or directory is opened anew by its path, at its offset: what the caller now sees under that path. Anonymous
     kernel objects (epoll, eventfd) and pipes that lead from the process to itself stay. Sockets, devices and the rest
     become /dev/null, not closed: Python objects that still own the number must not close somebody else's file later. So
-    do duplicates of stdout and stderr: opened for writing, a log that the run's output goes to would be copied up, whole.
+    do duplicates of stdout and stderr, and of what these were before pytest's capture: opened for writing, a log that the run's
+    output goes to would be copied up, whole.
     """
-    output = {_file(fd) for fd in (1, 2)}
+    own_output = output.files()
     found = {int(name): _target(int(name)) for name in os.listdir("/proc/self/fd") if int(name) not in keep}
     modes: dict[str, set[int]] = {}
     for fd, target in found.items():
@@ -158,7 +160,7 @@ def renew_descriptors(keep: Collection[int]) -> None:
     for fd, target in found.items():
         if not target or target in own or target.startswith("anon_inode:"):
             continue
-        if _file(fd) in output:
+        if output.file_of(fd) in own_output:
             _replace(fd, os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
         else:
             _renew(fd, target)
@@ -182,15 +184,6 @@ def _target(fd: int) -> str:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:  # the descriptor of listdir itself
         return ""
-
-
-def _file(fd: int) -> tuple[int, int] | None:
-    """What file a descriptor is open on: device and inode; None where it is not open."""
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _renew(fd: int, target: str) -> None:

@@ -55,6 +55,21 @@ def shell(script: str, spec: Spec | None = None, **environ: str) -> str:
 # -- copy on write ----------------------------------------------------------------------------------------------------
 
 
+def test_the_runs_own_output_is_no_change(pytester: pytest.Pytester) -> None:
+    """A log that pytest's output goes to, of which its capture has a duplicate that is open for writing."""
+    pytester.makepyfile(
+        """
+        from pytest_sandbox import Sandbox
+        def test_is_unchanged(tmp_path):
+            found = Sandbox().run(["touch", tmp_path / "new"]).changes
+            assert [change.path for change in found] == [f"{tmp_path}/new"]
+        """
+    )
+    # `runpytest_subprocess` has its output in a file, to which -v has written by then.
+    result = pytester.runpytest_subprocess("-v")
+    result.assert_outcomes(passed=1)
+
+
 @pytest.mark.needs("xattr")
 def test_changes_are_told_and_the_machine_is_untouched(place: Path) -> None:
     """Added, modified, deleted, replaced: each as what it is, and nothing else."""
