@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_sandbox import Usage
+from pytest_sandbox import Ending, Outcome, Usage
 from pytest_sandbox.plugin.planning import options
 from pytest_sandbox.plugin.reporting import usage_table
 
@@ -200,5 +200,6 @@ def test_the_docs_say_what_each_figure_is() -> None:
     page = (Path(__file__).parents[2] / "docs" / "usage.md").read_text()
     rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
     assert [name for name, *_ in rows] == [field.name for field in dataclasses.fields(Usage) if field.name != "missing"]
-    shown = next(usage_table.table([], everything=True)).split()
+    row = usage_table.Row("test", Outcome(Ending.EXITED, None, Usage(wall=1, bytes_read=1, bytes_written=1)), "test")
+    shown = next(usage_table.table([row], everything=True)).split()
     assert {column for _, _, column, _ in rows if column} | {"ending", "test"} == set(shown)

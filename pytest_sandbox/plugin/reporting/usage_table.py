@@ -15,9 +15,12 @@ _ROWS = 20
 _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "wall": ("wall", format_seconds), "cpu": ("cpu", format_seconds), "memory": ("memory_peak", format_size),
     "pids": ("pids_peak", str), "disk": ("overlay_bytes", format_size), "network": ("network_sent", format_size),
+    "read": ("bytes_read", format_size), "written": ("bytes_written", format_size),
 }  # fmt: skip
-#: Least width of each, and of the ending: most tables of most runs then look the same.
-_LEAST = (9, 9, 9, 5, 9, 9, 18)
+#: Those of them that are shown only where some sandbox used any: files of most tests lie in memory.
+_IF_ANY = ("read", "written")
+#: Least width of a column, and of the ending: most tables of most runs then look the same.
+_LEAST, _LEAST_PIDS, _LEAST_ENDING = 9, 5, 18
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,31 +48,38 @@ def table(rows: Sequence[Row], *, everything: bool) -> Iterator[str]:
     """Its lines, longest first; everything: all of them, however many."""
     ordered = sorted(rows, key=lambda row: (row.outcome.usage.wall, row.outcome.usage.memory_peak or 0), reverse=True)
     shown = ordered if everything else ordered[:_ROWS]
-    lines = [(*_COLUMNS, "ending", "test"), *map(_cells, shown)]
-    widths = [max(least, *(len(line[index]) for line in lines)) for index, least in enumerate(_LEAST)]
+    columns = [name for name, (field, _) in _COLUMNS.items() if name not in _IF_ANY or _is_used(shown, field)]
+    lines = [(*columns, "ending", "test"), *(_cells(row, columns) for row in shown)]
+    least = [*(_LEAST_PIDS if name == "pids" else _LEAST for name in columns), _LEAST_ENDING]
+    widths = [max(width, *(len(line[index]) for line in lines)) for index, width in enumerate(least)]
     for *figures, ending, name in lines:
         right = " ".join(f"{figure:>{width}}" for figure, width in zip(figures, widths, strict=False))
         yield f"{right}  {ending:<{widths[-1]}} {name}"
     if len(ordered) > len(shown):
         yield f"... and {len(ordered) - len(shown)} more (-v shows all)"
-    yield from _unmeasured(shown)
+    yield from _unmeasured(shown, columns)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _is_used(rows: Sequence[Row], field: str) -> bool:
+    return any(getattr(row.outcome.usage, field) for row in rows)
+
+
+def _cells(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
     usage, ending = row.outcome.usage, row.outcome.ending
     figures = [
         "-" if value is None else form(value)
-        for form, value in ((form, getattr(usage, field)) for field, form in _COLUMNS.values())
+        for form, value in ((form, getattr(usage, field)) for field, form in map(_COLUMNS.__getitem__, columns))
     ]
     leaks = f" ({len(row.outcome.leaks)} leaked)" if row.outcome.leaks else ""
     told = "" if ending is Ending.EXITED else ending.value
     return (*figures, told + leaks, f"[{row.kind}] {row.name}" if row.kind != "test" else row.name)
 
 
-def _unmeasured(rows: Sequence[Row]) -> Iterator[str]:
+def _unmeasured(rows: Sequence[Row], shown: Sequence[str]) -> Iterator[str]:
     """Each reason for a missing figure once, with the columns that it is missing in."""
     columns: dict[str, dict[str, None]] = {}
-    for name, (field, _) in _COLUMNS.items():
+    for name in shown:
+        field, _ = _COLUMNS[name]
         for row in rows:
             # What stands in parentheses, such as which cgroup it is, differs where the reason is the same: the doctor says it.
             reason, _, _ = row.outcome.usage.missing.get(field, "").partition(" (")
