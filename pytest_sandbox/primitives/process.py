@@ -92,12 +92,12 @@ def leave_session() -> None:
         continue
 
 
-def set_limits(limits: Iterable[tuple[int, int]]) -> None:
-    """setrlimit(2) of (resource, value) pairs, soft and hard, never above the hard limit there is."""
-    for which, value in limits:
-        _, hard = resource.getrlimit(which)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(which, (value, value))
+def set_limits(limits: Iterable[tuple[int, int, int]]) -> None:
+    """setrlimit(2) of resources, each with its soft and hard limit, never above the hard one there is."""
+    for which, *wanted in limits:
+        _, most = resource.getrlimit(which)
+        soft, hard = (most if value == resource.RLIM_INFINITY or 0 <= most < value else value for value in wanted)
+        resource.setrlimit(which, (soft, hard))
 
 
 @contextlib.contextmanager

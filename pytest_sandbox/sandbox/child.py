@@ -49,16 +49,18 @@ class Descriptors:
 class Order:
     """The controller's order to make one sandbox, as it travels.
 
-    scope: whether other sandboxes will be made below it. shares_network: with the scope around it. count_pids:
-    RLIMIT_NPROC, where no cgroup counts processes. keep: main's capabilities, of those up to last_capability. may_mount:
-    whether main and what it makes may, in a user namespace of their own; no one may below one that may not.
+    scope: whether other sandboxes will be made below it. shares_network: with the scope around it. processes: RLIMIT_NPROC,
+    soft and hard, where no cgroup counts processes; files: RLIMIT_NOFILE; None where that of the sandbox around it stays.
+    keep: main's capabilities, of those up to last_capability. may_mount: whether main and what it makes may, in a user
+    namespace of their own; no one may below one that may not.
     """
 
     name: str
     spec: Spec
     scope: bool = False
     shares_network: bool = False
-    count_pids: bool = False
+    processes: tuple[int, int] | None = None
+    files: tuple[int, int] | None = None
     keep: tuple[int, ...] = ()
     last_capability: int = 0
     may_mount: bool = True

@@ -48,7 +48,14 @@ def make_layout(identity: Identity, name: str = "", specs: Iterable[Spec] = ()) 
         cwd=probes.cwd(),
         scratches=tuple((path, path_of(os.path.realpath(path), name)) for path in scratches),
         files=tuple((path, _content(path)) for path in plan.files),
+        most_files=_greatest(spec.limits.files for spec in specs),
+        most_pids=_greatest(spec.limits.pids for spec in specs),
     )
+
+
+def _greatest(limits: Iterable[int | None]) -> int | None:
+    found = tuple(limits)
+    return None if None in found else max((limit for limit in found if limit is not None), default=None)
 
 
 def _common(
@@ -179,6 +186,12 @@ def degraded(spec: Spec) -> Spec:
         return spec
     there = cpus_in(spec.limits.cpuset) - _absent_cpus(spec)
     return dataclasses.replace(spec, limits=dataclasses.replace(spec.limits, cpuset=format_cpus(there) if there else None))
+
+
+@functools.lru_cache(maxsize=64)
+def without(spec: Spec, names: frozenset[str]) -> Spec:
+    """`spec` without the limits of these names, which nothing enforces: nobody is told then that they were met."""
+    return dataclasses.replace(spec, limits=dataclasses.replace(spec.limits, **dict.fromkeys(names)))
 
 
 def refuse(spec: Spec, known: Mapping[str, Capability]) -> None:

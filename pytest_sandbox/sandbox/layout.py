@@ -43,7 +43,8 @@ class Layout:
     writable: the paths behind store/rw, by index. common: the directories behind store/common/m, by index.
     cwd: where every sandbox starts. scratches: what specs call `scratch`, and this run's own directory below that, behind
     store/scratch, by index. files: what is mounted file by file, with its content.
-    keep_descriptors: of the controller's, those that go inside as they are.
+    keep_descriptors: of the controller's, those that go inside as they are. most_files, most_pids: of these limits, the greatest
+    that any of the run's sandboxes has; None where one has none.
     """
 
     identity: Identity
@@ -62,6 +63,8 @@ class Layout:
     scratches: tuple[tuple[str, str], ...] = ()
     files: tuple[tuple[str, bytes], ...] = ()
     keep_descriptors: tuple[int, ...] = ()
+    most_files: int | None = None
+    most_pids: int | None = None
 
     def below(self) -> Layout:
         """The layout for the sandboxes that a sandbox of this one makes."""

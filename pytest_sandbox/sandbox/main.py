@@ -132,14 +132,14 @@ def _enter(inside: Inside) -> None:
     order = inside.order
     if inside.outermost:
         inside.channel.send({"op": "joined"})
-    if order.count_pids and order.spec.limits.pids is not None:
+    if order.processes is not None:
         # Counted per user namespace since Linux 5.14, so this is the sandbox's own processes, and init: that is not in its
         # cgroup, but in that of the scope, except for the outermost.
-        process.set_limits([(resource.RLIMIT_NPROC, order.spec.limits.pids + (not inside.outermost))])
+        soft, hard = (value if value == resource.RLIM_INFINITY else value + (not inside.outermost) for value in order.processes)
+        process.set_limits([(resource.RLIMIT_NPROC, soft, hard)])
     if order.scope:
         inside.channel.send({"op": "here"})
 
 
-def _limits(order: Order) -> list[tuple[int, int]]:
-    files = order.spec.limits.files
-    return [(resource.RLIMIT_CORE, 0), *([] if files is None else [(resource.RLIMIT_NOFILE, files)])]
+def _limits(order: Order) -> list[tuple[int, int, int]]:
+    return [(resource.RLIMIT_CORE, 0, 0), *([] if order.files is None else [(resource.RLIMIT_NOFILE, *order.files)])]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from types import TracebackType
 from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import SetupError, TeardownWarning, UnavailableError
 from pytest_sandbox.model.outcome import Change, Outcome, Usage
-from pytest_sandbox.model.spec import Network, Spec
+from pytest_sandbox.model.spec import OF_TMPFS, Network, Spec
 from pytest_sandbox.primitives import process
 from pytest_sandbox.primitives.cgroups import CgroupRun, settle
 from pytest_sandbox.primitives.locks import Locks
@@ -150,13 +151,19 @@ class Supervisor:
         if (own := scratch_of(self._layout, spec, name, scope=scope)) is not None:
             os.mkdir(own, 0o755)
             undo.callback(os.rmdir, own)
+            lost |= dict.fromkeys(OF_TMPFS, "scratch")
+        if lost:
+            spec = host.without(spec, frozenset(lost))
         given, inner, control, talk = make_descriptors(self._owner)
         pending = Pending({}, given, (), inner)
         user, last = self._layout.identity is Identity.USER, self._layout.last_capability
         keep = () if user else tuple(process.ROOT_CAPABILITIES)
         # Whoever owns the namespaces of a sandbox could uncover there what its mounts hide, or what only they keep from root.
         may_mount = not spec.hide and (self._layout.identity is not Identity.SAME if parent is None else parent.order.may_mount)
-        order = Order(name, spec, scope, shares_network, count_pids, keep, last, may_mount)
+        files = self._rlimit(resource.RLIMIT_NOFILE, spec.limits.files, parent and parent.order.files, scope=scope)
+        pids = spec.limits.pids if count_pids else None
+        processes = self._rlimit(resource.RLIMIT_NPROC, pids, parent and parent.order.processes, scope=scope)
+        order = Order(name, spec, scope, shares_network, processes, files, keep, last, may_mount)
         # The files are shared, not copied: what the sandbox wrote is there when it is dead.
         running = Running(
             order=order,
@@ -178,6 +185,17 @@ class Supervisor:
         undo.callback(self._loop.drop, running)
         self._loop.add(running)
         return running, pending
+
+    def _rlimit(self, which: int, limit: int | None, around: tuple[int, int] | None, *, scope: bool) -> tuple[int, int] | None:
+        """What setrlimit(2) is told, soft and hard; None where that of the sandbox around it, of which it is a fork, stays.
+
+        Nobody raises a hard limit again: that of a scope leaves room for all that may stand on it.
+        """
+        soft, hard = resource.getrlimit(which)
+        if limit is None:
+            return None if around is None else (soft, hard)
+        most = {resource.RLIMIT_NOFILE: self._layout.most_files, resource.RLIMIT_NPROC: self._layout.most_pids}[which]
+        return limit, limit if not scope else hard if most is None else max(limit, most)
 
     def _refuse_lost(self, spec: Spec, lost: Mapping[str, str]) -> None:
         """Refuse, or warn of, a limit that this machine was found to enforce and that does not hold here all the same."""

@@ -95,12 +95,12 @@ def test_limits_never_rise() -> None:
 
     def lower() -> list[tuple[int, int]]:
         found = []
-        for value in (50, 40, 60):
-            process.set_limits([(resource.RLIMIT_NOFILE, value)])
+        for soft, hard in ((50, 50), (30, 40), (60, resource.RLIM_INFINITY)):
+            process.set_limits([(resource.RLIMIT_NOFILE, soft, hard)])
             found.append(resource.getrlimit(resource.RLIMIT_NOFILE))
         return found
 
-    assert in_child(lower) == "[(50, 50), (40, 40), (40, 40)]"
+    assert in_child(lower) == "[(50, 50), (30, 40), (40, 40)]"
 
 
 def test_signals() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -164,6 +165,52 @@ def test_output_of_a_wider_fixture_is_judged_at_the_end_too(pytester: pytest.Pyt
     result = pytester.runpytest_subprocess("--sandbox", "--sandbox-output=100k", "--show-capture=no")
     result.assert_outcomes(**({"errors": 2, "passed": 1} if when == "set-up" else {"passed": 3, "errors": 1}))
     result.stdout.fnmatch_lines([f"{'*loud*' if when == 'set-up' else '*'}too much output: ended at 117k, limit 100k*"])
+
+
+def test_a_marker_raises_and_lifts_what_is_a_limit_of_each_process(pytester: pytest.Pytester) -> None:
+    """Descriptors, and for a user without cgroups processes: of a test only, whatever the run has, which forks it."""
+    pytester.makepyfile(
+        """
+        import pytest, resource
+        def limits(): return [resource.getrlimit(one) for one in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC)]
+        def test_usual(): print("usual", limits())
+        @pytest.mark.sandbox(files=200, pids=100)
+        def test_more(): print("more", limits())
+        @pytest.mark.sandbox(files=None, pids=None)
+        def test_none(): print("none", limits())
+        @pytest.mark.sandbox(files=40, pids=30)
+        def test_less(): print("less", limits())
+        def test_usual_again(): print("again", limits())
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-files=100", "--sandbox-pids=50", "-rP")
+    result.assert_outcomes(passed=5)
+    found = dict(re.findall(r"^(usual|more|none|less|again) (.*)$", result.stdout.str(), re.MULTILINE))
+    files, pids = (resource.getrlimit(which) for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC))
+    is_counted = "RLIMIT" in capabilities()["pids"].reason  # with init
+    expected = {"usual": (100, 51), "more": (200, 101), "less": (40, 31), "again": (100, 51)}
+    told = {name: str([(few, few), (many, many) if is_counted else pids]) for name, (few, many) in expected.items()}
+    assert found == told | {"none": str([files, pids])}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("cpu_time", "while time.process_time() < 0.5: pass\n    assert 0"),
+        ("pids", "raise BlockingIOError(errno.EAGAIN, 'of a socket')"),
+    ],
+)
+def test_a_limit_that_does_not_hold_is_not_met(pytester: pytest.Pytester, name: str, body: str) -> None:
+    """What the header says is not enforced is blamed for nothing that a test fails of."""
+    capability = capabilities()[name]
+    if capability.available:
+        pytest.skip(f"{name} is enforced here: {capability.reason}")
+    pytester.makepyfile(f"import errno, time\ndef test_it():\n    {body}")
+    options = ("--sandbox-cpu-time=200ms", "--sandbox-pids=500", "--sandbox-degrade")
+    result = pytester.runpytest_subprocess("--sandbox", *options)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"sandbox: NOT ENFORCED: *{name}*"])
+    result.stdout.no_fnmatch_line("*limit *")
 
 
 @pytest.mark.parametrize("capture", ["sys", "tee-sys"])

@@ -334,6 +334,18 @@ print(os.listdir({str(place)!r}))
     assert inner.stdout.endswith("[]\n")
 
 
+@root_only
+@pytest.mark.needs("xattr")
+def test_a_full_scratch_is_no_limit_of_the_sandboxs(place: Path) -> None:
+    """It has none on its disk then: that of the machine is full."""
+    (place / "test_it.py").write_text("def test_it(tmp_path): (tmp_path / 'big').write_bytes(bytes(8_000_000))")
+    run = f"exec {PYTHON} -m pytest -p no:cacheprovider --sandbox --sandbox-scratch=directory test_it.py"
+    command = f"mount -t tmpfs -o size=4m full directory && {run}"
+    inner = subprocess.run(["unshare", "-m", "sh", "-c", command], cwd=place, capture_output=True, text=True, check=False)
+    assert "\ndisk full: no limit of its own, " in inner.stdout, inner.stdout + inner.stderr
+    assert "limit disk" not in inner.stdout
+
+
 def test_scratch_that_is_not_there(place: Path) -> None:
     """The same."""
     with pytest.raises(UnavailableError, match="No such file"):

@@ -60,7 +60,7 @@ class _Entry(ctypes.Structure):
 class _Limit(ctypes.Structure):
     """struct limit of `enter.c`."""
 
-    _fields_ = [("resource", ctypes.c_int), ("value", ctypes.c_uint64)]
+    _fields_ = [("resource", ctypes.c_int), ("soft", ctypes.c_uint64), ("hard", ctypes.c_uint64)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Plan:
     greeting: bytes
     asks: bool
     directory: bytes
-    limits: Sequence[tuple[int, int]]
+    limits: Sequence[tuple[int, int, int]]
     keep: Collection[int]
     last_capability: int
 

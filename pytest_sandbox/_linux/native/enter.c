@@ -54,7 +54,7 @@ struct entry {
 	size_t greeting_length;
 	int asks; /* whether main says so before too, and waits for a byte: it is to be put into cgroups by somebody else */
 	const char *directory; /* where main starts, if it is there */
-	const struct limit { int resource; uint64_t value; } *limits;
+	const struct limit { int resource; uint64_t soft, hard; } *limits;
 	size_t limit_count;
 	uint64_t capabilities; /* what main keeps */
 	uint32_t last_capability;
@@ -144,12 +144,13 @@ static int exchange(struct entry *entry)
 
 static int limit(const struct limit *limit)
 {
-	struct rlimit now;
+	struct rlimit now, wanted;
 
 	if (getrlimit(limit->resource, &now))
 		return -1;
-	now.rlim_cur = now.rlim_max = limit->value < now.rlim_max ? limit->value : now.rlim_max;
-	return setrlimit(limit->resource, &now);
+	wanted.rlim_cur = limit->soft < now.rlim_max ? limit->soft : now.rlim_max; /* RLIM_INFINITY is the greatest */
+	wanted.rlim_max = limit->hard < now.rlim_max ? limit->hard : now.rlim_max;
+	return setrlimit(limit->resource, &wanted);
 }
 
 static int forker(void *argument)

@@ -51,12 +51,12 @@ class SandboxInfo:
 
     @property
     def spec(self) -> Spec:
-        """Everything that it was asked to be."""
+        """Everything that it was asked to be, but for limits that nothing enforces here."""
         return self._inside.order.spec
 
     @property
     def limits(self) -> Limits:
-        """Its limits; None is no limit."""
+        """Its limits, as far as they hold on this machine; None is no limit."""
         return self.spec.limits
 
     @property

@@ -110,10 +110,10 @@ class Reporter:
 
     def _hint(self, report: pytest.TestReport, number: int, *, full: bool) -> str | None:
         order = self._config.stash[INSIDE].order
-        hint = hints.hint(number, order.spec, full=full)
-        if hint is None and order.count_pids and order.spec.limits.pids is not None and number != EAGAIN:  # that has a verdict
+        hint, pids = hints.hint(number, order.spec, full=full), order.spec.limits.pids
+        if hint is None and order.processes is not None and pids is not None and number != EAGAIN:  # that has a verdict
             text = "\n".join([report.longreprtext, *(content for _, content in report.sections)])
-            hint = hints.of_output(text, order.spec.limits.pids)
+            hint = hints.of_output(text, pids)
         return hint or self.other_hint()
 
     @pytest.hookimpl(tryfirst=True)
