@@ -10,7 +10,7 @@ Rests on Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/{memory,pids,cpua
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.model.spec import Limits
@@ -127,7 +127,7 @@ ROLES: Mapping[str, tuple[Controller, Controller]] = {
     "hugetlb": (HUGETLB_V2, HUGETLB_V1),
 }
 LAZY_ROLES = frozenset({"cpu", "cpuset", "throttle", "hugetlb"})
-"""Roles that a sandbox has only if it asks for them: a cgroup of the cpu controller changes how the scheduler shares."""
+"""Roles that sandboxes have only if one of the run asks for them: one of the cpu controller changes how the scheduler shares."""
 LIMIT_ROLES = {
     "memory": "memory", "memory_high": "memory", "swap": "memory", "hugetlb": "hugetlb", "pids": "pids", "cpus": "cpu",
     "cpuset": "cpuset", "cpu_time": "usage", **dict.fromkeys(THROTTLES, "throttle"),
@@ -184,7 +184,11 @@ def _candidates(
     return found
 
 
-def needed(choices: Mapping[str, Choice], limits: Limits) -> list[Choice]:
-    """The choices that a sandbox with these limits takes part in."""
+def needed(choices: Mapping[str, Choice], limits: Limits, active: Collection[str] = ()) -> list[Choice]:
+    """The choices that a sandbox with these limits takes part in.
+
+    active: roles that other sandboxes of the run have. Who is forked in such a one would share its limit, if it had no cgroup of
+    its own there (version 1).
+    """
     asked = {role for limit, role in LIMIT_ROLES.items() if getattr(limits, limit) is not None}
-    return [choice for role, choice in choices.items() if role not in LAZY_ROLES or role in asked]
+    return [choice for role, choice in choices.items() if role not in LAZY_ROLES or role in asked or role in active]

@@ -296,7 +296,7 @@ class Cgroup:
             return self._problems[role].reason
         if role in self._directories:
             return "cgroup v1 does not measure it"
-        return f"this sandbox has no {role} limit, and so no {role} cgroup"
+        return f"no sandbox had a {role} limit when this was made, and so it has no {role} cgroup"
 
     def refused(self) -> Refused:
         """For whose limit the forks were refused that are counted here (pids_max_events), of which there must be some."""

@@ -100,7 +100,7 @@ class CgroupRun:
         Raises SetupError where the kernel refuses a directory or a value; nothing is left then.
         """
         _check_name(name)
-        choices = [c for c in needed(self._choices, limits) if c.role in self._active or self._activate(c)]
+        choices = [c for c in needed(self._choices, limits, self._active) if c.role in self._active or self._activate(c)]
         directories = {choice.role: f"{self._active[choice.role]}/{name}" for choice in choices}
         cgroup = Cgroup(name, choices, directories, self.problems, leaf=leaf)
         cgroup.make(limits)

@@ -40,6 +40,7 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         killed=running.killed or _overrun(running, usage),
         output=max(running.output() + running.taken, running.overran),
         ran=_ran(running, usage),
+        cpu=clock.used_cpu(running, usage.cpu),
         mute=clock.STACKS_TIME if running.abandoned and running.dying is not None and running.dying.is_mute else 0.0,
         failed=running.failed or bool(status),
         reported=running.reported,
@@ -150,8 +151,9 @@ def _was_its_own(counted: CgroupUsage, told: Told, kill: OomKill | None) -> bool
 
 
 def _limits(running: Running) -> Limits:
-    timer = clock.first(running)
-    return dataclasses.replace(running.order.spec.limits, timeout=None if timer is None else timer.seconds)
+    timer, cpu = clock.first(running), running.cpu
+    timeout, cpu_time = None if timer is None else timer.seconds, None if cpu is None else cpu.seconds
+    return dataclasses.replace(running.order.spec.limits, timeout=timeout, cpu_time=cpu_time)
 
 
 def _ran(running: Running, usage: Usage) -> float:
@@ -165,7 +167,8 @@ def _overrun(running: Running, usage: Usage) -> Ending | None:
     limits = running.order.spec.limits
     if limits.output is not None and running.output() + running.taken > limits.output:
         return Ending.TOO_MUCH_OUTPUT
-    if limits.cpu_time is not None and usage.cpu is not None and usage.cpu > limits.cpu_time:
+    used = clock.used_cpu(running, usage.cpu)
+    if running.cpu is not None and used is not None and used > running.cpu.seconds:
         return Ending.CPU_TIME
     return None
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection
 from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.outcome import Ending
-from pytest_sandbox.sandbox.running import Dying, Running, Timer
+from pytest_sandbox.model.spec import Limits
+from pytest_sandbox.sandbox.running import Budget, Dying, Running, Timer
 
 #: How often a long test's output and CPU time are looked at, in seconds.
 LOOK = 0.1
@@ -31,8 +32,26 @@ def start(running: Running) -> None:
     running.started = monotonic()
     if running.allowed is None:
         allow(running, limits.timeout)
+    running.cpu = None if limits.cpu_time is None else Budget(limits.cpu_time, running.started)
     if limits.output is not None or limits.cpu_time is not None:
         running.next_look = running.started + FIRST_LOOK
+
+
+def grant(running: Running, limits: Limits | None) -> None:
+    """What is done in a scope from now on has the time and the CPU time of these limits for itself; None: as much as it takes."""
+    if running.dying is not None:
+        return
+    allow(running, None if limits is None else limits.timeout)
+    running.cpu = None
+    used = None if limits is None or limits.cpu_time is None else running.cgroup.figure("cpu")
+    if limits is not None and limits.cpu_time is not None and used is not None:
+        running.cpu = Budget(limits.cpu_time, monotonic(), used)
+        running.next_look = running.cpu.began + FIRST_LOOK
+
+
+def used_cpu(running: Running, used: float | None) -> float | None:
+    """Of so much CPU time that a sandbox has used in all, what counts for its limit; in seconds."""
+    return None if used is None else used - (running.cpu.before if running.cpu else 0.0)
 
 
 def allow(running: Running, seconds: float | None) -> None:
@@ -144,11 +163,11 @@ def _give_up_fork(running: Running) -> None:
 
 def _which_time(running: Running, now: float) -> Ending:
     """What ran out: CPU time, where that is over too and was first, by the pace at which it was used."""
-    limit, due = running.order.spec.limits.cpu_time, _due(running) or now
-    used = None if limit is None else running.cgroup.figure("cpu")
-    if limit is None or used is None or used < limit:
+    budget, due = running.cpu, _due(running) or now
+    used = None if budget is None else used_cpu(running, running.cgroup.figure("cpu"))
+    if budget is None or used is None or used < budget.seconds:
         return Ending.TIMED_OUT
-    over = running.started + (now - running.started) * limit / used
+    over = budget.began + (now - budget.began) * budget.seconds / used
     return Ending.CPU_TIME if over < due else Ending.TIMED_OUT
 
 
@@ -183,8 +202,12 @@ def _look(running: Running, now: float, hear: Callable[[Running], None]) -> None
         running.overran = written  # as it stands now: some cut their files
         hear(running)
         running.kill(Ending.TOO_MUCH_OUTPUT)
-    elif limits.cpu_time is not None:
-        used = running.cgroup.figure("cpu")
-        if used is not None and used >= limits.cpu_time:
-            hear(running)
+    elif _is_out_of_cpu(running):
+        hear(running)  # with what a fixture says it begins anew
+        if not running.abandoned and _is_out_of_cpu(running):
             _out_of_time(running, Ending.CPU_TIME, now)
+
+
+def _is_out_of_cpu(running: Running) -> bool:
+    used = None if running.cpu is None else used_cpu(running, running.cgroup.figure("cpu"))
+    return running.cpu is not None and used is not None and used >= running.cpu.seconds

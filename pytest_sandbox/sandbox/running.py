@@ -105,6 +105,15 @@ class Timer:
         return cls(seconds, now, now + seconds + grace)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Budget:
+    """A limit of CPU time: its seconds; on the monotonic clock when it began, and how many the sandbox had used by then."""
+
+    seconds: float
+    began: float
+    before: float = 0.0
+
+
 @dataclasses.dataclass(slots=True)
 class Dying:
     """It is out of time, and prints its stacks before it is killed.
@@ -151,6 +160,7 @@ class Running:
     """Descriptors, cgroup, clock and last words of one sandbox.
 
     control, wire: the controller's ends. allowed: its time, and timer: what it has set itself. hold: neither ends (a debugger).
+    cpu: its CPU time.
     dying: what it does when one of them is over. next_look: when its output and CPU time are looked at, on the monotonic clock.
     told: what was told of before its end. overran: what its output was when that was too much. taken: how much of what the test
     wrote that runs stands in its reports, and not in files any more, in bytes.
@@ -200,6 +210,7 @@ class Running:
     started: float = dataclasses.field(default_factory=monotonic)
     allowed: Timer | None = None
     timer: Timer | None = None
+    cpu: Budget | None = None
     next_look: float | None = None
     dying: Dying | None = None
     gone_by: float | None = None

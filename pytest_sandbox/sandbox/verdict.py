@@ -29,6 +29,7 @@ class Facts:
     these limits in use at the end, or when it said that it had no room. files: its limit of descriptors, and how many were in use
     when it said that it had none left, if it was seen to meet that. errno: what the sandbox says its failure was about (0:
     nothing). output: bytes written to stdout and stderr. ran: seconds since the clock of its timeout last started.
+    cpu: seconds of CPU time since its limit of that last began.
     mute: how long it was waited for to print its stacks when its time was over, in vain; in seconds.
     victim: whom the kernel killed for memory. own_memory: whether it was for its own limit, if it has one; None: for that or for
     want of memory around it, which cannot be told. own_pids: the same of refused forks. pids_around: where a limit around it is
@@ -47,6 +48,7 @@ class Facts:
     errno: int = 0
     output: int = 0
     ran: float = 0.0
+    cpu: float | None = None
     mute: float = 0.0
     victim: str | None = None
     own_memory: bool | None = None
@@ -77,7 +79,7 @@ def _by_controller(facts: Facts) -> tuple[Ending, str] | None:
     if facts.killed is Ending.TIMED_OUT:
         return facts.killed, f"timed out: killed after {format_seconds(facts.ran)}, limit {_seconds(limits.timeout)}{before}"
     if facts.killed is Ending.CPU_TIME:
-        return facts.killed, f"cpu time: ended after {_seconds(usage.cpu)} of CPU, limit {_seconds(limits.cpu_time)}{before}"
+        return facts.killed, f"cpu time: ended after {_seconds(facts.cpu)} of CPU, limit {_seconds(limits.cpu_time)}{before}"
     if facts.killed is Ending.TOO_MUCH_OUTPUT:
         return facts.killed, f"too much output: ended at {format_size(facts.output)}, limit {_size(limits.output)}{before}"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -160,3 +161,38 @@ def test_fixtures_of_wider_scopes_have_the_time_limit_too(pytester: pytest.Pytes
     assert run.result.parseoutcomes() == {"passed": 3, "errors": 3}, run.text
     assert "while it set up fixture 'hangs': timed out: killed after" in run.text
     assert "ended before it had torn down: timed out: killed after" in run.text
+
+
+@pytest.mark.needs("cpu_time")
+def test_fixtures_of_wider_scopes_have_the_limit_of_cpu_time_too(pytester: pytest.Pytester, compare: Compare) -> None:
+    """The same of CPU time: what the fixtures before it have used does not count."""
+    pytester.makepyfile(
+        test_set_up="""
+        import pytest, time
+        def spin(seconds):
+            end = time.process_time() + seconds
+            while time.process_time() < end: pass
+        @pytest.fixture(scope="module")
+        def one(): spin(0.7)
+        @pytest.fixture(scope="module")
+        def other(one): spin(0.7)
+        @pytest.fixture(scope="module")
+        def spins(other): spin(600)
+        def test_quick(one, other): spin(0.7)
+        def test_spins(spins): pass
+        def test_good(): pass
+        """,
+        test_torn_down="""
+        import pytest
+        @pytest.fixture(scope="module")
+        def spins():
+            yield
+            while True: pass
+        def test_1(spins): pass
+        """,
+    )
+    run = compare.one("--sandbox-cpu-time=1", "--sandbox-timeout=100", "--tb=short")
+    assert run.result.parseoutcomes() == {"passed": 3, "errors": 2}, run.text
+    over = r"cpu time: ended after 1(\.\d+)?s of CPU, limit 1s"
+    assert re.search(f"while it set up fixture 'spins': {over}", run.text), run.text
+    assert re.search(f"ended before it had torn down: {over}", run.text), run.text

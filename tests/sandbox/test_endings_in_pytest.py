@@ -193,6 +193,39 @@ def test_a_marker_raises_and_lifts_what_is_a_limit_of_each_process(pytester: pyt
     assert found == told | {"none": str([files, pids])}
 
 
+@pytest.mark.needs("cpus")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_marker_lifts_the_quota(pytester: pytest.Pytester, jobs: int) -> None:
+    """Of the run, which the scope has from which the test is forked."""
+    pytester.makepyfile(
+        """
+        import pytest, time
+        @pytest.mark.parametrize("number", [1, 2])
+        @pytest.mark.sandbox(cpus=None)
+        def test_it(sandbox, number):
+            while time.process_time() < 0.5: pass
+            assert sandbox.usage().throttled == 0
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-cpus=0.2", f"--sandbox-jobs={jobs}")
+    result.assert_outcomes(passed=2)
+
+
+@pytest.mark.needs("cpuset")
+def test_a_marker_lifts_the_choice_of_cpus(pytester: pytest.Pytester) -> None:
+    """The same."""
+    cpus = os.sched_getaffinity(0)
+    pytester.makepyfile(
+        f"""
+        import os, pytest
+        def test_one(): assert os.sched_getaffinity(0) == {{{min(cpus)}}}
+        @pytest.mark.sandbox(cpuset=None)
+        def test_all(): assert os.sched_getaffinity(0) == {cpus}
+        """
+    )
+    pytester.runpytest_subprocess("--sandbox", f"--sandbox-cpuset={min(cpus)}").assert_outcomes(passed=2)
+
+
 @pytest.mark.parametrize(
     ("name", "body"),
     [

@@ -12,7 +12,8 @@ from pytest_sandbox import Capability, Ending, Limits, Spec, UnavailableError, U
 from pytest_sandbox.sandbox import host, values
 from pytest_sandbox.sandbox.verdict import Facts, judge
 
-FACTS = Facts(Limits(memory=1 << 26, timeout=2.0, cpu_time=1.0, pids=5, files=64), Usage(1.0, cpu=1.5, memory_peak=1 << 26), 0)
+USAGE = Usage(1.0, cpu=1.5, memory_peak=1 << 26)
+FACTS = Facts(Limits(memory=1 << 26, timeout=2.0, cpu_time=1.0, pids=5, files=64), USAGE, 0, cpu=1.5)
 FULL, KILLED = Usage(1.0, memory_peak=1 << 30), Usage(1.0, memory_peak=1 << 26, oom_kills=1)
 NO_ROOM, SCRATCH = {"errno": errno.ENOSPC, "failed": True}, Limits(disk=None, inodes=None)
 REFUSED = {"processes_refused": 2, "failed": True}

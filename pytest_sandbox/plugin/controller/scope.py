@@ -12,6 +12,7 @@ from _pytest.nodes import Node
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Outcome
+from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption
 from pytest_sandbox.plugin.builtin.junit import Noted
@@ -39,8 +40,8 @@ class Asker(Listener, Protocol):
     interruption: Interruption | None
 
     @property
-    def timeout(self) -> float | None:
-        """The time limit of its unit, which each fixture that is set up for it has too; in seconds."""
+    def limits(self) -> Limits:
+        """Those of its unit, of which each fixture that is set up for it has the time and the CPU time too."""
 
     @property
     def item(self) -> pytest.Item:
@@ -165,7 +166,7 @@ class ScopeListener:
                 scope.of = self._of(said)
             case Fixture(name):
                 scope.setting_up = name
-                clock.allow(running, None if asker is None else asker.timeout)
+                clock.grant(running, None if asker is None else asker.limits)
             case Prepared() | Exit() | Interrupt() | Internal() if asker is not None:
                 self._has_prepared(running, said)
             case Exit() | Interrupt() | Internal():  # as it tears down
@@ -201,7 +202,7 @@ class ScopeListener:
         asker = scope.asking.popleft()
         scope.setting_up, scope.of = "", None
         self._kept, running.taken = Kept(), 0
-        clock.allow(running, None)
+        clock.grant(running, None)
         self._show(running)
         if isinstance(said, Prepared):
             self._account.restart()

@@ -13,7 +13,7 @@ import pytest
 from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import KILLING, Ending, Outcome
-from pytest_sandbox.model.spec import Keep
+from pytest_sandbox.model.spec import Keep, Limits
 from pytest_sandbox.plugin.builtin import interruption, watchdog
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption, Stop
@@ -125,9 +125,9 @@ class Telling:
         return self.showing.finished
 
     @property
-    def timeout(self) -> float | None:
+    def limits(self) -> Limits:
         """See `Asker`."""
-        return self.unit.spec.limits.timeout
+        return self.unit.spec.limits
 
     @property
     def over(self) -> bool:

@@ -211,7 +211,7 @@ class Tree:
         self._wait_for_the_dying(scope)
         if scope.outcome is None and scope.running is not None:
             unit = self._of.get(last_item)
-            clock.allow(scope.running, None if unit is None else unit.spec.limits.timeout)
+            clock.grant(scope.running, None if unit is None else unit.spec.limits)
             self._send_close(scope, scope.running)
             while scope.outcome is None:
                 self._supervisor.run_while(lambda: scope.outcome is None, scope.barks.every)
