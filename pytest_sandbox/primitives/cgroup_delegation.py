@@ -18,16 +18,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import Sequence
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.primitives.cgroup_controllers import Choice
-from pytest_sandbox.primitives.cgroup_files import inherit, is_real_root, pids_in, read, remove, upwards, write
+from pytest_sandbox.primitives.cgroup_files import REMOVE_SECONDS, inherit, is_real_root, pids_in, read, remove, upwards, write
 from pytest_sandbox.primitives.cgroup_layout import CONTROLLER_PREFIX, RUN_PREFIX, V2, Problem, explain
 from pytest_sandbox.primitives.locks import Locks
 
 #: How often processes are moved out of a cgroup before it is told as it is: not empty (EBUSY).
 _MOST_MOVES = 100
+#: How long is waited between two attempts to leave a leaf, in seconds.
+_PAUSE = 0.02
 
 
 class Delegation:
@@ -159,21 +163,26 @@ def _passed_on(directory: str) -> frozenset[str]:
     return frozenset(read(directory + "/cgroup.subtree_control").decode().split())
 
 
-def leave_leaf(leaf: str, before: frozenset[str] = frozenset()) -> None:
+def leave_leaf(leaf: str, before: frozenset[str] = frozenset(), seconds: float = REMOVE_SECONDS) -> None:
     """Empty a controller's leaf into its parent and remove it. Its processes (a janitor among them) are not killed.
 
     before: the controllers that the parent passed on before the leaf was made. None, as a janitor assumes: with processes
-    in it, it could not. All others are disabled, whichever worker enabled them.
+    in it, it could not. All others are disabled, whichever worker enabled them. seconds: how long it is waited for workers of
+    pytest-xdist to end, whose sandboxes lie beside the leaf.
     """
-    base = os.path.dirname(leaf)
-    if not os.path.isdir(leaf):
-        return
+    base, deadline = os.path.dirname(leaf), monotonic() + seconds
+    with contextlib.suppress(FileNotFoundError):  # somebody else has removed it
+        while not _has_left(leaf, base, before) and monotonic() < deadline:
+            time.sleep(_PAUSE)
+    remove([leaf])
+
+
+def _has_left(leaf: str, base: str, before: frozenset[str]) -> bool:
+    """Try it once: nobody can be moved to where controllers are passed on, and those cannot be disabled that are in use."""
     for name in _passed_on(base) - before:
-        # EBUSY: another one below passes it on.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # EBUSY: another one below passes it on
             write(base + "/cgroup.subtree_control", "-" + name)
     for pid in pids_in(leaf):
-        # ESRCH: it ended meanwhile.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # ESRCH: it ended meanwhile
             write(base + "/cgroup.procs", str(pid))
-    remove([leaf])
+    return not pids_in(leaf)

@@ -17,6 +17,8 @@ from pytest_sandbox.model.capability import Cause
 V1, V2 = 1, 2
 RUN_PREFIX = "pytest-sandbox-run-"
 CONTROLLER_PREFIX = "pytest-sandbox-controller-"
+#: Of a cgroup that somebody has made for one run, as docs/host-setup.md has it.
+BASE_PREFIX = "pytest-sandbox-base-"
 """Of the leaf that a controller moves itself to on pure v2, where a cgroup with children may hold no process."""
 
 

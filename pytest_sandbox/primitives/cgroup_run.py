@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -18,6 +19,7 @@ from pytest_sandbox.primitives import cgroup_systemd
 from pytest_sandbox.primitives.cgroup_controllers import IO_V1, Choice, choose, needed
 from pytest_sandbox.primitives.cgroup_delegation import Delegation, can_divide, leave_leaf, withheld
 from pytest_sandbox.primitives.cgroup_layout import (
+    BASE_PREFIX,
     CONTROLLER_PREFIX,
     RUN_PREFIX,
     V1,
@@ -29,6 +31,11 @@ from pytest_sandbox.primitives.cgroup_layout import (
 )
 from pytest_sandbox.primitives.cgroup_member import Cgroup
 from pytest_sandbox.primitives.locks import left
+
+#: How old an empty cgroup is, in seconds, of which nobody is on his way in any more.
+_YOUNG = 60.0
+#: How long workers of pytest-xdist may take to end after their controller was killed, in seconds.
+_WORKERS_TIME = 60.0
 
 
 class CgroupRun:
@@ -64,7 +71,7 @@ class CgroupRun:
         run._problems |= _withheld(hierarchies, run._problems)
         run._refused = refused
         announce(run.paths)
-        _remove_left({choice.hierarchy.directory for choice in run._choices.values()})
+        _clean({choice.hierarchy.directory for choice in run._choices.values()})
         with contextlib.ExitStack() as undo:
             undo.callback(run.close)
             run._refuse_idle_blkio()
@@ -192,7 +199,18 @@ def remove_run(paths: Sequence[str]) -> None:
         files.remove(runs)
     finally:
         for leaf in leaves:
-            leave_leaf(leaf)
+            leave_leaf(leaf, seconds=_WORKERS_TIME)
+
+
+def _clean(bases: Iterable[str]) -> None:
+    """Remove what killed runs have left here, and in cgroups beside that were made for one run each; and those that are idle."""
+    beside = [f"{top}/{name}" for top, own in map(os.path.split, bases) if own.startswith(BASE_PREFIX) for name in _names(top)]
+    others = [path for path in beside if os.path.basename(path).startswith(BASE_PREFIX) and path not in bases]
+    _remove_left([*bases, *others])
+    for path in others:
+        with contextlib.suppress(OSError):  # EBUSY: a run is in it
+            if time.time() - os.stat(path).st_mtime > _YOUNG:
+                os.rmdir(path)
 
 
 def _remove_left(bases: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""What would change it: one fix for a cause on a kind of host. Pure; imports `model` and `hostkind`.
+"""What would change it: one fix for a cause on a kind of host. Pure; imports `hostkind`.
 
 A fix is what to type, or the lines of a configuration, for this kind of host and no other; several stand side by side only where
 there is no evidence. All of them are in docs/host-setup.md, word for word, which tests/sandbox/test_hostkind.py checks.
@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 
 from pytest_sandbox.model.capability import Cause
+from pytest_sandbox.primitives.cgroup_layout import BASE_PREFIX
 from pytest_sandbox.sandbox.hostkind import Engine, HostKind, Service
 
 _SECURITY = "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
@@ -43,7 +44,8 @@ _HAND_OVER_V1 = (
 # Of version 2: a cgroup that passes controllers on has no processes in it, but for the real root.
 _EMPTY = "xargs -n1 < cgroup.procs > others/cgroup.procs"
 _DIVIDE = "sed 's/[a-z][a-z]*/+&/g' cgroup.controllers > cgroup.subtree_control"
-_BE_ALONE = "sh -c 'echo $$ > {directory}/cgroup.procs && exec pytest --sandbox'"
+# A new one for each run: what a killed one has left divides its cgroup still, which then takes no process.
+_BE_ALONE = f"sh -c 'echo $$ > $(mktemp -d {{directory}}/{BASE_PREFIX}XXXXXX)/cgroup.procs && exec pytest --sandbox'"
 _HAND_OVER = (
     f"as root: (cd {{directory}} && mkdir -p {{made}} && {{pass_on}} && cd tests && {_DIVIDE} && chown -R {{uid}} . && "
     "echo SHELL_PID > shell/cgroup.procs); then, from that shell, "
@@ -216,17 +218,17 @@ def _delegate(kind: HostKind, detail: str = "") -> str:
         if kind.uid == 0:
             return _privileged(kind)
         return "as the container's root (user 0): " + _privileged(_as_root(kind))
-    return _hand_over(kind, detail, "others tests/shell tests/run", f"{{ {_EMPTY}; {_DIVIDE}; }}")
+    return _hand_over(kind, detail, "others tests/shell", f"{{ {_EMPTY}; {_DIVIDE}; }}")
 
 
 def _delegate_root(kind: HostKind, detail: str) -> str:
-    return _delegate(kind) if kind.systemd or kind.engine else _hand_over(kind, detail, "tests/shell tests/run", _DIVIDE)
+    return _delegate(kind) if kind.systemd or kind.engine else _hand_over(kind, detail, "tests/shell", _DIVIDE)
 
 
 def _hand_over(kind: HostKind, directory: str, made: str, pass_on: str) -> str:
-    """A cgroup with controllers, and in there one for the user's shell and one for the pytest that is started from it."""
+    """A cgroup with controllers, and in there one for the user's shell and one for each pytest that is started from it."""
     given = _HAND_OVER.format(directory=directory, uid=kind.uid, made=made, pass_on=pass_on)
-    return given + _BE_ALONE.format(directory=f"{directory}/tests/run")
+    return given + _BE_ALONE.format(directory=f"{directory}/tests")
 
 
 def _as_root(kind: HostKind) -> HostKind:
@@ -247,8 +249,8 @@ def _alone(kind: HostKind, directory: str) -> str:
     """A cgroup without other processes, for whom this one belongs to."""
     if kind.systemd:
         return _scope(kind)
-    emptied = f"(cd {directory} && mkdir -p others tests && {_EMPTY}; {_DIVIDE})"
-    return f"{emptied}; {_BE_ALONE.format(directory=f'{directory}/tests')}"
+    emptied = f"(cd {directory} && mkdir -p others && {_EMPTY}; {_DIVIDE})"
+    return f"{emptied}; {_BE_ALONE.format(directory=directory)}"
 
 
 def _passed_on(kind: HostKind, detail: str) -> str:

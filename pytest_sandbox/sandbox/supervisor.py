@@ -160,9 +160,10 @@ class Supervisor:
         keep = () if user else tuple(process.ROOT_CAPABILITIES)
         # Whoever owns the namespaces of a sandbox could uncover there what its mounts hide, or what only they keep from root.
         may_mount = not spec.hide and (self._layout.identity is not Identity.SAME if parent is None else parent.order.may_mount)
-        files = self._rlimit(resource.RLIMIT_NOFILE, spec.limits.files, parent and parent.order.files, scope=scope)
+        around = (None, None) if parent is None else (parent.order.files, parent.order.processes)
+        files = self._rlimit(resource.RLIMIT_NOFILE, spec.limits.files, around[0], scope=scope)
         pids = spec.limits.pids if count_pids else None
-        processes = self._rlimit(resource.RLIMIT_NPROC, pids, parent and parent.order.processes, scope=scope)
+        processes = self._rlimit(resource.RLIMIT_NPROC, pids, around[1], scope=scope)
         order = Order(name, spec, scope, shares_network, processes, files, keep, last, may_mount)
         # The files are shared, not copied: what the sandbox wrote is there when it is dead.
         running = Running(

@@ -120,7 +120,7 @@ SYSTEMD = HostKind(systemd=True, uid=1000)
         ),
         (Cause.NOT_DELEGATED, SYSTEMD, "with systemd 252 or newer: sudo -E env"),
         (Cause.NOT_DELEGATED, HostKind(Engine.DOCKER, uid=7), "as the container's root (user 0): docker run --privileged"),
-        (Cause.SHARED, ON_DOCKER, "(cd /sys/fs/cgroup && mkdir -p others tests &&"),
+        (Cause.SHARED, ON_DOCKER, "(cd /sys/fs/cgroup && mkdir -p others &&"),
         (Cause.SHARED, HostKind(systemd=True), "systemd-run --scope -p Delegate=yes pytest --sandbox"),
         (Cause.OUTSIDE, ON_PODMAN, "start pytest with the container, or in it by podman exec, not by nsenter"),
         (Cause.OUTSIDE, HostKind(), "as root: unshare --cgroup --mount"),
