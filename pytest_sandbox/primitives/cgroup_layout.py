@@ -16,10 +16,13 @@ from pytest_sandbox.model.capability import Cause
 
 V1, V2 = 1, 2
 RUN_PREFIX = "pytest-sandbox-run-"
+#: Of the leaf that a controller moves itself to on pure v2, where a cgroup with children may hold no process.
 CONTROLLER_PREFIX = "pytest-sandbox-controller-"
 #: Of a cgroup that somebody has made for one run, as docs/host-setup.md has it.
 BASE_PREFIX = "pytest-sandbox-base-"
-"""Of the leaf that a controller moves itself to on pure v2, where a cgroup with children may hold no process."""
+#: Of a scope that systemd has made for us.
+SCOPE_PREFIX = "pytest-sandbox-scope-"
+_VERSIONS = {"cgroup": V1, "cgroup2": V2}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,8 +62,10 @@ class Hierarchy:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Mount:
+    """options: of version 1, words among which are the controllers: cgroup1_show_options of kernel/cgroup/cgroup-v1.c."""
+
     version: int
-    controllers: frozenset[str]
+    options: frozenset[str]
     root: str
     point: str
     writable: bool
@@ -86,7 +91,7 @@ def _place(hierarchy: Hierarchy, mounts: list[_Mount], beside: str) -> Hierarchy
     if path == "/.." or path.startswith("/../"):
         reason = f"this process's {hierarchy.name} cgroup {path} lies outside of its cgroup namespace"
         return dataclasses.replace(hierarchy, problem=Problem(reason, Cause.OUTSIDE))
-    mine = [m for m in mounts if m.version == hierarchy.version and m.controllers == hierarchy.controllers]
+    mine = [m for m in mounts if m.version == hierarchy.version and hierarchy.controllers <= m.options]
     if not mine:
         reason = f"the {hierarchy.name} cgroup hierarchy is not mounted"
         return dataclasses.replace(hierarchy, problem=Problem(reason, Cause.UNMOUNTED, hierarchy.key or beside))
@@ -115,19 +120,10 @@ def _mounts(text: str) -> list[_Mount]:
     """Those of type cgroup and cgroup2, in order."""
     found = []
     for entry in parse_mountinfo(text):
-        if entry.fstype == "cgroup":
-            controllers, version = entry.super_options - _MOUNT_OPTIONS, V1
-        elif entry.fstype == "cgroup2":
-            controllers, version = frozenset[str](), V2
-        else:
-            continue
-        writable = "ro" not in entry.options | entry.super_options
-        found.append(_Mount(version, controllers, entry.root, entry.point, writable))
+        if entry.fstype in _VERSIONS:
+            writable = "ro" not in entry.options | entry.super_options
+            found.append(_Mount(_VERSIONS[entry.fstype], entry.super_options, entry.root, entry.point, writable))
     return found
-
-
-# Everything else among a v1 mount's options is the name of a controller: kernel/cgroup/cgroup-v1.c, cgroup1_show_options.
-_MOUNT_OPTIONS = frozenset({"rw", "ro", "clone_children", "xattr", "noprefix", "cpuset_v2_mode", "favordynmods"})
 
 
 def explain(error: OSError, hierarchy: Hierarchy) -> Problem:

@@ -1,7 +1,8 @@
 """For whose limit of processes forks were refused that a cgroup counts, by its figures and those around. Imports cgroup_files.
 
 Version 1, and version 2 before Linux 6.11, count a refusal where the fork was tried, whosever limit it was for. Since then
-version 2 counts it where the limit is that was met, and has pids.events.local (cgroup-v2.rst; commit 73e75e6fc352). Elsewhere
+version 2 counts it where the limit is that was met, and has pids.events.local (cgroup-v2.rst; commit 73e75e6fc352), unless it is
+mounted with pids_localevents. Elsewhere
 the peaks tell: a limit refuses only when as many were there.
 """
 
@@ -11,6 +12,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 
+from pytest_sandbox._linux.proc import parse_mountinfo
 from pytest_sandbox.primitives.cgroup_files import read
 
 
@@ -35,7 +37,7 @@ class _Bound:
 
 def refused_for(directory: str) -> Refused:
     """Whose limit has refused the forks that are counted in a cgroup, which is still there."""
-    if os.path.exists(f"{directory}/pids.events.local"):
+    if os.path.exists(f"{directory}/pids.events.local") and not _are_events_local():
         return Refused(own=True)
     own, around = _bound(directory), [bound for bound in _around(directory) if bound is None or bound.may_be_met]
     # Two forks at once may leave the lower of their two figures as the peak: where nothing else is, that is no proof.
@@ -44,6 +46,12 @@ def refused_for(directory: str) -> Refused:
     seen = min((bound for bound in around if bound is not None), key=lambda bound: bound.limit, default=None)
     text = f"{seen.directory} (pids.max {seen.limit})" if seen else ""
     return Refused(None if own is not None and own.peak is None else False, text)
+
+
+def _are_events_local() -> bool:
+    """Whether version 2 is mounted so that it counts as it did before 6.11, with the file there (pids_localevents)."""
+    entries = parse_mountinfo(os.fsdecode(read("/proc/self/mountinfo")))
+    return any(entry.fstype == "cgroup2" and "pids_localevents" in entry.super_options for entry in entries)
 
 
 def _around(directory: str) -> Iterator[_Bound | None]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import os
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 
 from pytest_sandbox.model.capability import Cause
@@ -41,8 +41,6 @@ _RARE: Mapping[str, Limits] = {
     "io_write_ops": dataclasses.replace(NO_LIMITS, io_write_ops=_NO_RULE >> 20),
 }
 
-_count = itertools.count()
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CgroupCapability:
@@ -70,7 +68,7 @@ def capabilities(
     Makes a cgroup for each, sets the limit, and removes it again: about 2 ms. Never raises for what is missing. announce: as for
     `CgroupRun.open`.
     """
-    with contextlib.closing(CgroupRun.open(f"probe-{os.getpid()}-{next(_count)}", announce=announce)) as run:
+    with contextlib.closing(CgroupRun.open(f"probe-{os.getpid()}-{secrets.token_hex(4)}", announce=announce)) as run:
         return {name: _try(run, name, limits) for name, limits in (_RARE if rare else _USUAL).items()}
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import glob
 import itertools
 import os
 import secrets
@@ -26,14 +27,17 @@ from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox._linux.proc import parse_cgroup
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.primitives.cgroup_files import read
-from pytest_sandbox.primitives.cgroup_layout import RUN_PREFIX, Hierarchy, Problem
+from pytest_sandbox.primitives.cgroup_layout import SCOPE_PREFIX, Hierarchy, Problem
 
 SECONDS = 10.0
 """How long systemd, and the bus before it, may take to answer: 17 to 60 ms in a guest under User-Mode Linux (measured)."""
 
 _BOOTED = "/run/systemd/system"
 """There where systemd is pid 1: sd_booted(3)."""
-_BOUNDS = ("memory.max", "memory.high", "memory.swap.max", "cpu.max", "cpuset.cpus", "io.max")
+_BOUNDS = (
+    "memory.max", "memory.high", "memory.swap.max", "memory.zswap.max", "cpu.max", "cpuset.cpus", "cpuset.mems", "io.max",
+    "hugetlb.*.max", "misc.max", "dmem.max", "rdma.max",
+)  # fmt: skip
 """What would no longer hold for a process that leaves its cgroup. Not pids.max: the scope gets the same."""
 _INFINITY = (1 << 64) - 1
 _MANAGER = "org.freedesktop.systemd1"
@@ -94,7 +98,7 @@ def _ask(path: str, directory: str) -> Problem | None:
     bound = next(_bounds(left), None)
     if bound is not None:
         return Problem(f"systemd is not asked for a scope: pytest would escape {bound}", Cause.BOUNDED)
-    name = f"{RUN_PREFIX}{os.getpid()}-{secrets.token_hex(4)}.scope"
+    name = f"{SCOPE_PREFIX}{os.getpid()}-{secrets.token_hex(4)}.scope"
     try:
         start_scope(name, place, tasks=_tasks(left))
     except ImportError:
@@ -121,9 +125,19 @@ def _words(path: str) -> list[str]:
 
 
 def _bounds(left: list[str]) -> Iterator[str]:
-    for directory, name in itertools.product(left, _BOUNDS):
-        if _words(f"{directory}/{name}")[:1] not in ([], ["max"]):
-            yield f"{name} of {os.path.basename(directory)}"
+    for directory, pattern in itertools.product(left, _BOUNDS):
+        for name in glob.glob(pattern, root_dir=directory):
+            if _is_bound(name, _words(f"{directory}/{name}")):
+                yield f"{name} of {os.path.basename(directory)}"
+
+
+def _is_bound(name: str, words: list[str]) -> bool:
+    """Whether a file of limits has one; of some controllers it names each resource, with its limit (cgroup-v2.rst)."""
+    if name in ("misc.max", "dmem.max"):
+        return any(word != "max" for word in words[1::2])
+    if name == "rdma.max":
+        return any("=" in word and not word.endswith("=max") for word in words)
+    return words[:1] not in ([], ["max"])
 
 
 def _tasks(left: list[str]) -> int:

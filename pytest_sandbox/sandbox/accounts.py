@@ -41,7 +41,7 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         output=max(running.output() + running.taken, running.overran),
         ran=_ran(running, usage),
         cpu=clock.used_cpu(running, usage.cpu),
-        mute=clock.STACKS_TIME if running.abandoned and running.dying is not None and running.dying.is_mute else 0.0,
+        mute=clock.STACKS_TIME if _was_mute(running) else 0.0,
         failed=running.failed or bool(status),
         reported=running.reported,
     )
@@ -159,7 +159,13 @@ def _limits(running: Running) -> Limits:
 def _ran(running: Running, usage: Usage) -> float:
     """Since its time last began, which it does anew with each test in it."""
     timer = clock.first(running)
-    return usage.wall if timer is None else monotonic() - timer.began
+    return usage.wall if timer is None else (running.killed_at or monotonic()) - timer.began
+
+
+def _was_mute(running: Running) -> bool:
+    """Whether it was waited for its stacks as long as anybody is, and has printed nothing."""
+    dying, killed = running.dying, running.killed_at
+    return dying is not None and dying.is_mute and killed is not None and killed >= dying.until
 
 
 def _overrun(running: Running, usage: Usage) -> Ending | None:

@@ -175,7 +175,7 @@ class Running:
     depth: how many are around it. sockets: unix sockets on paths where those listen.
     speaker: pid of who has said on the wire what was heard last, if he can be named.
     crowded: the loop waits for room in its socket. silent: main, and whoever has inherited from it, has closed that.
-    gone_by: when nothing of it may be left.
+    killed_at: when init was sent SIGKILL. gone_by: when nothing of it may be left.
     """
 
     order: Order
@@ -217,6 +217,7 @@ class Running:
     hold: bool = False
     held: bool = False
     killed: Ending | None = None
+    killed_at: float | None = None
     abandoned: bool = False
     launcher: int | None = None
     problem: SandboxError | None = None
@@ -315,6 +316,7 @@ class Running:
             self.spared_until = self.spared_until or monotonic() + FORK_TIME
         else:
             self.snapshot = self.snapshot or self.cgroup.snapshot()
+            self.killed_at = self.killed_at or monotonic()
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             self.ends()

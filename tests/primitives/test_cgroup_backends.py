@@ -100,6 +100,14 @@ def test_where_what_is_not_mounted_belongs() -> None:
     assert found.problem.detail == "unified"
 
 
+@pytest.mark.parametrize("options", ["rw,seclabel,memory", "rw,memory,release_agent=/agent", "rw,an_option_of_tomorrow,memory"])
+def test_a_hierarchy_of_version_1_is_known_by_its_controllers(options: str) -> None:
+    """Whatever else stands among the options of its mount, as a security module's do."""
+    mounts = f"35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup {options}\n"
+    (found,) = find_hierarchies("4:memory:/a\n", mounts)
+    assert (found.problem, found.directory) == (None, "/sys/fs/cgroup/memory/a")
+
+
 def test_a_writable_mount_is_preferred() -> None:
     """Some containers show a read-only copy beside a writable one."""
     mounts = V2_MOUNT.format("/", "rw").replace("/sys/fs", "/run") + V2_MOUNT.format("/", "ro")

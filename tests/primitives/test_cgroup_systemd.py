@@ -23,7 +23,7 @@ import pytest
 
 from pytest_sandbox.primitives import cgroup_systemd
 from pytest_sandbox.primitives.cgroup_files import pids_below, pids_in
-from pytest_sandbox.primitives.cgroup_layout import RUN_PREFIX, V1, V2, Hierarchy, find_hierarchies
+from pytest_sandbox.primitives.cgroup_layout import RUN_PREFIX, SCOPE_PREFIX, V1, V2, Hierarchy, find_hierarchies
 from pytest_sandbox.primitives.cgroup_systemd import Place, find_place
 from pytest_sandbox.sandbox import fixes
 from pytest_sandbox.sandbox.hostkind import HostKind
@@ -70,7 +70,14 @@ def asked(path: str, directory: Path) -> tuple[str, str]:
 def session(tmp_path: Path) -> tuple[str, Path]:
     """What stands for a cgroup of a session of this user's: nothing bounds it."""
     path = f"/user.slice/user-{UID}.slice/session-{os.getpid()}-{tmp_path.name}.scope"
-    for name, value in {"memory.max": "max", "cpu.max": "max 100000", "pids.max": "77", "io.max": ""}.items():
+    unbounded = {
+        "cpuset.mems": "",
+        "hugetlb.2MB.max": "max",
+        "misc.max": "sev max",
+        "rdma.max": "a hca_handle=max hca_object=max",
+    }
+    usual = {"memory.max": "max", "cpu.max": "max 100000", "pids.max": "77", "io.max": ""}
+    for name, value in (usual | unbounded).items():
         (tmp_path / name).write_text(value + "\n")
     return path, tmp_path
 
@@ -82,7 +89,19 @@ def test_what_may_hold_pytest_is_not_left(tmp_path: Path) -> None:
     assert "systemd-run" in fix
 
 
-@pytest.mark.parametrize(("name", "value"), [("memory.max", "1048576"), ("cpu.max", "50000 100000"), ("io.max", "8:0 rbps=1")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("memory.max", "1048576"),
+        ("memory.zswap.max", "0"),
+        ("cpu.max", "50000 100000"),
+        ("cpuset.mems", "0"),
+        ("io.max", "8:0 rbps=1"),
+        ("hugetlb.2MB.max", "0"),
+        ("misc.max", "sev max\nsev_es 2"),
+        ("rdma.max", "mlx4_0 hca_handle=2 hca_object=max"),
+    ],
+)
 def test_a_limit_is_not_escaped(session: tuple[str, Path], name: str, value: str) -> None:
     """A cgroup that bounds something is not left, and the limit is named."""
     path, directory = session
@@ -272,7 +291,7 @@ def test_a_scope_beside_what_was_left(start: Start) -> None:
     """The process leaves the cgroup that it shares for a scope in the same slice; limits can be had. It ends with the process."""
     before, after, memory = look(start)
     assert os.path.dirname(after) == os.path.dirname(before)
-    assert os.path.basename(after).startswith(RUN_PREFIX)
+    assert os.path.basename(after).startswith(SCOPE_PREFIX)
     assert memory == "True v2"
     until(lambda: not os.path.exists(f"/sys/fs/cgroup{after}") and units(os.path.basename(after)) == "")
 
@@ -323,8 +342,8 @@ def test_limits_hold_in_a_plain_shell(start: Start, pytester: pytest.Pytester) -
     assert "throttled" in output
     assert "3 failed" in output
     pid = output.split(maxsplit=1)[0]
-    until(lambda: units(f"{RUN_PREFIX}{pid}-*") == "")
-    assert below(f"{RUN_PREFIX}{pid}-*") == []
+    until(lambda: units(f"{SCOPE_PREFIX}{pid}-*") == "")
+    assert below(f"{SCOPE_PREFIX}{pid}-*") == []
 
 
 def below(pattern: str) -> list[str]:
@@ -339,7 +358,7 @@ def test_kill_9_leaves_no_scope(start: Start, pytester: pytest.Pytester) -> None
     process = start(["--scope", "--property=TasksMax=77"], [*SHARED, *argv])
     assert process.stdout
     pid = int(process.stdout.readline())
-    scope = f"{RUN_PREFIX}{pid}-*"
+    scope = f"{SCOPE_PREFIX}{pid}-*"
     until(lambda: any(map(pids_in, below(f"{scope}.scope/{RUN_PREFIX}*/s2*"))))
     (found,) = below(f"{scope}.scope")
     assert Path(found, "pids.max").read_text() == "77\n"
@@ -366,7 +385,7 @@ def test_one_scope_for_all_runs_of_a_process(start: Start) -> None:
     assert errors == ""
     first, second, third = output.splitlines()[1:]
     assert first == second == third
-    assert RUN_PREFIX in first
+    assert SCOPE_PREFIX in first
 
 
 @pytest.mark.parametrize("kind", ["scope", "service"])
@@ -407,5 +426,5 @@ def test_a_scope_for_a_session(start: Start, tmp_path: Path) -> None:
     assert errors == ""
     before, after, memory = output.splitlines()
     assert before == f"/user.slice/user-{user}.slice/{session}"
-    assert after.startswith(f"/user.slice/user-{user}.slice/user@{user}.service/app.slice/{RUN_PREFIX}")
+    assert after.startswith(f"/user.slice/user-{user}.slice/user@{user}.service/app.slice/{SCOPE_PREFIX}")
     assert memory == "True v2"

@@ -222,6 +222,21 @@ def test_who_does_not_print_its_stacks_is_told_of(monkeypatch: pytest.MonkeyPatc
     assert outcome.usage.wall >= 0.7
 
 
+def test_who_is_killed_for_another_limit_was_not_given_time_for_its_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has had is no longer than until then."""
+    monkeypatch.setattr(clock, "STACKS_TIME", 60.0)
+
+    def write_in_its_time() -> None:
+        signal.signal(STACKS_SIGNAL, lambda *_: os.write(1, b"x" * 200_000))
+        while True:
+            time.sleep(60)
+
+    outcome = ending_of(write_in_its_time, timeout=0.3, output=100_000).outcome
+    assert outcome.ending is Ending.TIMED_OUT
+    assert outcome.sentence.endswith(", limit 300ms")
+    assert outcome.usage.wall < 30
+
+
 def test_a_thread_that_hears_prints_the_stacks_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one of the threads does not block the signal."""
     monkeypatch.setattr(clock, "STACKS_TIME", 60.0)
