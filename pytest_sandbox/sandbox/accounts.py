@@ -247,7 +247,7 @@ def usage_of(running: Running, counted: CgroupUsage, fill: upper.Fill | None) ->
 
 def _no_network(running: Running) -> str:
     if running.last_words is None:
-        return "init, which reads it at the end, was killed or still runs"
+        return "it is read at the end, and the sandbox was killed, or still runs"
     if running.order.shares_network:
         return "it had no network of its own, but shared the one around it"
     return "the kernel did not show its interfaces"

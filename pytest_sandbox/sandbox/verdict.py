@@ -117,6 +117,8 @@ def _by_status(facts: Facts) -> tuple[Ending, str] | None:
     except ValueError:
         name = f"signal {number}"
     more = f"; {facts.processes_refused} forks had been refused" if facts.processes_refused else ""
+    if number == signal.SIGKILL and facts.usage.oom_kills == 0 and not more:
+        more = "; it was for no limit of the sandbox"
     if number == signal.SIGBUS and _may_have_filled_disk(facts):
         more += f"; perhaps of a disk that was full then (limit {_size(facts.limits.disk)}), as it wrote to a file by mmap"
     return Ending.SIGNALLED, f"killed by {name}: its main process died of signal {number}{more}"

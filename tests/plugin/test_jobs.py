@@ -339,7 +339,7 @@ def test_it(session, number):
     result = run(pytester, place, "--sandbox-jobs=3", "-v")
     assert (place / "killed").exists()
     result.assert_outcomes(failed=1, passed=5)
-    result.stdout.fnmatch_lines(["*test_it[[]0] FAILED*", "*test_it[[]1] PASSED*", "*the sandbox of the session ended*"])
+    result.stdout.fnmatch_lines(["*test_it[[]0] FAILED*", "*test_it[[]1] PASSED*", "*that ended the sandbox of the session*"])
 
 
 def test_generators(pytester: pytest.Pytester) -> None:

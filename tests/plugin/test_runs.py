@@ -696,7 +696,7 @@ def test_usage_table(pytester: pytest.Pytester, compare: Compare) -> None:
     assert any("disk full (12 leaked)" in line for line in rows)
     reasons = [line for line in table if line.startswith("not measured")]
     assert len({line.rpartition(": ")[2] for line in reasons}) == len(reasons)
-    assert "not measured (-): network: init, which reads it at the end, was killed or still runs" in reasons
+    assert "not measured (-): network: it is read at the end, and the sandbox was killed, or still runs" in reasons
 
 
 def test_a_report_that_is_changed_late(pytester: pytest.Pytester, compare: Compare) -> None:

@@ -128,7 +128,8 @@ def test_after(other, later): pass
         "--sandbox-memory=96M",
     )
     result.assert_outcomes(passed=2, errors=2)
-    result.stdout.fnmatch_lines(["*ended while it set up fixture 'bad': out of memory: the kernel killed *, limit 96M*"])
+    killed = "out of memory: the kernel killed *, limit 96M*"
+    result.stdout.fnmatch_lines([f"{killed}: that ended the sandbox of * while it set up fixture 'bad'*"])
 
 
 @pytest.mark.parametrize("when", ["in its teardown", "while a test runs"])
@@ -153,7 +154,7 @@ def test_2(bad): time.sleep(0 if {at_once} else 1)
     )
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(
-        ["*ERROR at teardown of test_2*", "the sandbox of *: out of memory: the kernel killed *", "torn down"]
+        ["*ERROR at teardown of test_2*", "out of memory: the kernel killed *: in the sandbox of *", "torn down"]
     )
 
 

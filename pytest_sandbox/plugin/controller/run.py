@@ -14,6 +14,7 @@ import pytest
 
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import SetupError, UnavailableError
+from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.plugin.builtin import junit, strays, watchdog
 from pytest_sandbox.plugin.builtin.ledger import Ledger
 from pytest_sandbox.plugin.builtin.settling import SEVERAL, past_counting
@@ -43,12 +44,21 @@ def known(config: pytest.Config, settings: resolve.Settings) -> Mapping[str, Cap
         host.refuse_missing(["platform"], found)  # without which nothing else can be tried
         host.refuse_missing(sorted(settings.require), found)
         if not settings.degrade:
-            host.refuse(settings.base.spec, found)
+            _refuse_for_all(config, settings.base.spec, found)
     except UnavailableError as error:
         raise pytest.UsageError(f"--sandbox: {error}") from error
     except OSError as error:  # of what it takes to try: a process, descriptors
         raise pytest.UsageError(f"--sandbox: {SetupError.of('try what this machine can do', error)}") from error
     return found
+
+
+def _refuse_for_all(config: pytest.Config, spec: Spec, found: Mapping[str, Capability]) -> None:
+    try:
+        host.refuse(spec, found)
+    except UnavailableError as error:
+        names = [one.name for one in host.unenforced(spec, found) if one.name in spec.asked]
+        who = ", ".join(filter(None, dict.fromkeys(resolve.origin_in_run(config, name) for name in names)))
+        raise pytest.UsageError(f"{who or '--sandbox'}: {error}") from error
 
 
 def _uncounted(option: str) -> Capability:
@@ -176,12 +186,23 @@ class Controller:
         return dataclasses.replace(plan, spec=host.settled(plan.spec, known))
 
     def _refuse(self, items: Sequence[pytest.Item]) -> None:
+        if self.settings.degrade:
+            return
+        first: dict[str, str] = {}
         for plan, item in dict(zip(self.plans, items, strict=True)).items():
-            if plan.enabled and not self.settings.degrade:
-                try:
-                    host.refuse(plan.spec, self.known)
-                except UnavailableError as error:
-                    raise pytest.UsageError(f"{item.nodeid}: {error}") from error
+            for line in self._missing(plan):
+                first.setdefault(line, item.nodeid)
+        if first:
+            raise pytest.UsageError("\n".join(f"{nodeid}: {line}" for line, nodeid in first.items()))
+
+    def _missing(self, plan: resolve.Plan) -> list[str]:
+        """What a plan asks for and cannot have here, in lines."""
+        try:
+            if plan.enabled:
+                host.refuse(plan.spec, self.known)
+        except UnavailableError as error:
+            return str(error).splitlines()
+        return []
 
     def _tell_absent(self) -> None:
         """Say what there was not to hide: a typing error, or a path that only other machines have."""

@@ -221,10 +221,10 @@ class Tree:
         self._book.add_scope(scope.node, scope.outcome)
         if scope.closed is None and scope.is_made and not scope.setting_up:
             item = self._world.session.items[scope.last_item]
-            text = f"the sandbox of {scope.name} ended before it had torn down: {scope.outcome.sentence}"
+            text = f"{scope.outcome.sentence}: that ended the sandbox of {scope.name} before it had torn down"
             return make_failure(item, "teardown", text, scope.outcome)
         if scope.outcome.ending in KILLING and scope.closed is not None and scope.closed.passed:
-            fail(scope.closed, f"the sandbox of {scope.name}: {scope.outcome.sentence}", scope.outcome)
+            fail(scope.closed, f"{scope.outcome.sentence}: in the sandbox of {scope.name}", scope.outcome)
         return scope.closed
 
     def _wait_for_the_dying(self, scope: Scope) -> None:
@@ -286,11 +286,11 @@ class Tree:
         dead = self._first_dead(asker, seconds)
         if dead is None or dead.outcome is None:
             return None
-        who = f"the sandbox of {dead.name} ended"
+        what = f"{dead.outcome.sentence}: that ended the sandbox of {dead.name}"
         if dead.setting_up:
-            who += f" while it set up fixture {dead.setting_up!r}"
+            what += f" while it set up fixture {dead.setting_up!r}"
         fix = _MORE_MEMORY if dead.outcome.ending is Ending.OUT_OF_MEMORY and not dead.setting_up else ""
-        problem = Unrunnable(f"{who}: {dead.outcome.sentence}{fix}", dead.outcome)
+        problem = Unrunnable(f"{what}{fix}", dead.outcome)
         if dead.setting_up:
             self._needs.give_up(dead.setting_up, dead.node, problem)
         return problem

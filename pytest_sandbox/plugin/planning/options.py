@@ -113,7 +113,10 @@ def _jobs(value: object) -> int:
     """How many; "auto": as many as there are processors for this process (sched_getaffinity(2))."""
     if value == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = units.parse_count(value)
+    try:
+        count = units.parse_count(value)
+    except SpecError:
+        count = None
     if count is None:
         raise SpecError(f"{value!r} is not a number of sandboxes: write 1 or more, or auto")
     return count

@@ -130,12 +130,17 @@ def plans(items: Iterable[pytest.Item], settings: Settings) -> list[Plan]:
 
 def origin(item: pytest.Item, name: str) -> str:
     """Where it was said which value of an option holds for an item, as it is written there; empty where nobody did."""
-    option = BY_NAME[name]
     if any(name in mark.kwargs for mark in closest_first(item)):
         return f"@pytest.mark.sandbox({name}=...)"
-    if item.config.getoption(option.key) is not None:
+    return origin_in_run(item.config, name)
+
+
+def origin_in_run(config: pytest.Config, name: str) -> str:
+    """The same, for the whole run."""
+    option = BY_NAME[name]
+    if config.getoption(option.key) is not None:
         return option.flag
-    return "" if _ini(item.config, option.key) is None else f"ini key {option.key}"
+    return "" if _ini(config, option.key) is None else f"ini key {option.key}"
 
 
 def _settings(config: pytest.Config) -> Settings:

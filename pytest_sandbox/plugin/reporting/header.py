@@ -22,7 +22,7 @@ def header(spec: Spec, known: Mapping[str, Capability]) -> list[str]:
         for name, value in dataclasses.asdict(spec.limits).items()
         if value is not None and name not in names
     ]
-    lines = [f"sandbox: network {spec.network.value}, {', '.join(limits)}"]
+    lines = [f"sandbox: {', '.join([f'network {spec.network.value}', *limits])}"]
     lines.extend(not_enforced(missing, spec.asked))
     attributes = known.get("xattr")
     if attributes is not None and not attributes.available:

@@ -18,6 +18,8 @@ from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.planning.options import BY_NAME
 from pytest_sandbox.plugin.reporting.header import shown_limit
 
+#: How much of too much output is shown, in bytes, of its beginning and of its end.
+_SHOWN = 1 << 15
 #: How many changed paths are listed.
 _PATHS = 20
 #: The shortest wait for a resource that is told, in seconds.
@@ -68,8 +70,17 @@ def fail(report: pytest.TestReport, text: str, outcome: Outcome | None) -> None:
     vars(report).pop("wasxfail", None)
     if outcome is not None:
         parts = (("stdout", outcome.stdout), ("stderr", outcome.stderr))
-        left = [(f"Captured {name} {report.when}", content.decode("utf-8", "replace")) for name, content in parts if content]
+        is_long = outcome.ending is Ending.TOO_MUCH_OUTPUT
+        left = [(f"Captured {name} {report.when}", _text(content, is_long=is_long)) for name, content in parts if content]
         report.sections = [("Sandbox", describe(outcome, text)), *joined(report.sections, left)]
+
+
+def _text(content: bytes, *, is_long: bool) -> str:
+    """Output, of which only both ends are shown where it was too much: nobody reads on to what stands below 64 MB of it."""
+    left_out = len(content) - 2 * _SHOWN
+    if is_long and left_out > 0:
+        content = content[:_SHOWN] + b"\n... %d bytes are left out here ...\n" % left_out + content[-_SHOWN:]
+    return content.decode("utf-8", "replace")
 
 
 def add_outcome(
