@@ -1,11 +1,13 @@
-"""What every test of this folder is held to: nothing is left of its sandboxes, whatever became of them."""
+"""What every test of this folder is held to: nothing is left of its sandboxes; and trees of them, for those that make such."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +15,14 @@ from typing import Any
 
 import pytest
 
-from pytest_sandbox import Limits, Result, Sandbox, Spec
+from pytest_sandbox import Limits, Outcome, Result, Sandbox, Spec
 from pytest_sandbox.model.spec import MIB
 from pytest_sandbox.primitives.cgroup_layout import RUN_PREFIX, find_hierarchies
+from pytest_sandbox.sandbox import host, probes
+from pytest_sandbox.sandbox.child import Inside
+from pytest_sandbox.sandbox.main import fork_into
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.supervisor import Supervisor
 
 
 def descriptors() -> list[str]:
@@ -101,3 +108,83 @@ def run_direct(path: Path, kind: str, size: int, **limits: Any) -> Result:
 def direct() -> Callable[..., Result]:
     """`run_direct`, for what cannot import it."""
     return run_direct
+
+
+# -- trees -------------------------------------------------------------------------------------------------------------
+
+Bodies = dict[str, Callable[[Inside], int]]
+
+
+class Heard:
+    """A listener that keeps everything."""
+
+    def __init__(self) -> None:
+        self.frames: list[dict[str, Any]] = []
+        self.outcome: Outcome | None = None
+
+    def on_frame(self, running: Running, frame: dict[str, Any]) -> None:
+        """Keep it."""
+        del running
+        self.frames.append(frame)
+
+    def on_end(self, running: Running, outcome: Outcome) -> None:
+        """Keep it."""
+        del running
+        self.outcome = outcome
+
+
+@pytest.fixture
+def supervisor() -> Iterator[Supervisor]:
+    """A supervisor of its own."""
+    with Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(probes.find_identity())) as one:
+        yield one
+
+
+def scope(bodies: Bodies) -> Callable[[Inside], int]:
+    """A body that forks sandboxes as ordered, with the body that the order names, until it is told to end."""
+
+    def body(inside: Inside) -> int:
+        while True:
+            try:
+                frame, descriptors = inside.channel.receive()
+            except EOFError:
+                return 0
+            if frame["op"] == "spawn":
+                fork_into(inside, frame, descriptors, scope(bodies) if frame["body"] == "scope" else bodies[frame["body"]])
+            elif frame["op"] == "end":
+                return 0
+            elif frame["op"] == "do":
+                inside.channel.send({"op": "did", "code": bodies[frame["body"]](inside)})
+
+    return body
+
+
+def root(supervisor: Supervisor, body: Callable[[Inside], int], **spec: Any) -> tuple[Running, Heard]:
+    """Start an outermost sandbox."""
+    heard = Heard()
+    return supervisor.start_root(Spec(**spec), body, heard), heard
+
+
+def below(supervisor: Supervisor, parent: Running, body: str, *, inner: bool = False, **spec: Any) -> tuple[Running, Heard]:
+    """Start a sandbox below another."""
+    heard = Heard()
+    return supervisor.start(parent, Spec(**spec), heard, scope=inner, body=body), heard
+
+
+def wait(supervisor: Supervisor, *heard: Heard) -> list[Outcome]:
+    """Serve until all of these are gone."""
+    limit = time.monotonic() + 300
+    while any(one.outcome is None for one in heard):
+        assert time.monotonic() < limit, "a sandbox does not end"
+        supervisor.step(1.0)
+    return [one.outcome for one in heard if one.outcome]
+
+
+def sleep(seconds: float, status: int = 0) -> Callable[[Inside], int]:
+    """A body that takes its time."""
+
+    def body(_: Inside) -> int:
+        time.sleep(seconds)
+        return status
+
+    return body
