@@ -1,4 +1,4 @@
-"""What a conftest's hooks are told in a sandbox: what they are told in a plain run."""
+"""What a conftest's hooks are told in a sandbox: what they are told in a plain run; and loops of their own."""
 
 from __future__ import annotations
 
@@ -114,3 +114,38 @@ def test_reports_share_texts_with_their_items(pytester: pytest.Pytester) -> None
     result = pytester.runpytest_subprocess("--sandbox", "-p", "no:randomly")
     result.assert_outcomes(passed=2)
     assert result.ret == 0
+
+
+def test_a_loop_before_the_loop(pytester: pytest.Pytester, compare: Compare) -> None:
+    """What conftest files do in pytest_runtestloop is done, and one that ends the run ends it."""
+    pytester.makeconftest(
+        """
+        import pytest
+        def pytest_runtestloop(session):
+            with open("told", "a") as file: file.write("conftest ")
+            return session.config.option.keyword == "nothing" or None
+        """
+    )
+    pytester.makepyfile("def test_1(): pass")
+    pair = compare()
+    pair.assert_same()
+    assert pair.plain.files["told"] == pair.boxed.files["told"] == "conftest "
+    compare.same("-k", "nothing")
+
+
+def test_a_loop_of_its_own(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Somebody else's loop would run tests without sandboxes: it is refused before the first."""
+    pytester.makeconftest(
+        """
+        import pytest
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtestloop(session):
+            for item in session.items: item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            return True
+        """
+    )
+    pytester.makepyfile("def test_1(): open('ran', 'w').close()")
+    run = compare.one()
+    assert run.status == pytest.ExitCode.USAGE_ERROR
+    assert "own pytest_runtestloop runs test_a_loop_of_its_own.py::test_1, which would be without a sandbox. Fix:" in run.text
+    assert not (pytester.path / "ran").exists()

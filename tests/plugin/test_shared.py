@@ -242,3 +242,19 @@ def test_a_thread_that_goes_on_asking(pytester: pytest.Pytester) -> None:
         """
     )
     pytester.runpytest_subprocess("--sandbox", "--sandbox-timeout=20").assert_outcomes(passed=61)
+
+
+def test_limits_without_a_sandbox_are_refused(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Before the first test, with the name of the one that has them."""
+    pytester.makepyfile(
+        """
+        import pytest
+        def test_1(): pass
+        @pytest.mark.sandbox(enabled=False, memory="64M")
+        def test_2(): pass
+        """
+    )
+    run = compare.one()
+    assert run.status == pytest.ExitCode.USAGE_ERROR
+    assert not run.reports
+    assert "::test_2: @pytest.mark.sandbox(enabled=False): memory would have no effect" in run.text

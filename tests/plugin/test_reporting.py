@@ -1,0 +1,225 @@
+"""What is reported of tests: times, warnings, what hooks add to a report or change of it, and the table of usage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Compare
+
+
+def test_durations(pytester: pytest.Pytester, compare: Compare) -> None:
+    """--durations counts a fixture's time for the test that it was set up for, and a teardown for the last.
+
+    By a clock that stands still but for who lets time pass: how long anything takes on this machine is no matter.
+    """
+    pytester.makeconftest(
+        """
+        from _pytest import timing
+        now = 1000.0
+        def passes(seconds): global now; now += seconds
+        timing.time = timing.perf_counter = lambda: now
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+        from conftest import passes
+        @pytest.fixture(scope="session")
+        def slow():
+            passes(3); yield; passes(2)
+        def test_1(slow): passes(1)
+        def test_2(slow): pass
+        """
+    )
+    pair = compare("--durations=0", "-vv")
+    for run in (pair.plain, pair.boxed):
+        found = [(report["nodeid"][-6:], report["when"], report["duration"]) for report in run.reports]
+        assert found == [
+            ("test_1", "setup", 3),
+            ("test_1", "call", 1),
+            ("test_1", "teardown", 0),
+            ("test_2", "setup", 0),
+            ("test_2", "call", 0),
+            ("test_2", "teardown", 2),
+        ]
+        run.result.stdout.fnmatch_lines_random(["3.00s setup *::test_1", "2.00s teardown *::test_2", "1.00s call *::test_1"])
+
+
+@pytest.mark.skipif(not hasattr(pytest, "Subtests"), reason="subtests came with pytest 9")
+def test_durations_of_who_is_killed(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Are of the phase that it was killed in: what came before is counted once, also that of others in its sandbox."""
+    pytester.makepyfile(
+        """
+        import os, time, pytest
+        pytestmark = pytest.mark.sandbox(group="one")
+        @pytest.fixture
+        def slow(): time.sleep(0.5)
+        def test_1(slow): time.sleep(0.5)
+        def test_2(slow, subtests):
+            with subtests.test(): time.sleep(0.25)
+            time.sleep(0.25)
+            os.kill(os.getpid(), 9)
+        """
+    )
+    run = compare.one()
+    own = [report for report in run.reports if report["kind"] == "TestReport"]
+    assert [report["outcome"] for report in own] == ["passed"] * 4 + ["failed", "passed"]
+    wall = next(float(value) for name, value in own[-1]["properties"] if name == "sandbox_wall")
+    assert sum(report["duration"] for report in own) <= wall
+    assert [report["duration"] >= 0.5 for report in own] == [True, True, False, True, True, False]
+
+
+def test_attributes_that_hooks_add(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Plain data arrives as what it was, also what JSON has no form for; of anything else what repr makes of it."""
+    pytester.makeconftest(
+        """
+        import pytest
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            if report.when == "call":
+                report.files = {"a.py": {1, 2}, "b.py": frozenset()}
+                report.numbers = {1: "one", None: (2, [3])}
+                report.bytes = b"\\x00\\xff"
+                report.infinite = [float("inf"), float("nan")]
+                report.words = ["a", {"b": None}, True, 1.5]
+            return report
+        def pytest_runtest_logreport(report):
+            if report.when == "call":
+                print("attributes", report.files, report.numbers, report.bytes, report.infinite, report.words)
+        """
+    )
+    pytester.makepyfile("def test_1(): pass\ndef test_2(): assert 0")
+    compare.same("-s")
+
+
+def test_an_attribute_that_is_no_data(pytester: pytest.Pytester) -> None:
+    """It does no harm: an object of a class, and what contains itself."""
+    pytester.makeconftest(
+        """
+        import pytest
+        class Own:
+            def __repr__(self): return "<own>"
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            report.own, report.deep = Own(), {1: []}
+            report.deep[1].append(report.deep)
+            return report
+        def pytest_runtest_logreport(report):
+            if report.when == "call": print("own:", report.own)
+        """
+    )
+    pytester.makepyfile("def test_1(): pass")
+    run = pytester.runpytest_subprocess("--sandbox", "-s")
+    run.assert_outcomes(passed=1)
+    run.stdout.fnmatch_lines(["*own: <own>*"])
+
+
+def test_warnings(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Warnings of every origin: shown in the summary, with test and place, counted once."""
+    pytester.makepyfile(
+        """
+        import pytest, warnings
+        warnings.warn("at import")
+        class MyWarning(UserWarning): pass
+        @pytest.fixture(scope="session")
+        def value():
+            warnings.warn("in set-up", DeprecationWarning)
+            yield
+            warnings.warn("in teardown", MyWarning)
+        def test_1(value): warnings.warn(MyWarning("in call"))
+        @pytest.mark.parametrize("number", range(3))
+        def test_2(number): warnings.warn("many")
+        @pytest.mark.filterwarnings("error")
+        def test_3(): warnings.warn("an error")
+        @pytest.mark.filterwarnings("ignore")
+        def test_4(): warnings.warn("ignored")
+        def test_5(recwarn): warnings.warn("recorded"); assert len(recwarn) == 1
+        def test_6():
+            with pytest.warns(UserWarning): warnings.warn("expected")
+        """
+    )
+    compare.same("-rA")
+    compare.same("-W", "error", "-rA")
+
+
+def test_unraisable(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Exceptions in __del__ and in threads, and resources left open, are warnings of their test."""
+    pytester.makepyfile(
+        """
+        import threading, warnings, pytest
+        class Bad:
+            def __del__(self): raise ValueError("in del")
+        def test_del(): Bad()
+        def test_thread():
+            thread = threading.Thread(target=lambda: 1 / 0)
+            thread.start(); thread.join()
+        async def never(): pass
+        def test_coroutine(): never()
+        def test_pass(): pass
+        """
+    )
+    pair = compare("-W", "always")
+    kinds = [[(warning[0], warning[3]) for warning in run.record["warnings"]] for run in (pair.plain, pair.boxed)]
+    assert sorted(kinds[1]) == sorted(kinds[0])
+    pair = compare("-W", "error")
+    assert [o for o in pair.boxed.outcomes() if o[2] == "failed"] == [o for o in pair.plain.outcomes() if o[2] == "failed"]
+
+
+def test_usage_table(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Columns are as wide as what is in them; why a figure is missing is said once, with the columns that lack it."""
+    pytester.makepyfile(
+        """
+        import os, pytest, subprocess, time
+        @pytest.mark.parametrize("name", ["a" * 100, "b"])
+        def test_killed(name): os.kill(os.getpid(), 9)
+        @pytest.mark.sandbox(timeout="100ms")
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_late(number): time.sleep(60)
+        @pytest.mark.sandbox(disk="1M")
+        def test_leaks():
+            for _ in range(12): subprocess.Popen(["sleep", "60"])
+            open("/tmp/big", "wb").write(bytes(1 << 22))
+        """
+    )
+    text = compare.one("--sandbox-usage").result.stdout.str()
+    table = text[text.index("= sandbox usage =") :].splitlines()[1:]
+    rows = [line for line in table if "::" in line and not line.startswith(("FAILED", "/"))][:5]
+    column = table[0].index("test")
+    assert {line.index("test_usage_table.py::") for line in rows} == {column}
+    assert any("disk full (12 leaked)" in line for line in rows)
+    reasons = [line for line in table if line.startswith("not measured")]
+    assert len({line.rpartition(": ")[2] for line in reasons}) == len(reasons)
+    assert "not measured (-): network: it is read at the end, and the sandbox was killed, or still runs" in reasons
+
+
+def test_a_report_that_is_changed_late(pytester: pytest.Pytester, compare: Compare) -> None:
+    """pytest_exception_interact comes after the report was sent: what it does to it is shown all the same."""
+    pytester.makeconftest(
+        """
+        def pytest_exception_interact(node, call, report):
+            report.sections.append(("Added late", "about " + node.name))
+            if "short" in node.name: report.longrepr = "in short"
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture
+        def broken(): 1 / 0
+        @pytest.fixture
+        def breaks(): yield; 1 / 0
+        def test_1(): assert 0
+        def test_short(): assert 0
+        def test_2(broken): pass
+        def test_3(breaks): pass
+        """
+    )
+    pair = compare()
+    assert pair.boxed.screen() == pair.plain.screen()
+    assert pair.boxed.text.count("about test_") == 4
+    assert "in short" in pair.boxed.text

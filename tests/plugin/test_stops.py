@@ -1,0 +1,135 @@
+"""Runs that end early, by an option, a test, a fixture or a hook: where plain pytest ends, and in the same words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Compare
+
+
+def test_maxfail_with_subtests(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A subtest that fails ends its test where it is the last failure allowed, also in a sandbox that was made ahead."""
+    pytester.makepyfile(
+        """
+        import time
+        def test_1(): time.sleep(0.2); assert 0
+        def test_2(subtests):
+            for n in range(3):
+                with subtests.test(n=n): assert n != 1
+        """
+    )
+    compare.same("--maxfail=2")
+
+
+@pytest.mark.parametrize("where", ["call", "setup", "session", "teardown"])
+@pytest.mark.parametrize("what", ["pytest.exit('enough', returncode=7)", "raise KeyboardInterrupt"])
+def test_exit(pytester: pytest.Pytester, compare: Compare, where: str, what: str) -> None:
+    """pytest.exit and KeyboardInterrupt end the run, with the same status, from tests and fixtures."""
+    scope = "session" if where == "session" else "function"
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.fixture(scope={scope!r})
+        def fixture():
+            if {where!r} in ("setup", "session"): {what}
+            yield
+            if {where!r} == "teardown": {what}
+        def test_1(): pass
+        def test_2(fixture):
+            if {where!r} == "call": {what}
+        def test_3(): pass
+        """
+    )
+    pair = compare()
+    assert pair.boxed.status == pair.plain.status
+    assert pair.boxed.outcomes() == pair.plain.outcomes()
+    for run in (pair.plain, pair.boxed):
+        assert ("enough" in run.text) == ("exit" in what)
+
+
+def test_exit_tears_scopes_down(pytester: pytest.Pytester, compare: Compare) -> None:
+    """pytest.exit in a test: the fixtures of enclosing scopes are torn down."""
+    pytester.makepyfile(
+        """
+        import pathlib, pytest
+        def log(text):
+            with (pathlib.Path(__file__).parent / "log.txt").open("a") as file: file.write(text + "\\n")
+        @pytest.fixture(scope="session")
+        def outer(): log("outer up"); yield; log("outer down")
+        @pytest.fixture(scope="module")
+        def inner(): log("inner up"); yield; log("inner down")
+        @pytest.fixture
+        def own(): log("own up"); yield; log("own down")
+        def test_1(outer, inner, own): pytest.exit("enough")
+        def test_2(outer): pass
+        """
+    )
+    (pytester.path / "log.txt").touch()
+    pair = compare(options=["--sandbox-writable=log.txt"])
+    assert pair.boxed.files["log.txt"] == pair.plain.files["log.txt"]
+
+
+@pytest.mark.parametrize("stop", ["shouldstop", "shouldfail", "shouldfail = request.session.shouldstop"])
+@pytest.mark.parametrize("options", [(), ("--maxfail=1",)])
+def test_a_test_stops_the_run(pytester: pytest.Pytester, compare: Compare, stop: str, options: tuple[str, ...]) -> None:
+    """By either of the session's attributes, or both: the same words, the same exit status."""
+    pytester.makepyfile(
+        f"""
+        def test_1(request):
+            request.session.{stop} = "that is all"
+            assert 0
+        def test_2(): pass
+        """
+    )
+    compare.same(*options)
+
+
+def test_shouldstop(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A test that sets session.shouldstop ends the run after it."""
+    pytester.makepyfile(
+        """
+        def test_1(request): request.session.shouldstop = "that is all"
+        def test_2(): pass
+        """
+    )
+    compare.same()
+
+
+def test_internal_error(pytester: pytest.Pytester, compare: Compare) -> None:
+    """A hook that raises is an internal error, status 3."""
+    pytester.makeconftest(
+        "def pytest_runtest_setup(item):\n    pass\ndef pytest_runtest_logreport(report):\n    raise ValueError('in hook')\n"
+    )
+    pytester.makepyfile("def test_1(): pass\n")
+    pair = compare()
+    assert pair.boxed.status == pair.plain.status == pytest.ExitCode.INTERNAL_ERROR
+    assert "in hook" in pair.boxed.text
+
+
+@pytest.mark.parametrize("scope", ["test", "module"])
+def test_a_plugin_that_stops_the_run(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
+    """When it has heard of a test, those that have run meanwhile did not happen."""
+    pytester.makeconftest(
+        """
+        import pytest
+        class Stop:
+            def __init__(self, session): self.session = session
+            def pytest_runtest_logreport(self, report):
+                if report.when == "teardown" and report.nodeid.endswith("test_1"): self.session.shouldstop = "heard enough"
+        def pytest_sessionstart(session): session.config.pluginmanager.register(Stop(session))
+        """
+    )
+    pytester.makepyfile(
+        f"""
+        import pytest
+        pytestmark = pytest.mark.sandbox(scope={scope!r})
+        def test_0(): pass
+        def test_1(): pass
+        def test_2(): pass
+        def test_3(): pass
+        """
+    )
+    compare.same("-rA")
