@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,55 @@ def compare(pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory,
     (top / "temproot").mkdir()
     monkeypatch.setenv("PYTEST_DEBUG_TEMPROOT", str(top / "temproot"))
     return Compare(pytester, top / "runs")
+
+
+# -- suites whose fixtures log what they do ----------------------------------------------------------------------------
+
+LOG = "--sandbox-writable=log.txt"
+
+#: What each suite's conftest has: `log(text)` appends a line to a file that goes through to the machine.
+CONFTEST = """
+import pathlib, pytest
+PATH = pathlib.Path(__file__).parent / "log.txt"
+
+def write(text):
+    with PATH.open("a") as file:
+        file.write(text + "\\n")
+
+@pytest.fixture(scope="session")
+def log():
+    return write
+
+def maker(scope, name=None):
+    @pytest.fixture(scope=scope, name=name or scope + "_value")
+    def made(log, request):
+        log(f"set up {scope} for {request.node.nodeid}")
+        yield [scope]
+        log(f"tear down {scope} for {request.node.nodeid}")
+    return made
+
+session_value = maker("session")
+package_value = maker("package")
+module_value = maker("module")
+class_value = maker("class")
+function_value = maker("function")
+"""
+
+
+def make(pytester: pytest.Pytester, conftest: str = "", **files: str) -> None:
+    """Write a suite: paths with "/" spelled as "__", without ".py"."""
+    pytester.makeconftest(CONFTEST + textwrap.dedent(conftest))
+    (pytester.path / "log.txt").touch()
+    for name, text in files.items():
+        path = pytester.path / (name.replace("__init", "/!init").replace("__", "/").replace("/!init", "/__init__") + ".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+
+
+def same_log(compare: Compare, *args: str) -> list[str]:
+    """Run it both ways; outcomes and the log must be the same. Returns the log's lines."""
+    pair = compare(*args, options=[LOG]).assert_same()
+    assert pair.boxed.files["log.txt"] == pair.plain.files["log.txt"]
+    lines = pair.plain.files["log.txt"].splitlines()
+    assert lines
+    return lines

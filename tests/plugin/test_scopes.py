@@ -4,64 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.plugin.conftest import Compare
-
-LOG = "--sandbox-writable=log.txt"
-
-#: What each suite's conftest has: `log(text)` appends a line to a file that goes through to the machine.
-CONFTEST = """
-import pathlib, pytest
-PATH = pathlib.Path(__file__).parent / "log.txt"
-
-def write(text):
-    with PATH.open("a") as file:
-        file.write(text + "\\n")
-
-@pytest.fixture(scope="session")
-def log():
-    return write
-
-def maker(scope, name=None):
-    @pytest.fixture(scope=scope, name=name or scope + "_value")
-    def made(log, request):
-        log(f"set up {scope} for {request.node.nodeid}")
-        yield [scope]
-        log(f"tear down {scope} for {request.node.nodeid}")
-    return made
-
-session_value = maker("session")
-package_value = maker("package")
-module_value = maker("module")
-class_value = maker("class")
-function_value = maker("function")
-"""
-
-
-def make(pytester: pytest.Pytester, conftest: str = "", **files: str) -> None:
-    """Write a suite: paths with "/" spelled as "__", without ".py"."""
-    pytester.makeconftest(CONFTEST + textwrap.dedent(conftest))
-    (pytester.path / "log.txt").touch()
-    for name, text in files.items():
-        path = pytester.path / (name.replace("__init", "/!init").replace("__", "/").replace("/!init", "/__init__") + ".py")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
-
-
-def same_log(compare: Compare, *args: str) -> list[str]:
-    """Run it both ways; outcomes and the log must be the same. Returns the log's lines."""
-    pair = compare(*args, options=[LOG]).assert_same()
-    assert pair.boxed.files["log.txt"] == pair.plain.files["log.txt"]
-    lines = pair.plain.files["log.txt"].splitlines()
-    assert lines
-    return lines
-
+from tests.plugin.conftest import LOG, Compare, make, same_log
 
 EVERY = """
 import pytest
@@ -175,132 +122,6 @@ def test_xunit(pytester: pytest.Pytester, compare: Compare) -> None:
         """,
     )
     same_log(compare)
-
-
-@pytest.mark.parametrize("scope", ["session", "package", "module", "class", "function"])
-def test_parametrized_fixture(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
-    """A parametrized fixture is set up once for each value, and tests are ordered by it."""
-    make(
-        pytester,
-        f"""
-        @pytest.fixture(scope={scope!r}, params=["a", "b", "c"])
-        def value(log, request):
-            log("set up " + request.param); yield request.param; log("tear down " + request.param)
-        @pytest.fixture(scope={scope!r})
-        def above(value, log):
-            log("above " + value); yield value * 2; log("no longer above " + value)
-        """,
-        test_a="""
-        def test_1(value, log): log("1 " + value)
-        class TestIt:
-            def test_2(self, above, log): log("2 " + above)
-            def test_3(self, log): log("3")
-        """,
-        test_b="def test_4(above, value, log): log('4 ' + above + value)\n",
-    )
-    lines = same_log(compare)
-    if scope == "session":
-        assert lines.count("set up b") == 1
-
-
-def test_two_parametrized_fixtures(pytester: pytest.Pytester, compare: Compare) -> None:
-    """Two of them in two scopes, one of which asks for the other."""
-    make(
-        pytester,
-        """
-        @pytest.fixture(scope="session", params=[1, 2])
-        def outer(log, request):
-            log(f"set up outer {request.param}"); yield request.param; log(f"tear down outer {request.param}")
-        @pytest.fixture(scope="module", params=["x", "y"])
-        def inner(outer, log, request):
-            log(f"set up inner {request.param}"); yield (outer, request.param); log(f"tear down inner {request.param}")
-        """,
-        test_a="def test_1(inner, log): log(repr(inner))\ndef test_2(outer, log): log(repr(outer))\ndef test_3(inner): pass\n",
-        test_b="def test_4(inner, log): log(repr(inner))\ndef test_5(outer, log): log(repr(outer))\n",
-    )
-    same_log(compare)
-
-
-def test_direct_parametrization_of_a_fixture(pytester: pytest.Pytester, compare: Compare) -> None:
-    """`indirect` parametrization, with a scope of its own, of a session fixture."""
-    make(
-        pytester,
-        """
-        @pytest.fixture(scope="session")
-        def value(log, request):
-            log(f"set up {request.param}"); yield request.param; log(f"tear down {request.param}")
-        """,
-        test_a="""
-        import pytest
-        @pytest.mark.parametrize("value", ["a", "b"], indirect=True)
-        class TestIt:
-            def test_1(self, value, log): log("1" + value)
-            def test_2(self, value, log): log("2" + value)
-        @pytest.mark.parametrize("value", ["c", "a"], indirect=True)
-        def test_3(value, log): log("3" + value)
-        @pytest.mark.parametrize("plain", [1, 2], scope="module")
-        def test_4(plain, module_value, log): log(f"4{plain}")
-        """,
-    )
-    same_log(compare)
-
-
-def test_overrides(pytester: pytest.Pytester, compare: Compare) -> None:
-    """A fixture that overrides another of its name, in another scope, with and without asking for it."""
-    make(
-        pytester,
-        """
-        @pytest.fixture(scope="session")
-        def value(log):
-            log("session value"); yield ["session"]; log("session value down")
-        """,
-        test_a="""
-        import pytest
-        @pytest.fixture(scope="module")
-        def value(value, log):
-            log("module value"); yield [*value, "module"]; log("module value down")
-        def test_1(value): assert value == ["session", "module"]
-        class TestIt:
-            @pytest.fixture
-            def value(self, value, log):
-                log("own value"); yield [*value, "function"]; log("own value down")
-            def test_2(self, value): assert value == ["session", "module", "function"]
-            def test_3(self, value): assert value == ["session", "module", "function"]
-        class TestOther:
-            @pytest.fixture(scope="class")
-            def value(self): return "other"
-            def test_4(self, value): assert value == "other"
-        """,
-        test_b="def test_5(value): assert value == ['session']\n",
-    )
-    lines = same_log(compare)
-    assert lines.count("session value") == 1
-
-
-def test_asked_for_at_run_time(pytester: pytest.Pytester, compare: Compare) -> None:
-    """request.getfixturevalue finds fixtures of every scope, those that are up already and others."""
-    make(
-        pytester,
-        test_a="""
-        def test_up(module_value, request): assert request.getfixturevalue("module_value") is module_value
-        def test_down(request): assert request.getfixturevalue("function_value") == ["function"]
-        """,
-    )
-    same_log(compare)
-
-
-def test_higher_scopes_asked_for_at_run_time(pytester: pytest.Pytester, compare: Compare) -> None:
-    """A session fixture that only getfixturevalue asks for is there; it is set up, and torn down, in each sandbox anew."""
-    make(
-        pytester,
-        test_a="""
-        import pytest
-        @pytest.mark.parametrize("number", range(3))
-        def test_it(request, number): assert request.getfixturevalue("session_value") == ["session"]
-        """,
-    )
-    pair = compare(options=[LOG]).assert_same()
-    assert pair.boxed.files["log.txt"].splitlines() == ["set up session for ", "tear down session for "] * 3
 
 
 def test_autouse_and_usefixtures(pytester: pytest.Pytester, compare: Compare) -> None:
@@ -507,36 +328,6 @@ def test_context_managers_of_unsandboxed_tests(pytester: pytest.Pytester, compar
     assert same_log(compare) == ["finally"]
 
 
-def test_after_one_that_failed(pytester: pytest.Pytester, compare: Compare) -> None:
-    """What comes after a fixture that failed is set up once, by its scope, for the next test that needs it."""
-    make(
-        pytester,
-        conftest="""
-        @pytest.fixture(scope="session")
-        def broken(log): raise ValueError("broken")
-        @pytest.fixture(scope="module", autouse=True)
-        def module(log):
-            log("module is set up"); yield; log("module is torn down")
-        @pytest.fixture(scope="session")
-        def session(log):
-            log("session is set up"); yield; log("session is torn down")
-        """,
-        test_it="""
-        def test_broken(broken, session): pass
-        def test_broken_too(session, broken): pass
-        def test_1(): pass
-        def test_2(session): pass
-        def test_3(session): pass
-        """,
-        test_more="""
-        def test_4(session, broken): pass
-        def test_5(): pass
-        """,
-    )
-    lines = same_log(compare)
-    assert [lines.count(f"{scope} is set up") for scope in ("module", "session")] == [2, 1]
-
-
 def test_a_packages_fixture_defined_in_a_module(pytester: pytest.Pytester, compare: Compare) -> None:
     """Lives as long as the one of the package that it asks for, and not only as long as its module, nor the session."""
     make(
@@ -561,83 +352,6 @@ def test_a_packages_fixture_defined_in_a_module(pytester: pytest.Pytester, compa
     )
     lines = same_log(compare, "pkg", "test_other.py")
     assert lines == ["outer up", "inner up", "test_1", "test_2", "test_3", "inner down", "outer down", "test_4"]
-
-
-@pytest.mark.parametrize("error", ["1 / 0", "pytest.skip('no')"])
-def test_nothing_after_a_failed_one(pytester: pytest.Pytester, compare: Compare, error: str) -> None:
-    """For no test that needs it: what comes after it is set up by who does not need it, once, and wider scopes stay."""
-    make(
-        pytester,
-        f"""
-        import sys
-        @pytest.fixture(scope="session")
-        def fails(log): log("fails"); {error}
-        @pytest.fixture(scope="package")
-        def elsewhere(log): log("elsewhere up"); yield; log("elsewhere down")
-        @pytest.fixture(scope="module")
-        def after(log): log("after up"); yield; log("after down")
-        @pytest.fixture(scope="module", autouse=True)
-        def always(log): log("always up"); yield; log("always down")
-        """,
-        test_1="""
-        import pytest
-        @pytest.fixture(scope="class")
-        def last(log): log("last up"); yield; log("last down")
-        class Test1:
-            def test_1(self, fails, elsewhere, after, last): pass
-            def test_2(self, fails, elsewhere, after, last): pass
-            def test_3(self, elsewhere, after, last, log): log("test_3")
-            def test_4(self, fails, after, last, tmp_path_factory): pass
-            def test_5(self, after, last, log): log("test_5")
-        def test_6(after, log): log("test_6")
-        """,
-    )
-    lines = same_log(compare)
-    assert lines.count("after up") == lines.count("always up") == lines.count("last up") == lines.count("elsewhere up") == 1
-
-
-def test_which_fixture_has_a_thread(pytester: pytest.Pytester) -> None:
-    """The innermost is named, once; what depends on it is set up by each test. What ends for that says nothing aside."""
-    pytester.makepyfile(
-        """
-        import pytest, threading, time
-        @pytest.fixture(scope="session")
-        def quiet(): print("quiet up"); yield; print("quiet down")
-        @pytest.fixture(scope="session")
-        def inner(): threading.Thread(target=time.sleep, args=(60,), daemon=True, name="own").start(); yield
-        @pytest.fixture(scope="session")
-        def middle(inner, quiet): yield
-        @pytest.fixture(scope="session")
-        def outer(middle): yield
-        def test_1(quiet): pass
-        def test_2(outer): pass
-        def test_3(outer, middle): pass
-        """
-    )
-    run = pytester.runpytest_subprocess("--sandbox", "-v")
-    run.assert_outcomes(passed=3, warnings=1)
-    run.stdout.fnmatch_lines(["*fixture 'inner' starts a thread (own)*"])
-    assert "quiet" not in run.stdout.str()
-
-
-def test_what_a_factorys_fixture_asks_for_at_run_time(pytester: pytest.Pytester, compare: Compare) -> None:
-    """A server whose name the factory was given, as of pytest-postgresql and its kin, is set up once, by its scope."""
-    make(
-        pytester,
-        test_a="""
-        import pytest
-        @pytest.fixture(scope="session")
-        def server(log): log("up"); yield 1; log("down")
-        def factory(process_fixture_name):
-            @pytest.fixture
-            def client(request): return request.getfixturevalue(process_fixture_name)
-            return client
-        client = factory("server")
-        @pytest.mark.parametrize("number", range(3))
-        def test_1(client, number, log): log(f"test {number}")
-        """,
-    )
-    assert same_log(compare) == ["up", "test 0", "test 1", "test 2", "down"]
 
 
 OTHER_USER = "before = os.getresuid(); os.setresuid(1000, 1000, 0); yield; os.setresuid(*before)"
