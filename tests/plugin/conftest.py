@@ -31,6 +31,8 @@ _NOISE = (
     (re.compile(r"={2,}"), "="),
 )
 
+#: A sandboxed run that leaves nothing for a later one, in the order in which tests are written.
+OPTIONS = ("--sandbox", "-p", "no:cacheprovider", "-p", "no:randomly")
 #: How long an inner run may take, in seconds: a guest's kernel, and a machine with forty others to run, take many times as long.
 PATIENCE = 300
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-OPTIONS = ("--sandbox", "-p", "no:cacheprovider", "-p", "no:randomly")
+from tests.plugin.conftest import OPTIONS
 
 #: Scopes that wait while tests of their own and of other modules run, a test that makes sandboxes and asks, and a long report.
 SUITE = """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.plugin.conftest import OPTIONS
+
 
 def test_which_fixture_has_a_thread(pytester: pytest.Pytester) -> None:
     """The innermost is named, once; what depends on it is set up by each test. What ends for that says nothing aside."""
@@ -27,3 +29,72 @@ def test_which_fixture_has_a_thread(pytester: pytest.Pytester) -> None:
     run.assert_outcomes(passed=3, warnings=1)
     run.stdout.fnmatch_lines(["*fixture 'inner' starts a thread (own)*"])
     assert "quiet" not in run.stdout.str()
+
+
+def test_a_fixture_that_starts_a_thread(pytester: pytest.Pytester) -> None:
+    """No fork inherits a thread: what starts one is set up in each sandbox that needs it, and a warning says so."""
+    pytester.makepyfile("""
+        import threading
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def once(): return object()
+
+        @pytest.fixture(scope="session")
+        def server():
+            end = threading.Event()
+            thread = threading.Thread(target=end.wait, daemon=True, name="the-server")
+            thread.start()
+            yield thread
+            end.set()
+            thread.join()
+
+        @pytest.fixture(scope="module")
+        def client(server): return server
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_it(once, client, number): assert client.is_alive()
+        def test_without(once): assert threading.active_count() == 1
+    """)
+    result = pytester.runpytest_subprocess(*OPTIONS)
+    result.assert_outcomes(passed=4, warnings=1)
+    result.stdout.fnmatch_lines(["*ThreadWarning: fixture 'server' starts a thread (the-server)*"])
+
+
+def test_a_fixture_that_starts_a_thread_without_a_name(pytester: pytest.Pytester) -> None:
+    """One that `threading` does not know, as execnet's, is noticed all the same."""
+    pytester.makepyfile("""
+        import _thread, queue
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def echo():
+            asked, answered = queue.SimpleQueue(), queue.SimpleQueue()
+            _thread.start_new_thread(lambda: [answered.put(asked.get()) for _ in range(3)], ())
+            return asked, answered
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_it(echo, number):
+            echo[0].put(number)
+            assert echo[1].get(timeout=60) == number
+    """)
+    result = pytester.runpytest_subprocess(*OPTIONS)
+    result.assert_outcomes(passed=2, warnings=1)
+    result.stdout.fnmatch_lines(["*ThreadWarning: fixture 'echo' starts a thread (one without a name)*"])
+
+
+def test_a_scope_with_a_thread_can_still_fork(pytester: pytest.Pytester) -> None:
+    """A thread that nobody noticed, since C code has started it, does not keep sandboxes from being made."""
+    pytester.makepyfile("""
+        import ctypes
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def thread():
+            libc = ctypes.CDLL(None)
+            assert libc.pthread_create(ctypes.byref(ctypes.c_ulong()), None, libc.sleep, ctypes.c_void_p(30)) == 0
+
+        @pytest.mark.parametrize("number", range(20))
+        def test_it(thread, number): pass
+    """)
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=20)
