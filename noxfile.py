@@ -34,10 +34,11 @@ def vm(session: nox.Session) -> None:
     session.run("python3", "tests/vm/suite.py", *(session.posargs or ["--cgroups=v2,none,systemd"]), external=True)
 
 
+DOCTOR = ["tests/plugin/test_doctor.py", "tests/plugin/test_doctor_cgroups.py"]
 #: What differs by kernel.
 BY_KERNEL = [
     *("tests/primitives", "tests/_linux", "tests/sandbox/test_limits.py", "tests/sandbox/test_wire.py"),
-    *("tests/plugin/test_scratch.py", "tests/plugin/test_doctor.py"),
+    *("tests/plugin/test_scratch.py", *DOCTOR),
 ]
 
 
@@ -46,7 +47,7 @@ def vm_qemu(session: nox.Session) -> None:
     """What differs by kernel, on Debian's 6.12 and 6.1, and that 5.10 is refused; tests/vm/qemu.py says what it takes."""
     suite = ("python3", "tests/vm/suite.py", "--disk=512M", "--only=caller")
     session.run(*suite, "--qemu=6.12,6.1", *(session.posargs or BY_KERNEL), external=True)
-    session.run(*suite, "--qemu=5.10", "--expect=nothing", "tests/plugin/test_doctor.py", external=True)
+    session.run(*suite, "--qemu=5.10", "--expect=nothing", *DOCTOR, external=True)
 
 
 @nox.session(name="vm-engines", venv_backend="none")

@@ -9,9 +9,10 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -246,3 +247,26 @@ def same_log(compare: Compare, *args: str) -> list[str]:
     lines = pair.plain.files["log.txt"].splitlines()
     assert lines
     return lines
+
+
+# -- machines that are changed -----------------------------------------------------------------------------------------
+
+ROOT = os.geteuid() == 0
+
+
+def run(arguments: Sequence[str], kernel: Callable[[], None] | None = None) -> tuple[int, str]:
+    """The exit status of a pytest of its own, and all that it says."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, preexec_fn=kernel)
+    return done.returncode, done.stdout
+
+
+def diagnose(script: str, *, apart: Sequence[str] = ("-Urm",), user: int | None = None) -> str:
+    """What the doctor says in namespaces in which a shell script has run; skips where the script cannot."""
+    command = ["unshare", *apart, "sh", "-ec", f'{script}\nexec "$@"', "sh", sys.executable, "-m", "pytest_sandbox"]
+    who = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **who)  # type: ignore[call-overload]
+    if not done.stdout.startswith("host: "):
+        pytest.skip(f"the script cannot run here: {done.stderr}")
+    assert "Traceback" not in done.stderr
+    return str(done.stdout)
