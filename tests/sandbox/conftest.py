@@ -110,6 +110,29 @@ def direct() -> Callable[..., Result]:
     return run_direct
 
 
+# -- what is seen of a place --------------------------------------------------------------------------------------------
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root outside: owners are given away")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with a file, a directory with a file, and a link to each."""
+    (tmp_path / "file").write_text("content")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "directory" / "inner").write_text("inner")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dirlink").symlink_to(tmp_path / "directory")
+    return tmp_path
+
+
+def shell(script: str, spec: Spec | None = None, **environ: str) -> str:
+    """The output of a shell script in a sandbox."""
+    result = Sandbox(spec).run(["sh", "-c", script], env={**os.environ, **environ})
+    assert result.ok, (result.sentence, result.stderr)
+    return result.stdout.decode()
+
+
 # -- trees -------------------------------------------------------------------------------------------------------------
 
 Bodies = dict[str, Callable[[Inside], int]]

@@ -1,4 +1,4 @@
-"""What a sandbox sees of the machine and may do to it: files, hidden and writable paths, scratch, network, descriptors."""
+"""What a sandbox sees of the machine and may do to it: files, hidden and writable paths, scratch, network."""
 
 from __future__ import annotations
 
@@ -6,50 +6,19 @@ import contextlib
 import errno
 import os
 import socket
-import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pytest_sandbox import (
-    CallError,
-    Change,
-    ChangeKind,
-    Limits,
-    Network,
-    Sandbox,
-    SetupError,
-    Spec,
-    TeardownWarning,
-    UnavailableError,
-)
+from pytest_sandbox import Change, ChangeKind, Limits, Network, Sandbox, SetupError, Spec, UnavailableError
+from tests.sandbox.conftest import root_only, shell
 
 PYTHON = sys.executable
 NO_SIZE = Limits(disk=None, inodes=None)
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root outside: owners are given away")
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A directory with a file, a directory with a file, and a link to each."""
-    (tmp_path / "file").write_text("content")
-    (tmp_path / "directory").mkdir()
-    (tmp_path / "directory" / "inner").write_text("inner")
-    (tmp_path / "link").symlink_to("file")
-    (tmp_path / "dirlink").symlink_to(tmp_path / "directory")
-    return tmp_path
-
-
-def shell(script: str, spec: Spec | None = None, **environ: str) -> str:
-    """The output of a shell script in a sandbox."""
-    result = Sandbox(spec).run(["sh", "-c", script], env={**os.environ, **environ})
-    assert result.ok, (result.sentence, result.stderr)
-    return result.stdout.decode()
 
 
 # -- copy on write ----------------------------------------------------------------------------------------------------
@@ -200,103 +169,6 @@ def test_writable_that_is_not_there(place: Path) -> None:
         Sandbox(Spec(writable=(f"{place}/missing",))).run(["true"])
 
 
-# -- common -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.needs("xattr")
-def test_common(place: Path) -> None:
-    """Regular files, directories and deletions come home; what a machine's directory must not be given does not."""
-    common = place / "directory"
-    for name in ("gone/file", "anew/file", "turned/file"):
-        (common / name).parent.mkdir()
-        (common / name).write_text("before")
-    (common / "own-link").symlink_to(place / "file")
-    script = """cd "$COMMON"; cat inner own-link; echo new > new; echo more >> inner; chmod 4777 new; mkfifo fifo
-    ln -s "$PLACE/file" link; rm -r gone anew turned; mkdir anew; echo x > anew/other; echo x > turned
-    mkdir -p a/b/c; echo deep > a/b/c/d; rm own-link; echo mine > own-link"""
-    spec = Spec(common=(str(common),))
-    with pytest.warns(TeardownWarning, match="2 of what tests wrote is lost, .*/fifo: it is neither a file nor a directory"):
-        result = Sandbox(spec).run(["sh", "-c", script], env={**os.environ, "COMMON": str(common), "PLACE": str(place)})
-    assert (result.ok, result.stdout, result.changes) == (True, b"innercontent", ()), result.stderr
-    left = {str(path.relative_to(common)): path.lstat() for path in common.rglob("*")}
-    files = {name for name, status in left.items() if stat.S_ISREG(status.st_mode)}
-    assert files == {"new", "inner", "anew/other", "turned", "a/b/c/d", "own-link"}
-    assert set(left) - files == {"anew", "a", "a/b", "a/b/c"}
-    assert stat.S_IMODE(left["new"].st_mode) == 0o755
-    assert {status.st_uid for status in left.values()} == {os.getuid()}
-    assert (common / "inner").read_text() == "innermore\n"
-    assert (place / "file").read_text() == "content"
-
-
-@root_only
-@pytest.mark.parametrize("owner", [200_000, 4321])
-def test_common_of_others(place: Path, owner: int) -> None:
-    """What belongs to somebody who has no id inside is copied; it can be changed, and what was there stays as it was else."""
-    common = place / "directory"
-    os.chown(common, owner, owner)
-    os.chown(common / "inner", owner, owner)
-    shell(f"cd {common}; cat inner; echo more >> inner; echo new > new", Spec(common=(str(common),)))
-    assert ((common / "inner").read_text(), (common / "new").read_text()) == ("innermore\n", "new\n")
-    assert (common.stat().st_uid, (common / "inner").stat().st_gid) == (owner, owner)
-
-
-@pytest.mark.needs("xattr")
-def test_common_keeps_modes_and_depth(place: Path) -> None:
-    """Rights of a group stay; what lies deeper than is looked is told."""
-    common = place / "directory"
-    (common / "inner").chmod(0o664)
-    script = f"umask 002; cd {common}; echo more >> inner; mkdir made; echo new > new; {'mkdir d; cd d;' * 70} echo deep > file"
-    before = os.umask(0o002)
-    try:
-        with pytest.warns(TeardownWarning, match="too deep"):
-            shell(script, Spec(common=(str(common),)))
-    finally:
-        os.umask(before)
-    modes = {name: stat.S_IMODE((common / name).stat().st_mode) for name in ("inner", "made", "new")}
-    assert modes == {"inner": 0o664, "made": 0o775, "new": 0o664}
-
-
-def test_common_and_writable_in_it(place: Path) -> None:
-    """What is let through below is the machine's own, at once."""
-    (place / "directory" / "own").mkdir()
-    spec = Spec(common=(f"{place}/directory",), writable=(f"{place}/directory/own", f"{place}/directory/inner"))
-    shell(f"cd {place}/directory; ln -s x own/link; echo more >> inner; echo new > new", spec)
-    assert os.readlink(place / "directory" / "own" / "link") == "x"
-    assert (place / "directory" / "inner").read_text() == "innermore\n"
-    assert (place / "directory" / "new").exists()
-
-
-def test_common_by_another_way(place: Path) -> None:
-    """Who may write what is around it puts a link there: what comes home goes to where the directory was."""
-    outside, around = place / "outside", place / "around"
-    (outside / "in").mkdir(parents=True)
-    (around / "sub" / "in").mkdir(parents=True)
-    spec = Spec(common=(f"{around}/sub/in",), writable=(str(around),))
-    script = (
-        f"echo new > {around}/sub/in/new; cd {place}; mv around/sub around/old 2>&1; ln -s {outside} around/sub; ls -l around"
-    )
-    shell(script, spec)
-    assert os.listdir(outside / "in") == []
-    assert os.listdir(around / "old" / "in") == ["new"]
-
-
-def test_common_is_limited(place: Path) -> None:
-    """By what one sandbox may write; its own layer has that besides."""
-    spec = Spec(limits=Limits(disk=4 << 20), common=(f"{place}/directory",))
-    script = f"head -c 8000000 /dev/zero > {place}/directory/big; head -c 3000000 /dev/zero > {place}/big"
-    result = Sandbox(spec).run(["sh", "-c", script])
-    assert result.ok
-    assert b"No space left" in result.stderr
-    assert (place / "directory" / "big").stat().st_size <= 4 << 20
-    assert [change.path for change in result.changes] == [f"{place}/big"]
-
-
-def test_common_that_is_not_there(place: Path) -> None:
-    """No sandbox, and the path in the error."""
-    with pytest.raises(SetupError, match="missing"):
-        Sandbox(Spec(common=(f"{place}/missing",))).run(["true"])
-
-
 # -- scratch ----------------------------------------------------------------------------------------------------------
 
 
@@ -412,156 +284,3 @@ def test_host_network(server: int) -> None:
         )
 
     assert Sandbox(Spec(network=Network.HOST)).call(look) == (True, sorted(os.listdir("/sys/class/net")), [], True)
-
-
-# -- where it starts --------------------------------------------------------------------------------------------------
-
-
-def test_current_directory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of the caller, or as `cwd=` says, or / if it is gone."""
-    monkeypatch.chdir(place)
-    assert shell("pwd") == f"{place}\n"
-    assert Sandbox().run(["pwd"], cwd="/usr").stdout == b"/usr\n"
-    gone = place / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
-    assert shell("cd /; pwd") == "/\n"
-    monkeypatch.chdir(place)
-
-
-def test_a_machine_that_cannot_be_looked_at() -> None:
-    """No descriptor is left to read its mounts by: no sandbox can be made, as the docstring of `run` says."""
-    code = """
-import resource
-from pytest_sandbox import Sandbox, SetupError
-sandbox = Sandbox()
-sandbox.run(["true"])
-resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-try:
-    sandbox.run(["true"])
-except SetupError as error:
-    print(error.errno)
-"""
-    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == f"{errno.EMFILE}\n", done.stderr
-
-
-def test_cwd_that_is_not_there() -> None:
-    """An error of the program's start, not of the sandbox."""
-    result = Sandbox().run(["pwd"], cwd="/no/such/directory")
-    assert (result.status, result.stderr) == (127, b"cwd /no/such/directory: No such file or directory\n")
-
-
-@pytest.mark.parametrize(
-    ("error", "words", "arguments"),
-    [
-        (TypeError, "is no list of a program", {"argv": "true"}),
-        (TypeError, "is no list of a program", {"argv": iter(["true"])}),
-        (ValueError, "names no program", {"argv": []}),
-        (ValueError, "names no program", {"argv": [""]}),
-        (ValueError, "has a NUL", {"argv": ["true", "a\0b"]}),
-        (TypeError, "NoneType", {"argv": ["true", None]}),
-        (ValueError, "has a NUL", {"argv": ["true"], "cwd": "a\0b"}),
-        (TypeError, "int", {"argv": ["true"], "cwd": 3}),
-        (TypeError, "no mapping of strings to strings", {"argv": ["true"], "env": {"A": 1}}),
-        (TypeError, "no mapping of strings to strings", {"argv": ["true"], "env": ["A=1"]}),
-        (ValueError, "can be no name of an environment variable", {"argv": ["true"], "env": {"A=B": "1"}}),
-        (ValueError, "has a NUL", {"argv": ["true"], "env": {"A": "\0"}}),
-        (TypeError, "not bytes", {"argv": ["cat"], "input": "text"}),
-    ],
-)
-def test_what_no_program_can_be_run_with(error: type[Exception], words: str, arguments: dict[str, Any]) -> None:
-    """Is the caller's mistake, and said where it is made."""
-    with pytest.raises(error, match=words):
-        Sandbox().run(**arguments)
-
-
-@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (0, 1, 2)])
-def test_closed_standard_descriptors(closed: tuple[int, ...], tmp_path: Path) -> None:
-    """A caller without stdin, stdout or stderr gets the same results, and keeps the numbers free."""
-    script = f"""
-import os
-for fd in {closed}: os.close(fd)
-from pytest_sandbox import Sandbox
-result = Sandbox().run(["sh", "-c", "cat; echo out; echo err >&2"])
-value = Sandbox().call(lambda: 42)
-free = []
-for fd in {closed}:
-    try: os.fstat(fd)
-    except OSError: free.append(fd)
-said = repr((result.stdout, result.stderr, value, tuple(free)))
-os.write(os.open({str(tmp_path / "out")!r}, os.O_CREAT | os.O_WRONLY), said.encode())
-"""
-    subprocess.run([PYTHON, "-c", script], check=True, timeout=300)
-    assert (tmp_path / "out").read_text() == repr((b"out\n", b"err\n", 42, closed))
-
-
-def test_no_inherited_descriptor_leads_out(tmp_path: Path) -> None:
-    """A file of the caller is opened anew, on the copy; a socket and a device are nothing."""
-    (tmp_path / "file").write_text("old")
-    here, there = socket.socketpair()
-    with (tmp_path / "file").open("r+") as file, here, there:
-        directory = os.open("/", os.O_RDONLY)
-
-        def look() -> tuple[str, bool, bool]:
-            file.write("new")
-            file.flush()
-            null = os.stat("/dev/null").st_rdev
-            same = os.fstat(directory).st_dev == os.stat("/").st_dev
-            return (tmp_path / "file").read_text(), os.fstat(here.fileno()).st_rdev == null, same
-
-        assert Sandbox().call(look) == ("new", True, True)
-        os.close(directory)
-    assert (tmp_path / "file").read_text() == "old"
-
-
-def test_programs_have_three_descriptors() -> None:
-    """0, 1 and 2; what the caller had open for its children leads nowhere."""
-    script = "for fd in /proc/self/fd/*; do readlink $fd || true; done"
-    assert set(shell(script).split()) <= {"/dev/null", "/memfd:sandbox-stdout", "/memfd:sandbox-stderr", "(deleted)"}
-
-
-def test_standard_files_can_be_opened_anew() -> None:
-    """/dev/stdout and /dev/stderr work as outside."""
-    assert shell("echo x > /dev/stdout; echo y >&2 2> /dev/null") == "x\n"
-
-
-def test_devices() -> None:
-    """The usual harmless ones, and terminals of its own."""
-    script = "for d in null zero full random urandom; do test -c /dev/$d || exit 1; done; "
-    script += "head -c 5 /dev/urandom | wc -c; ls /dev/pts"
-    assert shell(script).split() == ["5", "ptmx"]
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
-
-
-def test_a_threaded_caller() -> None:
-    """Threads of the caller hinder no sandbox, and are not in it."""
-    stop = threading.Event()
-    threads = [threading.Thread(target=stop.wait) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    try:
-        assert Sandbox().call(lambda: len(os.listdir("/proc/self/task"))) == 1
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
-def test_error_in_a_function_with_a_bad_value() -> None:
-    """A sandboxed function that sends nonsense as its value makes an error of its caller, no crash."""
-    with pytest.raises(CallError):
-        Sandbox().call(object)
-
-
-def test_output_into_a_file_is_no_change(tmp_path: Path) -> None:
-    """Where the run's own output goes to a file, that file is not opened for writing inside, which would copy it up whole."""
-    code = (
-        "import os; os.dup(1); from pytest_sandbox import Sandbox; result = Sandbox().run(['true']);"
-        "print(result.changes, result.usage.overlay_inodes)"
-    )
-    log = tmp_path / "log"
-    with log.open("w") as file:
-        subprocess.run([sys.executable, "-c", code], stdout=file, check=True, timeout=300)
-    assert log.read_text() == "() 0\n"
