@@ -110,7 +110,7 @@ def direct() -> Callable[..., Result]:
     return run_direct
 
 
-# -- what is seen of a place --------------------------------------------------------------------------------------------
+# -- what is seen of a place -------------------------------------------------------------------------------------------
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root outside: owners are given away")
 
