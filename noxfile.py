@@ -37,7 +37,8 @@ def vm(session: nox.Session) -> None:
 DOCTOR = ["tests/plugin/test_doctor.py", "tests/plugin/test_doctor_cgroups.py"]
 #: What differs by kernel.
 BY_KERNEL = [
-    *("tests/primitives", "tests/_linux", "tests/sandbox/test_limits.py", "tests/sandbox/test_wire.py"),
+    *("tests/primitives", "tests/_linux"),
+    *("tests/sandbox/test_limits.py", "tests/sandbox/test_wire.py", "tests/sandbox/test_outbox.py"),
     *("tests/plugin/test_scratch.py", *DOCTOR),
 ]
 
