@@ -34,12 +34,14 @@ def vm(session: nox.Session) -> None:
     session.run("python3", "tests/vm/suite.py", *(session.posargs or ["--cgroups=v2,none,systemd"]), external=True)
 
 
+#: What is said of a machine and of its cgroups.
 DOCTOR = ["tests/plugin/test_doctor.py", "tests/plugin/test_doctor_cgroups.py"]
 #: What differs by kernel.
 BY_KERNEL = [
     *("tests/primitives", "tests/_linux"),
     *("tests/sandbox/test_limits.py", "tests/sandbox/test_wire.py", "tests/sandbox/test_outbox.py"),
-    *("tests/plugin/test_scratch.py", *DOCTOR),
+    "tests/plugin/test_scratch.py",
+    *DOCTOR,
 ]
 
 

@@ -1,4 +1,4 @@
-"""The compiled parts by themselves; what they do together is in tests/sandbox/test_supervisor.py."""
+"""The compiled parts by themselves; what they do together is in tests/sandbox/test_trees.py."""
 
 from __future__ import annotations
 
