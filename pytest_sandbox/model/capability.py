@@ -27,6 +27,7 @@ class Cause(enum.Enum):
     OLD_KERNEL = enum.auto()
     NOT_BUILT = enum.auto()
     FEW_FILES = enum.auto()
+    SMALL_FILES = enum.auto()
     """This process may have too few open files. Detail: how many it needs."""
     DEAF = enum.auto()
     """This process ignores SIGCHLD, so that the ends of its children are not told: wait(2)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -124,6 +124,15 @@ class Leak:
 
     pid: int
     command: str
+
+
+#: Of no more than so many it is told what they were; `init.c` has the same.
+MOST_LEAKS = 100
+
+
+def counted(leaks: Sequence[Leak]) -> str:
+    """How many there were."""
+    return f"{MOST_LEAKS} or more" if len(leaks) >= MOST_LEAKS else str(len(leaks))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

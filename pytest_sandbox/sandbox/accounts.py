@@ -41,7 +41,8 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         output=max(running.output() + running.taken, running.overran),
         ran=_ran(running, usage),
         cpu=clock.used_cpu(running, usage.cpu),
-        mute=clock.STACKS_TIME if _was_mute(running) else 0.0,
+        waited=clock.STACKS_TIME if _was_waited_for(running) else 0.0,
+        mute=running.dying is not None and running.dying.is_mute,
         failed=running.failed or bool(status),
         reported=running.reported,
     )
@@ -162,10 +163,10 @@ def _ran(running: Running, usage: Usage) -> float:
     return usage.wall if timer is None else (running.killed_at or monotonic()) - timer.began
 
 
-def _was_mute(running: Running) -> bool:
-    """Whether it was waited for its stacks as long as anybody is, and has printed nothing."""
+def _was_waited_for(running: Running) -> bool:
+    """Whether it was waited for the end of its stacks as long as it is for anybody's."""
     dying, killed = running.dying, running.killed_at
-    return dying is not None and dying.is_mute and killed is not None and killed >= dying.until
+    return dying is not None and killed is not None and killed >= dying.until
 
 
 def _overrun(running: Running, usage: Usage) -> Ending | None:

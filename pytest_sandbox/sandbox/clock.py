@@ -66,7 +66,7 @@ def restart(running: Running) -> None:
 
 
 def prolong(running: Running) -> None:
-    """It has said all that it has to, or of what it has failed, and waited for the answer.
+    """It has said all that it has to, or that it has failed of a limit, and waited for the answer.
 
     To end is no part of what it has its time for, nor is our time; both take longer on a machine under load.
     """
@@ -75,12 +75,20 @@ def prolong(running: Running) -> None:
         running.allowed = dataclasses.replace(timer, due=due, prolonged=timer.prolonged + 1)
 
 
+def excuse(running: Running, seconds: float) -> None:
+    """It has said something, and for so long nobody has heard it, nor answered: that is not its time."""
+    if running.dying is None:
+        if running.allowed is not None:
+            running.allowed = dataclasses.replace(running.allowed, due=running.allowed.due + seconds)
+        if running.timer is not None:
+            running.timer = dataclasses.replace(running.timer, due=running.timer.due + seconds)
+
+
 def resume(running: Running) -> None:
     """All of its time begins anew: somebody has left the debugger."""
     restart(running)
     if running.timer is not None:
-        timer = running.timer
-        running.timer = Timer.begin(timer.seconds, timer.due - timer.began - timer.seconds)
+        running.timer = Timer.begin(running.timer.seconds, running.timer.grace)
 
 
 def set_timer(running: Running, seconds: float, grace: float = 0.0) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import stat
 import tempfile
@@ -19,22 +20,35 @@ from pytest_sandbox.sandbox import upper
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+#: What the machine says that has no room, or is broken: all other errors are of what the sandbox has made.
+_MACHINES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE})
+
+
+class CopyError(OSError):
+    """Something was left out for a reason of the machine's; what is there is whole."""
+
+
 def copy_out(layer: int, trees: Sequence[Tree], below: str, target: str) -> int:
     """Copy what was written below the path `below` to the directory `target` of the machine; returns how many entries.
 
     Directories, regular files and symbolic links (as links) only. A link that an earlier copy left in `target` is not followed
-    either: what a later sandbox has as a directory of that name is left out.
+    either: what a later sandbox has as a directory of that name is left out. Raises CopyError, after all was tried that there
+    was room for.
     """
     prefix = below.rstrip("/") + "/"
-    count = 0
+    count, problem = 0, None
     top = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for entry in upper.walk(layer, trees):
             if entry.path.startswith(prefix):
-                with contextlib.suppress(OSError):
+                try:
                     count += _copy(entry, top, entry.path[len(prefix) :])
+                except OSError as error:
+                    problem = problem or (CopyError(error.errno, error.strerror) if error.errno in _MACHINES else None)
     finally:
         os.close(top)
+    if problem is not None:
+        raise problem
     return count
 
 
@@ -109,6 +123,9 @@ def _copy_anew(directory: int, name: str, target: str) -> str:
         output, path = tempfile.mkstemp(dir=target)
         try:
             _copy_data(source, output)
+        except OSError:
+            os.unlink(path)
+            raise
         finally:
             os.close(output)
     finally:
@@ -154,10 +171,13 @@ def _descend(top: int, names: Sequence[str]) -> int:
 
 
 def copy_file(source: int, directory: int, name: str, mode: int) -> None:
-    """Copy an open regular file to a name in a directory that has nothing of that name. OSError."""
+    """Copy an open regular file to a name in a directory that has nothing of that name. OSError: it has none then either."""
     output = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=directory)
     try:
         _copy_data(source, output)
+    except OSError:
+        os.unlink(name, dir_fd=directory)
+        raise
     finally:
         os.close(output)
 

@@ -306,6 +306,7 @@ _FIXES: dict[Cause, str | Callable[[HostKind, str], str]] = {
     Cause.NOT_BUILT: (
         "install pytest-sandbox anew on this machine (pip install --force-reinstall --no-binary pytest-sandbox pytest-sandbox)"
     ),
+    Cause.SMALL_FILES: "before pytest: ulimit -f unlimited",
     Cause.FEW_FILES: lambda _, detail: f"before pytest: ulimit -n {detail}",
     Cause.DEAF: (
         "in a conftest.py: import signal; signal.signal(signal.SIGCHLD, signal.SIG_DFL), or start pytest by "

@@ -28,6 +28,8 @@ from pytest_sandbox.sandbox.words import refusal
 
 #: How long what one sandbox says is heard before the others, and the clock, have their turn, in seconds.
 _TURN = 0.01
+#: How long the controller may be busy without giving those more time who may wait for its answer, in seconds.
+_BUSY = 0.1
 #: How long it is heard before it is killed for a limit, in seconds.
 _TURN_BEFORE_ITS_KILL = 1.0
 #: How long who has no business in a sandbox's cgroup may take to die, in seconds.
@@ -49,6 +51,8 @@ class Loop:
         self._selector = selectors.DefaultSelector()
         self.running: dict[str, Running] = {}
         self._cloning = Cloning(layout)
+        #: Since when the controller is busy with something else than waiting, on the monotonic clock.
+        self._busy_since = monotonic()
 
     def close(self) -> None:
         """Wait for nothing any more."""
@@ -85,6 +89,7 @@ class Loop:
 
     def step(self, timeout: float | None = None) -> None:
         """Wait for the next event or due time, and serve it."""
+        self._excuse()
         due = clock.next_due(self.running.values())
         if due is not None:
             wait = max(0.0, due - monotonic())
@@ -92,22 +97,34 @@ class Loop:
         unheard = [running for running in self.running.values() if running.decoder.is_due]
         self._listen_for_room()
         events = self._selector.select(0 if unheard else timeout)
+        self._busy_since = monotonic()
         with deferred():
             self._serve(events, unheard)
 
     def _serve(self, events: Sequence[tuple[selectors.SelectorKey, int]], unheard: Sequence[Running]) -> None:
         for key, _ in events:
+            self._excuse()
             handler, running = key.data
             if not running.ended:
                 handler(running)
         for running in unheard:
             if not running.ended:
                 self._on_wire(running)
+        self._excuse()
         now = monotonic()
         for running in tuple(self.running.values()):
             clock.check(running, now, self._hear_all)
             if running.gone_by is not None and now >= running.gone_by and not running.ended:
                 self._give_up(running)
+
+    def _excuse(self) -> None:
+        """What the controller was long busy with, such as files of a test that has ended, is no time of who has waited for it."""
+        now = monotonic()
+        if (spent := now - self._busy_since) > _BUSY:
+            self._busy_since = now
+            for running in self.running.values():
+                if running.is_unheard:
+                    clock.excuse(running, spent)
 
     def _listen_for_room(self) -> None:
         """Be woken too when a sandbox for which frames wait can take more of them."""
@@ -343,8 +360,9 @@ class Loop:
 
 def _on_failure(running: Running, number: int) -> None:
     full = note_failure(running, number)
-    if number in SEEN:  # it waits for the answer, and has done so while others were heard
-        clock.prolong(running)
+    if number in SEEN:
+        if full:  # its limit is what ends it, and what it has yet to say is of that
+            clock.prolong(running)
         running.send({"op": "noted", "full": full})
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_sandbox._linux.proc import network_bytes, readable
 from pytest_sandbox.model.errors import SetupError
+from pytest_sandbox.model.texts import printable
 from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, Operation, ReadOnlyOp, WriteOp
 from pytest_sandbox.primitives.namespaces import fresh, maps
 from pytest_sandbox.primitives.network import bandwidth
@@ -170,7 +171,7 @@ class LastWords:
             self.network = network_bytes(body.decode("utf-8", "replace"))
         elif kind == b"l":
             (pid,) = struct.unpack_from("=i", body)
-            self.leaks.append((pid, readable(body[4:])))
+            self.leaks.append((pid, printable(readable(body[4:]))))
         elif kind == b"x":
             self.status, *reaped = _LAST.unpack(body)
             self._reaped = tuple(reaped)

@@ -33,6 +33,8 @@ NAMESPACES = {
 }  # fmt: skip
 #: Open files that a run needs, and how many are plenty.
 _LEAST_FILES, _GOOD_FILES = 128, 1024
+#: Init is a program in a file of memory, and frames of output are files too.
+_LEAST_SIZE = 1 << 20
 #: Limits that need nothing but the namespaces and a clock.
 ALWAYS = {
     "timeout": "the controller's clock", "output": "the controller looks at the output's size",
@@ -187,6 +189,9 @@ def _unfit() -> Capability | None:
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY != most < _LEAST_FILES:
         return lacks("platform", f"this process may have {most} open files (ulimit -n)", Cause.FEW_FILES, str(_GOOD_FILES))
+    size, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if resource.RLIM_INFINITY != size < _LEAST_SIZE:
+        return lacks("platform", f"no file of this process may have more than {size} bytes (ulimit -f)", Cause.SMALL_FILES)
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         return lacks("platform", "this process ignores SIGCHLD, and is told of no child's end", Cause.DEAF)
     return None

@@ -91,18 +91,22 @@ class Listener(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timer:
-    """A time limit: its seconds; on the monotonic clock when it began, and when it is enforced; how often that was put off."""
+    """A time limit: its seconds; on the monotonic clock when it began, and when it is enforced; how often that was put off.
+
+    grace: how many seconds it is enforced later, by the wish of who has set it.
+    """
 
     seconds: float
     began: float
     due: float
+    grace: float = 0.0
     prolonged: int = 0
 
     @classmethod
     def begin(cls, seconds: float, grace: float = 0.0) -> Timer:
         """One that begins now, and is enforced so many seconds after it is over."""
         now = monotonic()
-        return cls(seconds, now, now + seconds + grace)
+        return cls(seconds, now, now + seconds + grace, grace)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -333,8 +337,8 @@ class Running:
             self.gone_by = monotonic() + GONE_TIME
 
     def output(self) -> int:
-        """Bytes that its own stdout and stderr hold now."""
-        return sum(os.fstat(fd).st_size for fd in (self.stdout, self.stderr, self.shown))
+        """Bytes that its own stdout and stderr hold now, and the file that its stacks go to."""
+        return sum(os.fstat(fd).st_size for fd in (self.stdout, self.stderr, self.shown, self.stacks))
 
     def frames(self, *, to_the_end: bool = False) -> Iterator[Frame]:
         """What main has said and nobody has heard yet, as far as one reading brings it, or all that it has said by now.
@@ -356,6 +360,11 @@ class Running:
                 return
             self.decoder.feed(data)
             has_read, left = True, left - len(data)
+
+    @property
+    def is_unheard(self) -> bool:
+        """Whether it has said something that nobody has heard yet."""
+        return not self.silent and (self.decoder.is_due or ends.unread(self.wire) > 0)
 
     def hush(self) -> None:
         """Hear nothing more of what main says, nor of what it has said."""

@@ -30,7 +30,7 @@ class Facts:
     when it said that it had none left, if it was seen to meet that. errno: what the sandbox says its failure was about (0:
     nothing). output: bytes written to stdout and stderr. ran: seconds since the clock of its timeout last started.
     cpu: seconds of CPU time since its limit of that last began.
-    mute: how long it was waited for to print its stacks when its time was over, in vain; in seconds.
+    waited: how long it was waited for to print its stacks when its time was over, in vain; in seconds. mute: it has printed none.
     victim: whom the kernel killed for memory. own_memory: whether it was for its own limit, if it has one; None: for that or for
     want of memory around it, which cannot be told. own_pids: the same of refused forks. pids_around: where a limit around it is
     that they met, if that can be seen.
@@ -49,7 +49,8 @@ class Facts:
     output: int = 0
     ran: float = 0.0
     cpu: float | None = None
-    mute: float = 0.0
+    waited: float = 0.0
+    mute: bool = True
     victim: str | None = None
     own_memory: bool | None = None
     own_pids: bool | None = True
@@ -75,7 +76,9 @@ def _by_controller(facts: Facts) -> tuple[Ending, str] | None:
     limits, usage = facts.limits, facts.usage
     # Often the reason why it did not come to its end.
     before = f"; before that the kernel killed {_victims(facts)} for memory" if usage.oom_kills else ""
-    before += f"; it was given {format_seconds(facts.mute)} more to print its stacks, and did not" if facts.mute else ""
+    if facts.waited:
+        how = "did not" if facts.mute else "did not come to an end"
+        before += f"; it was given {format_seconds(facts.waited)} more to print its stacks, and {how}"
     if facts.killed is Ending.TIMED_OUT:
         return facts.killed, f"timed out: killed after {format_seconds(facts.ran)}, limit {_seconds(limits.timeout)}{before}"
     if facts.killed is Ending.CPU_TIME:

@@ -149,3 +149,21 @@ def test_a_loop_of_its_own(pytester: pytest.Pytester, compare: Compare) -> None:
     assert run.status == pytest.ExitCode.USAGE_ERROR
     assert "own pytest_runtestloop runs test_a_loop_of_its_own.py::test_1, which would be without a sandbox. Fix:" in run.text
     assert not (pytester.path / "ran").exists()
+
+
+def test_a_fork_without_a_sandbox_that_comes_back(pytester: pytest.Pytester, compare: Compare) -> None:
+    """It has no part in the run's sandboxes, and ends with the test."""
+    pytester.makepyfile(
+        """
+        import os, pytest, time
+        def test_before(): pass
+        @pytest.mark.sandbox(enabled=False)
+        def test_forks():
+            if os.fork() == 0: return
+            time.sleep(1)
+        def test_after(): pass
+        """
+    )
+    run = compare.one("-v")
+    run.result.assert_outcomes(passed=3)
+    assert run.text.count("test_after PASSED") == 1

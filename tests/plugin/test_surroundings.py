@@ -112,6 +112,16 @@ def test_few_open_files(pytester: pytest.Pytester) -> None:
     assert "this process may have 127 open files (ulimit -n). Fix: before pytest: ulimit -n 1024" in run.stderr
 
 
+def test_small_files(pytester: pytest.Pytester) -> None:
+    """A limit of a file's size that leaves no room for what makes a sandbox."""
+    pytester.makepyfile(SUITE)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))"
+    assert "1 failed, 1 passed, 1 skipped, 1 xfailed" in _run(pytester, limit.format(1 << 20)).stdout
+    run = _run(pytester, limit.format(10 << 10))
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "no file of this process may have more than 10240 bytes (ulimit -f). Fix: before pytest: ulimit -f unl" in run.stderr
+
+
 def test_a_descriptor_above_the_limit(pytester: pytest.Pytester) -> None:
     """One that was opened before the limit was lowered, as shells have some, is no hindrance."""
     pytester.makepyfile(SUITE)

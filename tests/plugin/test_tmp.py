@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -121,3 +124,16 @@ def test_runs_are_numbered(pytester: pytest.Pytester, compare: Compare) -> None:
     pytester.makepyfile("def test_1(tmp_path): print(tmp_path.parent.name)\n")
     for pair in compare.sequence(*[["-rA"]] * 5):
         pair.assert_same()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system of the machine's")
+def test_what_there_is_no_room_to_keep(pytester: pytest.Pytester) -> None:
+    """Nothing of it is kept in part, and that is said."""
+    pytester.makepyfile("def test_it(tmp_path): (tmp_path / 'big').write_bytes(b'x' * (1 << 20)); assert 0")
+    place = pytester.mkdir("small")
+    run = f"{sys.executable} -m pytest -p no:cacheprovider --sandbox --basetemp=small/base"
+    command = f"mount -t tmpfs -o size=512k none {place} && {run}; find {place} -type f -name big"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", command], cwd=pytester.path, capture_output=True, text=True, check=False)
+    assert "what a test left in temporary directories could not be copied whole" in done.stderr, done.stdout + done.stderr
+    assert done.stderr.count("No space left on device. Fix: make room there") == 2
+    assert not done.stdout.rstrip().endswith("big")

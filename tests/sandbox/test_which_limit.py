@@ -15,7 +15,7 @@ from pytest_sandbox import Ending, Limits
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
-from tests.sandbox.conftest import root, wait
+from tests.sandbox.conftest import root, sleep, wait
 
 
 def spin(_: Inside) -> int:
@@ -29,7 +29,7 @@ def spin(_: Inside) -> int:
 def test_which_of_two_times_ran_out_first(supervisor: Supervisor, cpu_time: float, timeout: float, first: Ending) -> None:
     """Also where the controller had no time to look before both were over; of a machine under load it gets a twentieth."""
     running, heard = root(supervisor, spin, limits=Limits(cpu_time=cpu_time, timeout=timeout))
-    supervisor.run_while(lambda: running.allowed is None and not running.ended)
+    supervisor.run_while(lambda: not running.below.is_here and not running.ended)
     assert heard.outcome is None, heard.outcome
     limit, deadline = time.monotonic() + 300, running.allowed.due if running.allowed else 0
     while (used := running.cgroup.figure("cpu") or 0) < cpu_time or time.monotonic() < deadline:
@@ -116,3 +116,23 @@ def test_whose_memory_it_is_out_of_the_next_time(supervisor: Supervisor) -> None
         assert says(met.sentence, known if known == OWN and on_v2(running) else f"({known}|{UNSURE})"), met
         limit_around(running)
     wait(supervisor, heard)
+
+
+def ask_late(inside: Inside) -> int:
+    """Ask something in the midst of its time, and wait for the answer."""
+    time.sleep(0.3)
+    inside.channel.send({"op": "asks"})
+    inside.channel.wait_for("answer")
+    return 0
+
+
+def test_the_controllers_time_is_nobody_elses(supervisor: Supervisor) -> None:
+    """Who waits for its answer while it is busy with another's files has not timed out; who waits for nothing has."""
+    asks, heard = root(supervisor, ask_late, limits=Limits(timeout=2.0))
+    sleeps, slept = root(supervisor, sleep(60.0), limits=Limits(timeout=2.0))
+    supervisor.run_while(lambda: not (asks.below.is_here and sleeps.below.is_here))
+    time.sleep(3.0)  # in the place of what it has to do
+    supervisor.run_while(lambda: not heard.frames and not asks.ended)
+    asks.send({"op": "answer"})
+    assert wait(supervisor, heard)[0].ending is Ending.EXITED
+    assert wait(supervisor, slept)[0].ending is Ending.TIMED_OUT

@@ -140,3 +140,39 @@ def test_traced():
     assert "sandbox_leaks" in result.cases["test_ignores"].properties
     assert "sandbox_leaks" in result.cases["test_stopped"].properties
     assert attack.processes(attack.token) == []
+
+
+def test_what_is_left_cannot_be_hidden(attack: Any) -> None:
+    """Init is of the same user, but nobody takes its descriptors away, with which it looks who is left."""
+    attack.write("""
+import resource
+def test_hides():
+    subprocess.Popen(["sleep", "98765"], start_new_session=True)
+    with pytest.raises(PermissionError):
+        resource.prlimit(1, resource.RLIMIT_NOFILE, (0, 0))
+""")
+    result = attack.run()
+    result.passed("test_hides", "test_next")
+    assert "left 1 process(es) running, killed now: sleep 98765" in result.output
+
+
+def test_a_command_line_is_no_way_to_the_terminal(attack: Any) -> None:
+    """What controls it is shown as text."""
+    attack.write(r"""
+def test_leaves(): subprocess.Popen(["sh", "-c", "sleep 98765; : \x1b]0;title\x07\r\n PASSED \u202e"], start_new_session=True)
+""")
+    result = attack.run()
+    result.passed("test_leaves")
+    assert r"\x1b]0;title\x07\r\n PASSED \u202e" in result.output
+    assert "\x1b]0;title" not in result.output
+
+
+def test_more_are_left_than_are_told(attack: Any) -> None:
+    """How many there were is not known then."""
+    attack.write("""
+def test_leaves():
+    for _ in range(105): subprocess.Popen(["sleep", "98765"])
+""")
+    result = attack.run()
+    result.passed("test_leaves")
+    assert "left 100 or more process(es) running" in result.output

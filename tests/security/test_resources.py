@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -237,3 +238,58 @@ def test_one(n):
         case = result.cases[f"test_one[{number}]"]
         assert (case.outcome, case.ending) == expected[number % 7], (number, case.text)
     result.passed("test_next")
+
+
+def test_time_is_not_won_by_errors(attack: Any) -> None:
+    """Who says again and again that he had no room, and had, has no more time than his limit."""
+    attack.write("""
+@pytest.mark.sandbox(timeout="1s")
+def test_says_so(subtests):
+    for number in range(4):
+        with subtests.test(number=number):
+            try: raise OSError(errno.ENOSPC, "no room")
+            except OSError: pytest.skip("no room here")
+        time.sleep(2.0)
+""")
+    if not hasattr(pytest, "Subtests"):
+        pytest.skip("this pytest has no subtests")
+    result = attack.run()
+    assert re.search(r"test_says_so - timed out: killed after 1\.\d+s, limit 1s", result.output), result.output
+    result.passed("test_next")
+
+
+def test_the_file_of_stacks_is_output(attack: Any) -> None:
+    """Who fills it, or claims to, is ended at the limit of output."""
+    attack.write("""
+def descriptor():
+    found = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in range(100) if os.path.exists(f"/proc/self/fd/{fd}")}
+    return next(fd for fd, path in found.items() if "sandbox-stacks" in path)
+@pytest.mark.sandbox(output="1M", timeout="60s")
+def test_fills():
+    os.write(descriptor(), bytes(4 << 20))
+    time.sleep(100)
+@pytest.mark.sandbox(output="1M", timeout="60s")
+def test_claims():
+    os.ftruncate(descriptor(), 1 << 40)
+    time.sleep(100)
+""")
+    result = attack.run()
+    result.failed("test_fills", "too much output", "limit 1M")
+    result.failed("test_claims", "too much output", "limit 1M")
+    result.passed("test_next")
+
+
+def test_the_controllers_work_is_nobody_elses_time(attack: Any) -> None:
+    """While it copies what one test has left, others that ask it something have time."""
+    attack.write("""
+def test_big(tmp_path):
+    for number in range(15000): open(tmp_path / str(number), "w").close()
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.sandbox(timeout="5s")
+def test_asks(number, sandbox):
+    for _ in range(20):
+        sandbox.usage()
+        time.sleep(0.02)
+""")
+    result = attack.run("--sandbox-jobs=2")
+    result.passed("test_big", *(f"test_asks[{number}]" for number in range(3)), "test_next")

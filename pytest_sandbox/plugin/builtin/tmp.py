@@ -22,6 +22,7 @@ from _pytest.tmpdir import TempPathFactory
 from pytest_sandbox.model.errors import TeardownWarning
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import Keep
+from pytest_sandbox.sandbox.copying import CopyError
 from pytest_sandbox.sandbox.removal import remove_tree
 from pytest_sandbox.sandbox.running import Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
@@ -90,7 +91,15 @@ def keep_tmp_path(config: pytest.Config, supervisor: Supervisor, running: Runnin
         return  # the whole directory is removed at pytest's end
     if _WAITING not in config.stash:
         config.stash[_WAITING] = tempfile.mkdtemp(prefix=".sandbox-", dir=factory._basetemp)
-    supervisor.copy_out(running, str(factory._basetemp), config.stash[_WAITING])
+    try:
+        supervisor.copy_out(running, str(factory._basetemp), config.stash[_WAITING])
+    except CopyError as error:
+        _warn("what a test left in temporary directories", config.stash[_WAITING], error)
+
+
+def _warn(what: str, target: str, error: OSError) -> None:
+    text = f"{what} could not be copied whole to {target}: {error.strerror}. Fix: make room there"
+    warnings.warn(TeardownWarning(text), stacklevel=3)
 
 
 def put_back(config: pytest.Config) -> None:
@@ -155,7 +164,12 @@ def keep_changes(
         return None
     # A name that no test could have guessed, and left a link at, in what was copied out of it before.
     target = Path(tempfile.mkdtemp(prefix=f"sandbox-{running.name}-", dir=factory.getbasetemp()))
-    if not supervisor.copy_out(running, "/", os.fspath(target)):
+    try:
+        count = supervisor.copy_out(running, "/", os.fspath(target))
+    except CopyError as error:
+        _warn("what a test has written", os.fspath(target), error)
+        count = len(os.listdir(target))
+    if not count:
         target.rmdir()
         return None
     return target

@@ -333,7 +333,7 @@ class Telling:
             # Not its own end: the sandbox around it has gone, or is going. Why, the tree will know in a moment.
             self.unmade = Unrunnable("the sandbox around it ended", outcome)
         elif not running.entered:
-            self.unmade = Unrunnable(f"the sandbox could not be made: {running.problem}")
+            self.unmade = Unrunnable(f"the sandbox could not be made: {running.problem or outcome.sentence}")
         else:
             self._complete(outcome.sentence, outcome)
             self.reruns.after_kill(self._finished[-1].reports)

@@ -29,6 +29,7 @@ from pytest_sandbox.plugin.builtin.terminal import STATUS
 from pytest_sandbox.plugin.builtin.tmp import Numbers, put_back
 from pytest_sandbox.plugin.controller.admission import Admission
 from pytest_sandbox.plugin.controller.ahead import Ahead
+from pytest_sandbox.plugin.controller.returning import ending_forks
 from pytest_sandbox.plugin.controller.row import Row
 from pytest_sandbox.plugin.controller.scope import Unrunnable
 from pytest_sandbox.plugin.controller.telling import Telling, Turn
@@ -202,7 +203,7 @@ class Walk:
         self._generators.put(handed)
         dependency.enter(self._session, (handed or {}).get("ends", ()))
         try:
-            with unshared(), keeping(self._session, nextitem, kept):
+            with unshared(), ending_forks(self._session.config), keeping(self._session, nextitem, kept):
                 yield
         finally:
             self.baton.take(self._generators.news())

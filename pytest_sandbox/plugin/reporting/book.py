@@ -14,10 +14,10 @@ from _pytest.fixtures import FixtureDef
 from _pytest.nodes import Node
 
 from pytest_sandbox.model.capability import Capability
-from pytest_sandbox.model.outcome import Ending, Made, Outcome
+from pytest_sandbox.model.outcome import Ending, Made, Outcome, counted
 from pytest_sandbox.model.spec import Spec
+from pytest_sandbox.model.texts import printable
 from pytest_sandbox.plugin.builtin.terminal import show
-from pytest_sandbox.plugin.others.carried.base import printable
 from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.reporting.header import not_enforced
 from pytest_sandbox.plugin.reporting.lost import first_lost, told
@@ -207,4 +207,4 @@ class Book:
 
 def _left_running(outcome: Outcome, who: str = "") -> str:
     names = "; ".join(f"{leak.command} (pid {leak.pid})" for leak in outcome.leaks)
-    return f"left {len(outcome.leaks)} process(es) running{who}, killed now: {names}"
+    return f"left {counted(outcome.leaks)} process(es) running{who}, killed now: {names}"

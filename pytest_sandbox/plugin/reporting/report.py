@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from pytest_sandbox.model.outcome import Ending, Made, Outcome, Usage
+from pytest_sandbox.model.texts import printable
 from pytest_sandbox.model.units import format_seconds, format_size
 from pytest_sandbox.plugin.builtin import stacks
 from pytest_sandbox.plugin.builtin.sections import joined
@@ -151,7 +152,7 @@ def describe(outcome: Outcome, said: str = "") -> str:
         lines.append(f"left running, killed now: {leak.command} (pid {leak.pid} inside)")
     shown = outcome.changes[:_PATHS]
     for change in shown:
-        lines.append(f"{change.kind.value}: {change.path}" + (f" ({format_size(change.size)})" if change.size else ""))
+        lines.append(f"{change.kind.value}: {printable(change.path)}" + (f" ({format_size(change.size)})" if change.size else ""))
     if len(outcome.changes) > len(shown):
         more = f"{len(outcome.changes) - len(shown)}{'+' if outcome.changes_cut else ''}"
         lines.append(f"... and {more} more paths")

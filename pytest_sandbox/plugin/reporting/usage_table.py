@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_sandbox.model.outcome import Ending, Leak, Outcome, Usage
+from pytest_sandbox.model.outcome import Ending, Leak, Outcome, Usage, counted
 from pytest_sandbox.model.units import format_seconds, format_size
 
 #: How many rows are shown without -v.
@@ -70,7 +70,7 @@ def _cells(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
         "-" if value is None else form(value)
         for form, value in ((form, getattr(usage, field)) for field, form in map(_COLUMNS.__getitem__, columns))
     ]
-    leaks = f" ({len(row.outcome.leaks)} leaked)" if row.outcome.leaks else ""
+    leaks = f" ({counted(row.outcome.leaks)} leaked)" if row.outcome.leaks else ""
     told = "" if ending is Ending.EXITED else ending.value
     return (*figures, told + leaks, f"[{row.kind}] {row.name}" if row.kind != "test" else row.name)
 

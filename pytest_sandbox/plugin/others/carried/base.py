@@ -68,8 +68,3 @@ def rows(fields: Fields, name: str) -> list[Fields]:
     if not all(isinstance(row, dict) for row in found):
         raise WireError(f"{name} of a frame has what is no object")
     return found
-
-
-def printable(text: str) -> str:
-    """Text that a terminal and a file can be written with, on one line."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

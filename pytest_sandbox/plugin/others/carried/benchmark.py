@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.model.texts import printable
 from pytest_sandbox.sandbox import values
 
-from .base import Fields, field, printable, probe, rows
+from .base import Fields, field, probe, rows
 
 _NAME = "pytest-benchmark"
 #: More seconds than any timer counts, and few enough that sums and squares of them are numbers.

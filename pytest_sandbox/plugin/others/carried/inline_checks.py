@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.model.texts import printable
 
-from .base import Fields, field, printable, rows
+from .base import Fields, field, rows
 from .inline_merge import Change
 
 KINDS = ("SnapshotReference", "SnapshotArgReference", "External", "ExternalFile")

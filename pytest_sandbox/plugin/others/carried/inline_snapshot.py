@@ -26,7 +26,9 @@ from typing import Any
 
 import pytest
 
-from .base import Fields, field, printable, probe, refuse, rows
+from pytest_sandbox.model.texts import printable
+
+from .base import Fields, field, probe, refuse, rows
 from .inline_checks import CHANGES, KINDS, Checks, NotMadeError, content_of
 from .inline_merge import Change, merge
 

@@ -31,9 +31,10 @@ import pytest
 from _pytest.skipping import xfailed_key
 
 from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.model.texts import printable
 from pytest_sandbox.plugin.builtin.terminal import show
 
-from .base import Fields, field, printable, probe, rows
+from .base import Fields, field, probe, rows
 
 _NAME = "syrupy"
 _SESSION = ("_assertions", "_selected_items", "_queued_snapshot_writes", "queue_snapshot_write")
