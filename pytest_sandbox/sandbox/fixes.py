@@ -39,7 +39,7 @@ _SUDO_SCOPE = (
 )
 _HAND_OVER_V1 = (
     "as root: (cd {directory} && mkdir -p tests && {fill}chown -R {uid} tests && echo SHELL_PID > tests/cgroup.procs); then "
-    "pytest --sandbox from that shell"
+    "pytest --sandbox from that shell (SHELL_PID: what echo $$ prints there)"
 )
 # Of version 2: a cgroup that passes controllers on has no processes in it, but for the real root.
 _EMPTY = "xargs -n1 < cgroup.procs > others/cgroup.procs"
@@ -48,7 +48,7 @@ _DIVIDE = "sed 's/[a-z][a-z]*/+&/g' cgroup.controllers > cgroup.subtree_control"
 _BE_ALONE = f"sh -c 'echo $$ > $(mktemp -d {{directory}}/{BASE_PREFIX}XXXXXX)/cgroup.procs && exec pytest --sandbox'"
 _HAND_OVER = (
     f"as root: (cd {{directory}} && mkdir -p {{made}} && {{pass_on}} && cd tests && {_DIVIDE} && chown -R {{uid}} . && "
-    "echo SHELL_PID > shell/cgroup.procs); then, from that shell, "
+    "echo SHELL_PID > shell/cgroup.procs); then, from that shell (SHELL_PID: what echo $$ prints there), "
 )
 _BY_SYSTEMD = ("cpu", "cpuset", "io", "memory", "pids")
 _FOR_ALL_USERS = (

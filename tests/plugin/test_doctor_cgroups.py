@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Clone
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.primitives import cgroup_files
-from pytest_sandbox.primitives.cgroup_layout import V1, find_hierarchies
+from pytest_sandbox.primitives.cgroup_layout import BASE_PREFIX, RUN_PREFIX, V1, find_hierarchies
 from pytest_sandbox.sandbox import fixes, hostkind
 from tests.plugin.conftest import ROOT, diagnose, run
 
@@ -180,8 +182,8 @@ SOMEBODY_ELSE = pytest.mark.skipif(
 
 def handed_over(said: str) -> list[tuple[str, str]]:
     """What root is to type, and then the user in the shell of theirs, of every fix that hands a cgroup over."""
-    by_version_2 = re.findall(r"^    fix: as root: (\(cd .*\)); then, from that shell, (.*)$", said, re.MULTILINE)
-    return by_version_2 + re.findall(r"^    fix: as root: (\(cd .*\)); then (.*) from that shell$", said, re.MULTILINE)
+    by_version_2 = re.findall(r"^    fix: as root: (\(cd .*\)); then, from that shell \([^)]*\), (.*)$", said, re.MULTILINE)
+    return by_version_2 + re.findall(r"^    fix: as root: (\(cd .*\)); then (.*) from that shell \([^)]*\)$", said, re.MULTILINE)
 
 
 @SOMEBODY_ELSE
@@ -201,6 +203,31 @@ def test_what_a_user_is_told_is_enough(fresh: list[Path], shell: Callable[[int, 
         assert "memory" in limits_refused(said, "other processes are in the cgroup of pytest"), said
         (line,) = re.findall(r"^    fix: (\(cd .*)$", said, re.MULTILINE)
         assert OUT_OF_MEMORY in own.do(line)
+
+
+@SOMEBODY_ELSE
+def test_the_line_for_each_run_works_after_a_kill(fresh: list[Path], shell: Callable[[int, Sequence[Path]], Shell]) -> None:
+    """Of pytest and its janitor at once, which leaves its cgroup divided; the next run removes what it had made."""
+    cgroup = next((each for each in fresh if (each / "memory.max").exists()), None)
+    if cgroup is None:
+        pytest.skip("version 1 lets whoever wants to in")
+    own = shell(65534, fresh)
+    ((by_root, line),) = handed_over(own.diagnose())
+    own.have_root_do(by_root)
+    own.do("echo 'def test_sleeps(): import time; print(1); time.sleep(600)' > test_sleeps.py")
+    own.do(line.replace("pytest --sandbox", "pytest --sandbox test_sleeps.py >killed 2>&1") + " &")
+    limit = time.monotonic() + 120
+    while not (sandboxes := list(cgroup.glob(f"tests/{BASE_PREFIX}*/{RUN_PREFIX}*/s2"))):
+        assert time.monotonic() < limit, own.do("cat killed")
+        time.sleep(0.1)
+    base = sandboxes[0].parents[1]
+    while pids := cgroup_files.pids_below(str(base)):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert list(base.glob(f"{RUN_PREFIX}*"))
+    assert OUT_OF_MEMORY in own.do(line)
+    assert not list(base.glob("*/"))
 
 
 @SOMEBODY_ELSE

@@ -195,6 +195,13 @@ def test_the_docs_list_every_option_as_it_is() -> None:
     assert runpy.run_path(str(docs / "conf.py"))["with_tables"](page) == page
 
 
+def test_the_docs_can_be_read_as_they_are() -> None:
+    """Also where nobody fills a link in: with a text each."""
+    top = Path(__file__).parents[2]
+    pages = [page for page in (*top.glob("*.md"), *top.glob("docs/**/*.md")) if "_generated" not in page.parts]
+    assert [str(page) for page in pages if "[](" in page.read_text(encoding="utf-8")] == []
+
+
 def test_the_docs_say_what_each_figure_is() -> None:
     """In docs/usage.md: a name for each field of Usage, in order; and, of those in the table at the run's end, its column."""
     page = (Path(__file__).parents[2] / "docs" / "usage.md").read_text()

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from pytest_sandbox.primitives import cgroup_files
+from pytest_sandbox.primitives.cgroup_layout import V2, find_hierarchies
 from tests.plugin.conftest import HELPERS, Compare
 from tests.plugin.xdist.conftest import run, workers
 
@@ -113,11 +115,45 @@ def test_killed_controller(pytester: pytest.Pytester, notes: Path, number: signa
     assert process.returncode != 0
 
 
-def start(pytester: pytest.Pytester, *args: str) -> subprocess.Popen[str]:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a cgroup")
+def test_the_cgroup_of_a_killed_controller_is_as_before(pytester: pytest.Pytester, notes: Path) -> None:
+    """Version 2: its janitor waits for the workers, in whose sandboxes that is divided until they end."""
+    texts = [Path(f"/proc/self/{name}").read_text(encoding="utf-8") for name in ("cgroup", "mountinfo")]
+    unified = next((one for one in find_hierarchies(*texts) if one.version == V2 and not one.problem), None)
+    if unified is None:
+        pytest.skip("version 2 is not here")
+    cgroup = Path(unified.directory, f"killed-{os.getpid()}")
+    cgroup.mkdir()
+    try:
+        if "memory" not in (cgroup / "cgroup.controllers").read_text().split():
+            pytest.skip("version 2 does not limit memory here")
+        pytester.makepyfile(
+            """
+            import os, pytest, time
+            @pytest.mark.parametrize("n", range(4))
+            def test_n(n):
+                with open(os.environ["NOTES"], "a") as file: file.write("begun\\n")
+                time.sleep(2)
+            """
+        )
+        process = start(pytester, f"--sandbox-writable={notes}", cgroup=cgroup)
+        wait_for(lambda: len(notes.read_text().split()) >= 2)
+        assert (cgroup / "cgroup.subtree_control").read_text().split()
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=300)
+        wait_for(lambda: not list(cgroup.glob("*/")) and not (cgroup / "cgroup.procs").read_text())
+        assert (cgroup / "cgroup.subtree_control").read_text() == "\n"
+    finally:
+        cgroup_files.remove([str(cgroup)])
+
+
+def start(pytester: pytest.Pytester, *args: str, cgroup: Path | None = None) -> subprocess.Popen[str]:
     """A run in the background."""
+    command = [sys.executable, "-m", "pytest", "-p", "process_recorder", "--sandbox", "-n2", *args]
+    if cgroup is not None:
+        command = ["sh", "-c", 'echo $$ > "$0"/cgroup.procs && exec "$@"', str(cgroup), *command]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(HELPERS), prepend=os.pathsep)
-        command = [sys.executable, "-m", "pytest", "-p", "process_recorder", "--sandbox", "-n2", *args]
         return subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
