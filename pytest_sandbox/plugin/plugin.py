@@ -29,7 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> Generator[None, None, None]:
     """Refuse misspelled `--sandbox-...` with a suggestion, once conftest files had their say."""
-    yield
+    try:
+        yield
+    except Exception:
+        if "--sandbox-doctor" in args:
+            sys.stderr.write("a conftest.py keeps the doctor from its work; without it: pytest --sandbox-doctor --noconftest\n")
+        raise
     options.check_unknown(parser, args)
 
 

@@ -347,3 +347,12 @@ def test_without_its_own_proc(pytester: pytest.Pytester, unshare: str, reason: s
         assert result.ret == status
         assert reason in result.stdout.str() + result.stderr.str()
         assert "mount -t proc proc /proc" in result.stdout.str() + result.stderr.str()
+
+
+def test_a_conftest_that_cannot_be_imported(pytester: pytest.Pytester) -> None:
+    """The doctor says how it is asked all the same."""
+    pytester.makeconftest("import what_is_not_there")
+    result = pytester.runpytest_subprocess("--sandbox-doctor")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["a conftest.py keeps the doctor from its work; without it: *--noconftest"])
+    pytester.runpytest_subprocess("--sandbox-doctor", "--noconftest").stdout.fnmatch_lines(["host: *"])

@@ -137,6 +137,17 @@ def test_a_misspelled_option_is_told_the_closest(pytester: pytest.Pytester, arg:
     assert f"unknown option {arg.partition('=')[0]}: did you mean {guess}?" in refusal(pytester, arg)
 
 
+def test_what_is_like_no_option_is_told_none(pytester: pytest.Pytester) -> None:
+    """That all of them begin alike is no likeness."""
+    assert "unknown option --sandbox-foo (pytest --help lists all of them)" in refusal(pytester, "--sandbox-foo")
+
+
+@pytest.mark.parametrize("value", ["0", "none", "x"])
+def test_how_many_jobs_there_may_be(pytester: pytest.Pytester, value: str) -> None:
+    """One message, which says what can be written."""
+    assert f"{value!r} is not a number of sandboxes: write 1 or more, or auto" in refusal(pytester, f"--sandbox-jobs={value}")
+
+
 @pytest.mark.parametrize("name", ["group", "enabled"])
 def test_an_option_that_only_the_marker_has(pytester: pytest.Pytester, name: str) -> None:
     """Where it is to be written is told, and no other option that looks like it."""

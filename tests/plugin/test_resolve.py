@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_sandbox import capabilities
+from pytest_sandbox import SpecError, capabilities
 from pytest_sandbox.model.spec import Keep, Limits, Network, Spec
 from pytest_sandbox.plugin.planning import options
 from pytest_sandbox.plugin.planning.resolve import Plan, Scope, Settings, enabled, plan, plans, settings
@@ -440,3 +440,33 @@ def test_what_markers_ask_for_and_is_not_enforced(pytester: pytest.Pytester, qui
         told = [line for line in result.outlines if "NOT ENFORCED" in line and name in line]
         assert len(told) == 1, result.outlines
         assert "(asked for, but --sandbox-degrade)" in told[0]
+
+
+def test_every_limit_that_is_missing_is_named_at_once(pytester: pytest.Pytester) -> None:
+    """Those of markers with the first test that asks for it, those of the run with the option or ini key that does."""
+    lacking = [name for name, value in (("memory_high", "1G"), ("hugetlb", "1G")) if not capabilities()[name].available]
+    if len(lacking) < 2:
+        pytest.skip("this machine has all limits")
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.sandbox(memory_high="1G")
+        def test_1(): pass
+        @pytest.mark.sandbox(memory_high="1G", hugetlb="1G")
+        def test_2(): pass
+        """
+    )
+    said = pytester.runpytest_subprocess("--sandbox").stderr.str()
+    assert "::test_1: the limit memory_high is not available here" in said
+    assert "::test_2: the limit hugetlb is not available here" in said
+    assert said.count("memory_high") == 1
+    said = pytester.runpytest_subprocess("--sandbox", "--sandbox-memory-high=1G").stderr.str()
+    assert said.startswith("ERROR: --sandbox-memory-high: the limit memory_high is not available here: ")
+    said = pytester.runpytest_subprocess("--sandbox", "-osandbox_hugetlb=1G").stderr.str()
+    assert said.startswith("ERROR: ini key sandbox_hugetlb: the limit hugetlb is not available here: ")
+
+
+def test_what_pytest_calls_function_is_a_test() -> None:
+    """Its word for a scope is not ours."""
+    with pytest.raises(SpecError, match=r"'function' is none of test, .*: pytest's function is a test here"):
+        options.BY_NAME["scope"].parse("function")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import enum
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -82,7 +83,8 @@ def _choice(values: type[enum.Enum]) -> Callable[[object], enum.Enum]:
         if isinstance(value, values):
             return value
         if not isinstance(value, str) or value.strip().lower() not in known:
-            raise SpecError(f"{value!r} is none of {', '.join(known)}{closest(value, known)}")
+            hint = ": pytest's function is a test here" if value == "function" and "test" in known else closest(value, known)
+            raise SpecError(f"{value!r} is none of {', '.join(known)}{hint}")
         return values(value.strip().lower())
 
     return parse
@@ -317,5 +319,7 @@ def closest(name: object, known: list[str] | tuple[str, ...]) -> str:
     # Only ever needed on the way to an error.
     import difflib
 
-    found = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-    return f": did you mean {found[0]!r}?" if found else ""
+    # By what is not the same in all of them.
+    bare = {re.sub(r"^(--(no-)?)?sandbox[-_]", "", one): one for one in known}
+    found = difflib.get_close_matches(re.sub(r"^(--(no-)?)?sandbox[-_]", "", str(name)), bare, n=1, cutoff=0.6)
+    return f": did you mean {bare[found[0]]!r}?" if found else ""
