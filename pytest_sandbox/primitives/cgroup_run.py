@@ -22,7 +22,6 @@ from pytest_sandbox.primitives.cgroup_layout import (
     BASE_PREFIX,
     CONTROLLER_PREFIX,
     RUN_PREFIX,
-    V1,
     V2,
     Hierarchy,
     Problem,
@@ -55,18 +54,14 @@ class CgroupRun:
         self.name = name
 
     @classmethod
-    def open(cls, name: str, *, unified: bool = True, announce: Callable[[Sequence[str]], None] = lambda _: None) -> CgroupRun:
+    def open(cls, name: str, *, announce: Callable[[Sequence[str]], None] = lambda _: None) -> CgroupRun:
         """Find where this process is and make the run's directories there; raises ValueError for an unfit name.
 
-        unified: False leaves the v2 tree alone where v1 has the memory controller, so that a child can enter every
-        hierarchy by `Cgroup.open_tasks`, without clone3. Costs the atomic kill: a loop does it then. announce: called with
-        `paths` before the first of them is made, so that a janitor knows them whenever this process dies.
+        announce: called with `paths` before the first of them is made, so that a janitor knows them whenever this process dies.
         """
         _check_name(name)
         refused = settle()
         hierarchies = _find()
-        if not unified and any("memory" in each.controllers and not each.problem for each in hierarchies):
-            hierarchies = tuple(each for each in hierarchies if each.version == V1)
         run = cls(name, *choose(hierarchies, _unified_controllers(hierarchies)))
         run._problems |= _withheld(hierarchies, run._problems)
         run._refused = refused

@@ -1,4 +1,4 @@
-"""Processes: what one gives up before it runs foreign code, and pid 1's duty of reaping. Imports `_linux` only.
+"""Processes: what one gives up before it runs foreign code. Imports `_linux` only.
 
 Sources: capabilities(7), prctl(2), pid_namespaces(7), wait(2), close_range(2).
 """
@@ -212,19 +212,6 @@ def _replace(fd: int, new: int) -> None:
     except OSError:  # its number is above RLIMIT_NOFILE, which was lowered when it was open: nobody can have such a one anew
         os.close(fd)
     os.close(new)
-
-
-def reap() -> list[tuple[int, int]] | None:
-    """Reap all that has ended: (pid, wait status) pairs; None where the caller has no child left at all."""
-    ended: list[tuple[int, int]] = []
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return ended or None
-        if pid == 0:
-            return ended
-        ended.append((pid, status))
 
 
 def flush() -> None:

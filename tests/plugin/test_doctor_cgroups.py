@@ -226,6 +226,7 @@ def test_the_line_for_each_run_works_after_a_kill(fresh: list[Path], shell: Call
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     assert list(base.glob(f"{RUN_PREFIX}*"))
+    own.do("rm test_sleeps.py")
     assert OUT_OF_MEMORY in own.do(line)
     assert not list(base.glob("*/"))
 

@@ -45,7 +45,7 @@ def test_attach_to_a_process_that_ended(run: CgroupRun) -> None:
 @pytest.mark.parametrize("leaf", [False, True])
 def test_a_child_enters_by_itself(*, leaf: bool) -> None:
     """Descriptors opened outside are enough, also in a user namespace; v1 alone counts CPU time and kills."""
-    with contextlib.closing(CgroupRun.open(unique(), unified=False)) as run:
+    with contextlib.closing(CgroupRun.open(unique())) as run:
         cgroup = run.create("entered", Limits(), leaf=leaf)
         tasks = cgroup.open_tasks()
         writes = " && ".join(f"printf 0 >&{fd}" for fd in tasks)
@@ -73,7 +73,7 @@ def test_a_child_enters_by_itself(*, leaf: bool) -> None:
 @pytest.mark.skipif(CAPABILITIES["memory"].hierarchy == "v2", reason="v2 has no file `tasks`; see CLONE_INTO_CGROUP")
 def test_enter_in_a_forked_child() -> None:
     """The child is in every v1 hierarchy before it goes on, and its descriptors are closed."""
-    with contextlib.closing(CgroupRun.open(unique(), unified=False)) as run:
+    with contextlib.closing(CgroupRun.open(unique())) as run:
         cgroup = run.create("forked", Limits())
         tasks = cgroup.open_tasks()
         pid = os.fork()

@@ -33,28 +33,6 @@ def in_child(call: Callable[[], object]) -> str:
     return found
 
 
-def test_reap() -> None:
-    """What has ended, with its status; an empty list while some run; None without children."""
-    assert process.reap() is None
-    reading, writing = os.pipe()
-    quick, slow = os.fork(), 0
-    if quick == 0:
-        os._exit(3)
-    slow = os.fork()
-    if slow == 0:
-        os.close(writing)
-        os.read(reading, 1)
-        os._exit(0)
-    os.waitid(os.P_PID, quick, os.WEXITED | os.WNOWAIT)
-    assert [(pid, os.waitstatus_to_exitcode(status)) for pid, status in process.reap() or []] == [(quick, 3)]
-    assert process.reap() == []
-    os.close(writing)
-    os.close(reading)
-    os.waitid(os.P_PID, slow, os.WEXITED | os.WNOWAIT)
-    assert process.reap() == [(slow, 0)]
-    assert process.reap() is None
-
-
 @pytest.mark.parametrize("ignores", [False, True])
 def test_wait_or_kill(*, ignores: bool) -> None:
     """A child that ends by itself is reaped; one that does not is killed when half of the time is over."""
