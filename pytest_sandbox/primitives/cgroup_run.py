@@ -161,6 +161,8 @@ def settle() -> Problem | None:
     unified = _unified(hierarchies)
     if unified is None or any("memory" in each.controllers for each in hierarchies):
         return None
+    if os.statvfs(unified.directory).f_flag & os.ST_RDONLY:  # whose scope could not be divided either
+        return None
     return None if can_divide(unified.directory) else cgroup_systemd.ask(unified)
 
 

@@ -56,7 +56,7 @@ def test_a_cgroup_file_system_that_is_read_only() -> None:
         assert f"\n    fix: {fixes.fix(Cause.READ_ONLY, hostkind.here())}" in said
         return
     commands = re.findall(r"^    fix: as root: (mount -o remount,bind,rw /sys/fs/cgroup\S*);", said, re.MULTILINE)
-    assert len(commands) == said.count(problem)
+    assert len(commands) == said.count(problem), said
     assert problem not in diagnose("\n".join([script, *commands]), apart=apart)
 
 

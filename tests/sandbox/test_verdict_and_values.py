@@ -32,7 +32,7 @@ EITHER = "disk full: limit 1G or out of inodes: limit 200000, "
         ({"status": -11, "reported": False}, Ending.SIGNALLED, "killed by SIGSEGV: its main process died of signal 11"),
         ({"status": -9, "processes_refused": 3}, Ending.SIGNALLED, "; 3 forks had been refused"),
         ({"killed": Ending.TIMED_OUT, "status": -9, "ran": 1.0}, Ending.TIMED_OUT, "timed out: killed after 1s, limit 2s"),
-        ({"killed": Ending.TIMED_OUT, "ran": 4.0, "waited": 2.0}, Ending.TIMED_OUT, "limit 2s; it was given 2s more to print its"),
+        ({"killed": Ending.TIMED_OUT, "ran": 4.0, "waited": 2.0}, Ending.TIMED_OUT, "limit 2s; it was given 2s more to print"),
         ({"killed": Ending.CPU_TIME}, Ending.CPU_TIME, "cpu time: ended after 1.5s of CPU, limit 1s"),
         ({"killed": Ending.TOO_MUCH_OUTPUT, "output": 3 << 26}, Ending.TOO_MUCH_OUTPUT, "ended at 192M, limit 64M"),
         ({"processes_refused": 2, "failed": True}, Ending.TOO_MANY_PROCESSES, "too many processes: limit 5 (2 refused)"),
