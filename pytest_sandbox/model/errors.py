@@ -12,6 +12,8 @@ Hitting a limit is not here: that is an `Outcome`.
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Iterable
 from errno import EAGAIN, EINVAL, EMFILE, ENOTSUP, EPERM
 
@@ -85,3 +87,11 @@ class WireError(SandboxError):
 
 class TeardownWarning(UserWarning):
     """Something a run made and could not undo; names the object, so that it can be removed by hand."""
+
+
+def warn_of_teardown(text: str) -> None:
+    """A TeardownWarning of who clears up, and goes on with that: where a filter makes it an error, it is written to stderr."""
+    try:
+        warnings.warn(TeardownWarning(text), stacklevel=3)
+    except TeardownWarning as error:
+        sys.stderr.write(f"TeardownWarning: {error}\n")

@@ -171,10 +171,10 @@ def leave_leaf(leaf: str, before: frozenset[str] = frozenset(), seconds: float =
     pytest-xdist to end, whose sandboxes lie beside the leaf.
     """
     base, deadline = os.path.dirname(leaf), monotonic() + seconds
-    with contextlib.suppress(FileNotFoundError):  # somebody else has removed it
+    with contextlib.suppress(OSError):  # ENOENT, ENODEV: somebody else has removed it
         while not _has_left(leaf, base, before) and monotonic() < deadline:
             time.sleep(_PAUSE)
-    remove([leaf])
+    remove([leaf], min(REMOVE_SECONDS, max(_PAUSE, deadline - monotonic())))
 
 
 def _has_left(leaf: str, base: str, before: frozenset[str]) -> bool:
@@ -182,7 +182,7 @@ def _has_left(leaf: str, base: str, before: frozenset[str]) -> bool:
     for name in _passed_on(base) - before:
         with contextlib.suppress(OSError):  # EBUSY: another one below passes it on
             write(base + "/cgroup.subtree_control", "-" + name)
-    for pid in pids_in(leaf):
+    for pid in filter(None, pids_in(leaf)):  # 0: of a pid namespace that is not seen from here
         with contextlib.suppress(OSError):  # ESRCH: it ended meanwhile
             write(base + "/cgroup.procs", str(pid))
     return not pids_in(leaf)

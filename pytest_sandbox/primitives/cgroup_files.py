@@ -12,11 +12,10 @@ import os
 import select
 import signal
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 
 from pytest_sandbox._linux.clock import monotonic
-from pytest_sandbox.model.errors import TeardownWarning
+from pytest_sandbox.model.errors import warn_of_teardown
 
 _SURELY_THE_END = 2048
 """seq_file fills a page up to the last record that fits, and the records here are short. Saves a system call a read."""
@@ -188,7 +187,7 @@ def remove(directories: Iterable[str], seconds: float = REMOVE_SECONDS) -> None:
     """
     kept = [message for message in (_remove_one(each, seconds) for each in directories) if message]
     if kept:
-        warnings.warn(TeardownWarning("; ".join(kept)), stacklevel=3)
+        warn_of_teardown("; ".join(kept))
 
 
 def _remove_one(directory: str, seconds: float) -> str:

@@ -22,6 +22,10 @@ STACKS_TIME = 2.0
 END_TIME = 5.0
 #: How often one is given that, as long as its time does not begin anew: for three reports and its end. Nobody is trusted to end.
 END_TIMES = 4
+#: How much longer a time may be, all in all, for what the controller was busy with meanwhile, in seconds.
+MOST_EXCUSED = 60.0
+#: How much may stand in the file of stacks beside the limit of output, in bytes.
+_STACKS_ROOM = 1 << 20
 #: How long nothing more is printed when they are complete, in seconds.
 STACKS_LOOK = 0.02
 
@@ -78,10 +82,14 @@ def prolong(running: Running) -> None:
 def excuse(running: Running, seconds: float) -> None:
     """It has said something, and for so long nobody has heard it, nor answered: that is not its time."""
     if running.dying is None:
-        if running.allowed is not None:
-            running.allowed = dataclasses.replace(running.allowed, due=running.allowed.due + seconds)
-        if running.timer is not None:
-            running.timer = dataclasses.replace(running.timer, due=running.timer.due + seconds)
+        running.allowed, running.timer = _later(running.allowed, seconds), _later(running.timer, seconds)
+
+
+def _later(timer: Timer | None, seconds: float) -> Timer | None:
+    if timer is None:
+        return None
+    excused = min(timer.excused + seconds, MOST_EXCUSED)
+    return dataclasses.replace(timer, due=timer.due + excused - timer.excused, excused=excused)
 
 
 def resume(running: Running) -> None:
@@ -206,7 +214,8 @@ def _look(running: Running, now: float, hear: Callable[[Running], None]) -> None
     limits, age = running.order.spec.limits, now - running.started
     # A twentieth of its age: a quick writer is caught early, and a long test is not looked at more often than needed.
     running.next_look = now + min(LOOK, max(FIRST_LOOK, age / 20))
-    if limits.output is not None and (written := running.output()) > limits.output:
+    stacks = max(0, running.stacks_size() - _STACKS_ROOM)
+    if limits.output is not None and (written := running.output() + stacks) > limits.output:
         running.overran = written  # as it stands now: some cut their files
         hear(running)
         running.kill(Ending.TOO_MUCH_OUTPUT)

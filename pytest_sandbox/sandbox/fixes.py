@@ -45,7 +45,7 @@ _HAND_OVER_V1 = (
 _EMPTY = "xargs -n1 < cgroup.procs > others/cgroup.procs"
 _DIVIDE = "sed 's/[a-z][a-z]*/+&/g' cgroup.controllers > cgroup.subtree_control"
 # A new one for each run: what a killed one has left divides its cgroup still, which then takes no process.
-_BE_ALONE = f"sh -c 'echo $$ > $(mktemp -d {{directory}}/{BASE_PREFIX}XXXXXX)/cgroup.procs && exec pytest --sandbox'"
+_BE_ALONE = f"sh -c 'own=$(mktemp -d {{directory}}/{BASE_PREFIX}XXXXXX) && echo $$ > $own/cgroup.procs && exec pytest --sandbox'"
 _HAND_OVER = (
     f"as root: (cd {{directory}} && mkdir -p {{made}} && {{pass_on}} && cd tests && {_DIVIDE} && chown -R {{uid}} . && "
     "echo SHELL_PID > shell/cgroup.procs); then, from that shell (SHELL_PID: what echo $$ prints there), "

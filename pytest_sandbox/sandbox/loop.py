@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import selectors
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pytest_sandbox._linux.clock import monotonic
-from pytest_sandbox.model.errors import SandboxError, SetupError, TeardownWarning, WireError
+from pytest_sandbox.model.errors import SandboxError, SetupError, WireError, warn_of_teardown
 from pytest_sandbox.primitives.interrupts import deferred
 from pytest_sandbox.sandbox import clock, entering, pid1
 from pytest_sandbox.sandbox.accounts import bill, note_failure, outcome_of
@@ -51,8 +50,8 @@ class Loop:
         self._selector = selectors.DefaultSelector()
         self.running: dict[str, Running] = {}
         self._cloning = Cloning(layout)
-        #: Since when the controller is busy with something else than waiting, on the monotonic clock.
-        self._busy_since = monotonic()
+        #: What the controller does from one step to the next.
+        self._between = contextlib.ExitStack()
 
     def close(self) -> None:
         """Wait for nothing any more."""
@@ -89,7 +88,7 @@ class Loop:
 
     def step(self, timeout: float | None = None) -> None:
         """Wait for the next event or due time, and serve it."""
-        self._excuse()
+        self._between.close()
         due = clock.next_due(self.running.values())
         if due is not None:
             wait = max(0.0, due - monotonic())
@@ -97,34 +96,39 @@ class Loop:
         unheard = [running for running in self.running.values() if running.decoder.is_due]
         self._listen_for_room()
         events = self._selector.select(0 if unheard else timeout)
-        self._busy_since = monotonic()
         with deferred():
             self._serve(events, unheard)
+        self._between.enter_context(self._busy_with(None))
 
     def _serve(self, events: Sequence[tuple[selectors.SelectorKey, int]], unheard: Sequence[Running]) -> None:
         for key, _ in events:
-            self._excuse()
             handler, running = key.data
             if not running.ended:
-                handler(running)
+                with self._busy_with(running):
+                    handler(running)
         for running in unheard:
             if not running.ended:
-                self._on_wire(running)
-        self._excuse()
+                with self._busy_with(running):
+                    self._on_wire(running)
         now = monotonic()
         for running in tuple(self.running.values()):
-            clock.check(running, now, self._hear_all)
+            with self._busy_with(running):
+                clock.check(running, now, self._hear_all)
             if running.gone_by is not None and now >= running.gone_by and not running.ended:
                 self._give_up(running)
 
-    def _excuse(self) -> None:
-        """What the controller was long busy with, such as files of a test that has ended, is no time of who has waited for it."""
-        now = monotonic()
-        if (spent := now - self._busy_since) > _BUSY:
-            self._busy_since = now
-            for running in self.running.values():
-                if running.is_unheard:
-                    clock.excuse(running, spent)
+    @contextlib.contextmanager
+    def _busy_with(self, running: Running | None) -> Iterator[None]:
+        """Within: what the controller does for one. If that takes long, as with a test's files at its end, others get more time.
+
+        Those that have said something, and so may wait for an answer; not this one, nor who has made it or was made by it.
+        """
+        began = monotonic()
+        yield
+        if (spent := monotonic() - began) > _BUSY:
+            for other in self.running.values():
+                if other.is_unheard and (running is None or not (other.is_around(running) or running.is_around(other))):
+                    clock.excuse(other, spent)
 
     def _listen_for_room(self) -> None:
         """Be woken too when a sandbox for which frames wait can take more of them."""
@@ -334,7 +338,7 @@ class Loop:
         """Go on without one that does not die: the kernel holds a process of it, for a disk say, or somebody has frozen it."""
         pids = ", ".join(map(str, running.cgroup.processes()[:10])) or str(running.pid)
         why = "processes that wait in the kernel, or that a freezer (cgroup v1) has stopped, do not die before they go on"
-        warnings.warn(TeardownWarning(f"{running.name} cannot be killed, with pids {pids}: {why}"), stacklevel=2)
+        warn_of_teardown(f"{running.name} cannot be killed, with pids {pids}: {why}")
         running.drop_common()
         self._finish(running)
 

@@ -15,7 +15,7 @@ from pytest_sandbox._linux.sockdiag import open_netlink
 from pytest_sandbox.primitives import mounts, network, process
 from pytest_sandbox.primitives.cgroups import enter
 from pytest_sandbox.primitives.namespaces import Identity, fresh, write_maps
-from pytest_sandbox.primitives.seccomp import forbid_evasion, forbid_mounts
+from pytest_sandbox.primitives.seccomp import forbid_mounts
 from pytest_sandbox.sandbox import layout as layouts
 from pytest_sandbox.sandbox.child import Control, Descriptors, Order
 from pytest_sandbox.sandbox.layout import Layout
@@ -117,7 +117,6 @@ def _namespace() -> int:
 def _confine(order: Order) -> None:
     """Before anything foreign runs in main, a thread that a handler starts among it: rights are a thread's own."""
     process.drop_privileges(order.keep, order.last_capability)
-    forbid_evasion()
     if not order.may_mount:
         forbid_mounts()
 

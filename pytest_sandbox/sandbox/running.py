@@ -93,7 +93,8 @@ class Listener(Protocol):
 class Timer:
     """A time limit: its seconds; on the monotonic clock when it began, and when it is enforced; how often that was put off.
 
-    grace: how many seconds it is enforced later, by the wish of who has set it.
+    grace: how many seconds it is enforced later, by the wish of who has set it. excused: how many seconds later it is for what
+    the controller did meanwhile.
     """
 
     seconds: float
@@ -101,6 +102,7 @@ class Timer:
     due: float
     grace: float = 0.0
     prolonged: int = 0
+    excused: float = 0.0
 
     @classmethod
     def begin(cls, seconds: float, grace: float = 0.0) -> Timer:
@@ -337,8 +339,8 @@ class Running:
             self.gone_by = monotonic() + GONE_TIME
 
     def output(self) -> int:
-        """Bytes that its own stdout and stderr hold now, and the file that its stacks go to."""
-        return sum(os.fstat(fd).st_size for fd in (self.stdout, self.stderr, self.shown, self.stacks))
+        """Bytes that its own stdout and stderr hold now."""
+        return sum(os.fstat(fd).st_size for fd in (self.stdout, self.stderr, self.shown))
 
     def frames(self, *, to_the_end: bool = False) -> Iterator[Frame]:
         """What main has said and nobody has heard yet, as far as one reading brings it, or all that it has said by now.
@@ -360,6 +362,13 @@ class Running:
                 return
             self.decoder.feed(data)
             has_read, left = True, left - len(data)
+
+    def is_around(self, other: Running) -> bool:
+        """Whether another one is this one, or was made in it."""
+        inner: Running | None = other
+        while inner is not None and inner is not self:
+            inner = inner.parent
+        return inner is not None
 
     @property
     def is_unheard(self) -> bool:

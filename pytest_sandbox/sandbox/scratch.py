@@ -8,10 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import warnings
 
 from pytest_sandbox._linux.clock import monotonic
-from pytest_sandbox.model.errors import TeardownWarning, UnavailableError
+from pytest_sandbox.model.errors import UnavailableError, warn_of_teardown
 from pytest_sandbox.primitives.locks import Locks, left
 from pytest_sandbox.sandbox.removal import remove_tree
 
@@ -69,4 +68,4 @@ def remove_or_warn(path: str, until: float | None = None) -> None:
     problem = remove_tree(path, monotonic() + REMOVAL_TIME if until is None else until)
     if problem:
         again = "the next run with this scratch tries again, if it is not removed by hand"
-        warnings.warn(TeardownWarning(f"could not remove {problem}; {again}"), stacklevel=2)
+        warn_of_teardown(f"could not remove {problem}; {again}")

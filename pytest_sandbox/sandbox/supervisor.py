@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from pytest_sandbox._linux.clock import monotonic
-from pytest_sandbox.model.errors import SetupError, TeardownWarning, UnavailableError
+from pytest_sandbox.model.errors import SetupError, TeardownWarning, UnavailableError, warn_of_teardown
 from pytest_sandbox.model.outcome import Change, Outcome, Usage
 from pytest_sandbox.model.spec import OF_TMPFS, Network, Spec
 from pytest_sandbox.primitives import process
@@ -299,7 +299,7 @@ class Supervisor:
             for pid in self._launchers:
                 process.wait_or_kill(pid, CLOSING_TIME)
             for running in tuple(self._loop.running.values()):
-                warnings.warn(TeardownWarning(f"{running.name}, pid {running.pid}, cannot be killed"), stacklevel=2)
+                warn_of_teardown(f"{running.name}, pid {running.pid}, cannot be killed")
                 running.close()
         finally:
             self._undo.close()

@@ -151,15 +151,16 @@ def test_a_loop_of_its_own(pytester: pytest.Pytester, compare: Compare) -> None:
     assert not (pytester.path / "ran").exists()
 
 
-def test_a_fork_without_a_sandbox_that_comes_back(pytester: pytest.Pytester, compare: Compare) -> None:
+@pytest.mark.parametrize("how", ["return", "pytest.exit('bye')", "raise KeyboardInterrupt", "assert 0"])
+def test_a_fork_without_a_sandbox_that_comes_back(pytester: pytest.Pytester, compare: Compare, how: str) -> None:
     """It has no part in the run's sandboxes, and ends with the test."""
     pytester.makepyfile(
-        """
+        f"""
         import os, pytest, time
         def test_before(): pass
         @pytest.mark.sandbox(enabled=False)
         def test_forks():
-            if os.fork() == 0: return
+            if os.fork() == 0: {how}
             time.sleep(1)
         def test_after(): pass
         """
@@ -167,3 +168,35 @@ def test_a_fork_without_a_sandbox_that_comes_back(pytester: pytest.Pytester, com
     run = compare.one("-v")
     run.result.assert_outcomes(passed=3)
     assert run.text.count("test_after PASSED") == 1
+
+
+def test_a_fork_around_a_test_without_a_sandbox(pytester: pytest.Pytester, compare: Compare) -> None:
+    """As pytest-forked makes one: its reports are made in the fork."""
+    pytester.makeconftest(
+        """
+        import os, pytest
+        from _pytest.runner import runtestprotocol
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_protocol(item, nextitem):
+            if "forked" not in item.keywords: return None
+            reading, writing = os.pipe()
+            if os.fork() == 0:
+                reports = runtestprotocol(item, log=False, nextitem=nextitem)
+                os.write(writing, " ".join(report.outcome for report in reports).encode())
+                os._exit(0)
+            os.close(writing)
+            os.wait()
+            assert os.read(reading, 99) == b"passed passed passed"
+            for report in runtestprotocol(item, log=False, nextitem=nextitem): item.ihook.pytest_runtest_logreport(report=report)
+            return True
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.sandbox(enabled=False)
+        def test_forked(): pass
+        def test_after(): pass
+        """
+    )
+    compare.one().result.assert_outcomes(passed=2)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import fcntl
 import mmap
 import os
 import platform
-import resource
 import signal
-import socket
-import struct
 import subprocess
 import termios
 
@@ -69,45 +65,6 @@ def confined() -> int:
 def test_nothing_can_be_mounted(capfd: pytest.CaptureFixture[str]) -> None:
     """Neither by the old calls nor by the new ones, though the caller has every capability; all else works as before."""
     assert confined() == 0, capfd.readouterr().err
-
-
-def evading() -> int:
-    """A process, root of namespaces of its own, that forbids itself to go around limits, and tries; its exit status."""
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    try:
-        syscalls.unshare(Clone.NEWUSER | Clone.NEWNET)
-        syscalls.prctl(Prctl.SET_NO_NEW_PRIVS, 1)
-        ring = struct.pack("IIII", 1 << 16, 4, 2048, 128)
-        packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        packets.setsockopt(263, 5, ring)  # SOL_PACKET, PACKET_RX_RING: as it was before
-        seccomp.forbid_evasion()
-        for option, value in ((5, ring), (13, ring), (20, struct.pack("I", 1))):
-            with pytest.raises(PermissionError):
-                packets.setsockopt(263, option, value)
-        packets.setsockopt(263, 8, struct.pack("I", 1))  # PACKET_AUXDATA
-        with pytest.raises(PermissionError):
-            socket.socket(44, socket.SOCK_RAW, 0)  # AF_XDP
-        with pytest.raises(PermissionError):
-            resource.prlimit(1, resource.RLIMIT_NOFILE, (0, 0))
-        resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE, (50, 60))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 60))
-        with contextlib.suppress(PermissionError):  # of another user's
-            resource.prlimit(1, resource.RLIMIT_NOFILE)
-        assert code(0x4000_0000 | 39) == errno.ENOSYS  # x32
-        with socket.socket() as stream:
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        assert subprocess.run(["/bin/sh", "-c", "exit 5"], check=False).returncode == 5
-    except BaseException as error:
-        os.write(2, repr(error).encode())
-        os._exit(1)
-    os._exit(0)
-
-
-def test_no_limit_is_gone_around(capfd: pytest.CaptureFixture[str]) -> None:
-    """By memory that no cgroup counts, by packets past the queue, nor by other limits for init; all else works as before."""
-    assert evading() == 0, capfd.readouterr().err
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the machine code is of x86-64")

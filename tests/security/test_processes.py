@@ -143,17 +143,17 @@ def test_traced():
 
 
 def test_what_is_left_cannot_be_hidden(attack: Any) -> None:
-    """Init is of the same user, but nobody takes its descriptors away, with which it looks who is left."""
+    """Init is of the same user, who may take away its descriptors, with which it looks who is left: that is told then."""
     attack.write("""
 import resource
 def test_hides():
     subprocess.Popen(["sleep", "98765"], start_new_session=True)
-    with pytest.raises(PermissionError):
-        resource.prlimit(1, resource.RLIMIT_NOFILE, (0, 0))
+    resource.prlimit(1, resource.RLIMIT_NOFILE, (0, 0))
 """)
     result = attack.run()
     result.passed("test_hides", "test_next")
-    assert "left 1 process(es) running, killed now: sleep 98765" in result.output
+    assert "left 1 process(es) running, killed now: [who is left cannot be read] (pid 0)" in result.output
+    assert attack.processes(attack.token) == []
 
 
 def test_a_command_line_is_no_way_to_the_terminal(attack: Any) -> None:

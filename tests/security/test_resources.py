@@ -279,6 +279,36 @@ def test_claims():
     result.passed("test_next")
 
 
+def test_a_crash_is_no_output(attack: Any) -> None:
+    """What Python prints of it is not what a test writes."""
+    attack.write("""
+import ctypes
+def fall(depth): return fall(depth - 1) if depth else ctypes.string_at(0)
+@pytest.mark.sandbox(output="4k")
+def test_crashes(): fall(80)
+""")
+    result = attack.run()
+    result.failed("test_crashes", "signalled", "killed by SIGSEGV")
+
+
+def test_time_is_not_won_by_work_for_the_controller(attack: Any) -> None:
+    """Who keeps it busy with its own questions is killed in time, or soon."""
+    attack.write("""
+import threading
+@pytest.mark.sandbox(timeout="2s")
+def test_asks(sandbox, tmp_path):
+    for number in range(20000): open(tmp_path / str(number), "w").close()
+    channel = sandbox._inside.channel
+    threading.Thread(target=lambda: [channel.receive() for _ in range(10**6)], daemon=True).start()
+    while True: channel.send({"op": "changes?"})
+""")
+    result = attack.run()
+    case = result.cases["test_asks"]
+    assert case.outcome == "failed", result.output
+    assert float(case.properties["sandbox_wall"]) < 20
+    result.passed("test_next")
+
+
 def test_the_controllers_work_is_nobody_elses_time(attack: Any) -> None:
     """While it copies what one test has left, others that ask it something have time."""
     attack.write("""

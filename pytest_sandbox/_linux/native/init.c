@@ -713,8 +713,11 @@ static int is_below(const char *pid)
 	return numbers > 1;
 }
 
-/* Call `look` with the pid of each of those that are left, but for ourselves: everybody in /proc is of our namespace. */
-static void for_each_left(void (*look)(const char *pid, void *found), void *found)
+/*
+ * Call `look` with the pid of each of those that are left, but for ourselves: everybody in /proc is of our namespace. An error where
+ * that cannot be opened: main is of the same user, and may have taken our descriptors away by prlimit(2).
+ */
+static word for_each_left(void (*look)(const char *pid, void *found), void *found)
 {
 	static char entries[1 << 15];
 	word got, fd = CALL(__NR_openat, AT_FDCWD, "/proc", O_CLOEXEC, 0, 0);
@@ -729,6 +732,7 @@ static void for_each_left(void (*look)(const char *pid, void *found), void *foun
 		}
 	if (fd >= 0)
 		CALL(__NR_close, fd, 0, 0, 0, 0);
+	return fd < 0 ? fd : 0;
 }
 
 /* Whether one of them wants a CPU, and what they have run so far, in nanoseconds: /proc/PID/schedstat, where the kernel has it. */
@@ -751,26 +755,32 @@ static void look_at(const char *pid, void *found)
 		activity->runs |= buffer[at + 2] == 'R' || buffer[at + 2] == 'D';
 }
 
+/* Say that this pid was left; the command line stands in the buffer already. */
+static void say_left(int pid, word length)
+{
+	buffer[0] = 'l';
+	memcpy(buffer + 1, &pid, 4);
+	say(buffer, 5 + (size_t)(length < 0 ? 0 : length), NULL, 0);
+}
+
 static void tell(const char *name, void *nothing)
 {
-	int pid = (int)number_in(name);
 	word length;
 
 	(void)nothing;
-	buffer[0] = 'l';
-	memcpy(buffer + 1, &pid, 4);
 	length = read_of(name, "/cmdline", buffer + 5, LONGEST_LINE);
-	if (length == 0) { /* a zombie, or one that wrote over its own command line */
+	if (length <= 0) { /* a zombie, or one that wrote over its own command line */
 		length = read_of(name, "/comm", buffer + 6, LONGEST_LINE);
 		buffer[5] = '[';
 		if (length > 0)
 			buffer[5 + length++] = ']'; /* in the place of the newline */
 	}
-	say(buffer, 5 + (size_t)(length < 0 ? 0 : length), NULL, 0);
+	say_left((int)number_in(name), length);
 }
 
 static _Noreturn void have_last_word(int status)
 {
+	static const char unread[] = "[who is left cannot be read]";
 	struct { int descriptor; short events, returned; } wait = {SIGNALS, POLLIN, 0};
 	struct { word seconds, nanos; } grace = {0, GRACE_MS * 1000000L};
 	struct usage usage = {0};
@@ -787,7 +797,8 @@ static _Noreturn void have_last_word(int status)
 			for_each_left(look_at, &now);
 			/* Who runs, and gets a CPU for half of the time, has had what it takes to end. */
 			if (graces && (graces == MOST_GRACES || !now.runs || (int64_t)(now.ran - before) > GRACE_MS * 500000L)) {
-				for_each_left(tell, NULL);
+				if (for_each_left(tell, NULL))
+					memcpy(buffer + 5, unread, sizeof unread - 1), say_left(0, sizeof unread - 1);
 				break;
 			}
 			before = now.ran;

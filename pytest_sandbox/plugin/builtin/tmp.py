@@ -79,27 +79,23 @@ class Numbers:
 _WAITING: pytest.StashKey[str] = pytest.StashKey()
 
 
-def keep_tmp_path(config: pytest.Config, supervisor: Supervisor, running: Running, *, used: bool) -> None:
-    """Keep for the machine's basetemp what the sandbox left of its temporary directories; see `put_back`.
+def keep_tmp_path(config: pytest.Config, supervisor: Supervisor, running: Running, *, used: bool) -> str:
+    """Keep for the machine's basetemp what the sandbox left of its temporary directories; see `put_back`. What is lost, or "".
 
     `tmp_path` itself has removed there what `tmp_path_retention_policy` does not keep.
     """
     factory = getattr(config, "_tmp_path_factory", None)
     if factory is None or not used or factory._basetemp is None:
-        return
+        return ""
     if factory._retention_policy == "none" and factory._given_basetemp is None:
-        return  # the whole directory is removed at pytest's end
+        return ""  # the whole directory is removed at pytest's end
     if _WAITING not in config.stash:
         config.stash[_WAITING] = tempfile.mkdtemp(prefix=".sandbox-", dir=factory._basetemp)
     try:
         supervisor.copy_out(running, str(factory._basetemp), config.stash[_WAITING])
     except CopyError as error:
-        _warn("what a test left in temporary directories", config.stash[_WAITING], error)
-
-
-def _warn(what: str, target: str, error: OSError) -> None:
-    text = f"{what} could not be copied whole to {target}: {error.strerror}. Fix: make room there"
-    warnings.warn(TeardownWarning(text), stacklevel=3)
+        return f"some of what was left in temporary directories could not be copied to {factory._basetemp}: {error.strerror}"
+    return ""
 
 
 def put_back(config: pytest.Config) -> None:
@@ -154,22 +150,22 @@ def _is_directory(path: str) -> bool:
 
 def keep_changes(
     config: pytest.Config, supervisor: Supervisor, running: Running, outcome: Outcome, *, failed: bool
-) -> Path | None:
-    """Save everything that the sandbox wrote, where its `keep` says so; returns the directory."""
+) -> tuple[Path | None, str]:
+    """Save everything that the sandbox wrote, where its `keep` says so; returns the directory, and what is lost, or ""."""
     keep = running.order.spec.keep
     if not outcome.changes or keep is Keep.NEVER or (keep is Keep.FAILED and not failed):
-        return None
+        return None, ""
     factory = getattr(config, "_tmp_path_factory", None)
     if factory is None or factory._basetemp is None:
-        return None
+        return None, ""
     # A name that no test could have guessed, and left a link at, in what was copied out of it before.
-    target = Path(tempfile.mkdtemp(prefix=f"sandbox-{running.name}-", dir=factory.getbasetemp()))
+    lost, target = "", Path(tempfile.mkdtemp(prefix=f"sandbox-{running.name}-", dir=factory.getbasetemp()))
     try:
         count = supervisor.copy_out(running, "/", os.fspath(target))
     except CopyError as error:
-        _warn("what a test has written", os.fspath(target), error)
+        lost = f"some of what was written could not be kept in {target}: {error.strerror}"
         count = len(os.listdir(target))
     if not count:
         target.rmdir()
-        return None
-    return target
+        return None, lost
+    return target, lost

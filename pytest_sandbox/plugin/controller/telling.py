@@ -352,8 +352,9 @@ class Telling:
         if tests == len(self.unit.items):
             self._line.ended(self.unit, outcome)
         used = any(TMP_FIXTURES.intersection(getattr(one.item, "fixturenames", ())) for one in self._finished)
-        keep_tmp_path(self.session.config, self._supervisor, running, used=used)
-        kept = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
+        lost = keep_tmp_path(self.session.config, self._supervisor, running, used=used)
+        kept, more = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
+        self._book.not_home([f"{item.nodeid}: {what}" for what in (lost, more) if what])
         if kept is not None:
             self.showing.when_its_turn(lambda: self._book.kept(item, done, kept))
         elif running.order.spec.keep is Keep.FAILED:

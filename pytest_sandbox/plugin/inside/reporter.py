@@ -99,7 +99,7 @@ class Reporter:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Say what an OSError was about, and join what scopes captured for this item with what it captures itself."""
         if getpid() != self.owner:
-            end_fork(call)
+            _end_fork(call)
         sections.merge_sections(item)
         number, full = tell_errno(self._channel, None if call.excinfo is None else call.excinfo.value)
         report = yield
@@ -153,7 +153,7 @@ def _shown_of(report: object) -> tuple[int, list[tuple[str, str]], bool]:
     return id(getattr(report, "longrepr", None)), list(getattr(report, "sections", ())), hasattr(report, "_pdbshown")
 
 
-def end_fork(call: CallInfo[None]) -> NoReturn:
+def _end_fork(call: CallInfo[None]) -> NoReturn:
     """A test forked and let its child come back into pytest: the test is the parent's, the child has done its part."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
