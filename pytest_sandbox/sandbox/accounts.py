@@ -17,7 +17,8 @@ from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives.cgroups import CgroupUsage, MemorySnapshot, OomKill, oom_kill
 from pytest_sandbox.sandbox import clock, upper
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
-from pytest_sandbox.sandbox.running import Failure, Running, Told
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.states import Failure, Told
 from pytest_sandbox.sandbox.verdict import FULL, NO_ROOM, Facts, judge
 
 #: How many descriptors a call may lack, and give back before it says so: subprocess has four pipes.

@@ -10,7 +10,8 @@ from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.outcome import Ending
 from pytest_sandbox.model.spec import Limits
-from pytest_sandbox.sandbox.running import Budget, Dying, Running, Timer
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.states import Budget, Dying, Timer
 
 #: How often a long test's output and CPU time are looked at, in seconds.
 LOOK = 0.1

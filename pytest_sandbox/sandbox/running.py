@@ -22,6 +22,7 @@ from pytest_sandbox.sandbox import ends
 from pytest_sandbox.sandbox.child import Descriptors, Order
 from pytest_sandbox.sandbox.outbox import Outbox
 from pytest_sandbox.sandbox.pid1 import LastWords, Recipe, signal_main
+from pytest_sandbox.sandbox.states import Budget, Dying, Failure, Timer, Told
 from pytest_sandbox.sandbox.wire import Decoder, Frame
 
 #: How long a sandbox that is ending may take to be gone, in seconds; then the run goes on without it. (2,000 processes: 2 s.)
@@ -87,78 +88,6 @@ class Listener(Protocol):
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """Nothing of the sandbox is left."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Timer:
-    """A time limit: its seconds; on the monotonic clock when it began, and when it is enforced; how often that was put off.
-
-    grace: how many seconds it is enforced later, by the wish of who has set it. excused: how many seconds later it is for what
-    the controller did meanwhile.
-    """
-
-    seconds: float
-    began: float
-    due: float
-    grace: float = 0.0
-    prolonged: int = 0
-    excused: float = 0.0
-
-    @classmethod
-    def begin(cls, seconds: float, grace: float = 0.0) -> Timer:
-        """One that begins now, and is enforced so many seconds after it is over."""
-        now = monotonic()
-        return cls(seconds, now, now + seconds + grace, grace)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Budget:
-    """A limit of CPU time: its seconds; on the monotonic clock when it began, and how many the sandbox had used by then."""
-
-    seconds: float
-    began: float
-    before: float = 0.0
-
-
-@dataclasses.dataclass(slots=True)
-class Dying:
-    """It is out of time, and prints its stacks before it is killed.
-
-    look: when the file of its stacks is looked at next; until: how long it is waited for; both on the monotonic clock.
-    before, seen: the size of that file when it was asked for them, and when it was looked at last, in bytes.
-    """
-
-    look: float
-    until: float
-    before: int
-    seen: int
-
-    @property
-    def is_mute(self) -> bool:
-        """Whether it has printed nothing yet."""
-        return self.seen == self.before
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Told:
-    """What the kernel has counted that somebody was told of: processes killed for memory, limits of memory met, forks refused."""
-
-    kills: int = 0
-    ooms: int = 0
-    refused: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Failure:
-    """What main says that it has failed of, and what shares of its limits were seen in use when it said that it had no room.
-
-    files: its limit of descriptors, and how many were in use, where that was seen to be met.
-    """
-
-    errno: int = 0
-    disk_full: float = 0.0
-    inodes_full: float = 0.0
-    files: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -229,11 +158,11 @@ class Running:
     problem: SandboxError | None = None
     refused: bool = False
     snapshot: MemorySnapshot | None = None
-    told: Told = Told()
+    told: Told = dataclasses.field(default_factory=Told)
     overran: int = 0
     taken: int = 0
     below_used: dict[str, float] | None = dataclasses.field(default_factory=dict)
-    failure: Failure = Failure()
+    failure: Failure = dataclasses.field(default_factory=Failure)
     failed: bool = False
     reported: bool = True
     speaker: int | None = None

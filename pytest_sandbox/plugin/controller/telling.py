@@ -35,7 +35,8 @@ from pytest_sandbox.plugin.reporting.report import add_outcome, make_report
 from pytest_sandbox.plugin.reporting.showing import Finished, Showing
 from pytest_sandbox.plugin.reporting.unsaid import completed, fail_after_all, merge
 from pytest_sandbox.sandbox import clock
-from pytest_sandbox.sandbox.running import Failure, Running
+from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.states import Failure
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
 
