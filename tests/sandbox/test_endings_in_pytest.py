@@ -257,6 +257,15 @@ def test_output_is_counted_while_python_captures_it(pytester: pytest.Pytester, c
     result.stdout.fnmatch_lines(["too much output: ended at 117k, limit 100k"])
 
 
+def test_of_too_much_output_both_ends_are_shown(pytester: pytest.Pytester) -> None:
+    """What stands between is left out, with its size: the sentence would be lost above it."""
+    pytester.makepyfile("def test_it():\n    print('first')\n    while True: print('x' * 99)")
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-output=1M")
+    told = ["too much output: ended at *, limit 1M", "*Captured stdout call*", "first", "... * bytes are left out here ..."]
+    result.stdout.fnmatch_lines(told)
+    assert len(result.stdout.str()) < 80_000
+
+
 @pytest.mark.parametrize("option", ["-s", "--capture=tee-sys"])
 def test_output_that_nobody_counts(pytester: pytest.Pytester, option: str) -> None:
     """Where tests write straight to pytest's own output no limit is claimed, and one that was asked for is refused."""
