@@ -170,6 +170,8 @@ def leave_leaf(leaf: str, before: frozenset[str] = frozenset(), seconds: float =
     in it, it could not. All others are disabled, whichever worker enabled them. seconds: how long it is waited for workers of
     pytest-xdist to end, whose sandboxes lie beside the leaf.
     """
+    if not os.path.isdir(leaf):  # what the parent passes on is then somebody else's
+        return
     base, deadline = os.path.dirname(leaf), monotonic() + seconds
     with contextlib.suppress(OSError):  # ENOENT, ENODEV: somebody else has removed it
         while not _has_left(leaf, base, before) and monotonic() < deadline:

@@ -28,6 +28,7 @@ from pytest_sandbox.primitives.cgroup_controllers import (
     Controller,
     choose,
 )
+from pytest_sandbox.primitives.cgroup_delegation import leave_leaf
 from pytest_sandbox.primitives.cgroup_gauges import is_stacked, sum_after
 from pytest_sandbox.primitives.cgroup_layout import Hierarchy, Problem, explain, find_hierarchies
 from pytest_sandbox.primitives.cgroup_limits import disks, quota
@@ -296,3 +297,11 @@ def test_the_reason_is_of_the_hierarchy_that_has_the_controller() -> None:
     _, found = choose((memory, v2(problems[2])), frozenset())
     assert (found["memory"], found["pids"]) == (problems[1], problems[2])
     assert found["memory_high"].cause is Cause.VERSION_1  # which stays so, whatever becomes of problems[1]
+
+
+def test_a_leaf_that_was_never_made_changes_nothing(tmp_path: Path) -> None:
+    """What the cgroup around it passes on is somebody else's: a janitor knows of a leaf before it is there."""
+    passed_on = tmp_path / "cgroup.subtree_control"
+    passed_on.write_text("memory pids\n")
+    leave_leaf(f"{tmp_path}/pytest-sandbox-controller-x")
+    assert passed_on.read_text() == "memory pids\n"

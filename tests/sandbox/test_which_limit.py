@@ -29,9 +29,12 @@ def spin(_: Inside) -> int:
 def test_which_of_two_times_ran_out_first(supervisor: Supervisor, cpu_time: float, timeout: float, first: Ending) -> None:
     """Also where the controller had no time to look before both were over; of a machine under load it gets a twentieth."""
     running, heard = root(supervisor, spin, limits=Limits(cpu_time=cpu_time, timeout=timeout))
-    # What it has said and nobody has heard would give it more time.
-    begun = (lambda: running.below.is_here) if first is Ending.TIMED_OUT else (lambda: running.allowed is not None)
-    supervisor.run_while(lambda: not begun() and not running.ended)
+
+    def has_begun() -> bool:
+        """What it has said and nobody has heard would give it more time."""
+        return running.below.is_here if first is Ending.TIMED_OUT else running.allowed is not None
+
+    supervisor.run_while(lambda: not has_begun() and not running.ended)
     assert heard.outcome is None, heard.outcome
     limit, deadline = time.monotonic() + 300, running.allowed.due if running.allowed else 0
     while (used := running.cgroup.figure("cpu") or 0) < cpu_time or time.monotonic() < deadline:
