@@ -27,8 +27,9 @@ class Cause(enum.Enum):
     OLD_KERNEL = enum.auto()
     NOT_BUILT = enum.auto()
     FEW_FILES = enum.auto()
-    SMALL_FILES = enum.auto()
     """This process may have too few open files. Detail: how many it needs."""
+    SMALL_FILES = enum.auto()
+    """No file of this process may be large enough."""
     DEAF = enum.auto()
     """This process ignores SIGCHLD, so that the ends of its children are not told: wait(2)."""
     NO_PROC = enum.auto()

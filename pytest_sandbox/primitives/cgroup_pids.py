@@ -2,8 +2,7 @@
 
 Version 1, and version 2 before Linux 6.11, count a refusal where the fork was tried, whosever limit it was for. Since then
 version 2 counts it where the limit is that was met, and has pids.events.local (cgroup-v2.rst; commit 73e75e6fc352), unless it is
-mounted with pids_localevents. Elsewhere
-the peaks tell: a limit refuses only when as many were there.
+mounted with pids_localevents. Elsewhere the peaks tell: a limit refuses only when as many were there.
 """
 
 from __future__ import annotations

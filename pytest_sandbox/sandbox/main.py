@@ -124,8 +124,7 @@ def _run(inside: Inside, body: Body) -> NoReturn:
         with suppress(Exception):
             write(inside.descriptors.stderr, traceback.format_exc().encode("utf-8", "replace"))
     finally:
-        process.flush()
-        _exit(code)
+        process.leave(code)
 
 
 def _enter(inside: Inside) -> None:

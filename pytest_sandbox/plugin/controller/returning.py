@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 
 import pytest
+
+from pytest_sandbox.primitives import process
 
 
 class _Forks:
@@ -30,7 +31,7 @@ class _Forks:
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
         """A fork's report is nobody's."""
         if os.getpid() != self._began:
-            _end(0 if call.excinfo is None else 1)
+            process.leave(0 if call.excinfo is None else 1)
 
 
 @contextlib.contextmanager
@@ -44,12 +45,5 @@ def ending_forks(config: pytest.Config) -> Iterator[None]:
         status = 0
     finally:
         if os.getpid() != owner:
-            _end(status)
+            process.leave(status)
         config.pluginmanager.unregister(forks)
-
-
-def _end(status: int) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(status)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from errno import EAGAIN
 from gc import collect
-from os import _exit, getpid
+from os import getpid
 from typing import Any, NoReturn
 
 import pytest
@@ -23,6 +22,7 @@ from pytest_sandbox.plugin.builtin.settling import INSIDE
 from pytest_sandbox.plugin.inside import hints
 from pytest_sandbox.plugin.inside.threads import Threads
 from pytest_sandbox.plugin.others import carried
+from pytest_sandbox.primitives import process
 from pytest_sandbox.sandbox.bodies import tell_errno
 from pytest_sandbox.sandbox.wire import Channel
 
@@ -155,10 +155,7 @@ def _shown_of(report: object) -> tuple[int, list[tuple[str, str]], bool]:
 
 def _end_fork(call: CallInfo[None]) -> NoReturn:
     """A test forked and let its child come back into pytest: the test is the parent's, the child has done its part."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    _exit(0 if call.excinfo is None else 1)
+    process.leave(0 if call.excinfo is None else 1)
 
 
 def silence_foreign_hooks(reporter: Reporter, config: pytest.Config) -> None:

@@ -150,12 +150,13 @@ class Book:
 
     def add_scope(self, node: Node, outcome: Outcome | None) -> None:
         """Note what a scope's own sandbox used, its fixtures, apart from the tests below; and what they have left running."""
-        if outcome is not None:
-            self._totals.add("scopes", Made(1, outcome.usage))
-        if outcome is not None and outcome.leaks:
+        if outcome is None:
+            return
+        self._totals.add("scopes", Made(1, outcome.usage))
+        if outcome.leaks:
             warning = LeakWarning(f"fixtures of {node.nodeid or 'the session'} {_left_running(outcome)}")
             self._warn(node, warning, str(node.path), 1)
-        if outcome is not None and self._settings.usage:
+        if self._settings.usage:
             self._rows.append(Row(node.nodeid or "session", outcome, "scope"))
 
     def kept(self, item: pytest.Item, done: Sequence[pytest.TestReport], path: Path) -> None:
