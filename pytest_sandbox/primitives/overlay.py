@@ -55,7 +55,7 @@ class Tree:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
+class RootPlan:
     """What to make of the machine: trees (parents first), and files to copy into the first layer.
 
     Where no clone of `/` is possible, also the skeleton: directories and links around the trees.
@@ -86,7 +86,7 @@ def _tree(path: str, fstype: str) -> Tree:
     return Tree(path, TreeKind.OVERLAY if overlaid else TreeKind.BIND, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
-def plan_for_root(entries: Sequence[MountEntry], unmappable: Collection[str] = ()) -> Plan:
+def plan_for_root(entries: Sequence[MountEntry], unmappable: Collection[str] = ()) -> RootPlan:
     """One tree a file system: root may clone each mount without what is mounted below it.
 
     unmappable: points of mounts that keep their ids, and so can only be read: a container's root file system, say.
@@ -106,7 +106,7 @@ def plan_for_root(entries: Sequence[MountEntry], unmappable: Collection[str] = (
     # Without a tree in it, it is as empty as what it is mounted on.
     full = [tree.path for tree in trees if tree.kind is not TreeKind.EMPTY]
     trees = [tree for tree in trees if tree.kind is not TreeKind.EMPTY or any(is_below(path, [tree.path]) for path in full)]
-    return Plan(tuple(trees), tuple(files))
+    return RootPlan(tuple(trees), tuple(files))
 
 
 class _UserPlanner:
@@ -205,7 +205,7 @@ def _size(path: str) -> int:
     return total
 
 
-def plan_for_user(entries: Sequence[MountEntry], places: Sequence[str] = ()) -> Plan:
+def plan_for_user(entries: Sequence[MountEntry], places: Sequence[str] = ()) -> RootPlan:
     """A skeleton, a tree for every directory below which nothing is mounted, and more trees where the user may write.
 
     In a user's namespace all mounts are locked together: an overlay over a directory with mounts below is EINVAL. And what
@@ -219,10 +219,10 @@ def plan_for_user(entries: Sequence[MountEntry], places: Sequence[str] = ()) -> 
     for place in dict.fromkeys(os.path.realpath(place) for place in (*COMMON_PLACES, *places)):
         planner.add_place(place)
     skeleton = Tree("/", TreeKind.OVERLAY, 0o555)
-    return Plan((skeleton, *planner.trees), (), tuple(planner.directories), tuple(planner.links), tuple(planner.copies))
+    return RootPlan((skeleton, *planner.trees), (), tuple(planner.directories), tuple(planner.links), tuple(planner.copies))
 
 
-def plan_common(path: str, plan: Plan, entries: Sequence[MountEntry], identity: Identity) -> Tree | None:
+def plan_common(path: str, plan: RootPlan, entries: Sequence[MountEntry], identity: Identity) -> Tree | None:
     """The tree at a directory that all sandboxes have in common; None where there can be none. OSError: there is no directory.
 
     BIND stands for one that is copied, since no overlay can change what is in it: what belongs to somebody without an id inside
@@ -268,7 +268,7 @@ def _statuses(path: str) -> Iterator[os.stat_result]:
                 yield os.lstat(os.path.join(directory, name))
 
 
-def build_skeleton(plan: Plan, base: str) -> None:
+def build_skeleton(plan: RootPlan, base: str) -> None:
     """Make the plan's directories, links and copies below `base`, an empty directory that then lies under all overlays."""
     for path, _ in plan.directories:
         os.makedirs(base + path, exist_ok=True)

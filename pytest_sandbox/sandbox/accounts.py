@@ -1,4 +1,4 @@
-"""The account of one sandbox: usage, changes, and the whole outcome, from what the kernel counted. Imports `clock`, `verdict`.
+"""The account of one sandbox: usage, changes, and the whole outcome, from what the kernel counted. Imports `watch`, `verdict`.
 
 Only init's last words are taken from inside, and of them only what no cgroup has counted.
 """
@@ -15,10 +15,10 @@ from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.outcome import Change, Ending, Leak, Outcome, Usage
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.primitives.cgroups import CgroupUsage, MemorySnapshot, OomKill, oom_kill
-from pytest_sandbox.sandbox import clock, upper
+from pytest_sandbox.sandbox import upper, watch
+from pytest_sandbox.sandbox.evidence import Failure, Told
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.states import Failure, Told
 from pytest_sandbox.sandbox.verdict import FULL, NO_ROOM, Facts, judge
 
 #: How many descriptors a call may lack, and give back before it says so: subprocess has four pipes.
@@ -28,27 +28,27 @@ _NOT_REACHED = "its main process was gone before it could be read"
 
 def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outcome:
     """Everything that is known of a sandbox that is gone; `below` are the layers under its own."""
-    words = running.last_words
+    words, evidence, dying = running.last_words, running.evidence, running.clock.dying
     counted = running.cgroup.read()
     fill = fill_of(running, layout)
     usage = usage_of(running, counted, fill)
     untold = dataclasses.replace(
-        usage, oom_kills=None if usage.oom_kills is None else max(0, usage.oom_kills - running.told.kills)
+        usage, oom_kills=None if usage.oom_kills is None else max(0, usage.oom_kills - evidence.told.kills)
     )
     status = os.waitstatus_to_exitcode(words.status) if words and words.status is not None else None
     facts = dataclasses.replace(
-        _facts(running, counted, running.told, untold, fill, status),
-        killed=running.killed or _overrun(running, usage),
-        output=max(running.output() + running.taken, running.overran),
+        _facts(running, counted, evidence.told, untold, fill, status),
+        killed=running.end.killed or _overrun(running, usage),
+        output=max(running.written.size() + evidence.taken, evidence.overran),
         ran=_ran(running, usage),
-        cpu=clock.used_cpu(running, usage.cpu),
-        waited=clock.STACKS_TIME if _was_waited_for(running) else 0.0,
-        mute=running.dying is not None and running.dying.is_mute,
-        failed=running.failed or bool(status),
-        reported=running.reported,
+        cpu=running.clock.counted(usage.cpu),
+        waited=watch.STACKS_TIME if _was_waited_for(running) else 0.0,
+        mute=dying is not None and dying.is_mute,
+        failed=evidence.failed or bool(status),
+        reported=evidence.reported,
     )
     ending, sentence = judge(facts)
-    stdout, stderr, output_cut = running.read_output()
+    stdout, stderr, output_cut = running.written.read_output()
     changes, cut = changes_of(running, layout, below)
     return Outcome(
         ending=ending,
@@ -57,7 +57,7 @@ def outcome_of(running: Running, layout: Layout, below: tuple[int, ...]) -> Outc
         sentence=str(running.problem) if running.problem else sentence,
         stdout=stdout,
         stderr=stderr,
-        stacks=running.read_stacks(),
+        stacks=running.written.read_stacks(),
         leaks=tuple(Leak(pid, line) for pid, line in words.leaks) if words else (),
         changes=changes,
         changes_cut=cut,
@@ -73,10 +73,11 @@ def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> Outcome 
     names = ("oom_kills", "memory_oom_events", "pids_max_events")
     figures = running.cgroup.figures(*names)
     kills, ooms, refused = (int(figures.get(name, 0)) for name in names)
-    before, running.told = running.told, Told(kills, ooms, refused)
-    limit, output = running.order.spec.limits.output, running.output()
+    evidence = running.evidence
+    before, evidence.told = evidence.told, Told(kills, ooms, refused)
+    limit, output = running.order.spec.limits.output, running.written.size()
     # More than that in its files is still there when they are looked at next, which ends the sandbox.
-    overran = limit is not None and output <= limit < output + running.taken
+    overran = limit is not None and output <= limit < output + evidence.taken
     if kills <= before.kills and not failed and not overran:
         return None
     counted, fill = running.cgroup.read(), fill_of(running, layout)
@@ -85,7 +86,7 @@ def met_meanwhile(running: Running, layout: Layout, *, failed: bool) -> Outcome 
     facts = dataclasses.replace(
         _facts(running, counted, before, usage, fill, 0),
         killed=Ending.TOO_MUCH_OUTPUT if overran else None,
-        output=output + running.taken,
+        output=output + evidence.taken,
         processes_refused=told,
         failed=failed,
     )
@@ -97,8 +98,8 @@ def _facts(
     running: Running, counted: CgroupUsage, told: Told, usage: Usage, fill: upper.Fill | None, status: int | None
 ) -> Facts:
     """What is known of it since so much was told; usage has the kills since then."""
-    kill = oom_kill(running.cgroup.log_name, running.started) if usage.oom_kills else None
-    failure, forks = running.failure, None if counted.pids_max_events is None else counted.pids_max_events - told.refused
+    kill = oom_kill(running.cgroup.log_name, running.clock.started) if usage.oom_kills else None
+    failure, forks = running.evidence.failure, None if counted.pids_max_events is None else counted.pids_max_events - told.refused
     refused = running.cgroup.refused() if forks else None
     return Facts(
         limits=_limits(running),
@@ -121,16 +122,16 @@ def note_failure(running: Running, number: int) -> bool:
 
     Then it waits for the answer, so that what it does next, as in a teardown, cannot have made room again.
     """
-    before = running.failure
+    evidence, before = running.evidence, running.evidence.failure
     disk, inodes = upper.shares(running.layer) if number in NO_ROOM and running.layer is not None else (0.0, 0.0)
     files = _files_met(running) if number == errno.EMFILE else None
-    running.failure = Failure(number, max(before.disk_full, disk), max(before.inodes_full, inodes), files or before.files)
+    evidence.failure = Failure(number, max(before.disk_full, disk), max(before.inodes_full, inodes), files or before.files)
     return max(disk, inodes) >= FULL or files is not None
 
 
 def _files_met(running: Running) -> tuple[int, int] | None:
     """Of who has just spoken: the limit of descriptors, and how many it has, where it has met that and has not lowered it."""
-    own, speaker = running.order.spec.limits.files, running.speaker
+    own, speaker = running.order.spec.limits.files, running.talk.speaker
     if own is None or speaker is None or (found := proc.descriptors(speaker)) is None:
         return None
     limit, used = found
@@ -153,30 +154,30 @@ def _was_its_own(counted: CgroupUsage, told: Told, kill: OomKill | None) -> bool
 
 
 def _limits(running: Running) -> Limits:
-    timer, cpu = clock.first(running), running.cpu
-    timeout, cpu_time = None if timer is None else timer.seconds, None if cpu is None else cpu.seconds
+    first, cpu = running.clock.first, running.clock.cpu
+    timeout, cpu_time = None if first is None else first.seconds, None if cpu is None else cpu.seconds
     return dataclasses.replace(running.order.spec.limits, timeout=timeout, cpu_time=cpu_time)
 
 
 def _ran(running: Running, usage: Usage) -> float:
     """Since its time last began, which it does anew with each test in it."""
-    timer = clock.first(running)
-    return usage.wall if timer is None else (running.killed_at or monotonic()) - timer.began
+    first = running.clock.first
+    return usage.wall if first is None else (running.end.killed_at or monotonic()) - first.began
 
 
 def _was_waited_for(running: Running) -> bool:
     """Whether it was waited for the end of its stacks as long as it is for anybody's."""
-    dying, killed = running.dying, running.killed_at
+    dying, killed = running.clock.dying, running.end.killed_at
     return dying is not None and killed is not None and killed >= dying.until
 
 
 def _overrun(running: Running, usage: Usage) -> Ending | None:
     """A limit that was passed between two looks of the controller, by what then ended by itself."""
     limits = running.order.spec.limits
-    if limits.output is not None and running.output() + running.taken > limits.output:
+    if limits.output is not None and running.written.size() + running.evidence.taken > limits.output:
         return Ending.TOO_MUCH_OUTPUT
-    used = clock.used_cpu(running, usage.cpu)
-    if running.cpu is not None and used is not None and used > running.cpu.seconds:
+    budget, used = running.clock.cpu, running.clock.counted(usage.cpu)
+    if budget is not None and used is not None and used > budget.seconds:
         return Ending.CPU_TIME
     return None
 
@@ -204,26 +205,26 @@ def changes_of(running: Running, layout: Layout, below: tuple[int, ...]) -> tupl
 def bill(running: Running) -> None:
     """Note for the sandbox around it what it was reaped with, which its init's own figures are a part of."""
     parent, words = running.parent, running.last_words
-    if parent is None or parent.below_used is None or running.pid is None:
+    if parent is None or parent.below.used is None or running.pid is None:
         return
     if words is None:
-        parent.below_used = None
+        parent.below.used = None
         return
     for name, value in words.reaped().items():
-        parent.below_used[name] = parent.below_used.get(name, 0) + value
+        parent.below.used[name] = parent.below.used.get(name, 0) + value
 
 
 def usage_of(running: Running, counted: CgroupUsage, fill: upper.Fill | None) -> Usage:
     """What it used; of what nobody counted, why."""
     missing = dict(counted.missing)
-    snapshot = running.snapshot or MemorySnapshot.none(_NOT_REACHED)
+    snapshot = running.evidence.memory or MemorySnapshot.none(_NOT_REACHED)
     words = running.last_words
     figures = {field.name: getattr(counted, field.name) for field in dataclasses.fields(counted) if field.name != "missing"}
     for name, value in words.reaped().items() if words else ():
-        if figures[name] is None and running.below_used is None:
+        if figures[name] is None and running.below.used is None:
             missing[name] = "a sandbox below it was killed, and what that has used cannot be told from what this has"
-        elif figures[name] is None and running.below_used is not None:
-            figures[name] = max(0, value - running.below_used.get(name, 0))  # an init is reaped by the one that cloned it
+        elif figures[name] is None and running.below.used is not None:
+            figures[name] = max(0, value - running.below.used.get(name, 0))  # an init is reaped by the one that cloned it
             missing.pop(name, None)
     network = words.network if words and not running.order.shares_network else None
     if network is None:
@@ -234,7 +235,7 @@ def usage_of(running: Running, counted: CgroupUsage, fill: upper.Fill | None) ->
         why = "it ended before its layer was there" if running.layer is None else many
         missing |= dict.fromkeys(("overlay_bytes", "overlay_inodes"), why)
     return Usage(
-        wall=monotonic() - running.started,
+        wall=monotonic() - running.clock.started,
         **figures,
         memory_anon=snapshot.anon,
         memory_file=snapshot.file,

@@ -42,30 +42,30 @@ class Cloning:
 
     def begin(self, running: Running) -> None:
         """Let the init of the sandbox around it, which is ready, clone a new one, and leave that its orders."""
-        parent, pending = running.parent, running.pending
+        parent, pending = running.parent, running.entering.pending
         if parent is None or pending is None:
             return
         with pending.inner:
             if running.depth >= DEEPEST:
                 text = f"in {running.depth} others: {DEEPEST} levels are the most"
-                running.problem, running.refused = SetupError("make a sandbox", text, errno.ELOOP), True
+                running.problem, running.entering.refused = SetupError("make a sandbox", text, errno.ELOOP), True
                 return
-            running.enter_by = monotonic() + PATIENCE
-            running.sockets, shares = _listeners(parent, running.order.spec.network)
+            running.entering.enter_by = monotonic() + PATIENCE
+            running.entering.sockets, shares = _listeners(parent, running.order.spec.network)
             spec = _without_what_is_gone(running.order.spec)
             running.order = dataclasses.replace(running.order, spec=spec, shares_network=shares)
             if shares and _is_wider(parent, running.order.spec):
                 why = "the test shares the network of the scope around it, which has not got that limit"
                 fix = "--sandbox-bandwidth for the whole run, or network='loopback' for the test"
-                running.problem, running.refused = UnavailableError("the limit bandwidth", why, fix), True
+                running.problem, running.entering.refused = UnavailableError("the limit bandwidth", why, fix), True
                 return
-            running.recipe = self._recipe(running)
+            running.entering.recipe = self._recipe(running)
             order = pid1.clone(self._layout(running.depth), shares_network=shares)
             try:
                 parent.control.say(order, [pending.inner.fileno()])
                 parent.below.clones[parent.below.cloned] = running
                 parent.below.cloned += 1
-                for packet in running.recipe.packets:
+                for packet in running.entering.recipe.packets:
                     _send(running.control, packet)
             except OSError as error:  # that init has died, which its pidfd will tell; or it does not read so much
                 running.problem = SetupError("order a sandbox", f"of the init of {parent.name}", error.errno or 0)
@@ -79,10 +79,10 @@ class Cloning:
     def _recipe(self, running: Running) -> Recipe:
         """Kept for the next sandbox of the same kind, unless its name is in it."""
         order = running.order
-        key = (running.depth, order.spec, order.scope, order.shares_network, running.sockets)
+        key = (running.depth, order.spec, order.scope, order.shares_network, running.entering.sockets)
         found = self._recipes.pop(key, None)
         if found is None or order.spec.scratch is not None:
-            found = pid1.recipe(self._layout(running.depth), order, running.sockets)
+            found = pid1.recipe(self._layout(running.depth), order, running.entering.sockets)
         self._recipes[key] = found
         if len(self._recipes) > _KEPT:
             del self._recipes[next(iter(self._recipes))]
@@ -127,5 +127,5 @@ def _listeners(parent: Running, wanted: Network) -> tuple[tuple[str, ...], bool]
     if wanted not in (Network.AUTO, Network.SHARED) or parent.below.netlink is None:
         return (), False
     unix = proc.unix_listeners(parent.pid or "self")
-    paths = tuple(dict.fromkeys((*parent.sockets, *(_resolved(path) for path in unix if path.startswith("/")))))
+    paths = tuple(dict.fromkeys((*parent.entering.sockets, *(_resolved(path) for path in unix if path.startswith("/")))))
     return paths, wanted is Network.SHARED or serves_network(parent.below.netlink, unix, parent.pid or "self")

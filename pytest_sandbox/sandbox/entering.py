@@ -1,4 +1,4 @@
-"""From the first word of a sandbox's init to the "go" of its main process. Imports `clock` and `running`.
+"""From the first word of a sandbox's init to the "go" of its main process. Imports `running`.
 
 Each step is taken when the one before it was heard of: met, admitted into its cgroups, ready, joined, entered.
 """
@@ -12,7 +12,7 @@ import os
 from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.primitives import process
-from pytest_sandbox.sandbox import clock, ends, upper
+from pytest_sandbox.sandbox import ends, upper
 from pytest_sandbox.sandbox.main import GO, JOINED
 from pytest_sandbox.sandbox.running import Pending, Running
 
@@ -30,7 +30,7 @@ def meet(running: Running, pid: int) -> None:
         running.problem = running.problem or SetupError("pidfd_open", str(pid), error.errno or 0)
         running.hang_up()
         return
-    if running.abandoned:  # killed before it could be
+    if running.end.abandoned:  # killed before it could be
         running.kill(None)
 
 
@@ -53,7 +53,7 @@ def ready(running: Running, descriptors: list[int], *, has_common: bool) -> None
     descriptors: what its init has handed over; has_common: whether the outermost has a layer for what all have in common.
     Raises WireError where main is told to go, and cannot be.
     """
-    expected = running.recipe.descriptors if running.recipe else 1 + running.order.scope + has_common
+    expected = running.entering.recipe.descriptors if running.entering.recipe else 1 + running.order.scope + has_common
     if running.pidfd is None or len(descriptors) != expected:
         running.problem = running.problem or SetupError("receive descriptors", "of a sandbox that is ready", errno.EMFILE)
         _close(descriptors)
@@ -61,14 +61,14 @@ def ready(running: Running, descriptors: list[int], *, has_common: bool) -> None
         return
     running.layer, *others = descriptors
     running.own_inodes = upper.used_inodes(running.layer)
-    if running.abandoned:  # nobody shall enter what is about to die
+    if running.end.abandoned:  # nobody shall enter what is about to die
         _close(others)
         return
     if running.order.scope:
         running.below.netlink = Socket(fileno=others.pop(0))
     if running.parent is None and has_common:
         running.common = others.pop(0)
-    pending, running.pending = running.pending, None
+    pending, running.entering.pending = running.entering.pending, None
     if pending is None or running.parent is None:
         process.spare_init(running.pid or 0)  # and so all that it clones
         _enter(running)
@@ -83,7 +83,7 @@ def _order_fork(running: Running, parent: Running, pending: Pending, namespaces:
     frame = running.order.to_frame() | pending.extra | {"asks": running.cgroup.has_no_tasks}
     frame |= {"namespaces": len(namespaces), "tasks": len(pending.tasks)}
     parent.below.ordered.add(running.name)
-    running.being_forked = True
+    running.entering.being_forked = True
     parent.send(frame, (*pending.descriptors.all(), *namespaces, *pending.tasks))
 
 
@@ -92,17 +92,17 @@ def join(running: Running) -> bool:
 
     Raises WireError where it says something else.
     """
-    pid = running.joiner()
+    pid = running.talk.joiner()
     if pid is None:
         return False
     try:
-        if running.cgroup.has_no_tasks and not running.attached:
-            running.take(JOINED)
+        if running.cgroup.has_no_tasks and not running.entering.attached:
+            running.talk.take(JOINED)
             running.cgroup.attach_to_v2(pid)
-            running.attached = True
+            running.entering.attached = True
             running.fork_is_over()
             with contextlib.suppress(OSError):  # it has died, which will be told
-                running.wire.say(GO)
+                running.talk.wire.say(GO)
             return True
         running.cgroup.verify(pid)
     except SetupError as error:
@@ -114,22 +114,22 @@ def join(running: Running) -> bool:
 
 def _enter(running: Running) -> None:
     """Main is there, and waits for its "go"."""
-    running.entered = True
+    running.entering.entered = True
     running.fork_is_over()
-    if not running.held and not running.abandoned:
+    if not running.entering.held and not running.end.abandoned:
         _go(running)
 
 
 def release(running: Running) -> None:
     """Let a sandbox that was held run; its clock starts now. Raises WireError as `ready` does."""
-    running.held, held = False, running.held
-    if held and running.entered and not (running.abandoned or running.ended):
+    running.entering.held, held = False, running.entering.held
+    if held and running.entering.entered and not (running.end.abandoned or running.ended):
         _go(running)
 
 
 def _go(running: Running) -> None:
-    clock.start(running)
-    running.outbox.open(GO)
+    running.clock.start(running.order.spec.limits)
+    running.talk.outbox.open(GO)
 
 
 def _close(descriptors: list[int]) -> None:

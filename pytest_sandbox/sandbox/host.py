@@ -59,7 +59,7 @@ def _greatest(limits: Iterable[int | None]) -> int | None:
 
 
 def _common(
-    specs: Sequence[Spec], plan: overlay.Plan, entries: Sequence[proc.MountEntry], identity: Identity
+    specs: Sequence[Spec], plan: overlay.RootPlan, entries: Sequence[proc.MountEntry], identity: Identity
 ) -> Iterator[overlay.Tree]:
     for path in dict.fromkeys(path for spec in specs for path in spec.common):
         try:

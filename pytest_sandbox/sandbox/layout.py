@@ -26,7 +26,7 @@ from pytest_sandbox.model.spec import Limits, Spec
 from pytest_sandbox.primitives import mounts, overlay
 from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, Operation, ReadOnlyOp, WriteOp, bind
 from pytest_sandbox.primitives.namespaces import Identity
-from pytest_sandbox.primitives.overlay import Plan, Tree, TreeKind, layer_operations, mount_operations, own_inodes
+from pytest_sandbox.primitives.overlay import RootPlan, Tree, TreeKind, layer_operations, mount_operations, own_inodes
 
 INNER_PLACE = "/dev/.sandbox"
 INNER_STORE = f"{INNER_PLACE}/store"
@@ -51,7 +51,7 @@ class Layout:
     uid: int
     gid: int
     groups: tuple[int, ...]
-    plan: Plan
+    plan: RootPlan
     masked: tuple[str, ...]
     read_only: tuple[str, ...]
     writable: tuple[str, ...]

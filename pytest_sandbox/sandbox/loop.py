@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import SandboxError, SetupError, WireError, warn_of_teardown
 from pytest_sandbox.primitives.interrupts import deferred
-from pytest_sandbox.sandbox import clock, entering, pid1
+from pytest_sandbox.sandbox import entering, pid1, watch
 from pytest_sandbox.sandbox.accounts import bill, note_failure, outcome_of
 from pytest_sandbox.sandbox.cloning import Cloning
 from pytest_sandbox.sandbox.home import Home, Refuses
@@ -67,7 +67,7 @@ class Loop:
         """Hear a sandbox from now on."""
         self.running[running.name] = running
         self._selector.register(running.control, selectors.EVENT_READ, (self._on_control, running))
-        self._selector.register(running.wire, selectors.EVENT_READ, (self._on_wire, running))
+        self._selector.register(running.talk.wire, selectors.EVENT_READ, (self._on_wire, running))
 
     def drop(self, running: Running) -> None:
         """Hear nothing of one that could not be begun."""
@@ -77,7 +77,7 @@ class Loop:
             _answered(running.parent, running)
 
     def _forget(self, running: Running) -> None:
-        for fd in (running.control, running.wire, running.pidfd):
+        for fd in (running.control, running.talk.wire, running.pidfd):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(fd)  # type: ignore[arg-type]
 
@@ -89,11 +89,11 @@ class Loop:
     def step(self, timeout: float | None = None) -> None:
         """Wait for the next event or due time, and serve it."""
         self._between.close()
-        due = clock.next_due(self.running.values())
+        due = watch.next_due(self.running.values())
         if due is not None:
             wait = max(0.0, due - monotonic())
             timeout = min(wait, _LONGEST_WAIT if timeout is None else timeout)
-        unheard = [running for running in self.running.values() if running.decoder.is_due]
+        unheard = [running for running in self.running.values() if running.talk.is_due]
         self._listen_for_room()
         events = self._selector.select(0 if unheard else timeout)
         with deferred():
@@ -113,8 +113,8 @@ class Loop:
         now = monotonic()
         for running in tuple(self.running.values()):
             with self._busy_with(running):
-                clock.check(running, now, self._hear_all)
-            if running.gone_by is not None and now >= running.gone_by and not running.ended:
+                watch.check(running, now, self._hear_all)
+            if running.end.gone_by is not None and now >= running.end.gone_by and not running.ended:
                 self._give_up(running)
 
     @contextlib.contextmanager
@@ -127,18 +127,19 @@ class Loop:
         yield
         if (spent := monotonic() - began) > _BUSY:
             for other in self.running.values():
-                if other.is_unheard and (running is None or not (other.is_around(running) or running.is_around(other))):
-                    clock.excuse(other, spent)
+                if other.talk.is_unheard and (running is None or not (other.is_around(running) or running.is_around(other))):
+                    other.clock.excuse(spent)
 
     def _listen_for_room(self) -> None:
         """Be woken too when a sandbox for which frames wait can take more of them."""
         for running in self.running.values():
-            if running.outbox.waiting is not running.crowded:
-                running.crowded = running.outbox.waiting
-                key = self._selector.get_map().get(running.wire)
+            talk = running.talk
+            if talk.outbox.waiting is not talk.crowded:
+                talk.crowded = talk.outbox.waiting
+                key = self._selector.get_map().get(talk.wire)
                 if key is not None:
-                    room = selectors.EVENT_WRITE if running.crowded else 0
-                    self._selector.modify(running.wire, selectors.EVENT_READ | room, key.data)
+                    room = selectors.EVENT_WRITE if talk.crowded else 0
+                    self._selector.modify(talk.wire, selectors.EVENT_READ | room, key.data)
 
     def _on_control(self, running: Running) -> bool:
         """Hear what init says; whether there may be more."""
@@ -162,11 +163,11 @@ class Loop:
         elif kind == b"r":
             self._ready(running, pid, descriptors)
         elif kind == b"f":
-            failed, problem = pid1.failure(packet, running.recipe)
+            failed, problem = pid1.failure(packet, running.entering.recipe)
             victim = running.below.clones.get(failed) if failed is not None else running
             if victim is None:  # it has ended meanwhile
                 return
-            victim.refused = True
+            victim.entering.refused = True
             victim.fail(problem)
             if victim.pidfd is None:  # nobody can tell its end
                 self._finish(victim)
@@ -206,21 +207,21 @@ class Loop:
     def _on_wire(self, running: Running, turn: float = _TURN, *, to_the_end: bool = False) -> None:
         end = monotonic() + turn
         if running.main is None:
-            running.main = running.joiner()
+            running.main = running.talk.joiner()
         try:
-            if not running.entered and running.parent is not None and entering.join(running):
+            if not running.entering.entered and running.parent is not None and entering.join(running):
                 return
-            running.outbox.flush()
-            for frame in running.frames(to_the_end=to_the_end):
+            running.talk.outbox.flush()
+            for frame in running.talk.frames(to_the_end=to_the_end):
                 self._frame(running, frame)
                 if monotonic() > end:
                     break
         except WireError as error:
             self._lies(running, error)
-        if not running.ended and running.silent and not running.decoder.is_due:
+        if not running.ended and running.talk.silent and not running.talk.is_due:
             with contextlib.suppress(KeyError):
-                self._selector.unregister(running.wire)
-            if not running.entered:  # whoever was to enter it does not
+                self._selector.unregister(running.talk.wire)
+            if not running.entering.entered:  # whoever was to enter it does not
                 running.fork_is_over()
                 running.kill(None)
 
@@ -232,7 +233,7 @@ class Loop:
             running.below.ordered.discard(name)
             child = self.running.get(name)
             if child is not None:
-                child.refused = True
+                child.entering.refused = True
                 child.fail_unforked(refusal(frame))
             return
         if frame["op"] == "joined":
@@ -244,18 +245,18 @@ class Loop:
             _on_failure(running, _number(frame))
             return
         if frame["op"] == "done":
-            if running.gone_by is None:  # of an empty cgroup there is nothing to be told
-                running.snapshot = running.cgroup.snapshot()
-            clock.prolong(running)
+            if running.end.gone_by is None:  # of an empty cgroup there is nothing to be told
+                running.evidence.memory = running.cgroup.snapshot()
+            running.clock.prolong()
             running.send({"op": "bye"})
         elif frame["op"] == "raised":
-            running.failed = True
+            running.evidence.failed = True
         running.listener.on_frame(running, frame)
 
     def _on_children(self, running: Running, frame: Frame) -> None:
         """Main is there, or is as a sandbox to be made below it wants it ("ripe"), or cannot be made so ("dropped")."""
         running.below.is_here = True
-        if running.killed is not None:  # nothing is made any more below what has met its limit
+        if running.end.killed is not None:  # nothing is made any more below what has met its limit
             return
         if frame["op"] != "here":
             name = str(frame.get("name"))
@@ -279,10 +280,10 @@ class Loop:
             self._finish(running)
 
     def _lies(self, running: Running, error: WireError) -> None:
-        running.hush()
+        running.talk.hush()
         running.fail_unforked(error)
         with contextlib.suppress(KeyError):
-            self._selector.unregister(running.wire)
+            self._selector.unregister(running.talk.wire)
         if running.pidfd is None and not running.ended:  # whoever was to make it lies in its stead
             self._finish(running)
 
@@ -292,7 +293,7 @@ class Loop:
         """pid 1 is dead, and so is everything of its namespace: read what it used, and remove what was made for it."""
         end = monotonic() + _LAST_TURN
         try:
-            for frame in running.frames(to_the_end=True):
+            for frame in running.talk.frames(to_the_end=True):
                 self._frame(running, frame)
                 if monotonic() > end:  # somebody else holds its end of the socket, and goes on talking
                     break
@@ -303,7 +304,7 @@ class Loop:
         if running.ended:
             return
         running.ended = True
-        if not running.entered and running.problem is None and running.parent is not None and running.parent.ended:
+        if not running.entering.entered and running.problem is None and running.parent is not None and running.parent.ended:
             why = running.parent.problem or "killed"
             running.problem = SandboxError(f"never started: the sandbox around it had ended ({why})")
         del self.running[running.name]
@@ -366,7 +367,7 @@ def _on_failure(running: Running, number: int) -> None:
     full = note_failure(running, number)
     if number in SEEN:
         if full:  # its limit is what ends it, and what it has yet to say is of that
-            clock.prolong(running)
+            running.clock.prolong()
         running.send({"op": "noted", "full": full})
 
 

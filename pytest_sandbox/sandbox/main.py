@@ -56,7 +56,7 @@ def fork(inside: Inside, frame: Frame, descriptors: Sequence[int]) -> Inside | N
     return None
 
 
-def _plan(inside: Inside, order: Order, frame: Frame, descriptors: Sequence[int], cwd: bytes) -> native.Plan:
+def _plan(inside: Inside, order: Order, frame: Frame, descriptors: Sequence[int], cwd: bytes) -> native.ForkPlan:
     """OSError where some of the descriptors have not come: for want of numbers for them, recvmsg(2) leaves the last ones out.
 
     And where the caller has another root than its sandbox, of which setns(2) would make the new one's without a word.
@@ -68,7 +68,7 @@ def _plan(inside: Inside, order: Order, frame: Frame, descriptors: Sequence[int]
     if len(descriptors) != len(own) + count + frame["tasks"]:
         raise OSError(EMFILE, strerror(EMFILE), "receive descriptors")
     limits = _limits(order)
-    return native.Plan(tasks, namespaces, own, given, JOINED, frame["asks"], cwd, limits, order.keep, order.last_capability)
+    return native.ForkPlan(tasks, namespaces, own, given, JOINED, frame["asks"], cwd, limits, order.keep, order.last_capability)
 
 
 def _cwd() -> tuple[bytes, bool]:

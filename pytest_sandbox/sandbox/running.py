@@ -1,4 +1,4 @@
-"""One sandbox as the controller sees it while it lives. Imports `model`, `primitives`, `ends` and `outbox`."""
+"""One sandbox as the controller sees it while it lives. Imports `clock`, `evidence`, `talk`, `written` and below."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from pytest_sandbox._linux import proc
@@ -16,14 +16,17 @@ from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox._linux.sockets import Socket
 from pytest_sandbox.model.errors import SandboxError, WireError
 from pytest_sandbox.model.outcome import Ending, Outcome
-from pytest_sandbox.primitives.cgroups import Cgroup, MemorySnapshot
+from pytest_sandbox.model.spec import Limits
+from pytest_sandbox.primitives.cgroups import Cgroup
 from pytest_sandbox.primitives.process import STACKS_SIGNAL
 from pytest_sandbox.sandbox import ends
 from pytest_sandbox.sandbox.child import Descriptors, Order
-from pytest_sandbox.sandbox.outbox import Outbox
+from pytest_sandbox.sandbox.clock import Clock
+from pytest_sandbox.sandbox.evidence import Evidence
 from pytest_sandbox.sandbox.pid1 import LastWords, Recipe, signal_main
-from pytest_sandbox.sandbox.states import Budget, Dying, Failure, Timer, Told
-from pytest_sandbox.sandbox.wire import Decoder, Frame
+from pytest_sandbox.sandbox.talk import Talk
+from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.written import Written
 
 #: How long a sandbox that is ending may take to be gone, in seconds; then the run goes on without it. (2,000 processes: 2 s.)
 GONE_TIME = 60.0
@@ -62,7 +65,8 @@ class Below:
     is_here: main has said that it is there. netlink: asks who listens in its network. preparing: names of those for which
     main sets something up. waiting: those to be cloned when it may be. clones: by number, those of the `cloned` ones that
     pid 1 was told to clone and of which nothing was heard yet. ordered, gone: names of those that main was told to fork into,
-    and of the last ones that have ended: what it says of them may come late.
+    and of the last ones that have ended: what it says of them may come late. used: what those that have ended were reaped with;
+    None: of one that is not known.
     """
 
     is_here: bool = False
@@ -73,11 +77,51 @@ class Below:
     cloned: int = 0
     ordered: set[str] = dataclasses.field(default_factory=set)
     gone: deque[str] = dataclasses.field(default_factory=lambda: deque(maxlen=64))
+    used: dict[str, float] | None = dataclasses.field(default_factory=dict)
 
     @property
     def may_clone(self) -> bool:
         """Whether one can be begun: main is there, and changes nothing of what it would stand on."""
         return self.is_here and not self.preparing
+
+
+@dataclasses.dataclass(slots=True)
+class Entering:
+    """How a sandbox comes to run, step by step.
+
+    pending: what it is still to be given. recipe: what its init has to do. sockets: unix sockets on paths where those around it
+    listen. launcher: pid of the process that it was forked from, if that is one of the controller's own.
+    held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
+    forking into it. spared_until: until when a kill waits for that.
+    attached: main is in its cgroups of version 2. entered: in all. refused: it never started, by the word of who was to make it,
+    which lives.
+    """
+
+    pending: Pending | None
+    recipe: Recipe | None = None
+    sockets: tuple[str, ...] = ()
+    launcher: int | None = None
+    held: bool = False
+    enter_by: float | None = None
+    being_forked: bool = False
+    spared_until: float | None = None
+    attached: bool = False
+    entered: bool = False
+    refused: bool = False
+
+
+@dataclasses.dataclass(slots=True)
+class End:
+    """How a sandbox is brought to its end; moments are the monotonic clock's, in seconds.
+
+    killed: for which limit. abandoned: nothing that it does counts any more. killed_at: when init was sent SIGKILL.
+    gone_by: when nothing of it may be left.
+    """
+
+    killed: Ending | None = None
+    abandoned: bool = False
+    killed_at: float | None = None
+    gone_by: float | None = None
 
 
 class Listener(Protocol):
@@ -92,82 +136,35 @@ class Listener(Protocol):
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Running:
-    """Descriptors, cgroup, clock and last words of one sandbox.
+    """Who and where it is, and what is known of it: one sandbox.
 
-    control, wire: the controller's ends. allowed: its time, and timer: what it has set itself. hold: neither ends (a debugger).
-    cpu: its CPU time.
-    dying: what it does when one of them is over. next_look: when its output and CPU time are looked at, on the monotonic clock.
-    told: what was told of before its end. overran: what its output was when that was too much. taken: how much of what the test
-    wrote that runs stands in its reports, and not in files any more, in bytes.
-    below_used: what those below it that have ended were reaped with; None: of one that is not known.
-    held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
-    forking into it. spared_until: until when a kill waits for that.
-    main: pid of its main process, as the kernel vouches for it.
-    attached: main is in its cgroups of version 2. entered: in all. problem: why it never started, or what it
-    did that it must not. refused: it never started, by the word of who was to make it, which lives.
-    common: of the outermost, the layer of what all have in common. own_inodes: of its layer, before
-    it wrote. launcher: pid of the process that it was forked from, if that is one of its own.
-    depth: how many are around it. sockets: unix sockets on paths where those listen.
-    speaker: pid of who has said on the wire what was heard last, if he can be named.
-    crowded: the loop waits for room in its socket. silent: main, and whoever has inherited from it, has closed that.
-    killed_at: when init was sent SIGKILL. gone_by: when nothing of it may be left.
+    control: the controller's end of init's socket. depth: how many are around it. words: what init has said at its end.
+    pid: init's. pidfd: init's too, while it can be signalled. main: pid of its main process, as the kernel vouches for it.
+    layer: what it writes its files to. common: of the outermost, the layer of what all have in common. own_inodes: of its layer,
+    before it wrote. problem: why it never started, or what it did that it must not. ended: nothing of it is left.
     """
 
     order: Order
     listener: Listener
     parent: Running | None
     control: Socket
-    wire: Socket
-    stdout: int
-    stderr: int
-    stacks: int
-    shown: int
+    talk: Talk
+    written: Written
     cgroup: Cgroup
-    outbox: Outbox
-    decoder: Decoder = dataclasses.field(default_factory=Decoder)
-    depth: int = 0
-    recipe: Recipe | None = None
-    pending: Pending | None = None
-    sockets: tuple[str, ...] = ()
+    entering: Entering
     below: Below = dataclasses.field(default_factory=Below)
-    enter_by: float | None = None
-    being_forked: bool = False
-    spared_until: float | None = None
-    attached: bool = False
-    entered: bool = False
+    clock: Clock = dataclasses.field(default_factory=Clock)
+    evidence: Evidence = dataclasses.field(default_factory=Evidence)
+    end: End = dataclasses.field(default_factory=End)
     words: LastWords = dataclasses.field(default_factory=LastWords)
+    depth: int = 0
     pid: int | None = None
-    main: int | None = None
     pidfd: int | None = None
+    main: int | None = None
     layer: int | None = None
     common: int | None = None
     own_inodes: int = 0
-    started: float = dataclasses.field(default_factory=monotonic)
-    allowed: Timer | None = None
-    timer: Timer | None = None
-    cpu: Budget | None = None
-    next_look: float | None = None
-    dying: Dying | None = None
-    gone_by: float | None = None
-    hold: bool = False
-    held: bool = False
-    killed: Ending | None = None
-    killed_at: float | None = None
-    abandoned: bool = False
-    launcher: int | None = None
     problem: SandboxError | None = None
-    refused: bool = False
-    snapshot: MemorySnapshot | None = None
-    told: Told = dataclasses.field(default_factory=Told)
-    overran: int = 0
-    taken: int = 0
-    below_used: dict[str, float] | None = dataclasses.field(default_factory=dict)
-    failure: Failure = dataclasses.field(default_factory=Failure)
-    failed: bool = False
-    reported: bool = True
-    speaker: int | None = None
-    crowded: bool = False
-    silent: bool = False
     ended: bool = False
 
     @property
@@ -180,12 +177,48 @@ class Running:
         """What pid 1 said at the end; None where it was killed before."""
         return None if self.words.status is None else self.words
 
+    @property
+    def hears(self) -> bool:
+        """Whether it would hear that it is asked for its stacks: it is not stopped, and does not block the signal."""
+        return self.main is None or proc.hears(self.main, STACKS_SIGNAL)
+
+    def is_around(self, other: Running) -> bool:
+        """Whether another one is this one, or was made in it."""
+        inner: Running | None = other
+        while inner is not None and inner is not self:
+            inner = inner.parent
+        return inner is not None
+
+    def packet_of_init(self) -> tuple[bytes, int | None, list[int]] | None:
+        """What init says, its pid as the kernel vouches for it, and descriptors; no words: it is gone. None: nothing yet."""
+        return ends.packet(self.control)
+
     def send(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
         """Say something to main; one that is dying does not listen, which its end will tell, and one that never does dies."""
         try:
-            self.outbox.put(frame, descriptors)
+            self.talk.outbox.put(frame, descriptors)
         except WireError as error:
             self.fail(error)
+
+    def grant(self, limits: Limits | None) -> None:
+        """See `Clock`, of which it is a scope's."""
+        counts = limits is not None and limits.cpu_time is not None
+        self.clock.grant(limits, self.cgroup.figure("cpu") if counts else None)
+
+    def interrupt(self) -> None:
+        """Let init send main what Ctrl-C sends to a program."""
+        with contextlib.suppress(OSError):
+            self.control.say(signal_main(signal.SIGINT))
+
+    def ask_for_stacks(self) -> None:
+        """Let init make main print its stacks; of which a program that is no Python dies."""
+        self.look_at_memory()
+        with contextlib.suppress(OSError):
+            self.control.say(signal_main(STACKS_SIGNAL))
+
+    def look_at_memory(self) -> None:
+        """Keep what its memory is made of, while it still has it."""
+        self.evidence.memory = self.evidence.memory or self.cgroup.snapshot()
 
     def fail(self, problem: SandboxError) -> None:
         """Kill it for what it did, or for what could not be done for it; the first problem stands."""
@@ -197,18 +230,51 @@ class Running:
         self.fork_is_over()
         self.fail(problem)
 
+    def fork_is_over(self) -> None:
+        """The main process around it has forked into it, or does not: from now on it can be killed."""
+        self.entering.being_forked, self.entering.spared_until = False, None
+        if self.end.abandoned:
+            self.kill(None)
+
     def hang_up(self) -> None:
         """Leave init alone, which then ends: for one that has no pid yet to be killed by."""
         with contextlib.suppress(OSError):
             self.control.shutdown(socket.SHUT_RDWR)
 
+    def overrun(self, written: int) -> None:
+        """Kill it for so many bytes of output."""
+        self.evidence.overran = written
+        self.kill(Ending.TOO_MUCH_OUTPUT)
+
+    def kill(self, why: Ending | None) -> None:
+        """SIGKILL init, and with it every process of its namespace; the first reason stands.
+
+        A fork into it is let go on: cut off, it would leave locks of the C library taken in the main process around it.
+        """
+        self.end.killed = self.end.killed or why
+        self.end.abandoned = True
+        if self.pidfd is None:
+            return
+        if self.entering.being_forked:
+            self.entering.spared_until = self.entering.spared_until or monotonic() + FORK_TIME
+        else:
+            self.look_at_memory()
+            self.end.killed_at = self.end.killed_at or monotonic()
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            self.ends()
+
+    def ends(self) -> None:
+        """Its init is dying, which takes all others of its namespace along."""
+        if self.end.gone_by is None:
+            self.end.gone_by = monotonic() + GONE_TIME
+
     def descriptors(self) -> set[int]:
         """Those that the controller has of it."""
-        own = {self.control.fileno(), self.wire.fileno(), self.stdout, self.stderr, self.stacks, self.shown}
-        own |= self.outbox.descriptors()
+        own = {self.control.fileno()} | self.talk.descriptors() | self.written.descriptors()
         own |= {fd for fd in (self.pidfd, self.layer, self.common) if fd is not None}
         own |= {self.below.netlink.fileno()} if self.below.netlink is not None else set()
-        own |= self.pending.all() if self.pending else set()
+        own |= self.entering.pending.all() if self.entering.pending else set()
         return own - {-1}  # a socket that has been handed over
 
     def drop_common(self) -> None:
@@ -217,139 +283,17 @@ class Running:
             os.close(self.common)
             self.common = None
 
-    def interrupt(self) -> None:
-        """Let init send main what Ctrl-C sends to a program."""
-        with contextlib.suppress(OSError):
-            self.control.say(signal_main(signal.SIGINT))
-
-    @property
-    def hears(self) -> bool:
-        """Whether it would hear that it is asked for its stacks: it is not stopped, and does not block the signal."""
-        return self.main is None or proc.hears(self.main, STACKS_SIGNAL)
-
-    def overrun(self, written: int) -> None:
-        """Kill it for so many bytes of output."""
-        self.overran = written
-        self.kill(Ending.TOO_MUCH_OUTPUT)
-
-    def ask_for_stacks(self) -> None:
-        """Let init make main print its stacks; of which a program that is no Python dies."""
-        self.snapshot = self.snapshot or self.cgroup.snapshot()
-        with contextlib.suppress(OSError):
-            self.control.say(signal_main(STACKS_SIGNAL))
-
-    def kill(self, why: Ending | None) -> None:
-        """SIGKILL init, and with it every process of its namespace; the first reason stands.
-
-        A fork into it is let go on: cut off, it would leave locks of the C library taken in the main process around it.
-        """
-        self.killed = self.killed or why
-        self.abandoned = True
-        if self.pidfd is None:
-            return
-        if self.being_forked:
-            self.spared_until = self.spared_until or monotonic() + FORK_TIME
-        else:
-            self.snapshot = self.snapshot or self.cgroup.snapshot()
-            self.killed_at = self.killed_at or monotonic()
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            self.ends()
-
-    def fork_is_over(self) -> None:
-        """The main process around it has forked into it, or does not: from now on it can be killed."""
-        self.being_forked, self.spared_until = False, None
-        if self.abandoned:
-            self.kill(None)
-
-    def ends(self) -> None:
-        """Its init is dying, which takes all others of its namespace along."""
-        if self.gone_by is None:
-            self.gone_by = monotonic() + GONE_TIME
-
-    def output(self) -> int:
-        """Bytes that its own stdout and stderr hold now."""
-        return sum(os.fstat(fd).st_size for fd in (self.stdout, self.stderr, self.shown))
-
-    def frames(self, *, to_the_end: bool = False) -> Iterator[Frame]:
-        """What main has said and nobody has heard yet, as far as one reading brings it, or all that it has said by now.
-
-        Who stops in between leaves the rest to the `decoder`.
-        """
-        has_read, left = False, ends.unread(self.wire) if to_the_end else 0
-        while True:
-            while (frame := self.decoder.next()) is not None:
-                yield frame
-            if self.silent or (has_read and left <= 0):
-                return
-            try:
-                data, self.speaker = ends.hear(self.wire)
-            except BlockingIOError:
-                return
-            if not data:
-                self.silent = True
-                return
-            self.decoder.feed(data)
-            has_read, left = True, left - len(data)
-
-    def is_around(self, other: Running) -> bool:
-        """Whether another one is this one, or was made in it."""
-        inner: Running | None = other
-        while inner is not None and inner is not self:
-            inner = inner.parent
-        return inner is not None
-
-    @property
-    def is_unheard(self) -> bool:
-        """Whether it has said something that nobody has heard yet."""
-        return not self.silent and (self.decoder.is_due or ends.unread(self.wire) > 0)
-
-    def hush(self) -> None:
-        """Hear nothing more of what main says, nor of what it has said."""
-        self.silent, self.decoder = True, Decoder()
-
-    def joiner(self) -> int | None:
-        """The pid of who has spoken on the wire, as the kernel vouches for it; None where nobody has. Leaves the words there."""
-        return ends.next_speaker(self.wire)
-
-    def take(self, words: bytes) -> None:
-        """Read what `joiner` has seen, and nothing after it. Raises WireError where that is not `words`."""
-        if (found := self.wire.recv(len(words))) != words:
-            raise WireError(f"it has said {found!r} where {words!r} was due")
-
-    def packet_of_init(self) -> tuple[bytes, int | None, list[int]] | None:
-        """What init says, its pid as the kernel vouches for it, and descriptors; no words: it is gone. None: nothing yet."""
-        return ends.packet(self.control)
-
-    def read_shown(self, start: int = 0) -> bytes:
-        """What it wrote past its capture, from a position on."""
-        return ends.read(self.shown, self.order.spec.limits.output, start)
-
-    def read_output(self) -> tuple[bytes, bytes, bool]:
-        """What stands in stdout and stderr, and whether that is not all: more than anybody reads, or is to be held in memory."""
-        limit = self.order.spec.limits.output
-        out, err = (ends.read(fd, limit) for fd in (self.stdout, self.stderr))
-        return out, err, len(out) + len(err) < sum(os.fstat(fd).st_size for fd in (self.stdout, self.stderr))
-
-    def stacks_size(self) -> int:
-        """How much of stacks it has printed so far, in bytes."""
-        return os.fstat(self.stacks).st_size
-
-    def read_stacks(self) -> str:
-        """The stacks that it has printed so far: where it crashed, or was asked for them, or asked itself."""
-        return ends.read(self.stacks, 1 << 20).decode("utf-8", "replace")
-
     def close(self) -> None:
         """Close the controller's descriptors."""
         self.control.close()
-        self.wire.close()
-        self.outbox.close()
+        self.talk.close()
+        self.written.close()
         if self.below.netlink is not None:
             self.below.netlink.close()
-        if self.pending is not None:
-            self.pending.close()
-            self.pending = None
-        for fd in (self.stdout, self.stderr, self.stacks, self.shown, self.pidfd, self.layer):
+        if self.entering.pending is not None:
+            self.entering.pending.close()
+            self.entering.pending = None
+        for fd in (self.pidfd, self.layer):
             if fd is not None:
                 os.close(fd)
         self.pidfd = self.layer = None

@@ -32,9 +32,10 @@ from pytest_sandbox.sandbox.janitor import Janitor
 from pytest_sandbox.sandbox.launcher import launch
 from pytest_sandbox.sandbox.layout import Layout, scratch_of
 from pytest_sandbox.sandbox.loop import Loop
-from pytest_sandbox.sandbox.outbox import Outbox
-from pytest_sandbox.sandbox.running import Listener, Pending, Running
+from pytest_sandbox.sandbox.running import Entering, Listener, Pending, Running
+from pytest_sandbox.sandbox.talk import Talk
 from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.written import Written
 
 #: How long a killed sandbox or a launcher may take to be gone before the run gives up waiting, in seconds.
 CLOSING_TIME = 10.0
@@ -84,10 +85,10 @@ class Supervisor:
             self._reap_launchers()
             given, control = pending.descriptors, Control(pending.inner, pending.tasks)
             close = sorted((self._loop.descriptors() | {self._janitor.fd}) - {*given.all(), *pending.all()})
-            running.enter_by = monotonic() + PATIENCE
-            running.launcher = launch(self._layout, running.order, given, control, body, close=close)
-        self._launchers.append(running.launcher)
-        running.pending = None
+            running.entering.enter_by = monotonic() + PATIENCE
+            running.entering.launcher = launch(self._layout, running.order, given, control, body, close=close)
+        self._launchers.append(running.entering.launcher)
+        running.entering.pending = None
         pending.close()
         return running
 
@@ -98,8 +99,8 @@ class Supervisor:
                     continue
             self._launchers.remove(pid)
             for running in self._loop.running.values():
-                if running.launcher == pid:
-                    running.launcher = None
+                if running.entering.launcher == pid:
+                    running.entering.launcher = None
 
     def start(
         self,
@@ -119,7 +120,7 @@ class Supervisor:
         """
         with _beginning() as undo:
             running, pending = self._prepare(undo, spec, listener, parent, scope=scope, shares_network=False)
-            running.held = held
+            running.entering.held = held
             pending.extra |= extra
             if prepare is not None:
                 parent.below.preparing.add(running.name)
@@ -154,7 +155,7 @@ class Supervisor:
             lost |= dict.fromkeys(OF_TMPFS, "scratch")
         if lost:
             spec = host.without(spec, frozenset(lost))
-        given, inner, control, talk = make_descriptors(self._owner)
+        given, inner, control, wire = make_descriptors(self._owner)
         pending = Pending({}, given, (), inner)
         user, last = self._layout.identity is Identity.USER, self._layout.last_capability
         keep = () if user else tuple(process.ROOT_CAPABILITIES)
@@ -165,20 +166,15 @@ class Supervisor:
         pids = spec.limits.pids if count_pids else None
         processes = self._rlimit(resource.RLIMIT_NPROC, pids, around[1], scope=scope)
         order = Order(name, spec, scope, shares_network, processes, files, keep, last, may_mount)
-        # The files are shared, not copied: what the sandbox wrote is there when it is dead.
         running = Running(
             order=order,
             listener=listener,
             parent=parent,
             control=control,
-            wire=talk,
-            stdout=given.stdout,
-            stderr=given.stderr,
-            stacks=given.stacks,
-            shown=given.shown,
+            talk=Talk(wire),
+            written=Written.of(given, spec.limits.output),
             cgroup=cgroup,
-            outbox=Outbox(talk, closed=True),
-            pending=pending,
+            entering=Entering(pending),
         )
         undo.callback(running.close)
         pending.tasks = cgroup.open_tasks()
@@ -244,7 +240,7 @@ class Supervisor:
 
     def usage(self, running: Running) -> Usage:
         """What a sandbox used so far."""
-        running.snapshot = running.cgroup.snapshot()
+        running.evidence.memory = running.cgroup.snapshot()
         return usage_of(running, running.cgroup.read(), fill_of(running, self._layout))
 
     def met_meanwhile(self, running: Running, *, failed: bool) -> Outcome | None:
@@ -284,12 +280,12 @@ class Supervisor:
     def kill_all(self) -> None:
         """Kill every sandbox, the innermost included, and wait until all are gone."""
         for running in tuple(self._loop.running.values()):
-            running.abandoned = True
-            running.being_forked = False  # whoever forks into it dies too
+            running.end.abandoned = True
+            running.entering.being_forked = False  # whoever forks into it dies too
             running.kill(None)
-            if running.pidfd is None and running.launcher is not None:
+            if running.pidfd is None and running.entering.launcher is not None:
                 with contextlib.suppress(ProcessLookupError):  # whoever has taken SIGCHLD for itself
-                    os.kill(running.launcher, signal.SIGKILL)  # not reaped yet, so the pid is still its own
+                    os.kill(running.entering.launcher, signal.SIGKILL)  # not reaped yet, so the pid is still its own
         self.run_while(lambda: bool(self._loop.running), CLOSING_TIME)
 
     def close(self) -> None:

@@ -91,11 +91,11 @@ def test_init_heeds_no_signal(init: tuple[socket.socket, subprocess.Popen[bytes]
     assert os.getuid() == 0 or not os.access(f"/proc/{process.pid}/mem", os.R_OK)
 
 
-def plan(namespaces: list[int]) -> tuple[native.Plan, list[socket.socket]]:
+def plan(namespaces: list[int]) -> tuple[native.ForkPlan, list[socket.socket]]:
     """A plan with sockets for files."""
     sockets = [*socket.socketpair(), *socket.socketpair()]
     own, given = [sockets[0].fileno()], [sockets[2].fileno()]
-    return native.Plan((), namespaces, own, given, b"hello", True, b"/", [], (), 0), sockets
+    return native.ForkPlan((), namespaces, own, given, b"hello", True, b"/", [], (), 0), sockets
 
 
 @pytest.mark.parametrize("thread", [False, True])

@@ -18,7 +18,7 @@ import pytest
 from pytest_sandbox import CallError, Ending, Limits, Result, Sandbox, Spec
 from pytest_sandbox.model.spec import MIB
 from pytest_sandbox.primitives.process import STACKS_SIGNAL
-from pytest_sandbox.sandbox import clock
+from pytest_sandbox.sandbox import watch
 
 PYTHON = sys.executable
 
@@ -163,7 +163,7 @@ def test_timed_out(crowd: Callable[[], float]) -> None:
 
 def test_timed_out_with_the_stacks_of_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every Python thread's stack is in the outcome."""
-    monkeypatch.setattr(clock, "STACKS_TIME", 60.0)  # on a machine under load it takes its turn to print them
+    monkeypatch.setattr(watch, "STACKS_TIME", 60.0)  # on a machine under load it takes its turn to print them
 
     def other_thread() -> None:
         time.sleep(60)
@@ -201,7 +201,7 @@ def stop() -> None:
 @pytest.mark.parametrize("call", [block_signals, ignore_signals, stop])
 def test_who_cannot_print_its_stacks_is_not_waited_for(call: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Who blocks or ignores every signal, or is stopped, is killed when its time is over, and no later."""
-    monkeypatch.setattr(clock, "STACKS_TIME", 60.0)
+    monkeypatch.setattr(watch, "STACKS_TIME", 60.0)
     error = ending_of(call, timeout=0.3)
     assert error.outcome.ending is Ending.TIMED_OUT
     assert error.outcome.sentence.endswith(", limit 300ms")
@@ -210,7 +210,7 @@ def test_who_cannot_print_its_stacks_is_not_waited_for(call: Callable[[], None],
 
 def test_who_does_not_print_its_stacks_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler of its own keeps Python from it: that the time which that takes is over the limit is said."""
-    monkeypatch.setattr(clock, "STACKS_TIME", 0.4)
+    monkeypatch.setattr(watch, "STACKS_TIME", 0.4)
 
     def take_the_signal() -> None:
         signal.signal(STACKS_SIGNAL, lambda *_: None)
@@ -225,7 +225,7 @@ def test_who_does_not_print_its_stacks_is_told_of(monkeypatch: pytest.MonkeyPatc
 
 def test_who_is_killed_for_another_limit_was_not_given_time_for_its_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it has had is no longer than until then."""
-    monkeypatch.setattr(clock, "STACKS_TIME", 60.0)
+    monkeypatch.setattr(watch, "STACKS_TIME", 60.0)
 
     def write_in_its_time() -> None:
         signal.signal(STACKS_SIGNAL, lambda *_: os.write(1, b"x" * 200_000))
@@ -240,7 +240,7 @@ def test_who_is_killed_for_another_limit_was_not_given_time_for_its_stacks(monke
 
 def test_a_thread_that_hears_prints_the_stacks_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one of the threads does not block the signal."""
-    monkeypatch.setattr(clock, "STACKS_TIME", 60.0)
+    monkeypatch.setattr(watch, "STACKS_TIME", 60.0)
 
     def block_in_main_thread() -> None:
         threading.Thread(target=time.sleep, args=(60,)).start()

@@ -58,7 +58,7 @@ CASES = [
 def test_ending(pytester: pytest.Pytester, limit: str, body: str, sentence: str) -> None:
     """Named in one sentence, with the figures."""
     if "time" in limit:  # on a machine under load it takes its turn to print its stacks
-        pytester.makeconftest("from pytest_sandbox.sandbox import clock\nclock.STACKS_TIME = 60.0\n")
+        pytester.makeconftest("from pytest_sandbox.sandbox import watch\nwatch.STACKS_TIME = 60.0\n")
     source = f"def other(): time.sleep(60)\n@pytest.mark.sandbox({limit})\ndef test_it():\n    {body}\n"
     output = case(pytester, source)
     assert re.search(sentence, output), output

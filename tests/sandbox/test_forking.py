@@ -152,7 +152,7 @@ def test_nobody_is_killed_while_it_fork_is_over(supervisor: Supervisor) -> None:
     outer.send({"op": "do", "body": "delay"})
     supervisor.run_while(lambda: not above.frames)
     killed, first = below(supervisor, outer, "look")
-    supervisor.run_while(lambda: killed.pending is not None)
+    supervisor.run_while(lambda: killed.entering.pending is not None)
     time.sleep(0.1)  # it is forked by now, and forker sleeps
     killed.kill(None)
     _, second = below(supervisor, outer, "look")
@@ -174,9 +174,9 @@ def test_a_scope_that_does_not_fork(supervisor: Supervisor) -> None:
     outer.send({"op": "do", "body": "hang"})
     supervisor.run_while(lambda: not above.frames)
     children = [below(supervisor, outer, "leave") for _ in range(3)]
-    supervisor.run_while(lambda: not all(child.being_forked for child, _ in children))
+    supervisor.run_while(lambda: not all(child.entering.being_forked for child, _ in children))
     for child, _ in children:
-        child.enter_by = time.monotonic() + 0.1  # in place of two minutes
+        child.entering.enter_by = time.monotonic() + 0.1  # in place of two minutes
     outcomes = wait(supervisor, above, *(heard for _, heard in children))
     assert {outcome.ending for outcome in outcomes} == {Ending.NO_REPORT}
     assert "does not come to an end of it" in outcomes[0].sentence

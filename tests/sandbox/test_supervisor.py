@@ -143,7 +143,7 @@ def freezer(request: pytest.FixtureRequest) -> Iterator[Freezer]:
 def frozen(supervisor: Supervisor, freezer: Freezer, timeout: float) -> Heard:
     """A sandbox that sleeps, and is frozen from outside."""
     running, heard = root(supervisor, sleep(600), limits=Limits(timeout=timeout))
-    supervisor.run_while(lambda: running.allowed is None)
+    supervisor.run_while(lambda: running.clock.limit is None)
     freezer.freeze(running.cgroup.processes())
     return heard
 

@@ -194,7 +194,7 @@ def test_a_duplicate_of_the_scopes_stdout(supervisor: Supervisor) -> None:
     outcomes = wait(supervisor, *(heard for _, heard in started))
     names = [running.name for running, _ in started]
     assert [outcome.stdout.split() for outcome in outcomes] == [[name.encode()] * 3 for name in names]
-    assert outer.read_output()[0] == b""
+    assert outer.written.read_output()[0] == b""
 
 
 def test_shared_network(supervisor: Supervisor) -> None:

@@ -32,11 +32,11 @@ def test_which_of_two_times_ran_out_first(supervisor: Supervisor, cpu_time: floa
 
     def has_begun() -> bool:
         """What it has said and nobody has heard would give it more time."""
-        return running.below.is_here if first is Ending.TIMED_OUT else running.allowed is not None
+        return running.below.is_here if first is Ending.TIMED_OUT else running.clock.limit is not None
 
     supervisor.run_while(lambda: not has_begun() and not running.ended)
     assert heard.outcome is None, heard.outcome
-    limit, deadline = time.monotonic() + 300, running.allowed.due if running.allowed else 0
+    limit, deadline = time.monotonic() + 300, running.clock.limit.due if running.clock.limit else 0
     while (used := running.cgroup.figure("cpu") or 0) < cpu_time or time.monotonic() < deadline:
         assert time.monotonic() < limit, f"it has used {used} s of CPU time only"
         time.sleep(0.05)

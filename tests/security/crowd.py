@@ -89,8 +89,8 @@ def main(cases: str, result: str) -> None:
         for case, arguments, source in asked:
             heard[case] = Heard()
             running.append(supervisor.start(top, spec_of(arguments), heard[case], held=True, source=source))
-        supervisor.run_while(lambda: not all(one.entered or one.ended for one in running))
-        ready = sum(one.entered and not one.ended for one in running)
+        supervisor.run_while(lambda: not all(one.entering.entered or one.ended for one in running))
+        ready = sum(one.entering.entered and not one.ended for one in running)
         for one in running:
             supervisor.release(one)
         until = time.monotonic() + PATIENCE

@@ -64,7 +64,7 @@ class _Limit(ctypes.Structure):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
+class ForkPlan:
     """Into what to fork.
 
     cgroups: version 1's `tasks`. namespaces: the user namespace first; the caller must own it (user_namespaces(7)).
@@ -147,7 +147,7 @@ def _ints(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int]:
     return (ctypes.c_int * len(numbers))(*numbers)
 
 
-def fork(plan: Plan) -> Forked:
+def fork(plan: ForkPlan) -> Forked:
     """As os.fork(), into cgroups and namespaces behind descriptors; the child has pid 3 there, and a session of its own.
 
     It is the child of the namespace's pid 1. Also from a process with threads. OSError names the step that failed.

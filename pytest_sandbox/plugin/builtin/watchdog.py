@@ -67,7 +67,7 @@ class Barks:
     def _new(self, running: Running) -> Callable[[], None]:
         if self.every is None:
             return lambda: None
-        stacks, shown = running.read_stacks(), self._shown
+        stacks, shown = running.written.read_stacks(), self._shown
         self._shown = len(stacks)
         return lambda: show_error(stacks[shown:])
 

@@ -85,13 +85,13 @@ class Kept:
             sections.append((name, kind.add(key, content, most)))
         self._count(_weight(frame) - sum(len(content) for _, content in report.sections))
         report.sections = sections
-        running.taken = self._taken
+        running.evidence.taken = self._taken
 
     def show(self, running: Running, text: str) -> bool:
         """Count what is to be shown on the terminal; whether it may be. Who shows too much is killed."""
         self.texts += size_of(text)
-        running.taken = self._taken
-        limit, size = running.order.spec.limits.output, running.output() + running.taken
+        running.evidence.taken = self._taken
+        limit, size = running.order.spec.limits.output, running.written.size() + running.evidence.taken
         if limit is None or size <= limit:
             return True
         running.overrun(size)

@@ -40,7 +40,7 @@ class Done:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Timer:
+class Alarm:
     """pytest-timeout's; in seconds."""
 
     seconds: float
@@ -106,7 +106,7 @@ class Left:
     failed: Pairs
 
 
-Said = Start | Finish | Done | Timer | Hold | Text | For | Fixture | Prepared | Overran | Threaded | Left | Interruption
+Said = Start | Finish | Done | Alarm | Hold | Text | For | Fixture | Prepared | Overran | Threaded | Left | Interruption
 
 
 def parse(frame: Frame) -> Said | None:
@@ -146,7 +146,7 @@ _MAKERS: dict[str, Callable[[Frame], Said]] = {
     "start": lambda frame: Start(whole_number(frame, "item"), bool(frame.get("shares_network")), whole_number(frame, "captured")),
     "finish": lambda frame: Finish(whole_number(frame, "item")),
     "done": lambda _: Done(),
-    "timer": lambda frame: Timer(seconds(frame, "seconds"), seconds(frame, "grace")),
+    "timer": lambda frame: Alarm(seconds(frame, "seconds"), seconds(frame, "grace")),
     "hold": lambda frame: Hold(bool(frame.get("value"))),
     "terminal": lambda frame: Text(_text(frame, "text")),
     "for": _for,

@@ -23,11 +23,10 @@ from pytest_sandbox.plugin.builtin.terminal import show, show_bytes
 from pytest_sandbox.plugin.builtin.tmp import keep_tmp_path
 from pytest_sandbox.plugin.builtin.watchdog import Barks
 from pytest_sandbox.plugin.controller.kept import Kept
-from pytest_sandbox.plugin.controller.said import Fixture, For, Hold, Left, Overran, Prepared, Text, Threaded, Timer, parse
+from pytest_sandbox.plugin.controller.said import Alarm, Fixture, For, Hold, Left, Overran, Prepared, Text, Threaded, parse
 from pytest_sandbox.plugin.others import carried
 from pytest_sandbox.plugin.others.coverage.measured import Account, measured_of
 from pytest_sandbox.plugin.planning.scopes import Need
-from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.running import Listener, Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
@@ -88,7 +87,7 @@ class Scope:
     @property
     def is_refused(self) -> bool:
         """Whether it could not be made, by the word of who was to make it: it has died of nothing else."""
-        return self.running is not None and self.running.refused
+        return self.running is not None and self.running.entering.refused
 
     @property
     def name(self) -> str:
@@ -142,7 +141,7 @@ class ScopeListener:
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """Not trusted: WireError for what makes no sense."""
-        if running.abandoned or running.killed is not None:
+        if running.end.abandoned or running.end.killed is not None:
             return  # what it was doing when it met its limit stands
         if frame["op"] in ("fixture", "prepared") and self._has_lost_a_process(running):
             running.kill(None)  # and so the fixture that it was setting up is the one that failed
@@ -166,12 +165,12 @@ class ScopeListener:
                 scope.of = self._of(said)
             case Fixture(name):
                 scope.setting_up = name
-                clock.grant(running, None if asker is None else asker.limits)
+                running.grant(None if asker is None else asker.limits)
             case Prepared() | Exit() | Interrupt() | Internal() if asker is not None:
                 self._has_prepared(running, said)
             case Exit() | Interrupt() | Internal():  # as it tears down
                 scope.interruption = said
-            case Timer() | Hold() | Overran():
+            case Alarm() | Hold() | Overran():
                 self._hear_of_limits(running, said)
             case Text(text):
                 self._say(running, text)
@@ -180,10 +179,10 @@ class ScopeListener:
             case _:
                 self._hear_more(running, item, frame)
 
-    def _hear_of_limits(self, running: Running, said: Timer | Hold | Overran) -> None:
+    def _hear_of_limits(self, running: Running, said: Alarm | Hold | Overran) -> None:
         match said:
-            case Timer(seconds, grace):
-                clock.set_timer(running, seconds, grace)
+            case Alarm(seconds, grace):
+                running.clock.set_alarm(seconds, grace)
             case Hold(on):
                 self._hold(running, on=on)
             case Overran(output):
@@ -201,8 +200,8 @@ class ScopeListener:
         scope = self._scope
         asker = scope.asking.popleft()
         scope.setting_up, scope.of = "", None
-        self._kept, running.taken = Kept(), 0
-        clock.grant(running, None)
+        self._kept, running.evidence.taken = Kept(), 0
+        running.grant(None)
         self._show(running)
         if isinstance(said, Prepared):
             self._account.restart()
@@ -212,9 +211,9 @@ class ScopeListener:
 
     def _hold(self, running: Running, *, on: bool) -> None:
         """Stop the clock for a debugger, unless the time was over before."""
-        if running.dying is None:
-            running.hold = on and keeps_terminal(self._config)
-            clock.resume(running)
+        if running.clock.dying is None:
+            running.clock.hold = on and keeps_terminal(self._config)
+            running.clock.resume()
         if on:
             running.send({"op": "held"})
 
@@ -224,7 +223,7 @@ class ScopeListener:
 
     def _show(self, running: Running) -> None:
         """Show what it has written past its capture since the last time."""
-        written = running.read_shown(self._shown)
+        written = running.written.read_shown(self._shown)
         show_bytes(written)
         self._shown += len(written)
 

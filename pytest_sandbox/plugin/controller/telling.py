@@ -24,7 +24,7 @@ from pytest_sandbox.plugin.builtin.terminal import show_bytes
 from pytest_sandbox.plugin.builtin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
 from pytest_sandbox.plugin.controller.kept import Kept
 from pytest_sandbox.plugin.controller.requests import Requests
-from pytest_sandbox.plugin.controller.said import Done, Finish, Hold, Said, Start, Text, Timer, parse
+from pytest_sandbox.plugin.controller.said import Alarm, Done, Finish, Hold, Said, Start, Text, parse
 from pytest_sandbox.plugin.controller.scope import Scope, Unrunnable
 from pytest_sandbox.plugin.others import dependency
 from pytest_sandbox.plugin.others.coverage.measured import Account, measured_of
@@ -34,9 +34,8 @@ from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.report import add_outcome, make_report
 from pytest_sandbox.plugin.reporting.showing import Finished, Showing
 from pytest_sandbox.plugin.reporting.unsaid import completed, fail_after_all, merge
-from pytest_sandbox.sandbox import clock
+from pytest_sandbox.sandbox.evidence import Failure
 from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.states import Failure
 from pytest_sandbox.sandbox.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire import Frame
 
@@ -138,7 +137,7 @@ class Telling:
     @property
     def quiet(self) -> bool:
         """Whether all its items passed or were skipped, and only the sandbox's end is left to come."""
-        failed = self.running is None or self.running.failed or self.reruns.may_follow
+        failed = self.running is None or self.running.evidence.failed or self.reruns.may_follow
         return self.over or (self._done and not failed and self.interruption is None and self.position == len(self.items))
 
     @property
@@ -149,7 +148,7 @@ class Telling:
     @property
     def is_let_run(self) -> bool:
         """Whether it runs, or has."""
-        return self.running is not None and not self.running.held
+        return self.running is not None and not self.running.entering.held
 
     @property
     def is_busy(self) -> bool:
@@ -158,7 +157,7 @@ class Telling:
 
     def let_run(self) -> None:
         """Let a sandbox that is held run, with what has changed since it was made."""
-        if self.running is not None and self.running.held:
+        if self.running is not None and self.running.entering.held:
             handed = {"generators": self._line.baton.since(self.version), "failed": self.session.testsfailed}
             self.running.send({"op": "begin", "following": self.following, **handed})
             self._supervisor.release(self.running)
@@ -172,7 +171,7 @@ class Telling:
     @property
     def is_ready(self) -> bool:
         """Whether it waits for its release, or never will."""
-        return self.over or self.running is None or self.running.entered
+        return self.over or self.running is None or self.running.entering.entered
 
     @property
     def pauses(self) -> bool:
@@ -187,7 +186,7 @@ class Telling:
             self.grows = False
         if self.running is not None and not self.over:
             self.running.send({"op": "next", "item": following, "stays": stays})
-            clock.restart(self.running)
+            self.running.clock.restart()
 
     @property
     def remaining(self) -> tuple[int, ...]:
@@ -198,7 +197,7 @@ class Telling:
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """See `inside.unit.unit_body` for what a unit says. Raises WireError for what it must not say."""
-        if running.killed is not None or self.stopped:
+        if running.end.killed is not None or self.stopped:
             return  # a test that has met its limit has failed, also if it ends before it is killed
         self._kept.weigh(frame)
         said = parse(frame)
@@ -219,8 +218,8 @@ class Telling:
                 self._finish(running)
             case Done():
                 self._done = True
-            case Timer(seconds, grace):
-                clock.set_timer(running, seconds, grace)
+            case Alarm(seconds, grace):
+                running.clock.set_alarm(seconds, grace)
             case Hold(on):
                 self._hold(running, on=on)
             case Text(text):
@@ -240,7 +239,7 @@ class Telling:
         self.reports.append(report)
         if self._phase_began is not None and not is_of_subtest(report):
             self._phase_began = monotonic()
-        running.failed = running.failed or report.failed
+        running.evidence.failed |= report.failed
 
     def _finish(self, running: Running) -> None:
         if not any(report.when == "teardown" for report in self.reports):
@@ -249,15 +248,16 @@ class Telling:
                 "pytest_runtest_protocol of its own: it must call _pytest.runner.runtestprotocol"
             )
         self._next()
-        running.reported = self.position == len(self.items)
-        if not running.reported:
+        evidence = running.evidence
+        evidence.reported = self.position == len(self.items)
+        if not evidence.reported:
             done = self._finished[-1].reports
             met = self._supervisor.met_meanwhile(running, failed=any(report.failed for report in done))
             if met is not None:
                 self._fail_after_all(met)
                 add_outcome(self._finished[-1].item, done, met, None, self.position, shares_network=self._shares_network)
-            clock.restart(running)  # a timeout is a test's, not the sandbox's
-            running.failure, running.taken = Failure(), 0
+            running.clock.restart()  # a timeout is a test's, not the sandbox's
+            evidence.failure, evidence.taken = Failure(), 0
             self._account.restart()
             running.send({"op": "counted"})
         self._line.news()
@@ -265,8 +265,8 @@ class Telling:
     def _hold(self, running: Running, *, on: bool) -> None:
         """Stop the clock for a debugger; nobody is in one where the terminal is not kept, and a test must not do it."""
         if keeps_terminal(self.session.config):
-            running.hold = on
-            clock.resume(running)
+            running.clock.hold = on
+            running.clock.resume()
             if on:  # somebody is to talk to it, and should see what it has said before
                 self.showing.say_all()
         if on:
@@ -308,7 +308,7 @@ class Telling:
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The sandbox is gone: whatever was not reported is reported now, with the ending."""
-        if shown := running.read_shown():
+        if shown := running.written.read_shown():
             self.showing.when_its_turn(lambda: self._show(shown))
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
@@ -329,11 +329,11 @@ class Telling:
         show_bytes(written)
 
     def _complete_by_ending(self, running: Running, outcome: Outcome) -> None:
-        own = running.killed is not None or outcome.ending is Ending.OUT_OF_MEMORY
+        own = running.end.killed is not None or outcome.ending is Ending.OUT_OF_MEMORY
         if running.problem is None and not own and outcome.status is None:
             # Not its own end: the sandbox around it has gone, or is going. Why, the tree will know in a moment.
             self.unmade = Unrunnable("the sandbox around it ended", outcome)
-        elif not running.entered:
+        elif not running.entering.entered:
             self.unmade = Unrunnable(f"the sandbox could not be made: {running.problem or outcome.sentence}")
         else:
             self._complete(outcome.sentence, outcome)

@@ -27,7 +27,6 @@ from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.report import fail, make_failure
-from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.child import Inside, Next
 from pytest_sandbox.sandbox.running import Listener, Running
 from pytest_sandbox.sandbox.supervisor import Supervisor
@@ -211,7 +210,7 @@ class Tree:
         self._wait_for_the_dying(scope)
         if scope.outcome is None and scope.running is not None:
             unit = self._of.get(last_item)
-            clock.grant(scope.running, None if unit is None else unit.spec.limits)
+            scope.running.grant(None if unit is None else unit.spec.limits)
             self._send_close(scope, scope.running)
             while scope.outcome is None:
                 self._supervisor.run_while(lambda: scope.outcome is None, scope.barks.every)

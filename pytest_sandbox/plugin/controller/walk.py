@@ -131,7 +131,7 @@ class Walk:
         if told is None:
             return None
         self._ahead.drop()
-        if told.running is not None and told.running.entered and not told.over:
+        if told.running is not None and told.running.entering.entered and not told.over:
             told.running.interrupt()
         self._supervisor.run_while(
             lambda: any(one.running is not None and not one.over for one in self._row.units), INTERRUPT_TIME
@@ -232,7 +232,8 @@ class Walk:
         every = min((seconds for seconds in (told.barks.every, self._progress.every) if seconds is not None), default=None)
         while runs():
             self._supervisor.run_while(lambda: runs() and not self._ahead.has_room(told), every)
-            self._progress.show((one.item, one.running.started) for one in self._ahead.running(told) if one.running is not None)
+            begun = ((one.item, one.running) for one in self._ahead.running(told))
+            self._progress.show((item, running.clock.started) for item, running in begun if running is not None)
             told.barks.show(told.running)
             if runs() and self._ahead.has_room(told):  # else the room is for the one whose turn comes next
                 self._ahead.fill(told, following)
@@ -294,7 +295,7 @@ class Walk:
         """Say why a unit could not be run, or False: if a scope died of a fixture that this unit does not need, try anew."""
         problem = told.unmade
         if told.running is not None:
-            problem = self._tree.why_dead(told, 0.0 if told.running.refused else DEATH_TIME) or problem
+            problem = self._tree.why_dead(told, 0.0 if told.running.entering.refused else DEATH_TIME) or problem
         if told.interruption is not None:
             return True
         survives = self._tree.survives(told.unit)
@@ -346,7 +347,7 @@ class Walk:
     def _fork(self, told: Telling, turn: Turn, *, held: bool) -> Running:
         extra = {"grows": turn.grows, "earlier": turn.earlier, "following": turn.following}
         running = self._tree.fork(told.unit, turn.items, told, held=held, **extra)
-        running.reported, told.version = False, self.baton.version
+        running.evidence.reported, told.version = False, self.baton.version
         return running
 
     def _make_ready(self, unit: Unit) -> Telling | None:

@@ -27,7 +27,6 @@ from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.plugin.others.coverage import measuring
 from pytest_sandbox.plugin.others.coverage.measuring import RECORDER, Recorder, to_frame
 from pytest_sandbox.plugin.warned import CoverageWarning
-from pytest_sandbox.sandbox import clock
 from pytest_sandbox.sandbox.bodies import take_output
 from pytest_sandbox.sandbox.child import Inside
 from pytest_sandbox.sandbox.running import Running
@@ -324,7 +323,7 @@ class Reader:
             if self.begun == self._count:
                 raise WireError(f"it reads more files than the {self._count} that it has")
             self.begun += 1
-            clock.restart(running)
+            running.clock.restart()
         elif frame["op"] == "read":
             if self.done == self.begun:
                 raise WireError("it has read a file that it has not begun")
