@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pytest_sandbox.model.outcome import Change, ChangeKind, Ending, Leak, Outcome, Usage
     from pytest_sandbox.model.spec import Keep, Limits, Network, Spec
     from pytest_sandbox.plugin.warned import CoverageWarning, LeakWarning, ThreadWarning
-    from pytest_sandbox.sandbox.bodies import CallError, Result
-    from pytest_sandbox.sandbox.host import capabilities
+    from pytest_sandbox.sandbox.inside.bodies import CallError, Result
+    from pytest_sandbox.sandbox.machine.host import capabilities
     from pytest_sandbox.sandbox.standalone import Sandbox
 
 _HOMES = {
@@ -35,8 +35,8 @@ _HOMES = {
     "pytest_sandbox.model.outcome": ("Change", "ChangeKind", "Ending", "Leak", "Outcome", "Usage"),
     "pytest_sandbox.model.spec": ("Keep", "Limits", "Network", "Spec"),
     "pytest_sandbox.plugin.warned": ("CoverageWarning", "LeakWarning", "ThreadWarning"),
-    "pytest_sandbox.sandbox.bodies": ("CallError", "Result"),
-    "pytest_sandbox.sandbox.host": ("capabilities",),
+    "pytest_sandbox.sandbox.inside.bodies": ("CallError", "Result"),
+    "pytest_sandbox.sandbox.machine.host": ("capabilities",),
     "pytest_sandbox.sandbox.standalone": ("Sandbox",),
 }  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

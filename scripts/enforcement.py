@@ -77,7 +77,7 @@ cgroups and user, with its kernel. What stands in a cell held the limit when thi
 a run that asks for the limit does not begin, for the reason of that number; where it is a default, the header line names it.
 `pytest --sandbox-doctor` says the same of a machine without meeting the limits. Version 1 counts what a disk does only from the
 first limit of one on, whoever sets it (Linux 6.10 and newer): a hybrid machine that never had one has no `reads` and `writes`."""
-#: The first version whose tmpfs has user attributes; `pytest_sandbox.sandbox.host.settled` is what follows from that.
+#: The first version whose tmpfs has user attributes; `pytest_sandbox.sandbox.machine.host.settled` is what follows from that.
 ATTRIBUTES = (6, 6)
 BY_DEFAULT = (
     "where it is asked for. As a default nothing holds it before Linux 6.6 where temporary files (`$TMPDIR`, `/var/tmp`) are on "

@@ -1,4 +1,4 @@
 """One kernel mechanism a module: namespaces, mounts, overlay, cgroups, network, process. Imports `_linux` and `model`.
 
-None knows what a sandbox is, and few of another: cgroup_*.py are one mechanism, overlays are mounts. `sandbox/` composes them.
+None knows what a sandbox is, and few of another: `cgroups/` is one mechanism, overlays are mounts. `sandbox/` composes them.
 """

@@ -1,4 +1,4 @@
-"""How much memory this machine, or the cgroups that we are in, have left. Imports `cgroup_layout`."""
+"""How much memory this machine, or the cgroups that we are in, have left. Imports `cgroups.layout`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 
-from pytest_sandbox.primitives.cgroup_layout import find_hierarchies
+from pytest_sandbox.primitives.cgroups.layout import find_hierarchies
 
 #: What a cgroup's limit is called, and what it has used of it.
 _FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.errors import SandboxError, SetupError
 from pytest_sandbox.model.spec import Limits, Spec
-from pytest_sandbox.sandbox import hostkind
-from pytest_sandbox.sandbox.host import capabilities, make_layout
-from pytest_sandbox.sandbox.probes import find_identity
+from pytest_sandbox.sandbox.machine import hostkind
+from pytest_sandbox.sandbox.machine.host import capabilities, make_layout
+from pytest_sandbox.sandbox.machine.probes import find_identity
 
 #: Without these there is no sandbox at all.
 NEEDED = ("platform", "native", "user", "mount", "pid", "net", "ipc", "uts", "proc", "sysfs", "sandbox")
@@ -24,8 +24,8 @@ def try_sandbox() -> Capability:
     import os
     import secrets
 
-    from pytest_sandbox.sandbox.supervisor import Supervisor
-    from pytest_sandbox.sandbox.unmade import explain
+    from pytest_sandbox.sandbox.machine.unmade import explain
+    from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 
     listener, spec = _Nobody(), Spec(limits=Limits(timeout=20.0))
     name, layout = f"doctor-{os.getpid()}-{secrets.token_hex(4)}", None

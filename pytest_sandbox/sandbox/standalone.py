@@ -12,12 +12,13 @@ from typing import Any
 from pytest_sandbox.model.errors import SandboxError, SetupError, SpecError, TeardownWarning
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Limits, Spec
-from pytest_sandbox.sandbox import bodies, host, probes
-from pytest_sandbox.sandbox.bodies import Result
-from pytest_sandbox.sandbox.child import Body
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.inside import bodies
+from pytest_sandbox.sandbox.inside.bodies import Result
+from pytest_sandbox.sandbox.inside.child import Body
+from pytest_sandbox.sandbox.machine import host, probes
+from pytest_sandbox.sandbox.outside.running import Running
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 
 class Sandbox:

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Clone, Mount, Prctl
-from pytest_sandbox.sandbox import host, probes
+from pytest_sandbox.sandbox.machine import host, probes
 
 
 @pytest.mark.parametrize(

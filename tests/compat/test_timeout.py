@@ -10,7 +10,7 @@ import pytest
 LOADED = ["pytest_timeout"]
 
 #: A conftest with which who is out of time has more than a quarter of a second to print its stacks.
-UNHURRIED = "import pytest_sandbox.sandbox.watch as watch; watch.STACKS_TIME = 3.0"
+UNHURRIED = "import pytest_sandbox.sandbox.outside.watch as watch; watch.STACKS_TIME = 3.0"
 
 SUITE = """
 import time, pytest

@@ -62,7 +62,7 @@ def test_lies_about_the_own_end(pytester: pytest.Pytester, lie: str) -> None:
         import os
         import pytest
         from pytest_sandbox.plugin.builtin.settling import INSIDE
-        from pytest_sandbox.sandbox.wire import encode
+        from pytest_sandbox.sandbox.wire.frames import encode
 
         def test_it(request):
             channel = request.config.stash[INSIDE].channel{LIES[lie]}
@@ -145,7 +145,7 @@ def test_a_thread_has_a_sandbox_while_the_test_fails(pytester: pytest.Pytester, 
 def test_who_fails_or_ends_for_ever(pytester: pytest.Pytester, question: tuple[str, str]) -> None:
     """It has some more time for that, and is not given it again and again."""
     op, answer = question
-    pytester.makeconftest("from pytest_sandbox.sandbox import clock\nclock.END_TIME = 0.5\n")
+    pytester.makeconftest("from pytest_sandbox.sandbox.outside import clock\nclock.END_TIME = 0.5\n")
     pytester.makepyfile(f"""
         import errno, time, pytest
         @pytest.mark.sandbox(timeout="1s")

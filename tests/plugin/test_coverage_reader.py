@@ -10,9 +10,9 @@ import pytest
 
 from pytest_sandbox import Limits, Spec
 from pytest_sandbox.plugin.others.coverage.measured import Reader
-from pytest_sandbox.sandbox import host, probes
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.machine import host, probes
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 
 
 def hear(said: Sequence[str], count: int) -> tuple[Reader, str]:

@@ -18,9 +18,9 @@ import pytest
 from pytest_sandbox._linux import syscalls
 from pytest_sandbox._linux.flags import Clone
 from pytest_sandbox.model.capability import Cause
-from pytest_sandbox.primitives import cgroup_files
-from pytest_sandbox.primitives.cgroup_layout import BASE_PREFIX, RUN_PREFIX, V1, find_hierarchies
-from pytest_sandbox.sandbox import fixes, hostkind
+from pytest_sandbox.primitives.cgroups import files as cgroup_files
+from pytest_sandbox.primitives.cgroups.layout import BASE_PREFIX, RUN_PREFIX, V1, find_hierarchies
+from pytest_sandbox.sandbox.machine import fixes, hostkind
 from tests.plugin.conftest import ROOT, diagnose, run
 
 

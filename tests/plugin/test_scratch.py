@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from pytest_sandbox import Capability, Spec
-from pytest_sandbox.sandbox import host, probes
+from pytest_sandbox.sandbox.machine import host, probes
 
 # A kernel before 6.6, as far as the plugin can tell.
 OLD = """
 from pytest_sandbox import Capability
-from pytest_sandbox.sandbox import probes
+from pytest_sandbox.sandbox.machine import probes
 probes.ALONE["xattr"] = lambda: Capability("xattr", False, "no user attributes on a tmpfs", "a newer kernel")
 """
 
@@ -124,7 +124,7 @@ def test_a_chroot_that_is_no_mount(tmp_path: Path) -> None:
     code = f"""
 import os, tempfile
 from pytest_sandbox._linux import proc
-from pytest_sandbox.sandbox import probes
+from pytest_sandbox.sandbox.machine import probes
 os.chroot({str(tmp_path)!r})
 os.chdir("/")
 tempfile.tempdir = "/tmp"

@@ -11,8 +11,8 @@ import pytest
 
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.model.spec import Limits
-from pytest_sandbox.primitives import cgroup_layout
-from pytest_sandbox.primitives.cgroup_controllers import (
+from pytest_sandbox.primitives.cgroups import layout as cgroup_layout
+from pytest_sandbox.primitives.cgroups.controllers import (
     CPU_V1,
     CPU_V2,
     CPUSET_V1,
@@ -28,10 +28,10 @@ from pytest_sandbox.primitives.cgroup_controllers import (
     Controller,
     choose,
 )
-from pytest_sandbox.primitives.cgroup_delegation import leave_leaf
-from pytest_sandbox.primitives.cgroup_gauges import is_stacked, sum_after
-from pytest_sandbox.primitives.cgroup_layout import Hierarchy, Problem, explain, find_hierarchies
-from pytest_sandbox.primitives.cgroup_limits import disks, quota
+from pytest_sandbox.primitives.cgroups.delegation import leave_leaf
+from pytest_sandbox.primitives.cgroups.gauges import is_stacked, sum_after
+from pytest_sandbox.primitives.cgroups.layout import Hierarchy, Problem, explain, find_hierarchies
+from pytest_sandbox.primitives.cgroups.limits import disks, quota
 
 HYBRID_CGROUP = "5:cpu,cpuacct:/\n4:memory:/docker/ab\n1:name=systemd:/\n0::/\n"
 HYBRID_MOUNTS = """\

@@ -19,12 +19,12 @@ import pytest
 
 from pytest_sandbox.model.errors import SetupError, SpecError
 from pytest_sandbox.model.spec import MIB, Limits
-from pytest_sandbox.primitives import cgroup_limits
-from pytest_sandbox.primitives.cgroup_controllers import choose
-from pytest_sandbox.primitives.cgroup_layout import V1, V2, find_hierarchies
-from pytest_sandbox.primitives.cgroup_pids import Refused, refused_for
-from pytest_sandbox.primitives.cgroup_probe import NO_LIMITS
 from pytest_sandbox.primitives.cgroups import CgroupRun, oom_kill
+from pytest_sandbox.primitives.cgroups import limits as cgroup_limits
+from pytest_sandbox.primitives.cgroups.controllers import choose
+from pytest_sandbox.primitives.cgroups.layout import V1, V2, find_hierarchies
+from pytest_sandbox.primitives.cgroups.pids import Refused, refused_for
+from pytest_sandbox.primitives.cgroups.probe import NO_LIMITS
 from tests.primitives.conftest import CAPABILITIES, Child, unique
 
 # -- the kernel enforces ---------------------------------------------------------------------------------------------

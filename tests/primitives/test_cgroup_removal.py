@@ -14,10 +14,10 @@ import pytest
 
 from pytest_sandbox.model.errors import TeardownWarning
 from pytest_sandbox.model.spec import Limits
-from pytest_sandbox.primitives import cgroup_files
-from pytest_sandbox.primitives.cgroup_layout import find_hierarchies
-from pytest_sandbox.primitives.cgroup_probe import NO_LIMITS
 from pytest_sandbox.primitives.cgroups import CgroupRun, capabilities, remove_run
+from pytest_sandbox.primitives.cgroups import files as cgroup_files
+from pytest_sandbox.primitives.cgroups.layout import find_hierarchies
+from pytest_sandbox.primitives.cgroups.probe import NO_LIMITS
 from tests.primitives.conftest import Child, unique
 
 HARD_TO_KILL = """

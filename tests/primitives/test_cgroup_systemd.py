@@ -21,12 +21,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_sandbox.primitives import cgroup_systemd
-from pytest_sandbox.primitives.cgroup_files import pids_below, pids_in
-from pytest_sandbox.primitives.cgroup_layout import RUN_PREFIX, SCOPE_PREFIX, V1, V2, Hierarchy, find_hierarchies
-from pytest_sandbox.primitives.cgroup_systemd import Place, find_place
-from pytest_sandbox.sandbox import fixes
-from pytest_sandbox.sandbox.hostkind import HostKind
+from pytest_sandbox.primitives.cgroups import systemd as cgroup_systemd
+from pytest_sandbox.primitives.cgroups.files import pids_below, pids_in
+from pytest_sandbox.primitives.cgroups.layout import RUN_PREFIX, SCOPE_PREFIX, V1, V2, Hierarchy, find_hierarchies
+from pytest_sandbox.primitives.cgroups.systemd import Place, find_place
+from pytest_sandbox.sandbox.machine import fixes
+from pytest_sandbox.sandbox.machine.hostkind import HostKind
 
 UID = os.geteuid()
 

@@ -18,13 +18,13 @@ import pytest
 from pytest_sandbox.model.capability import Cause
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.spec import Limits
-from pytest_sandbox.primitives import cgroup_files
-from pytest_sandbox.primitives.cgroup_controllers import choose
-from pytest_sandbox.primitives.cgroup_delegation import leave_leaf
-from pytest_sandbox.primitives.cgroup_layout import V2, find_hierarchies
-from pytest_sandbox.primitives.cgroup_limits import disks
-from pytest_sandbox.primitives.cgroup_probe import NO_LIMITS
 from pytest_sandbox.primitives.cgroups import CgroupRun, CgroupUsage, capabilities, enter, oom_kill
+from pytest_sandbox.primitives.cgroups import files as cgroup_files
+from pytest_sandbox.primitives.cgroups.controllers import choose
+from pytest_sandbox.primitives.cgroups.delegation import leave_leaf
+from pytest_sandbox.primitives.cgroups.layout import V2, find_hierarchies
+from pytest_sandbox.primitives.cgroups.limits import disks
+from pytest_sandbox.primitives.cgroups.probe import NO_LIMITS
 from tests.primitives.conftest import CAPABILITIES, Child, unique
 
 # -- membership ------------------------------------------------------------------------------------------------------

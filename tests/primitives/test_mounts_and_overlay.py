@@ -16,7 +16,7 @@ from pytest_sandbox.primitives import mounts, overlay
 from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, ReadOnlyOp
 from pytest_sandbox.primitives.namespaces import HOST_BASE, Identity, id_map, same_ids
 from pytest_sandbox.primitives.overlay import Tree, TreeKind
-from pytest_sandbox.sandbox import probes
+from pytest_sandbox.sandbox.machine import probes
 
 
 def entry(point: str, fstype: str = "ext4") -> MountEntry:

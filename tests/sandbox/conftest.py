@@ -17,12 +17,12 @@ import pytest
 
 from pytest_sandbox import Limits, Outcome, Result, Sandbox, Spec
 from pytest_sandbox.model.spec import MIB
-from pytest_sandbox.primitives.cgroup_layout import RUN_PREFIX, find_hierarchies
-from pytest_sandbox.sandbox import host, probes
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.main import fork_into
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.primitives.cgroups.layout import RUN_PREFIX, find_hierarchies
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.inside.main import fork_into
+from pytest_sandbox.sandbox.machine import host, probes
+from pytest_sandbox.sandbox.outside.running import Running
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 
 
 def descriptors() -> list[str]:

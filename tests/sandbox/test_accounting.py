@@ -17,7 +17,7 @@ import pytest
 
 from pytest_sandbox import Limits, Network, Result, Sandbox, Spec, Usage
 from pytest_sandbox.model.spec import MIB
-from pytest_sandbox.sandbox import bodies
+from pytest_sandbox.sandbox.inside import bodies
 
 PYTHON = sys.executable
 

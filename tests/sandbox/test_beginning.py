@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from pytest_sandbox import Limits, Outcome, Sandbox, SetupError, Spec
-from pytest_sandbox.sandbox import host, probes
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.main import fork_into
-from pytest_sandbox.sandbox.removal import remove_tree
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.cleanup.removal import remove_tree
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.inside.main import fork_into
+from pytest_sandbox.sandbox.machine import host, probes
+from pytest_sandbox.sandbox.outside.running import Running
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 
 
 class Ears:

@@ -19,8 +19,8 @@ import pytest
 
 from pytest_sandbox import Limits, Sandbox, Spec
 from pytest_sandbox.model.errors import TeardownWarning
-from pytest_sandbox.primitives.cgroup_layout import find_hierarchies
-from pytest_sandbox.sandbox import janitor, scratch
+from pytest_sandbox.primitives.cgroups.layout import find_hierarchies
+from pytest_sandbox.sandbox.cleanup import janitor, scratch
 
 SCRIPT = """
 import sys, time
@@ -164,7 +164,7 @@ sys.setprofile(None)
 @pytest.mark.parametrize("number", range(1, 7))
 @pytest.mark.parametrize(
     ("file", "function"),
-    [("primitives/locks.py", "make"), ("primitives/cgroup_files.py", "remove"), ("primitives/cgroup_member.py", "make")],
+    [("primitives/locks.py", "make"), ("primitives/cgroups/files.py", "remove"), ("primitives/cgroups/member.py", "make")],
 )
 def test_ctrl_c_when_something_was_just_made(file: str, function: str, number: int, tmp_path: Path) -> None:
     """And before anybody has noted that it was: a probe's or a run's directory."""
@@ -185,8 +185,8 @@ def test_sigterm(start: Start) -> None:
 
 FORKED = """
 import os, signal, sys
-from pytest_sandbox.sandbox import host, probes
-from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.machine import host, probes
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 with Supervisor(f"{os.getpid()}-0", host.make_layout(probes.find_identity())):
     if not (pid := os.fork()):
         signal.pause()

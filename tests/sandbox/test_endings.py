@@ -18,7 +18,7 @@ import pytest
 from pytest_sandbox import CallError, Ending, Limits, Result, Sandbox, Spec
 from pytest_sandbox.model.spec import MIB
 from pytest_sandbox.primitives.process import STACKS_SIGNAL
-from pytest_sandbox.sandbox import watch
+from pytest_sandbox.sandbox.outside import watch
 
 PYTHON = sys.executable
 

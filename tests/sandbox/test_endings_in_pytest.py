@@ -58,7 +58,7 @@ CASES = [
 def test_ending(pytester: pytest.Pytester, limit: str, body: str, sentence: str) -> None:
     """Named in one sentence, with the figures."""
     if "time" in limit:  # on a machine under load it takes its turn to print its stacks
-        pytester.makeconftest("from pytest_sandbox.sandbox import watch\nwatch.STACKS_TIME = 60.0\n")
+        pytester.makeconftest("from pytest_sandbox.sandbox.outside import watch\nwatch.STACKS_TIME = 60.0\n")
     source = f"def other(): time.sleep(60)\n@pytest.mark.sandbox({limit})\ndef test_it():\n    {body}\n"
     output = case(pytester, source)
     assert re.search(sentence, output), output
@@ -105,7 +105,7 @@ def test_where_a_limit_was_set(pytester: pytest.Pytester, where: str, options: l
 
 
 #: A conftest with which the sizes of a sandbox's files are looked at by no one while a short test runs.
-UNSEEN = "import pytest_sandbox.sandbox.clock as clock; clock.FIRST_LOOK = clock.LOOK = 600.0"
+UNSEEN = "import pytest_sandbox.sandbox.outside.clock as clock; clock.FIRST_LOOK = clock.LOOK = 600.0"
 OUTPUTS = """
 import os, pytest, sys
 pytestmark = pytest.mark.sandbox(output="100k")

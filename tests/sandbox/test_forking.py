@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from pytest_sandbox import Ending, Spec
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 from tests.sandbox.conftest import Heard, below, root, scope, wait
 
 

@@ -14,7 +14,7 @@ import pytest
 from pytest_sandbox.model.spec import MIB
 from pytest_sandbox.primitives.interrupts import deferred
 from pytest_sandbox.primitives.overlay import Tree, TreeKind
-from pytest_sandbox.sandbox.home import Home
+from pytest_sandbox.sandbox.files.home import Home
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -14,8 +14,8 @@ from types import MappingProxyType
 import pytest
 
 from pytest_sandbox.model.capability import Cause
-from pytest_sandbox.sandbox import causes, fixes, hostkind
-from pytest_sandbox.sandbox.hostkind import Engine, HostKind, Service
+from pytest_sandbox.sandbox.machine import causes, fixes, hostkind
+from pytest_sandbox.sandbox.machine.hostkind import Engine, HostKind, Service
 
 PAGE = Path(__file__).parents[2] / "docs" / "host-setup.md"
 DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n'

@@ -15,7 +15,7 @@ import pytest
 
 from pytest_sandbox import Limits, Network, Result, Sandbox, Spec, SpecError, UnavailableError, capabilities
 from pytest_sandbox.model.spec import MIB
-from pytest_sandbox.sandbox.host import unenforced
+from pytest_sandbox.sandbox.machine.host import unenforced
 
 PYTHON = sys.executable
 

@@ -12,8 +12,8 @@ import pytest
 
 from pytest_sandbox._linux.sockets import pair
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.sandbox.outbox import Outbox
-from pytest_sandbox.sandbox.wire import Channel
+from pytest_sandbox.sandbox.outside.outbox import Outbox
+from pytest_sandbox.sandbox.wire.frames import Channel
 
 
 def test_outbox_waits_for_who_does_not_read() -> None:

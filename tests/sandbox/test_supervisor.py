@@ -17,10 +17,10 @@ import pytest
 
 from pytest_sandbox import Capability, Ending, Limits, Spec, UnavailableError
 from pytest_sandbox.model.errors import TeardownWarning
-from pytest_sandbox.primitives.cgroup_layout import V1, V2, find_hierarchies
-from pytest_sandbox.sandbox import host, probes
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.primitives.cgroups.layout import V1, V2, find_hierarchies
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.machine import host, probes
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 from tests.sandbox.conftest import Heard, below, root, scope, sleep, wait
 
 
@@ -85,7 +85,7 @@ def test_close_at_once() -> None:
 
 def test_close_with_a_launcher_that_is_stuck(monkeypatch: pytest.MonkeyPatch, crowd: Callable[[], float]) -> None:
     """A launcher that hangs in the kernel's or anybody's hands is killed, and close comes back."""
-    from pytest_sandbox.sandbox import launcher
+    from pytest_sandbox.sandbox.inside import launcher
 
     monkeypatch.setattr(launcher, "_launch", lambda *_: time.sleep(60))
     one = Supervisor(f"{os.getpid()}-{secrets.token_hex(4)}", host.make_layout(probes.find_identity()))
@@ -164,7 +164,7 @@ def test_what_does_not_die_does_not_hold_the_run(
     supervisor: Supervisor, freezer: Freezer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a while the run goes on without it, and says so; the verdict is known all the same."""
-    monkeypatch.setattr("pytest_sandbox.sandbox.running.GONE_TIME", 0.5)
+    monkeypatch.setattr("pytest_sandbox.sandbox.outside.running.GONE_TIME", 0.5)
     heard = frozen(supervisor, freezer, 0.5)
     with (
         pytest.warns(TeardownWarning, match=r"s1 cannot be killed, with pids \d+"),

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 
 from pytest_sandbox import Change, ChangeKind, Ending, Limits, Network
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.outside.running import Running
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 from tests.sandbox.conftest import Bodies, Heard, below, root, scope, sleep, wait
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import pytest
 
 from pytest_sandbox import Ending, Limits, WireError
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.supervisor import Supervisor
-from pytest_sandbox.sandbox.wire import encode
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire.frames import encode
 from tests.sandbox.conftest import below, root, scope, sleep, wait
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from pytest_sandbox import Change, ChangeKind
 from pytest_sandbox.primitives.overlay import Tree, TreeKind
-from pytest_sandbox.sandbox import copying, upper
-from pytest_sandbox.sandbox.removal import remove_tree
+from pytest_sandbox.sandbox.cleanup.removal import remove_tree
+from pytest_sandbox.sandbox.files import copying, upper
 
 TREES = (Tree("/", TreeKind.OVERLAY), Tree("/nowhere", TreeKind.BIND))
 

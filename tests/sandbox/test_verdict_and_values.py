@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_sandbox import Capability, Ending, Limits, Spec, UnavailableError, Usage
-from pytest_sandbox.sandbox import host, values
-from pytest_sandbox.sandbox.verdict import Facts, judge
+from pytest_sandbox.sandbox.machine import host
+from pytest_sandbox.sandbox.outside.verdict import Facts, judge
+from pytest_sandbox.sandbox.wire import values
 
 USAGE = Usage(1.0, cpu=1.5, memory_peak=1 << 26)
 FACTS = Facts(Limits(memory=1 << 26, timeout=2.0, cpu_time=1.0, pids=5, files=64), USAGE, 0, cpu=1.5)

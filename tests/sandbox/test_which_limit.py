@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pytest_sandbox import Ending, Limits
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.outside.running import Running
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 from tests.sandbox.conftest import root, sleep, wait
 
 

@@ -19,9 +19,9 @@ import pytest
 
 from pytest_sandbox._linux.sockets import Socket, pair
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.sandbox.ends import unread
-from pytest_sandbox.sandbox.wire import LONGEST, Channel, Decoder, encode
-from pytest_sandbox.sandbox.words import refusal
+from pytest_sandbox.sandbox.outside.ends import unread
+from pytest_sandbox.sandbox.wire.frames import LONGEST, Channel, Decoder, encode
+from pytest_sandbox.sandbox.wire.words import refusal
 
 
 def raw(*parts: bytes) -> bytes:

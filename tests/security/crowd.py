@@ -24,11 +24,12 @@ import inner  # type: ignore[import-not-found]  # lies beside this program, not 
 
 from pytest_sandbox import Limits, Outcome, Spec
 from pytest_sandbox.model.units import parse_size
-from pytest_sandbox.sandbox import bodies, host, probes
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.main import fork_into
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.inside import bodies
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.inside.main import fork_into
+from pytest_sandbox.sandbox.machine import host, probes
+from pytest_sandbox.sandbox.outside.running import Running
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 
 NAMES = {"inner": inner, "errno": errno, "os": os, "signal": signal, "subprocess": subprocess, "time": time}
 #: How long all of them may take, in seconds.

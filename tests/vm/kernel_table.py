@@ -48,7 +48,7 @@ def _of_cgroups(top: Path) -> Iterator[tuple[str, str]]:
 
 
 def _map(path: str) -> None:
-    from pytest_sandbox.sandbox import probes
+    from pytest_sandbox.sandbox.machine import probes
 
     error = probes.try_to_map(path)
     if error is not None:
@@ -56,7 +56,7 @@ def _map(path: str) -> None:
 
 
 def _of_file_systems() -> Iterator[tuple[str, str]]:
-    from pytest_sandbox.sandbox import probes
+    from pytest_sandbox.sandbox.machine import probes
 
     yield "user attributes on a tmpfs", _answer(lambda: os.setxattr(os.memfd_create("probe"), "user.probe", b"1"))
     for name, path in (("ext4", "/var/tmp"), ("tmpfs", "/tmp"), ("overlay", "/")):

@@ -19,7 +19,7 @@ from random import getstate, setstate
 from typing import Any
 
 from pytest_sandbox.model.errors import WireError
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 #: Words of a Mersenne Twister's state: random.getstate(), numpy.random.get_state().
 _WORDS = 624

@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 
 from pytest_sandbox.plugin.builtin.fields import whole_number, writable_text
-from pytest_sandbox.sandbox.wire import Channel, Frame
+from pytest_sandbox.sandbox.wire.frames import Channel, Frame
 
 _LONGEST_FILE = 1_000_000
 

@@ -18,7 +18,7 @@ from _pytest._io import TerminalWriter
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.plugin.builtin.fields import duration, whole_number, xml_text
 from pytest_sandbox.plugin.builtin.sections import PHASES
-from pytest_sandbox.sandbox import values
+from pytest_sandbox.sandbox.wire import values
 
 _OUTCOMES = ("passed", "failed", "skipped", "rerun", "retried")  # the last are pytest-rerunfailures' and pytest-retry'
 #: What every report has: pytest's hooks bring it over in a form of their own.

@@ -19,8 +19,8 @@ from _pytest.capture import CaptureIO, CaptureManager, FDCapture, FDCaptureBinar
 
 from pytest_sandbox.plugin.builtin import junit, watchdog
 from pytest_sandbox.primitives.process import STACKS_SIGNAL
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.wire import Channel
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.wire.frames import Channel
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

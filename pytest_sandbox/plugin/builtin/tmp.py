@@ -22,10 +22,10 @@ from _pytest.tmpdir import TempPathFactory
 from pytest_sandbox.model.errors import TeardownWarning
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import Keep
-from pytest_sandbox.sandbox.copying import CopyError
-from pytest_sandbox.sandbox.removal import remove_tree
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.cleanup.removal import remove_tree
+from pytest_sandbox.sandbox.files.copying import CopyError
+from pytest_sandbox.sandbox.outside.running import Running
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 
 TMP_FIXTURES = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_factory", "pytester", "testdir"})
 #: Of a test's name in that of its directory: `_pytest.tmpdir._mk_tmp`.

@@ -19,8 +19,8 @@ import pytest
 
 from pytest_sandbox._linux import proc
 from pytest_sandbox.plugin.builtin.terminal import show_error
-from pytest_sandbox.sandbox.probes import ask_child
-from pytest_sandbox.sandbox.running import Running
+from pytest_sandbox.sandbox.machine.probes import ask_child
+from pytest_sandbox.sandbox.outside.running import Running
 
 _RUNS: pytest.StashKey[bool] = pytest.StashKey()
 #: How long a child may take to cancel a watchdog, in seconds: one that has to be waited for is taken for one that runs.

@@ -16,7 +16,7 @@ from pytest_sandbox.plugin.controller.admission import Admission
 from pytest_sandbox.plugin.controller.telling import Telling
 from pytest_sandbox.plugin.controller.tree import Tree
 from pytest_sandbox.plugin.planning.scopes import Unit
-from pytest_sandbox.sandbox.supervisor import Supervisor
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 
 #: How many sandboxes are held ready: to make one takes longer than a short test.
 HELD = 2

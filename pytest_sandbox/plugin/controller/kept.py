@@ -15,8 +15,8 @@ from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.units import format_size
 from pytest_sandbox.plugin.builtin.reports import is_of_subtest
 from pytest_sandbox.plugin.builtin.sections import size_of
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.outside.running import Running
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 #: The most that is kept of one test besides its output, in bytes: what the limit of that is by default.
 MOST = 64 << 20

@@ -13,10 +13,10 @@ from pytest_sandbox.model.errors import SandboxError, SpecError, WireError
 from pytest_sandbox.model.outcome import Made, Outcome
 from pytest_sandbox.model.spec import LIMIT_NAMES, OF_TMPFS, Limits, Network, Spec
 from pytest_sandbox.plugin.others.coverage.measured import Account, Measured
-from pytest_sandbox.sandbox import bodies
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.inside import bodies
+from pytest_sandbox.sandbox.outside.running import Running
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 #: How many paths a further sandbox may hide besides the test's own.
 _MOST_HIDDEN = 1000

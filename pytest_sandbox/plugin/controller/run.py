@@ -26,7 +26,7 @@ from pytest_sandbox.plugin.planning.through import let_through
 from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.header import header
 from pytest_sandbox.primitives.pages import shared
-from pytest_sandbox.sandbox import host
+from pytest_sandbox.sandbox.machine import host
 
 
 def register(config: pytest.Config, settings: resolve.Settings) -> None:

@@ -13,7 +13,7 @@ from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.plugin.builtin import interruption
 from pytest_sandbox.plugin.builtin.fields import duration, seconds, whole_number
 from pytest_sandbox.plugin.builtin.interruption import Interruption
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 Pairs = list[tuple[int, int]]
 

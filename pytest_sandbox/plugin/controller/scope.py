@@ -27,9 +27,9 @@ from pytest_sandbox.plugin.controller.said import Alarm, Fixture, For, Hold, Lef
 from pytest_sandbox.plugin.others import carried
 from pytest_sandbox.plugin.others.coverage.measured import Account, measured_of
 from pytest_sandbox.plugin.planning.scopes import Need
-from pytest_sandbox.sandbox.running import Listener, Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.outside.running import Listener, Running
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 
 class Asker(Listener, Protocol):

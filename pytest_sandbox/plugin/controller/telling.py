@@ -34,10 +34,10 @@ from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.report import add_outcome, make_report
 from pytest_sandbox.plugin.reporting.showing import Finished, Showing
 from pytest_sandbox.plugin.reporting.unsaid import completed, fail_after_all, merge
-from pytest_sandbox.sandbox.evidence import Failure
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.outside.evidence import Failure
+from pytest_sandbox.sandbox.outside.running import Running
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 
 class Line(Protocol):

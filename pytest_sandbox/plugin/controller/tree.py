@@ -27,11 +27,11 @@ from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.report import fail, make_failure
-from pytest_sandbox.sandbox.child import Inside, Next
-from pytest_sandbox.sandbox.running import Listener, Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
-from pytest_sandbox.sandbox.unmade import of_process
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.inside.child import Inside, Next
+from pytest_sandbox.sandbox.machine.unmade import of_process
+from pytest_sandbox.sandbox.outside.running import Listener, Running
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 #: What a scope has at least: to fork a sandbox takes 3 processes and some 30 descriptors.
 _SCOPE_LEAST = {"pids": 16, "files": 64, "inodes": 64}

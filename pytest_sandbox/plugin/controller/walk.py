@@ -42,11 +42,11 @@ from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.progress import Progress
 from pytest_sandbox.primitives.pages import unshared
-from pytest_sandbox.sandbox import host, probes
-from pytest_sandbox.sandbox.home import Refuses
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.files.home import Refuses
+from pytest_sandbox.sandbox.machine import host, probes
+from pytest_sandbox.sandbox.outside.running import Running
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 #: How long scopes may take to tear down after Ctrl-C, in seconds.
 PATIENCE = 10.0

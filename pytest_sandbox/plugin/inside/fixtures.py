@@ -17,11 +17,11 @@ from pytest_sandbox.plugin.builtin.settling import INSIDE
 from pytest_sandbox.plugin.others.coverage import measuring
 from pytest_sandbox.plugin.planning import paths
 from pytest_sandbox.plugin.planning.options import BY_NAME, closest
-from pytest_sandbox.sandbox import bodies
-from pytest_sandbox.sandbox.bodies import CallError, Result
-from pytest_sandbox.sandbox.child import Body, Inside, Next
-from pytest_sandbox.sandbox.main import fork_into
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.inside import bodies
+from pytest_sandbox.sandbox.inside.bodies import CallError, Result
+from pytest_sandbox.sandbox.inside.child import Body, Inside, Next
+from pytest_sandbox.sandbox.inside.main import fork_into
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 __all__ = ["CallError", "Result", "SandboxFactory", "SandboxInfo", "sandbox", "sandbox_factory"]
 

@@ -23,8 +23,8 @@ from pytest_sandbox.plugin.inside import hints
 from pytest_sandbox.plugin.inside.threads import Threads
 from pytest_sandbox.plugin.others import carried
 from pytest_sandbox.primitives import process
-from pytest_sandbox.sandbox.bodies import tell_errno
-from pytest_sandbox.sandbox.wire import Channel
+from pytest_sandbox.sandbox.inside.bodies import tell_errno
+from pytest_sandbox.sandbox.wire.frames import Channel
 
 _HOOKS = ("pytest_runtest_logstart", "pytest_runtest_logreport", "pytest_runtest_logfinish", "pytest_warning_recorded")
 

@@ -23,9 +23,9 @@ from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others import check, reruns, timers
 from pytest_sandbox.plugin.others.coverage import measuring
 from pytest_sandbox.plugin.planning.scopes import Need, Unit, has_setup
-from pytest_sandbox.sandbox.child import Inside, Next
-from pytest_sandbox.sandbox.main import fork
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.inside.child import Inside, Next
+from pytest_sandbox.sandbox.inside.main import fork
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 
 def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int] | None = None) -> int | Next:

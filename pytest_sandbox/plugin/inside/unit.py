@@ -14,8 +14,8 @@ from pytest_sandbox.plugin.inside import early
 from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others import reruns
 from pytest_sandbox.plugin.others.coverage import measuring
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.wire import Channel, Frame
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.wire.frames import Channel, Frame
 
 
 def unit_body(world: World, order: Frame, inside: Inside) -> int:

@@ -20,8 +20,8 @@ from pytest_sandbox.plugin.others.loops import Loops
 from pytest_sandbox.plugin.others.randomly import Seeds
 from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.primitives.pages import unshared
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 
 class World:

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_sandbox.plugin.builtin.generators import Generators
 from pytest_sandbox.plugin.others import loaded
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 
 class Seeds:

@@ -21,8 +21,8 @@ from pytest_sandbox.model.errors import SandboxError, WireError
 from pytest_sandbox.plugin.builtin.fields import whole_number
 from pytest_sandbox.plugin.builtin.settling import INSIDE
 from pytest_sandbox.plugin.others import loaded
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.wire import Channel, Frame
+from pytest_sandbox.sandbox.outside.running import Running
+from pytest_sandbox.sandbox.wire.frames import Channel, Frame
 
 _NAME = "pytest_rerunfailures"
 

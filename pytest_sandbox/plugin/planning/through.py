@@ -22,7 +22,7 @@ from _pytest.pathlib import fnmatch_ex
 from pytest_sandbox.plugin.planning.cached import cache_of
 from pytest_sandbox.plugin.planning.resolve import Plan
 from pytest_sandbox.primitives.overlay import is_below
-from pytest_sandbox.sandbox.probes import cwd
+from pytest_sandbox.sandbox.machine.probes import cwd
 
 
 def let_through(

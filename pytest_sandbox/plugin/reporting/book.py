@@ -25,7 +25,7 @@ from pytest_sandbox.plugin.reporting.report import add_outcome, fail
 from pytest_sandbox.plugin.reporting.totals import Totals
 from pytest_sandbox.plugin.reporting.usage_table import Row, table
 from pytest_sandbox.plugin.warned import LeakWarning, ThreadWarning
-from pytest_sandbox.sandbox import host
+from pytest_sandbox.sandbox.machine import host
 
 
 class Book:

@@ -10,7 +10,7 @@ from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.model.units import format_seconds, format_size
 from pytest_sandbox.plugin.planning.options import BY_NAME
-from pytest_sandbox.sandbox import host
+from pytest_sandbox.sandbox.machine import host
 
 
 def header(spec: Spec, known: Mapping[str, Capability]) -> list[str]:

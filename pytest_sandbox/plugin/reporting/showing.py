@@ -13,7 +13,7 @@ from pytest_sandbox.plugin.builtin.junit import Noted
 from pytest_sandbox.plugin.builtin.terminal import show
 from pytest_sandbox.plugin.others import carried
 from pytest_sandbox.plugin.others.reruns import Reruns
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_sandbox.primitives.cgroup_layout import CONTROLLER_PREFIX, RUN_PREFIX, find_hierarchies
+from pytest_sandbox.primitives.cgroups.layout import CONTROLLER_PREFIX, RUN_PREFIX, find_hierarchies
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Compare, Run

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pytest_sandbox.primitives import cgroup_files
-from pytest_sandbox.primitives.cgroup_layout import V2, find_hierarchies
+from pytest_sandbox.primitives.cgroups import files as cgroup_files
+from pytest_sandbox.primitives.cgroups.layout import V2, find_hierarchies
 from tests.plugin.conftest import HELPERS, Compare
 from tests.plugin.xdist.conftest import run, workers
 

@@ -19,7 +19,7 @@ import pytest
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.texts import printable
-from pytest_sandbox.sandbox import values
+from pytest_sandbox.sandbox.wire import values
 
 from .base import Fields, field, probe, rows
 

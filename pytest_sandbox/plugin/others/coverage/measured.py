@@ -27,11 +27,11 @@ from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.plugin.others.coverage import measuring
 from pytest_sandbox.plugin.others.coverage.measuring import RECORDER, Recorder, to_frame
 from pytest_sandbox.plugin.warned import CoverageWarning
-from pytest_sandbox.sandbox.bodies import take_output
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.running import Running
-from pytest_sandbox.sandbox.supervisor import Supervisor
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.inside.bodies import take_output
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.outside.running import Running
+from pytest_sandbox.sandbox.outside.supervisor import Supervisor
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 #: The most numbers (4 bytes each; an arc is two) that a sandbox may say for one item, and the most that are held in memory.
 _MOST, _MOST_HELD = 1 << 22, 1 << 20

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from pytest_sandbox.sandbox.child import Inside
-from pytest_sandbox.sandbox.wire import Frame
+from pytest_sandbox.sandbox.inside.child import Inside
+from pytest_sandbox.sandbox.wire.frames import Frame
 
 #: How often coverage is asked again for its data, of which a thread of the test changes what it is going through.
 _TRIES = 5

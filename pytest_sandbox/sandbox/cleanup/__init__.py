@@ -1,0 +1,1 @@
+"""What a run leaves on the machine, and who removes it when the run cannot."""

@@ -1,0 +1,1 @@
+"""What this machine can do, why not, and what would change that."""

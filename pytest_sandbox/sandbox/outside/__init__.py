@@ -1,0 +1,1 @@
+"""Outside of every sandbox: the controller's side, which starts, hears, judges and ends them."""
