@@ -20,8 +20,10 @@ from pytest_sandbox.sandbox.wire.frames import Frame
 
 #: The most that is kept of one test besides its output, in bytes: what the limit of that is by default.
 MOST = 64 << 20
-#: What a value takes besides its text.
+#: What a value takes besides its text. None takes less than a byte of its frame.
 _NODE = 32
+#: Up to here a frame is taken for the most that one of its size can be: to weigh each takes longer than to act on it.
+_UNWEIGHED = MOST // 8
 #: By `take` and `show`; coverage has a bound of its own.
 _WEIGHED_ELSEWHERE = ("report", "closed", "terminal", "coverage")
 _OUTPUT = ("Captured stdout", "Captured stderr")
@@ -70,10 +72,10 @@ class Kept:
             most, outer = (captured if limit is None else most + limit), outer.parent
         self.of_scopes = min(captured, most)
 
-    def weigh(self, frame: Frame) -> None:
-        """Count what is neither a report nor output. Raises WireError where it is too much."""
+    def weigh(self, running: Running, frame: Frame) -> None:
+        """Count what it has just said, if that is neither a report nor output. Raises WireError where it is too much."""
         if frame["op"] not in _WEIGHED_ELSEWHERE:
-            self._count(_weight(frame))
+            self._count(running, frame)
 
     def take(self, running: Running, frame: Frame, report: pytest.TestReport, number: int) -> None:
         """Count a report, the one of this number, and cut of its sections what is too much. Raises WireError as `weigh` does."""
@@ -83,7 +85,7 @@ class Kept:
             is_output = name.startswith(_OUTPUT)
             kind, most = (self._output, None if limit is None else limit + self.of_scopes) if is_output else (self._others, MOST)
             sections.append((name, kind.add(key, content, most)))
-        self._count(_weight(frame) - sum(len(content) for _, content in report.sections))
+        self._count(running, frame, sum(len(content) for _, content in report.sections))
         report.sections = sections
         running.evidence.taken = self._taken
 
@@ -101,8 +103,10 @@ class Kept:
     def _taken(self) -> int:
         return self.texts + max(0, self._output.total - self.of_scopes)
 
-    def _count(self, weight: int) -> None:
-        self.said += weight
+    def _count(self, running: Running, frame: Frame, elsewhere: int = 0) -> None:
+        """Count the last frame, of which so much is counted elsewhere."""
+        at_most = running.talk.size * _NODE
+        self.said += at_most if self.said + at_most <= _UNWEIGHED else _weight(frame) - elsewhere
         if (total := self.said + self._others.total) > MOST:
             most = format_size(MOST)
             raise WireError(f"it has said {format_size(total)} besides its output (errors, logs, properties), of at most {most}")

@@ -154,7 +154,7 @@ class ScopeListener:
         return bool(self._scope.setting_up) and self._killed > before
 
     def _hear(self, running: Running, frame: Frame) -> None:
-        self._kept.weigh(frame)
+        self._kept.weigh(running, frame)
         scope, said = self._scope, parse(frame)
         asker = scope.asking[0] if scope.asking else None
         item = self._session.items[scope.last_item] if asker is None else asker.item

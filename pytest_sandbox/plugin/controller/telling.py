@@ -199,7 +199,7 @@ class Telling:
         """See `inside.unit.unit_body` for what a unit says. Raises WireError for what it must not say."""
         if running.end.killed is not None or self.stopped:
             return  # a test that has met its limit has failed, also if it ends before it is killed
-        self._kept.weigh(frame)
+        self._kept.weigh(running, frame)
         said = parse(frame)
         if said is None:
             self._hear_more(running, frame)

@@ -180,6 +180,11 @@ def _pidfds(pids: frozenset[int]) -> dict[int, int]:
     return fds
 
 
+def remove_empty(directories: Iterable[str]) -> bool:
+    """Remove these cgroups, in the order given, as far as they are empty; whether none is left."""
+    return all(_removed(each) for each in directories)
+
+
 def remove(directories: Iterable[str], seconds: float = REMOVE_SECONDS) -> None:
     """Remove these cgroups and those below them, in the order given; what is in them must be dead or dying.
 

@@ -302,10 +302,18 @@ class Cgroup:
         """For whose limit the forks were refused that are counted here (pids_max_events), of which there must be some."""
         return refused_for(self._directories["pids"])
 
+    def remove_empty(self) -> bool:
+        """Remove the directories at once; whether none is left, as where nobody is in there."""
+        return files.remove_empty(self._all)
+
     def remove(self) -> None:
         """Remove the directories; what was in them must be dead or dying. Warns TeardownWarning for those that stay."""
+        files.remove(self._all)
+
+    @property
+    def _all(self) -> list[str]:
         leaves = [directory + self._leaf for directory in self._places] if self._leaf else []
-        files.remove([*leaves, *self._places])
+        return [*leaves, *self._places]
 
 
 #: The role that is to measure a field: the first that can.

@@ -158,7 +158,10 @@ def _was_its_own(counted: CgroupUsage, told: Told, kill: OomKill | None) -> bool
 def _limits(running: Running) -> Limits:
     first, cpu = running.clock.first, running.clock.cpu
     timeout, cpu_time = None if first is None else first.seconds, None if cpu is None else cpu.seconds
-    return dataclasses.replace(running.order.spec.limits, timeout=timeout, cpu_time=cpu_time)
+    limits = running.order.spec.limits
+    if (timeout, cpu_time) == (limits.timeout, limits.cpu_time):
+        return limits
+    return dataclasses.replace(limits, timeout=timeout, cpu_time=cpu_time)
 
 
 def _ran(running: Running, usage: Usage) -> float:

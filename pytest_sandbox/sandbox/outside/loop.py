@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import selectors
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import SandboxError, SetupError, WireError, warn_of_teardown
@@ -50,8 +50,8 @@ class Loop:
         self._selector = selectors.DefaultSelector()
         self.running: dict[str, Running] = {}
         self._cloning = Cloning(layout)
-        #: What the controller does from one step to the next.
-        self._between = contextlib.ExitStack()
+        #: When the last step was over.
+        self._left = monotonic()
 
     def close(self) -> None:
         """Wait for nothing any more."""
@@ -88,47 +88,53 @@ class Loop:
 
     def step(self, timeout: float | None = None) -> None:
         """Wait for the next event or due time, and serve it."""
-        self._between.close()
-        due = watch.next_due(self.running.values())
-        if due is not None:
-            wait = max(0.0, due - monotonic())
+        now = self._busy_with(None, self._left)
+        due = [(moment, running) for running in self.running.values() if (moment := watch.due(running)) is not None]
+        if due:
+            wait = max(0.0, min(moment for moment, _ in due) - now)
             timeout = min(wait, _LONGEST_WAIT if timeout is None else timeout)
         unheard = [running for running in self.running.values() if running.talk.is_due]
         self._listen_for_room()
         events = self._selector.select(0 if unheard else timeout)
         with deferred():
-            self._serve(events, unheard)
-        self._between.enter_context(self._busy_with(None))
+            self._serve(events, unheard, due)
+        self._left = monotonic()
 
-    def _serve(self, events: Sequence[tuple[selectors.SelectorKey, int]], unheard: Sequence[Running]) -> None:
+    def _serve(
+        self,
+        events: Sequence[tuple[selectors.SelectorKey, int]],
+        unheard: Sequence[Running],
+        due: Sequence[tuple[float, Running]],
+    ) -> None:
+        now = monotonic()
         for key, _ in events:
             handler, running = key.data
             if not running.ended:
-                with self._busy_with(running):
-                    handler(running)
+                handler(running)
+                now = self._busy_with(running, now)
         for running in unheard:
             if not running.ended:
-                with self._busy_with(running):
-                    self._on_wire(running)
-        now = monotonic()
-        for running in tuple(self.running.values()):
-            with self._busy_with(running):
+                self._on_wire(running)
+                now = self._busy_with(running, now)
+        for moment, running in due:
+            if moment <= now and not running.ended:
                 watch.check(running, now, self._hear_all)
-            if running.end.gone_by is not None and now >= running.end.gone_by and not running.ended:
-                self._give_up(running)
+                if running.end.gone_by is not None and now >= running.end.gone_by and not running.ended:
+                    self._give_up(running)
+                now = self._busy_with(running, now)
 
-    @contextlib.contextmanager
-    def _busy_with(self, running: Running | None) -> Iterator[None]:
-        """Within: what the controller does for one. If that takes long, as with a test's files at its end, others get more time.
+    def _busy_with(self, running: Running | None, began: float) -> float:
+        """What the time is, when something was done for one since then; None: between two steps.
 
-        Those that have said something, and so may wait for an answer; not this one, nor who has made it or was made by it.
+        If that took long, as with a test's files at its end, others get more time: those that have said something, and so may
+        wait for an answer; not this one, nor who has made it or was made by it.
         """
-        began = monotonic()
-        yield
-        if (spent := monotonic() - began) > _BUSY:
+        now = monotonic()
+        if (spent := now - began) > _BUSY:
             for other in self.running.values():
                 if other.talk.is_unheard and (running is None or not (other.is_around(running) or running.is_around(other))):
                     other.clock.excuse(spent)
+        return now
 
     def _listen_for_room(self) -> None:
         """Be woken too when a sandbox for which frames wait can take more of them."""
@@ -318,17 +324,18 @@ class Loop:
             last.callback(running.close)
             last.callback(self._bring_home, running)
             last.callback(self._remove_scratch, running)
-            last.callback(running.cgroup.remove)
-            last.callback(self._kill_squatters, running)
+            last.callback(self._remove_cgroup, running)
             bill(running)
             outcome = outcome_of(running, self._layout, self.layers_below(running))
             running.listener.on_end(running, outcome)
 
     @staticmethod
-    def _kill_squatters(running: Running) -> None:
-        """The main process around it had a way into its cgroups, for its fork."""
-        if running.parent is not None and running.cgroup.processes():
-            running.cgroup.kill(_SQUATTERS_TIME)
+    def _remove_cgroup(running: Running) -> None:
+        """The main process around it had a way into its cgroups, for its fork: who is there still has no business there."""
+        if not running.cgroup.remove_empty():
+            if running.parent is not None and running.cgroup.processes():
+                running.cgroup.kill(_SQUATTERS_TIME)
+            running.cgroup.remove()
 
     def _finish_unmade(self, running: Running) -> None:
         """What was to be made below it, and never was: nobody is left to make it."""

@@ -32,6 +32,11 @@ class Talk:
         return self._decoder.is_due
 
     @property
+    def size(self) -> int:
+        """Of the frame that was heard last, in bytes."""
+        return self._decoder.size
+
+    @property
     def is_unheard(self) -> bool:
         """Whether main has said something that nobody has heard yet."""
         return not self.silent and (self.is_due or ends.unread(self.wire) > 0)

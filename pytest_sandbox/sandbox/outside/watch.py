@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.outcome import Ending
@@ -18,21 +18,13 @@ STACKS_LOOK = 0.02
 _STACKS_ROOM = 1 << 20
 
 
-def next_due(everyone: Collection[Running]) -> float | None:
-    """When `check` is to be called next."""
-    due = [
-        moment
-        for running in everyone
-        if not running.end.abandoned
-        for moment in (
-            running.clock.due,
-            running.clock.next_look,
-            None if running.entering.entered else running.entering.enter_by,
-        )
-        if moment is not None
-    ]
-    due += [moment for one in everyone for moment in (one.end.gone_by, one.entering.spared_until) if moment is not None]
-    return min(due, default=None)
+def due(running: Running) -> float | None:
+    """When `check` is to be called next, or nothing of it may be left; None: not as it is now."""
+    end, entering = running.end, running.entering
+    moments = [end.gone_by, entering.spared_until]
+    if not end.abandoned:
+        moments += [running.clock.due, running.clock.next_look, None if entering.entered else entering.enter_by]
+    return min((moment for moment in moments if moment is not None), default=None)
 
 
 def check(running: Running, now: float, hear: Callable[[Running], None]) -> None:

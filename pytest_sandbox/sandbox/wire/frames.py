@@ -107,12 +107,16 @@ def _decode(body: bytes) -> Frame:
 
 
 class Decoder:
-    """Turns a stream of bytes into frames, one when it is asked for: those before one that is none are not lost with it."""
+    """Turns a stream of bytes into frames, one when it is asked for: those before one that is none are not lost with it.
+
+    size: of the last one, in bytes.
+    """
 
     def __init__(self, longest: int = LONGEST, most: int = MOST) -> None:
         self._pending = bytearray()
         self._longest = longest
         self._left = most
+        self.size = 0
 
     def feed(self, data: bytes) -> None:
         """Take the next part of the stream."""
@@ -137,6 +141,7 @@ class Decoder:
         body = bytes(self._pending[_HEADER.size : end])
         del self._pending[:end]
         self._left -= end
+        self.size = length
         return _decode(body)
 
     def _length(self) -> int | None:
