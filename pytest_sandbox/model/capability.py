@@ -59,6 +59,8 @@ class Cause(enum.Enum):
     """No user attributes on a tmpfs. Detail: a directory that has them."""
     NO_FILTER = enum.auto()
     """No token bucket filter."""
+    NO_MEMFD = enum.auto()
+    """No program may lie in memory."""
     # Of cgroups.
     READ_ONLY = enum.auto()
     """The cgroup file system is mounted so. Detail: where."""

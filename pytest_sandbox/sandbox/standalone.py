@@ -67,7 +67,8 @@ class Sandbox:
             supervisor.run_while(lambda: not running.ended)
         for problem in supervisor.not_home:
             warnings.warn(TeardownWarning(problem), stacklevel=3)
-        if running.last_words is None and running.problem is not None:
+        # Of one that ran, what it did that it must not is told by its outcome.
+        if running.problem is not None and (running.last_words is None or isinstance(running.problem, SetupError)):
             raise running.problem
         if listener.outcome is None:
             raise SandboxError("the sandbox ended without an outcome")

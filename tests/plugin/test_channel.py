@@ -179,3 +179,19 @@ def test_a_fork_of_the_test_cannot_ask(pytester: pytest.Pytester) -> None:
             assert sandbox.usage().wall > 0
     """)
     pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1)
+
+
+def test_a_large_shared_sandbox(pytester: pytest.Pytester) -> None:
+    """Each of its tests may say as much as one alone."""
+    pytester.makeconftest(
+        "from pytest_sandbox.sandbox.wire.frames import LONGEST, Decoder\nDecoder.__init__.__defaults__ = (LONGEST, 1 << 14)\n"
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+        pytestmark = pytest.mark.sandbox(scope="module")
+        @pytest.mark.parametrize("number", range(30))
+        def test_it(number): pass
+        """
+    )
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=30)

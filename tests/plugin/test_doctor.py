@@ -137,6 +137,13 @@ def test_no_network_namespaces() -> None:
     assert "sysctl -w user.max_net_namespaces=10000\n" in said
 
 
+def test_no_program_in_memory() -> None:
+    """As on a hardened machine, which then has no pid 1 for a sandbox."""
+    said = diagnose("echo 2 > /proc/sys/vm/memfd_noexec", apart=("-Urmpf", "--mount-proc"))
+    assert "\nNO  native: EACCES of memfd_create(2): vm.memfd_noexec is 2: no program may lie in memory" in said
+    assert "sysctl vm.memfd_noexec=1 (" in said
+
+
 @pytest.mark.skipif(not ROOT, reason="only root can leave a root directory")
 def test_a_chroot() -> None:
     """No rule of the machine's, and no mask: user namespaces are not made there."""

@@ -478,8 +478,21 @@ def test_under_xdist(pytester: pytest.Pytester) -> None:
     assert result.stdout.str().count("sandbox: one test at a time: pytest-xdist hands them out") == 1
 
 
-@pytest.mark.parametrize("number", ["ENOENT", "ENOSPC"])
-def test_who_has_failed_waits_for_the_controller(pytester: pytest.Pytester, place: Any, number: str) -> None:
+ITS_OWN = """
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until: sandbox_factory().run(["sleep", "0.05"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("met", "waiting"),
+    [
+        pytest.param(3, "raise OSError(errno.ENOENT, 'of its own')", id="ENOENT"),
+        pytest.param(3, "raise OSError(errno.ENOSPC, 'of its own')", id="ENOSPC"),
+        pytest.param(2, f"{ITS_OWN}    raise OSError(errno.ENOENT, 'of its own')", id="its own sandboxes"),
+    ],
+)
+def test_who_waits_for_the_controller(pytester: pytest.Pytester, place: Any, met: int, waiting: str) -> None:
     """While that is busy with another test's report, longer than the test has its time for: it has not timed out."""
     pytester.makeconftest(f"""
         import pathlib, time
@@ -488,15 +501,10 @@ def test_who_has_failed_waits_for_the_controller(pytester: pytest.Pytester, plac
                 pathlib.Path({str(place)!r}, "busy").touch()
                 time.sleep(4)
     """)
-    pytester.makepyfile(f"""
-        import errno
-        {meeting(place).replace(chr(10), chr(10) + " " * 8)}
-        def test_quick(): meet("quick", 2)
-        @pytest.mark.sandbox(timeout="3s")
-        def test_failing():
-            meet("failing", 3)
-            raise OSError(errno.{number}, "of its own")
-    """)
+    failing = (
+        f'@pytest.mark.sandbox(timeout="3s")\ndef test_failing(sandbox_factory):\n    meet("failing", {met})\n    {waiting}\n'
+    )
+    pytester.makepyfile(f"import errno, time\n{meeting(place)}\ndef test_quick(): meet('quick', 2); time.sleep(0.5)\n{failing}")
     result = run(pytester, place, "--sandbox-jobs=2")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["E  *Error: * of its own"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -170,6 +172,13 @@ def test_a_protocol_that_runs_the_test(pytester: pytest.Pytester, compare: Compa
     compare.same()
 
 
+#: struct sock_filter[]: EPERM for unshare(2), which is 272 on x86_64, and 97 on aarch64.
+NO_UNSHARE = [
+    (0x20, 0, 0, 0), (0x15, 0, 1, {"x86_64": 272, "aarch64": 97}[platform.machine()]),
+    (0x06, 0, 0, 0x0005_0000 | errno.EPERM), (0x06, 0, 0, 0x7FFF_0000),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("call", "why"),
     [
@@ -178,8 +187,12 @@ def test_a_protocol_that_runs_the_test(pytester: pytest.Pytester, compare: Compa
             "from another root directory: .*a wider fixture has changed it .os.chroot.. Fix: let a function-scoped",
         ),
         ("resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))", "has lowered RLIMIT_NOFILE. Fix: let a function-scoped"),
+        (
+            f"syscalls.set_filter(b''.join(struct.pack('=HBBI', *line) for line in {NO_UNSHARE}))",
+            "enter a sandbox: unshare a cgroup namespace: Operation not permitted",
+        ),
     ],
-    ids=["root", "files"],
+    ids=["root", "files", "filter"],
 )
 def test_what_wider_fixtures_must_not_do(pytester: pytest.Pytester, call: str, why: str) -> None:
     """Is said of each test that would be in a sandbox below, with what to do; the others run."""
@@ -187,7 +200,8 @@ def test_what_wider_fixtures_must_not_do(pytester: pytest.Pytester, call: str, w
         pytest.skip("a user's sandbox has no right to chroot(2)")
     pytester.makepyfile(
         f"""
-        import os, pytest, resource
+        import os, pytest, resource, struct
+        from pytest_sandbox._linux import syscalls
         @pytest.fixture(scope="module")
         def doing(tmp_path_factory):
             path = tmp_path_factory.mktemp("it")

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from pytest_sandbox import Limits, Outcome, Sandbox, SetupError, Spec
+from pytest_sandbox._linux import native
 from pytest_sandbox.sandbox.cleanup.removal import remove_tree
+from pytest_sandbox.sandbox.inside import outermost
 from pytest_sandbox.sandbox.inside.child import Inside
 from pytest_sandbox.sandbox.inside.main import fork_into
 from pytest_sandbox.sandbox.machine import host, probes
@@ -49,6 +51,20 @@ def nest(inside: Inside) -> int:
         except EOFError:
             return 0
         fork_into(inside, frame, descriptors, lambda _: 0)
+
+
+@pytest.mark.parametrize(
+    ("where", "name"), [(native, "become_init"), (outermost, "forbid_mounts")], ids=["of its init", "of its main process"]
+)
+def test_the_last_steps(monkeypatch: pytest.MonkeyPatch, where: object, name: str) -> None:
+    """What goes wrong there is said as of every other, and not taken for what the program did."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), "the last step")
+
+    monkeypatch.setattr(where, name, refuse)
+    with pytest.raises(SetupError, match=r"^the last step: Permission denied"):
+        Sandbox(Spec(hide=("/srv",))).run(["/bin/true"])
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import textwrap
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -428,6 +429,75 @@ def test_files_that_a_call_has_given_back(pytester: pytest.Pytester) -> None:
     assert re.search(
         "too many open files: limit 100 descriptors a process, 9[2-9] in use", case(pytester, f"{NO_FILES}    start()")
     )
+
+
+def test_files_and_another_error_in_the_teardown(pytester: pytest.Pytester) -> None:
+    """Which is what often follows, and says nothing of what the test has failed of."""
+    pytester.makepyfile(
+        """
+        import os, pytest
+        @pytest.fixture
+        def gone():
+            yield
+            os.stat("/nowhere")
+        @pytest.mark.sandbox(files=64)
+        def test_it(gone):
+            while True: os.dup(0)
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox")
+    result.assert_outcomes(failed=1, errors=1)
+    result.stdout.fnmatch_lines(["*too many open files: limit 64 descriptors a process, *"])
+
+
+def test_few_inodes(pytester: pytest.Pytester) -> None:
+    """One or two are left that are not enough: to change a file of the machine takes more."""
+    for number in range(20):
+        pytester.path.joinpath(f"file-{number}").touch()
+    tests = [
+        f"""
+        @pytest.mark.sandbox(inodes={inodes})
+        @pytest.mark.parametrize("change", [append, os.setxattr, rename])
+        def test_{inodes}(change):
+            for number in range(20):
+                change(f"file-{{number}}", "user.x", b"y")
+        """
+        for inodes in range(8, 16)
+    ]
+    helpers = """
+        import os, pytest
+        def append(path, *_):
+            with open(path, "a") as file: file.write("x")
+        def rename(path, *_): os.rename(path, f"{path}-moved")
+    """
+    pytester.makepyfile("\n".join(map(textwrap.dedent, [helpers, *tests])))
+    result = pytester.runpytest_subprocess("--sandbox")
+    result.assert_outcomes(failed=24)
+    result.stdout.fnmatch_lines([f"*out of inodes: limit {inodes}, *" for inodes in range(8, 16) for _ in range(3)])
+
+
+@pytest.mark.needs("pids")
+@counts_refusals
+def test_a_later_test_has_not_failed(pytester: pytest.Pytester) -> None:
+    """Of those that share a sandbox: what one has failed of is no ending of the next, which has met a limit and coped with it."""
+    pytester.makepyfile(
+        """
+        import os, pytest, signal
+        pytestmark = pytest.mark.sandbox(scope="module", pids=8)
+        def test_failing(): assert 0
+        def test_coping():
+            made = []
+            try:
+                while True:
+                    if not (pid := os.fork()): signal.pause()
+                    made.append(pid)
+            except BlockingIOError:
+                for pid in made: os.kill(pid, 9); os.waitpid(pid, 0)
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-usage")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.no_fnmatch_line("*too many processes*")
 
 
 @pytest.mark.parametrize("body", ["close()", "lower()", "raise OSError(24, 'Too many open files')"])

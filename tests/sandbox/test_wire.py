@@ -117,6 +117,10 @@ def test_too_much_in_sum() -> None:
     assert [decode(one, decoder) for _ in range(2)] == [[{"op": "x", "text": "y" * 20}]] * 2
     with pytest.raises(WireError, match="more than a sandbox may"):
         decode(one, decoder)
+    decoder = Decoder(most=100)
+    for _ in range(9):
+        assert decode(one, decoder)
+        decoder.forgive()
 
 
 def test_random_garbage() -> None:

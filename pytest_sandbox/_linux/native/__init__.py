@@ -123,24 +123,42 @@ def become_init(control: int, main: int, view: int | None = None) -> NoReturn:
 
     view: main's mount namespace, for one that is to make further sandboxes.
     """
-    content = program()
-    try:
-        writing = os.memfd_create("sandbox-init", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | _MFD_EXEC)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # before Linux 6.3 every memfd is executable
-            raise
-        writing = os.memfd_create("sandbox-init", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.write(writing, content)
-    fcntl.fcntl(writing, fcntl.F_ADD_SEALS, _SEALS)  # nobody may write to the program of a pid 1
-    reading = os.open(f"/proc/self/fd/{writing}", os.O_RDONLY | os.O_CLOEXEC)
-    os.close(writing)  # ETXTBSY while it is open for writing
+    reading = open_program()
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE) for fd in (reading, control, *([] if view is None else [view]))]
     os.set_inheritable(moved[0], False)
     for fd, number in zip(moved[1:], (_CONTROL, _VIEW), strict=False):
         os.dup2(fd, number)
     if view is None:
         os.closerange(_VIEW, _VIEW + 1)
-    os.execve(moved[0], ["sandbox-init", str(main)], {})
+    try:
+        os.execve(moved[0], ["sandbox-init", str(main)], {})
+    except OSError as error:
+        error.filename = "execve of a program in memory"
+        raise
+
+
+def open_program() -> int:
+    """The program of `init.c` as a file that lies in memory, which no sandbox hides; its descriptor. OSError: it may not be."""
+    try:
+        writing = _make_file()
+    except OSError as error:
+        error.filename = "memfd_create"
+        raise
+    os.write(writing, program())
+    fcntl.fcntl(writing, fcntl.F_ADD_SEALS, _SEALS)  # nobody may write to the program of a pid 1
+    reading = os.open(f"/proc/self/fd/{writing}", os.O_RDONLY | os.O_CLOEXEC)
+    os.close(writing)  # ETXTBSY while it is open for writing
+    return reading
+
+
+def _make_file() -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create("sandbox-init", flags | _MFD_EXEC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return os.memfd_create("sandbox-init", flags)  # before Linux 6.3 every one is executable
 
 
 def _ints(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int]:

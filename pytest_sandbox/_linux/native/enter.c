@@ -249,6 +249,13 @@ static int joiner(void *argument)
 	return 0;
 }
 
+/* RSEQ_SIG of glibc's <sys/rseq.h>, which older ones do not have. */
+#ifdef __aarch64__
+#define RSEQ_SIGNATURE 0xd428bc00
+#else
+#define RSEQ_SIGNATURE 0x53053053
+#endif
+
 /* The kernel forgets the area of who shares memory (rseq_fork), and fork(3) takes for granted that it is still known. */
 static void register_rseq(void)
 {
@@ -256,7 +263,7 @@ static void register_rseq(void)
 	extern const unsigned int __rseq_size __attribute__((weak));
 
 	if (&__rseq_size && __rseq_size)
-		syscall(SYS_rseq, (char *)__builtin_thread_pointer() + __rseq_offset, 32, 0, 0x53053053);
+		syscall(SYS_rseq, (char *)__builtin_thread_pointer() + __rseq_offset, 32, 0, RSEQ_SIGNATURE);
 }
 
 /* The pid of nobody: main is its own pid 1's child. Returns 1 in the caller, 0 in main, and -1 with step and error. */

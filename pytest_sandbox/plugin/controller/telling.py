@@ -112,7 +112,7 @@ class Telling:
         self._shares_network = False
         self._kept = Kept()
         self._phase_began: float | None = None
-        self._done = False
+        self._done = self._has_failed = False
         self.barks = watchdog.Barks(session.config)
 
     @property
@@ -137,7 +137,7 @@ class Telling:
     @property
     def quiet(self) -> bool:
         """Whether all its items passed or were skipped, and only the sandbox's end is left to come."""
-        failed = self.running is None or self.running.evidence.failed or self.reruns.may_follow
+        failed = self.running is None or self._has_failed or self.reruns.may_follow
         return self.over or (self._done and not failed and self.interruption is None and self.position == len(self.items))
 
     @property
@@ -240,6 +240,7 @@ class Telling:
         if self._phase_began is not None and not is_of_subtest(report):
             self._phase_began = monotonic()
         running.evidence.failed |= report.failed
+        self._has_failed |= report.failed
 
     def _finish(self, running: Running) -> None:
         if not any(report.when == "teardown" for report in self.reports):
@@ -257,7 +258,8 @@ class Telling:
                 self._fail_after_all(met)
                 add_outcome(self._finished[-1].item, done, met, None, self.position, shares_network=self._shares_network)
             running.clock.restart()  # a timeout is a test's, not the sandbox's
-            evidence.failure, evidence.taken = Failure(), 0
+            evidence.failure, evidence.failed, evidence.taken = Failure(), False, 0
+            running.talk.forgive()
             self._account.restart()
             running.send({"op": "counted"})
         self._line.news()

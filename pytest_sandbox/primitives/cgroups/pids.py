@@ -11,7 +11,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 
-from pytest_sandbox._linux.proc import parse_mountinfo
+from pytest_sandbox._linux import proc
 from pytest_sandbox.primitives.cgroups.files import read
 
 
@@ -49,8 +49,7 @@ def refused_for(directory: str) -> Refused:
 
 def _are_events_local() -> bool:
     """Whether version 2 is mounted so that it counts as it did before 6.11, with the file there (pids_localevents)."""
-    entries = parse_mountinfo(os.fsdecode(read("/proc/self/mountinfo")))
-    return any(entry.fstype == "cgroup2" and "pids_localevents" in entry.super_options for entry in entries)
+    return any(entry.fstype == "cgroup2" and "pids_localevents" in entry.super_options for entry in proc.mounts())
 
 
 def _around(directory: str) -> Iterator[_Bound | None]:

@@ -21,6 +21,8 @@ MOST_CHANGES = 1000
 #: Directories below this depth are not looked into (an open descriptor a level): the changes are then cut.
 _DEEPEST = 64
 _OPAQUE = "user.overlay.opaque"
+#: How many blocks or inodes are as good as none.
+_OF_NO_USE = 3
 #: How a directory of a layer is opened.
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -54,8 +56,14 @@ def shares(layer: int) -> tuple[float, float]:
 
 
 def _shares(status: os.statvfs_result) -> tuple[float, float]:
-    disk_full = 1 - status.f_bavail / status.f_blocks if status.f_blocks else 0.0
-    return disk_full, 1 - status.f_favail / status.f_files if status.f_files else 0.0
+    return _share(status.f_bavail, status.f_blocks), _share(status.f_favail, status.f_files)
+
+
+def _share(left: int, of: int) -> float:
+    """Of a few that are left it may be that none can be had: a file that is changed takes up to two inodes."""
+    if not of:
+        return 0.0
+    return 1.0 if left < _OF_NO_USE else 1 - left / of
 
 
 #: How many entries of a layer without a limit are counted: 200,000 take about a second.

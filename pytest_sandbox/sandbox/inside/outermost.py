@@ -85,9 +85,10 @@ def _become_init(layout: Layout, order: Order, given: Descriptors, control: Cont
     syscalls.unshare(Clone.NEWCGROUP)
     if syscalls.fork() == 0:
         process.leave_session()
-        for fd in (control.socket.fileno(), *ready, *([] if own is None else [own])):
+        for fd in (*ready, *([] if own is None else [own])):
             os.close(fd)
         _confine(order)
+        control.socket.close()
         process.restore_signals(control.handlers)
         process.set_dumpable(True)
         return
@@ -97,9 +98,9 @@ def _become_init(layout: Layout, order: Order, given: Descriptors, control: Cont
         syscalls.setns(own, Clone.NEWNS)
         os.close(own)
         process.keep_privileges(layout.last_capability)
-        native.become_init(control.socket.detach(), _MAIN, view)
+        native.become_init(control.socket.fileno(), _MAIN, view)
     process.drop_privileges((), layout.last_capability)
-    native.become_init(control.socket.detach(), _MAIN)
+    native.become_init(control.socket.fileno(), _MAIN)
 
 
 def _leave_store() -> int:

@@ -58,6 +58,13 @@ def of_file_system(error: OSError, name: str, read: Reader = read_file) -> Refus
     return _of_user(error, read) or Refusal(Cause.MASKED, rule)
 
 
+def of_program(read: Reader = read_file) -> Refusal:
+    """Where there may be no program that lies in memory: memfd_create(2), Documentation/admin-guide/sysctl/vm.rst."""
+    if (read("/proc/sys/vm/memfd_noexec") or "").strip() == "2":
+        return Refusal(Cause.NO_MEMFD, "vm.memfd_noexec is 2: no program may lie in memory, as pid 1's does")
+    return of_filter(read) or Refusal(Cause.NO_MEMFD, "no program may lie in memory, as pid 1's does")
+
+
 def _is_admin(read: Reader) -> bool:
     """Whether CAP_SYS_ADMIN is among the effective capabilities: proc_pid_status(5)."""
     _, _, after = (read("/proc/self/status") or "").partition("\nCapEff:\t")

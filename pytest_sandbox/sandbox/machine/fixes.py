@@ -328,6 +328,7 @@ _FIXES: dict[Cause, str | Callable[[HostKind, str], str]] = {
     Cause.NO_ATTRIBUTES: lambda _, found: (
         f"TMPDIR or --sandbox-scratch on ext4, xfs or btrfs (found: {found}), or a newer kernel"
     ),
+    Cause.NO_MEMFD: lambda kind, _: f"{_on_host(kind)}sudo sysctl vm.memfd_noexec=1 (a program may then ask for it)",
     Cause.NO_FILTER: lambda kind, _: f"{_on_host(kind)}sudo modprobe sch_tbf (a kernel with CONFIG_NET_SCH_TBF)",
     Cause.READ_ONLY: _read_only,
     Cause.NOT_DELEGATED: _delegate,

@@ -217,9 +217,13 @@ def _platform() -> Capability:
 
 def _native() -> Capability:
     problem = native.problem()
-    if problem is None:
-        return Capability("native", True, "pid 1's program, and the fork into namespaces")
-    return lacks("native", problem, Cause.NOT_BUILT)
+    if problem is not None:
+        return lacks("native", problem, Cause.NOT_BUILT)
+    try:
+        os.close(native.open_program())
+    except OSError as error:
+        return _refused("native", error, causes.of_program())
+    return Capability("native", True, "pid 1's program, and the fork into namespaces")
 
 
 def of_namespace(name: str) -> Capability:

@@ -127,8 +127,18 @@ def note_failure(running: Running, number: int) -> bool:
     evidence, before = running.evidence, running.evidence.failure
     disk, inodes = upper.shares(running.layer) if number in NO_ROOM and running.layer is not None else (0.0, 0.0)
     files = _files_met(running) if number == errno.EMFILE else None
-    evidence.failure = Failure(number, max(before.disk_full, disk), max(before.inodes_full, inodes), files or before.files)
-    return max(disk, inodes) >= FULL or files is not None
+    is_met = max(disk, inodes) >= FULL or files is not None
+    # What fails next, as in a teardown, is of no interest where a limit was met before, or may have been.
+    if not is_met and (before.is_met or before.errno == errno.EAGAIN):
+        number = before.errno
+    evidence.failure = Failure(
+        number,
+        max(before.disk_full, disk),
+        max(before.inodes_full, inodes),
+        files or before.files,
+        is_met=is_met or before.is_met,
+    )
+    return is_met
 
 
 def _files_met(running: Running) -> tuple[int, int] | None:

@@ -58,6 +58,15 @@ def is_hung_up(sock: Socket) -> bool:
     return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
+def have_news(*fds: int | None) -> bool:
+    """Whether something can be read from one of these, or somebody has ended whose pidfd it is."""
+    poll = select.poll()
+    for fd in fds:
+        if fd is not None:
+            poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def unread(sock: Socket) -> int:
     """How many bytes wait there: FIONREAD of unix(7), SIOCINQ, is of all of them."""
     try:

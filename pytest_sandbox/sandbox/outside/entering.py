@@ -17,6 +17,9 @@ from pytest_sandbox.sandbox.inside.main import GO, JOINED
 from pytest_sandbox.sandbox.outside import ends
 from pytest_sandbox.sandbox.outside.running import Pending, Running
 
+#: What stands before a complaint of who is forked into a sandbox, in its stderr: `complain` of enter.c.
+_COMPLAINT = b"pytest-sandbox: "
+
 
 def meet(running: Running, pid: int) -> None:
     """Know init from now on; without a `pidfd` where it has ended meanwhile, which is a problem of the sandbox then."""
@@ -111,6 +114,17 @@ def join(running: Running) -> bool:
         return False
     _enter(running)
     return False
+
+
+def give_up(running: Running) -> None:
+    """Whoever was to enter it does not: it has died of one of its first steps, and said so, or with the sandbox around it."""
+    running.fork_is_over()
+    _, said, _ = running.written.read_output()
+    if said.startswith(_COMPLAINT):
+        why = said.removeprefix(_COMPLAINT).partition(b"\n")[0].decode("utf-8", "replace")
+        running.fail(SetupError("enter a sandbox", why, 0))
+    else:
+        running.kill(None)
 
 
 def _enter(running: Running) -> None:

@@ -126,15 +126,22 @@ class Loop:
     def _busy_with(self, running: Running | None, began: float) -> float:
         """What the time is, when something was done for one since then; None: between two steps.
 
-        If that took long, as with a test's files at its end, others get more time: those that have said something, and so may
-        wait for an answer; not this one, nor who has made it or was made by it.
+        If that took long, as with a test's files at its end, others get more time: those that may wait for an answer; not this
+        one, nor who has made it or was made by it.
         """
         now = monotonic()
         if (spent := now - began) > _BUSY:
             for other in self.running.values():
-                if other.talk.is_unheard and (running is None or not (other.is_around(running) or running.is_around(other))):
+                if self._may_wait(other) and (running is None or not (other.is_around(running) or running.is_around(other))):
                     other.clock.excuse(spent)
         return now
+
+    def _may_wait(self, running: Running) -> bool:
+        """Whether it has said something that nobody has heard yet, or one that was made by it, for whose end it may wait.
+
+        A scope does not wait for its tests, but has no limit either while they run.
+        """
+        return running.talk.is_unheard or any(one.is_unheard for one in self.running.values() if one.parent is running)
 
     def _listen_for_room(self) -> None:
         """Be woken too when a sandbox for which frames wait can take more of them."""
@@ -227,9 +234,8 @@ class Loop:
         if not running.ended and running.talk.silent and not running.talk.is_due:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(running.talk.wire)
-            if not running.entering.entered:  # whoever was to enter it does not
-                running.fork_is_over()
-                running.kill(None)
+            if not running.entering.entered:
+                entering.give_up(running)
 
     def _frame(self, running: Running, frame: Frame) -> None:
         if frame["op"] == "refused":

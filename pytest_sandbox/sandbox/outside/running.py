@@ -182,6 +182,11 @@ class Running:
         """Whether it would hear that it is asked for its stacks: it is not stopped, and does not block the signal."""
         return self.main is None or proc.hears(self.main, STACKS_SIGNAL)
 
+    @property
+    def is_unheard(self) -> bool:
+        """Whether it or its init has said something, or it has ended, and nobody knows yet."""
+        return self.talk.is_unheard or ends.have_news(self.control.fileno(), self.pidfd)
+
     def is_around(self, other: Running) -> bool:
         """Whether another one is this one, or was made in it."""
         inner: Running | None = other

@@ -115,8 +115,12 @@ class Decoder:
     def __init__(self, longest: int = LONGEST, most: int = MOST) -> None:
         self._pending = bytearray()
         self._longest = longest
-        self._left = most
+        self._most = self._left = most
         self.size = 0
+
+    def forgive(self) -> None:
+        """Take as much again as at first."""
+        self._left = self._most
 
     def feed(self, data: bytes) -> None:
         """Take the next part of the stream."""
