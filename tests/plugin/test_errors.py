@@ -398,3 +398,32 @@ def test_no_sandbox_for_one_test(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("--sandbox", timeout=300)
     result.assert_outcomes(passed=3, errors=1)
     result.stdout.fnmatch_lines(["*ERROR at setup of test_1*", "*Too many open files*"])
+
+
+def test_a_teardown_without_a_frame_of_the_users(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Where nothing of a traceback is the user's, pytest shows all of it that is not ours."""
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture
+        def two(): yield 1; yield 2
+        @pytest.fixture(scope="module")
+        def wide(): yield 1; yield 2
+        @pytest.fixture
+        def a():
+            yield
+            raise ValueError("a")
+        @pytest.fixture
+        def b():
+            yield
+            raise KeyError("b")
+        def test_two(two): pass
+        def test_several(a, b): pass
+        def test_wide(wide): pass
+        """
+    )
+    pair = compare()
+    for run in (pair.plain, pair.boxed):
+        run.result.assert_outcomes(passed=3, errors=3)
+        run.result.stdout.no_fnmatch_line("*All traceback entries are hidden*")
+        assert run.result.stdout.str().count("Exception Group Traceback") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -223,3 +224,87 @@ def test_a_report_that_is_changed_late(pytester: pytest.Pytester, compare: Compa
     assert pair.boxed.screen() == pair.plain.screen()
     assert pair.boxed.text.count("about test_") == 4
     assert "in short" in pair.boxed.text
+
+
+def test_what_properties_are(pytester: pytest.Pytester) -> None:
+    """JUnit has the text of each, whatever it is."""
+    pytester.makepyfile(
+        """
+        import datetime, decimal, enum, pathlib
+        class Kind(enum.Enum): A = 1
+        class Name(str, enum.Enum): C = "c"
+        class Told:
+            def __str__(self): return "told"
+        def test_it(record_property):
+            given = [pathlib.Path("/tmp/x"), datetime.date(2026, 1, 2), decimal.Decimal("1.50"), (1, 2), {1: "a"}, {1}, b"b", 1.5,
+                     float("inf"), None, True, Kind.A, Name.C, ValueError("boom"), Told(), [Told], [pathlib.Path("/y")], "text"]
+            for number, value in enumerate(given): record_property(f"p{number}", value)
+            record_property(pathlib.Path("k"), 1)
+        """
+    )
+    found = []
+    for options in ((), ("--sandbox",)):
+        pytester.runpytest_subprocess("--junitxml=junit.xml", *options).assert_outcomes(passed=1)
+        properties = [(one.get("name"), one.get("value")) for one in ET.parse("junit.xml").iter("property")]
+        found.append([one for one in properties if not str(one[0]).startswith("sandbox_")])
+    assert found[0] == found[1]
+    assert len(found[1]) == 19
+
+
+@pytest.mark.parametrize("value", ["n", "(n, 'x')", "Told()"])
+def test_subtests_that_no_text_names(pytester: pytest.Pytester, compare: Compare, value: str) -> None:
+    """They are called what plain pytest calls them."""
+    pytester.makepyfile(
+        f"""
+        class Told:
+            def __str__(self): return "told"
+        def test_passing(subtests):
+            for n in range(2):
+                with subtests.test({value}): assert n < 2
+        def test_failing(subtests):
+            for n in range(3):
+                with subtests.test({value}): assert n != 1
+        """
+    )
+    compare.same("-rA")
+
+
+CLASSES = {
+    "conftest's own": (
+        (),
+        """
+        import pytest
+        class Own(pytest.TestReport): pass
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            report.__class__ = Own
+            return report
+        """,
+        "def test_passing(): pass\ndef test_failing(): assert 0",
+    ),
+    "subtests without their plugin": (
+        ("-p", "no:subtests"),
+        "",
+        """
+        import unittest
+        class TestIt(unittest.TestCase):
+            def test_it(self):
+                for n in range(3):
+                    with self.subTest(n=n): assert n != 1
+        """,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes_of_reports(pytester: pytest.Pytester, compare: Compare, name: str) -> None:
+    """Those that no hook knows how to send are reports like others."""
+    options, conftest, source = CLASSES[name]
+    pytester.makeconftest(conftest)
+    pytester.makepyfile(source)
+    pair = compare("-rA", *options)
+    plain, boxed = ([one["longrepr"] for one in run.record["reports"]] for run in (pair.plain, pair.boxed))
+    assert boxed == plain
+    assert "AssertionError" in str(boxed)
+    assert pair.boxed.result.parseoutcomes() == pair.plain.result.parseoutcomes()

@@ -396,3 +396,22 @@ def test_who_may_not_enter_another_sandbox(pytester: pytest.Pytester, change: st
     result.assert_outcomes(errors=4, passed=2)
     said = "setns: Operation not permitted *(os.setuid). Fix: let a function-*"
     result.stdout.fnmatch_lines([f"the sandbox could not be made: {said}", f"{said}: that ended the sandbox of test_widest.py"])
+
+
+def test_a_collector_that_only_tears_down(pytester: pytest.Pytester, compare: Compare) -> None:
+    """It does so once, after the last of its items."""
+    pytester.makeconftest(
+        """
+        import pytest
+        class Text(pytest.File):
+            def teardown(self): print("closed")
+            def collect(self):
+                for n in range(3): yield Line.from_parent(self, name=f"line {n}")
+        class Line(pytest.Item):
+            def runtest(self): assert self.name != "line 0"
+        def pytest_collect_file(parent, file_path):
+            if file_path.suffix == ".txt": return Text.from_parent(parent, path=file_path)
+        """
+    )
+    pytester.path.joinpath("a.txt").touch()
+    compare.same("-rA")

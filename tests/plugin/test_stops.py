@@ -133,3 +133,42 @@ def test_a_plugin_that_stops_the_run(pytester: pytest.Pytester, compare: Compare
         """
     )
     compare.same("-rA")
+
+
+@pytest.mark.parametrize("options", [("-x",), ("--maxfail=1", "--sandbox-jobs=2")], ids=["one", "jobs"])
+@pytest.mark.parametrize("stop", ["assert 0", "request.session.shouldstop = 'enough'; assert 0"], ids=["failed", "asked"])
+def test_the_scopes_of_a_shared_sandbox(pytester: pytest.Pytester, compare: Compare, stop: str, options: tuple[str, ...]) -> None:
+    """What they say at their teardown is the last test's, also where others were to come in its sandbox."""
+    pytester.makeconftest(
+        """
+        import pytest
+        @pytest.fixture(scope="session")
+        def session():
+            yield
+            print("session down")
+            raise OSError("port is still in use")
+        """
+    )
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.mark.sandbox(scope="class")
+        class TestIt:
+            def test_0(self, session): print("zero")
+            def test_1(self, session, request): {stop}
+            def test_2(self, session): pass
+        def test_3(): pass
+        """
+    )
+    own = [option for option in options if option.startswith("--sandbox")]
+    compare(*(option for option in options if option not in own), "-rA", options=own).assert_same(screen=True)
+
+
+@pytest.mark.parametrize("where", ["helper", "conftest"])
+def test_ctrl_c_in_another_file(pytester: pytest.Pytester, compare: Compare, where: str) -> None:
+    """It is told where that was."""
+    pytester.makepyfile(helper="def ask():\n    raise KeyboardInterrupt")
+    pytester.makeconftest("import pytest\n@pytest.fixture\ndef asked():\n    raise KeyboardInterrupt")
+    arguments, body = ("asked", "pass") if where == "conftest" else ("", "helper.ask()")
+    pytester.makepyfile(test_it=f"import helper\ndef test_it({arguments}): {body}")
+    compare.same()

@@ -6,6 +6,7 @@ In a sandbox it ends that alone; pytest in the controller is to do what a plain 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import traceback
 from typing import NoReturn
 
@@ -109,7 +110,8 @@ def do(item: pytest.Item, said: Interruption) -> None:
 
 
 def _interrupt(item: pytest.Item, path: str, line: int) -> NoReturn:
-    """Raise KeyboardInterrupt where the test did, if that was in its own file: pytest says where it came from."""
-    if path == str(item.path) and 0 < line < _LONGEST_FILE:
+    """Raise KeyboardInterrupt where the test did, if that was in a file that is loaded here: pytest says where it was."""
+    known = {str(item.path), *(getattr(module, "__file__", None) for module in tuple(sys.modules.values()))}
+    if path in known and 0 < line < _LONGEST_FILE:
         exec(compile("\n" * (line - 1) + "raise KeyboardInterrupt", path, "exec"), {})  # noqa: S102  # our own words, at that line
     raise KeyboardInterrupt

@@ -5,9 +5,10 @@ A child inherits the set-up fixtures of all enclosing scopes and tears down only
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 import pytest
 from _pytest.compat import NOTSET
@@ -18,6 +19,8 @@ from _pytest.runner import SetupState
 
 from pytest_sandbox.plugin.planning.scopes import Need
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 #: Fixtures whose failure pytest does not cache, and this process does.
 _CACHED_HERE: pytest.StashKey[list[FixtureDef[Any]]] = pytest.StashKey()
 
@@ -78,6 +81,13 @@ def enter(session: pytest.Session, node: Node) -> None:
         _state(session).setup(node)  # type: ignore[arg-type]  # walks listchain(), which every node has
 
 
+def unseen(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Have it be generated code for pytest: where that leaves nothing of a traceback, it shows the whole, and not only this."""
+    function.__code__ = function.__code__.replace(co_filename="<pytest-sandbox>")
+    return function
+
+
+@unseen
 def leave(session: pytest.Session) -> None:
     """Tear down everything that this process has set up."""
     __tracebackhide__ = True
@@ -93,17 +103,22 @@ def keeping(session: pytest.Session, following: pytest.Item | None, kept: pytest
     following: what hooks are told comes next, in whichever process. None: nothing.
     """
     state = _state(session)
-    exact = state.teardown_exact
-
-    def teardown_exact(nextitem: pytest.Item | None) -> None:
-        __tracebackhide__ = True
-        exact(kept if nextitem is following else nextitem)
-
-    state.teardown_exact = teardown_exact  # type: ignore[method-assign]
+    state.teardown_exact = partial(_teardown_exact, state.teardown_exact, following, kept)  # type: ignore[method-assign]
     try:
         yield
     finally:
         del state.teardown_exact
+
+
+@unseen
+def _teardown_exact(
+    exact: Callable[[pytest.Item | None], None],
+    following: pytest.Item | None,
+    kept: pytest.Item | None,
+    nextitem: pytest.Item | None,
+) -> None:
+    __tracebackhide__ = True
+    exact(kept if nextitem is following else nextitem)
 
 
 def set_up(item: pytest.Item, need: Need) -> bool:

@@ -59,20 +59,34 @@ def _sendable(value: Any) -> Any:  # noqa: ANN401  # a test or plugin may have p
     try:
         json.dumps(value, allow_nan=False, default=repr)  # as the wire does
     except Exception:  # noqa: BLE001  # what a foreign repr raises, too
-        with contextlib.suppress(Exception):
-            return str(value)
-        return f"<{type(value).__name__} that has no text>"
+        return _text(value)
     return value
 
 
-def _sendable_property(one: Any) -> Any:  # noqa: ANN401  # the same
-    return (one[0], _sendable(one[1])) if isinstance(one, (tuple, list)) and len(one) == 2 else _sendable(one)
+def _text(value: object) -> str:
+    with contextlib.suppress(Exception):
+        return str(value)
+    return f"<{type(value).__name__} that has no text>"
+
+
+def _packed(value: object) -> Any:  # noqa: ANN401  # what JSON takes
+    """It, packed, or its text, which is all that junit shows of it, where it is no plain data."""
+    try:
+        return values.pack(value)
+    except (TypeError, RecursionError):
+        return _text(value)
 
 
 def to_frame(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]:
     """A report as a frame."""
     data = config.hook.pytest_report_to_serializable(config=config, report=report)
-    data["user_properties"] = [_sendable_property(one) for one in report.user_properties]
+    if data.get("$report_type", "TestReport") != "TestReport":  # a class whose plugin has no hooks for it, or is not loaded
+        subtests: Any = sys.modules.get("_pytest.subtests")
+        data = (subtests and subtests.pytest_report_to_serializable(report)) or {**data, "$report_type": "TestReport"}
+    data["user_properties"] = [(_text(name), _packed(value)) for name, value in report.user_properties]
+    subtest = data.get("_subtest.context")
+    if isinstance(subtest, dict) and not isinstance(subtest.get("msg"), str | None):
+        subtest["msg"] = _text(subtest["msg"])
     plain = _take_added(data)
     longrepr = report.longrepr
     frame: dict[str, Any] = {
@@ -160,7 +174,11 @@ def _names(given: object, nodeid: str) -> bool:
 
 def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestReport:
     plain = {str(name): values.unpack(form) for name, form in (frame.get("plain") or {}).items() if name not in _OF_PYTEST}
-    report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=frame["data"] | plain)
+    data = frame["data"] | plain
+    subtests: Any = sys.modules.get("_pytest.subtests")
+    report: pytest.TestReport = (subtests and subtests.pytest_report_from_serializable(data)) or (
+        config.hook.pytest_report_from_serializable(config=config, data=data)
+    )
     if not isinstance(report, pytest.TestReport):
         raise TypeError(f"it is a {type(report).__name__}")
     report.__dict__.pop("node", None)  # xdist's, an object, and never a sandbox's
@@ -174,7 +192,7 @@ def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestRepo
     path, line, domain = report.location
     report.location = (str(path), line, str(domain))
     report.sections = [(str(name), str(content)) for name, content in report.sections]
-    report.user_properties = [(xml_text(name), value) for name, value in report.user_properties]
+    report.user_properties = [(xml_text(name), values.unpack(form)) for name, form in report.user_properties]
     report.duration = duration({"duration": report.duration})
     _check(report)
     context = getattr(report, "context", None)

@@ -318,7 +318,7 @@ class Telling:
         self.outcome = outcome
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)
-        elif (outcome.ending in KILLING or running.problem is not None) and not self.reruns.again:
+        elif (outcome.ending in KILLING or running.problem is not None) and not (self.reruns.again or self.stopped):
             self._fail_after_all(outcome)
             if len(self.items) == 1 and self._finished:
                 self.reruns.after_kill(self._finished[-1].reports)

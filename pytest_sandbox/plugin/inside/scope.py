@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from gc import collect, freeze
 from os import fstat
 
@@ -222,16 +223,11 @@ def _close(world: World, inside: Inside, index: int) -> None:
     """Tear down what this scope set up; an error goes into the teardown report of its last item."""
     item = world.session.items[index]
     item._report_sections.clear()
-
-    def tear_down() -> None:
-        __tracebackhide__ = True
-        ledger.leave(world.session)
-
     measuring.name_phase(world.config, item, "teardown")
     reraise = pytest.exit.Exception if item.config.getoption("usepdb", False) else (pytest.exit.Exception, KeyboardInterrupt)
     with around(world, item, "teardown"):
         try:
-            call = CallInfo.from_call(tear_down, "teardown", reraise=reraise)
+            call = CallInfo.from_call(partial(ledger.leave, world.session), "teardown", reraise=reraise)
         except reraise as error:
             interruption.send(inside.channel, error)
             call = CallInfo.from_call(lambda: None, "teardown")

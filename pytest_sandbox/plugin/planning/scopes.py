@@ -89,7 +89,7 @@ def _package(item: pytest.Item, definition: FixtureDef[Any], known: _Known) -> N
 
 
 def has_setup(node: Node) -> bool:
-    """Whether a collector has a setup of its own, which must be run once: a package's `setup_module`, a plugin's collector."""
+    """Whether a collector has a setup or teardown of its own, to be run once: a package's `setup_module`, a plugin's node."""
     if _HAS_SETUP not in node.stash:
         node.stash[_HAS_SETUP] = _has_setup(node)
     return node.stash[_HAS_SETUP]
@@ -102,7 +102,8 @@ def _has_setup(node: Node) -> bool:
         except OSError:
             return False
         return bool(_XUNIT.search(text))
-    return not type(node).setup.__module__.startswith("_pytest.")
+    own = type(node).setup, type(node).teardown
+    return not all(function.__module__.startswith("_pytest.") for function in own)
 
 
 def nodes(items: Iterable[pytest.Item], needed: Iterable[Sequence[Need]]) -> frozenset[Node]:

@@ -119,22 +119,36 @@ class Showing:
             show(self._config, "".join(self._texts.pop((*phase, self._fired[phase]), ())))
 
     def report(self, *, but: int = 0) -> None:
-        """Fire what is finished, but for the last ones, until one has the run stop: those after it did not happen."""
+        """Fire what is finished, but for the last ones, until one has the run stop: those after it did not happen.
+
+        Of one that asks for that before its teardown, this is left: it takes along what scopes have to say at theirs.
+        """
         while len(self.finished) > but:
-            one = self.finished.pop(0)
-            self.start(one.item, one.position)
+            one = self.finished[0]
+            self._fire_all_but_last(one)
+            if self._is_stopping:
+                del self.finished[1:]
+                return
+            del self.finished[0]
             self.fire(one.item, one.reports)
             one.end()
-            if self._session.shouldstop or self._session.shouldfail:
+            if self._is_stopping:
                 self.finished.clear()
+
+    @property
+    def _is_stopping(self) -> bool:
+        return bool(self._session.shouldstop or self._session.shouldfail)
+
+    def _fire_all_but_last(self, one: Finished) -> None:
+        self.start(one.item, one.position)
+        self.fire(one.item, one.reports[:-1])
+        del one.reports[:-1]
 
     def report_all_but_last(self) -> None:
         """Fire what is finished, but for the last item's teardown, which scopes that end with it may still change."""
         self.report(but=1)
         for last in self.finished:
-            self.start(last.item, last.position)
-            self.fire(last.item, last.reports[:-1])
-            del last.reports[:-1]
+            self._fire_all_but_last(last)
 
     def report_last(self) -> None:
         """Fire the rest of the last."""
