@@ -258,3 +258,38 @@ def test_limits_without_a_sandbox_are_refused(pytester: pytest.Pytester, compare
     assert run.status == pytest.ExitCode.USAGE_ERROR
     assert not run.reports
     assert "::test_2: @pytest.mark.sandbox(enabled=False): memory would have no effect" in run.text
+
+
+WIDER = """
+    import logging, pytest, warnings
+    @pytest.fixture(scope="session")
+    def logs(): logging.warning("slow"); print("out of it")
+    @pytest.fixture(scope="module")
+    def warns(): warnings.warn("old")
+    @pytest.fixture(scope="session")
+    def broken(): raise OSError("broken")
+    @pytest.fixture(scope="session")
+    def whole(): print("whole up"); yield; print("whole down")
+"""
+
+
+@pytest.mark.parametrize("how", ["group='g'", "scope='module'"])
+def test_for_whom_wider_fixtures_are_set_up(pytester: pytest.Pytester, compare: Compare, how: str) -> None:
+    """For the first test that asks for them: by its marks, with what they log and print in its report, and nobody else's."""
+    pytester.makeconftest(WIDER)
+    pytester.makepyfile(
+        test_a=f"""
+        import pytest
+        pytestmark = pytest.mark.sandbox({how})
+        @pytest.mark.skip
+        def test_skipped(logs): pass
+        @pytest.mark.filterwarnings("error")
+        def test_first(): pass
+        def test_asks(warns, logs, caplog): assert len(caplog.get_records("setup")) == 1; assert 0
+        def test_errs(broken): pass
+        def test_after(whole): pass
+        def test_asks_again(logs, caplog): assert not caplog.get_records("setup")
+        """,
+        test_other="def test_it(whole, broken): pass",
+    )
+    compare.same("-rA")

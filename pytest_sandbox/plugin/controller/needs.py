@@ -26,6 +26,7 @@ class Needs:
         self._needed: dict[int, tuple[Need, ...]] = {}
         self._broken: dict[int, Unrunnable] = {}
         self._unshared: set[int] = set()
+        self._skipped: dict[int, bool] = {}
 
     def index(self, unit: Unit) -> int:
         """Which of the units it is."""
@@ -48,7 +49,8 @@ class Needs:
     def prepare(self, scope: Scope, units: Iterable[tuple[Unit, int]]) -> list[tuple[int, int, list[int]]]:
         """What a scope must set up before a sandbox is forked from it, noted as had from now on: see `inside.scope._prepare`.
 
-        units: each with the item for which it is set up.
+        units: each with the first item of it that is to run. Of those that share a sandbox each has set up what it is the first
+        to ask for.
         For the first unit all that it needs. For later ones (that will use a scope to be opened now) what they need
         besides: after the fork the scope must stay as it is, since an overlay's lower layer must not change.
         """
@@ -56,18 +58,33 @@ class Needs:
         for position, (unit, item) in enumerate(units):
             needs = self.within_reach(unit)
             first = position == 0
-            if first and any(need.node is scope.node and scope.differs(need) for need in needs):
+            if first and any(need.node is scope.node and scope.differs(need) for _, need in needs):
                 # Another parameter: whatever stands on it goes with it. What does not is found in place when it is asked for.
                 scope.has.clear()
-            indexes = [index for index, need in enumerate(needs) if self._is_due(scope, need) and _suits(need, added)]
+            due = [(index, need) for index, need in needs if self._is_due(scope, need) and _suits(need, added)]
             # The same again where something else is needed before: that may fail, or this may after what an earlier unit needs.
-            kind = tuple(id(need.definition) for need in needs)
-            if indexes and kind not in seen:
+            kind = tuple(id(need.definition) for _, need in needs)
+            if due and kind not in seen:
                 seen.add(kind)
-                wanted.append((self._index[id(unit)], item, indexes))
-                added.update((id(needs[index].definition), needs[index]) for index in indexes)
+                its = self._by_item(unit, item, [index for index, _ in due])
+                wanted += [(self._index[id(unit)], asker, indexes) for asker, indexes in its]
+                added.update((id(need.definition), need) for _, need in due)
         scope.has.update((key, need.parameter) for key, need in added.items())
         return wanted
+
+    def _by_item(self, unit: Unit, item: int, indexes: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """These needs of a unit by who is the first to ask for them, from this item on: no mark skips him."""
+        found = dict[int, list[int]]()
+        for index in indexes:
+            askers = [one for one in unit.asked[index] if one >= item] if len(unit.items) > 1 else []
+            asker = next((one for one in askers if not self._is_skipped(one)), item)
+            found.setdefault(asker, []).append(index)
+        return sorted(found.items())
+
+    def _is_skipped(self, index: int) -> bool:
+        if index not in self._skipped:
+            self._skipped[index] = _is_skipped(self._session.items[index])
+        return self._skipped[index]
 
     def _is_due(self, scope: Scope, need: Need) -> bool:
         key = id(need.definition)
@@ -95,7 +112,7 @@ class Needs:
         """
         own = ((unit, index) for index in unit.items if index >= item)
         below = chain(own, ((later, index) for later, _ in self.later(unit, node) for index in later.items))
-        found, first = next(((its, index) for its, index in below if not _is_skipped(self._session.items[index])), (unit, item))
+        found, first = next(((its, index) for its, index in below if not self._is_skipped(index)), (unit, item))
         return self.index(found), first
 
     def ancestors(self, item: int) -> list[Node]:
@@ -106,19 +123,24 @@ class Needs:
         """What is to be set up for a unit in its scopes: nothing where marks say that none of its items will run."""
         known = self._needed.get(id(unit))
         if known is None:
-            skipped = all(_is_skipped(self._session.items[index]) for index in unit.items)
+            skipped = all(map(self._is_skipped, unit.items))
             known = self._needed[id(unit)] = () if skipped else unit.above
         return known
 
-    def within_reach(self, unit: Unit) -> tuple[Need, ...]:
-        """What is to be set up for a unit as things are: nothing after what has failed before, for another one."""
-        needs = self.of(unit)
+    def within_reach(self, unit: Unit) -> list[tuple[int, Need]]:
+        """What is to be set up for a unit as things are, with indexes: for none of its items anything after what has failed."""
+        needs = list(enumerate(self.of(unit)))
         scopes = {scope.node: scope for scope in self._scopes if scope.failed}
-        if scopes:
-            for index, need in enumerate(needs):
-                if need.node in scopes and scopes[need.node].has_failed(need):
-                    return needs[:index]
-        return needs
+        if not scopes:
+            return needs
+        found, done = list[tuple[int, Need]](), set[int]()
+        for index, need in needs:
+            askers = [item for item in unit.asked[index] if item not in done]
+            if need.node in scopes and scopes[need.node].has_failed(need):
+                done.update(askers)
+            elif askers:
+                found.append((index, need))
+        return found
 
     def unshare(self, name: str, node: Node, setting_up: str) -> Need | None:
         """Leave a fixture of this name at a node, or else the one being set up, to each sandbox that needs it; which one that is.

@@ -110,7 +110,7 @@ class Tree:
             return False
         return not any(
             self._needs.is_broken(need) or any(need.node is scope.node and self._needs.lacks(scope, need) for scope in self.open)
-            for need in self._needs.within_reach(unit)
+            for _, need in self._needs.within_reach(unit)
         )
 
     def _scope(self, node: Node, last_item: int) -> Scope:
@@ -199,7 +199,7 @@ class Tree:
             if scope.node not in ancestors or scope.outcome is not None:
                 break
             keep += 1
-            if any(need.node is scope.node and self._needs.lacks(scope, need) for need in needed):
+            if any(need.node is scope.node and self._needs.lacks(scope, need) for _, need in needed):
                 break  # what stands on it must go before it may change
         return list(reversed(self.open[keep:]))
 

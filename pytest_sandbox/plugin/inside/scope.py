@@ -143,14 +143,14 @@ def _forget_strays(config: pytest.Config) -> None:
 
 
 def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequence[int]]]) -> float:
-    """Set up fixtures: of a unit, for an item of it, by the indexes of its needs; returns how long it took, in seconds.
+    """Set up fixtures: of a unit, for one of its items, by the indexes of its needs; returns how long it took, in seconds.
 
     What one unit could not have, since another of its fixtures failed before, the next one has set up that needs it too.
     """
     duration, tried, failed = 0.0, set[int](), list[tuple[int, int]]()
     for unit_index, item_index, need_indexes in wanted:
         unit = world.units[unit_index]
-        reach = 0 if unit_index in world.failed else _reach(world, unit)
+        reach = 0 if (unit_index, item_index) in world.failed else _reach(world, unit, item_index)
         needed = [unit.above[index] for index in need_indexes if index < reach]
         needed = [need for need in needed if id(need.definition) not in tried]
         if needed:
@@ -159,7 +159,7 @@ def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequ
             duration += took
             tried.update(id(need.definition) for need in needed[: count + 1])  # the one that failed is not set up again, either
             if count < len(needed):
-                world.failed.add(unit_index)
+                world.failed.add((unit_index, item_index))
                 failed.append((unit_index, unit.above.index(needed[count])))
     every = {id(world.units[unit].above[need].definition): (unit, need) for unit, _, needs in wanted for need in needs}
     left = [place for definition, place in every.items() if definition not in tried]
@@ -168,12 +168,11 @@ def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequ
     return duration
 
 
-def _reach(world: World, unit: Unit) -> int:
-    """How many of a unit's needs pytest would set up: none after one that has failed for an item before."""
+def _reach(world: World, unit: Unit, item: int) -> int:
+    """How many of a unit's needs pytest would set up for this item: none after one of its own that has failed before."""
     broken = world.broken
-    failed = (
-        index for index, need in enumerate(unit.above) if id(need.definition) in broken and need.has(broken[id(need.definition)])
-    )
+    own = ((index, need) for index, need in enumerate(unit.above) if item in unit.asked[index])
+    failed = (index for index, need in own if id(need.definition) in broken and need.has(broken[id(need.definition)]))
     return next(failed, len(unit.above))
 
 

@@ -27,7 +27,7 @@ from pytest_sandbox.sandbox.wire.frames import Frame
 class World:
     """What every process of the run shares by fork: the session, and the units. keeps_terminal: see `settling`.
 
-    failed: units, by index, for which a scope could not set up all; as plain pytest does, nothing more is set up for them.
+    failed: units and items of theirs, by indexes, for which a scope could not set up all; nothing more is set up for these then.
     broken: the parameter of each fixture that failed, by definition's id. heir: the unit, by index, whose sandbox is to tell what
     plugins have noted while fixtures were set up for it.
     """
@@ -43,7 +43,7 @@ class World:
         self.keeps_terminal = keeps_terminal
         self.reporter = Reporter(session.config)
         self.protocol = session.config.hook.pytest_runtest_protocol
-        self.failed: set[int] = set()
+        self.failed: set[tuple[int, int]] = set()
         self.broken: dict[int, object] = {}
         self.heir: int | None = None
         self.generators = Generators()

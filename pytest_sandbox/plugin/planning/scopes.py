@@ -128,11 +128,13 @@ class Unit:
     """Items that run one after the other in one sandbox, forked from the last of `chain`.
 
     items: indexes into the session's items. above: those of their needs that live in `chain`, not in the sandbox itself.
+    asked: for each of these, whose they are, of the items.
     """
 
     items: tuple[int, ...]
     chain: tuple[Node, ...]
     above: tuple[Need, ...]
+    asked: tuple[tuple[int, ...], ...]
     spec: Spec
     can_spawn: bool = False
 
@@ -197,14 +199,15 @@ def _unit(
         common = tuple(node for node in common if node not in inside)
     elif isinstance(limit, pytest.Session):
         common = common[:1]
-    above: dict[int, Need] = {}
+    above, asked = dict[int, Need](), dict[int, list[int]]()
     for index in members:
         for need in needed[index]:
             # Where two members want different parameters of one fixture, the sandbox itself goes through them.
             if need.node in common and not _varies(need, members, needed) and not isinstance(limit, pytest.Session):
                 above[id(need.definition)] = need
+                asked.setdefault(id(need.definition), []).append(index)
     spawns = any("sandbox_factory" in getattr(items[index], "fixturenames", ()) for index in members)
-    return Unit(tuple(members), common, tuple(above.values()), plan.spec, spawns)
+    return Unit(tuple(members), common, tuple(above.values()), tuple(map(tuple, asked.values())), plan.spec, spawns)
 
 
 def _varies(need: Need, members: Sequence[int], needed: Mapping[int, tuple[Need, ...]]) -> bool:
