@@ -34,10 +34,14 @@ import generator
 import pytest
 from apart import Apart
 
+#: With what lines begin that stand below "Sandbox" in a report.
+OURS = (
+    "wall ", r"\(of \d+ tests that shared ", "added: ", "modified: ", "deleted: ", "replaced: ", "what it wrote", "  ", r"\.\.\.",
+)  # fmt: skip
 #: What differs by its nature, in any text: times, addresses, counters of processes and runs, and what a sandbox adds.
 INTENDED = (
     (r"^sandbox: .*\n", ""),
-    (r"(?m)^-+ Sandbox( files)? -+\n(?:(?:wall |added: |modified: |deleted: |replaced: |what it wrote|  |\.\.\.).*\n)*", ""),
+    (rf"(?m)^-+ Sandbox( files)? -+\n(?:(?:{'|'.join(OURS)}).*\n)*", ""),
     (r"\bin \d+\.\d+s\b( \(\d:\d\d:\d\d\))?", "in N s"),
     (r"0x[0-9a-f]{6,}", "0xN"),
     (r"\bThread-\d+\b", "Thread-N"),

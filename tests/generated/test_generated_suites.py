@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 COUNT = 10
 
 
-@pytest.mark.parametrize(("first", "options"), [(0, []), (1000, []), (2000, ["--sandbox-jobs=3"])])
+@pytest.mark.parametrize(
+    ("first", "options"), [(0, []), (1000, []), (2000, ["--sandbox-jobs=3"]), (910000, ["--sandbox-scope=module"])]
+)
 def test_the_same(first: int, options: list[str]) -> None:
     """Every event, all that is printed, files and the exit status; what differs on purpose is listed in compare.py."""
     program = [sys.executable, str(Path(__file__).with_name("compare.py"))]

@@ -60,7 +60,7 @@ class Scope:
     """An open scope sandbox.
 
     has: the parameter of each fixture set up there, by definition's id; failed: of those that could not be. asking: for whom
-    it works, and of: for which unit and item it sets up now, which may be later ones. interruption: what its teardown did to
+    it works, and of: for which item it sets up now, which may be a later one. interruption: what its teardown did to
     the run. warnings: of its teardown. version: of the generators' state that it has. barks: of pytest's watchdog.
     """
 
@@ -74,7 +74,7 @@ class Scope:
     interruption: Interruption | None = None
     setting_up: str = ""
     asking: deque[Asker] = dataclasses.field(default_factory=deque)
-    of: tuple[int, int] | None = None
+    of: int | None = None
     warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     version: int = 0
     failed: dict[int, object] = dataclasses.field(default_factory=dict)
@@ -123,8 +123,8 @@ class Home(Protocol):
     def leave(self, scope: Scope, needs: Sequence[tuple[int, int]], failed: Sequence[tuple[int, int]]) -> None:
         """The scope has not set up these needs of units, by index, since others had failed before."""
 
-    def warn_later(self, unit: int, warning: dict[str, Any]) -> None:
-        """A fixture that is set up early has warned; that belongs to the unit it is set up for."""
+    def warn_later(self, item: int, warning: dict[str, Any]) -> None:
+        """A fixture that is set up early has warned; that belongs to the item it is set up for."""
 
 
 class ScopeListener:
@@ -188,12 +188,12 @@ class ScopeListener:
             case Overran(output):
                 running.overrun(output)
 
-    def _of(self, said: For) -> tuple[int, int] | None:
+    def _of(self, said: For) -> int | None:
         if said.unit is None:
             return None
         if not self._home.is_of(said.item, said.unit):
             raise WireError(f"item {said.item} is not of unit {said.unit}")
-        return said.unit, said.item
+        return said.item
 
     def _has_prepared(self, running: Running, said: Prepared | Exit | Interrupt | Internal) -> None:
         """It has set up what it was asked for, or was interrupted amid that."""
@@ -234,8 +234,8 @@ class ScopeListener:
             self._kept.take(running, frame, self._scope.closed, 0)
         elif op == "warning":
             if self._scope.of is not None:
-                unit, index = self._scope.of
-                self._home.warn_later(unit, warning_from_frame(self._config, frame, self._session.items[index].nodeid))
+                its = self._session.items[self._scope.of]
+                self._home.warn_later(self._scope.of, warning_from_frame(self._config, frame, its.nodeid))
             else:
                 self._scope.warnings.append(warning_from_frame(self._config, frame, item.nodeid))
         elif op == "junit":

@@ -56,8 +56,8 @@ class Line(Protocol):
     def news(self) -> None:
         """One of them has said something."""
 
-    def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
-        """Those of fixtures that scopes have set up for a unit; once."""
+    def early_warnings(self, item: int) -> list[dict[str, Any]]:
+        """Those of fixtures that scopes have set up for an item; once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -302,7 +302,7 @@ class Telling:
             self.prepared = 0.0
         index = self.items[self.position]
         self._line.baton.note(dependency.entries(self.session.config, index, self.item, self.reports))
-        warnings = [*self._line.early_warnings(self.unit), *self.warnings]
+        warnings = [*self._line.early_warnings(index), *self.warnings]
         self._finished.append(Finished(self.item, self.position, self.reports, warnings))
         self.reports, self.warnings, self._kept = [], [], Kept()
         self.position += 1
@@ -410,5 +410,6 @@ class Telling:
             return
         if not isinstance(said, Stop):
             self.showing.fire(self.item, self.reports)  # as far as the test came
-            Finished(self.item, self.position, [], [*self._line.early_warnings(self.unit), *self.warnings]).warn()
+            index = self.items[min(self.position, len(self.items) - 1)]
+            Finished(self.item, self.position, [], [*self._line.early_warnings(index), *self.warnings]).warn()
         interruption.do(self.item, said)

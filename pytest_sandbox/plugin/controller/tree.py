@@ -258,13 +258,13 @@ class Tree:
         for one in not_had:
             scope.failed[id(one.definition)] = one.parameter
 
-    def warn_later(self, unit: int, warning: dict[str, Any]) -> None:
+    def warn_later(self, item: int, warning: dict[str, Any]) -> None:
         """See `Home`."""
-        self._early.setdefault(unit, []).append(warning)
+        self._early.setdefault(item, []).append(warning)
 
-    def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
+    def early_warnings(self, item: int) -> list[dict[str, Any]]:
         """Those of fixtures that scopes have set up for it; once."""
-        return self._early.pop(self._needs.index(unit), [])
+        return self._early.pop(item, [])
 
     def unshare(self, scope: Scope, item: pytest.Item, name: str, threads: str) -> None:
         """A fixture of an open scope, the one that it sets up or one of this name, has started a thread, which no fork inherits.

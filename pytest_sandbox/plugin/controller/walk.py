@@ -374,9 +374,9 @@ class Walk:
         """See `Line`."""
         self._row.news()
 
-    def early_warnings(self, unit: Unit) -> list[dict[str, Any]]:
+    def early_warnings(self, item: int) -> list[dict[str, Any]]:
         """See `Line`."""
-        return self._tree.early_warnings(unit)
+        return self._tree.early_warnings(item)
 
     def _finish(self, following: int | None) -> None:
         """Wait for all that is in line, and report it; before the last teardown close the scopes that end with it."""
