@@ -121,7 +121,7 @@ def give_up(running: Running) -> None:
     running.fork_is_over()
     _, said, _ = running.written.read_output()
     if said.startswith(_COMPLAINT):
-        why = said.removeprefix(_COMPLAINT).partition(b"\n")[0].decode("utf-8", "replace")
+        why = said.removeprefix(_COMPLAINT).partition(b"\n")[0][:1000].decode("utf-8", "replace")
         running.fail(SetupError("enter a sandbox", why, 0))
     else:
         running.kill(None)
