@@ -72,9 +72,11 @@ def _text(value: object) -> str:
 def _packed(value: object) -> Any:  # noqa: ANN401  # what JSON takes
     """It, packed, or its text, which is all that junit shows of it, where it is no plain data."""
     try:
-        return values.pack(value)
-    except (TypeError, RecursionError):
+        form = values.pack(value)
+        json.dumps(form)  # whole numbers of more than 4300 digits have no text
+    except (TypeError, ValueError, RecursionError):
         return _text(value)
+    return form
 
 
 def to_frame(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]:
