@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_sandbox import Limits, Outcome, Result, Sandbox, Spec
+from pytest_sandbox import Limits, Outcome, Result, Sandbox, Spec, capabilities
 from pytest_sandbox.model.spec import MIB
 from pytest_sandbox.primitives.cgroups.layout import RUN_PREFIX, find_hierarchies
 from pytest_sandbox.sandbox.inside.child import Inside
@@ -211,3 +211,23 @@ def sleep(seconds: float, status: int = 0) -> Callable[[Inside], int]:
         return status
 
     return body
+
+
+@pytest.fixture
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the caller gave to his pytest is not for the inner one."""
+    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def case(pytester: pytest.Pytester, source: str, *options: str) -> str:
+    """Run a module whose test_it fails by its sandbox, and whose test_after passes; the output."""
+    pytester.makepyfile("import os, pytest, subprocess, sys, threading, time\n" + source + "\ndef test_after(): pass\n")
+    result = pytester.runpytest_subprocess("--sandbox", *options, timeout=100)
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.ret == 1
+    return result.stdout.str()
+
+
+#: Without a cgroup nobody counts refused forks, and EAGAIN of a socket looks like one.
+counts_refusals = pytest.mark.skipif("RLIMIT" in capabilities()["pids"].reason, reason="processes are limited by RLIMIT_NPROC")
