@@ -65,6 +65,11 @@ def send(channel: Channel, error: BaseException) -> None:
         channel.send({"op": "internal", "traceback": traceback.format_exc()})
 
 
+def is_stopping(session: pytest.Session) -> bool:
+    """Whether the run is to end, by whoever's wish."""
+    return bool(session.shouldfail or session.shouldstop)
+
+
 def send_stop(channel: Channel, session: pytest.Session) -> bool:
     """Say that the session is to end, if it is; whether that was so."""
     stops = {name: str(why) for name in ("shouldstop", "shouldfail") if (why := getattr(session, name))}

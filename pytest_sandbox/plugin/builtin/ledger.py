@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from _pytest.compat import NOTSET
@@ -19,8 +19,7 @@ from _pytest.runner import SetupState
 
 from pytest_sandbox.plugin.planning.scopes import Need
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 #: Fixtures whose failure pytest does not cache, and this process does.
 _CACHED_HERE: pytest.StashKey[list[FixtureDef[Any]]] = pytest.StashKey()
 
@@ -81,13 +80,13 @@ def enter(session: pytest.Session, node: Node) -> None:
         _state(session).setup(node)  # type: ignore[arg-type]  # walks listchain(), which every node has
 
 
-def unseen(function: Callable[_P, _T]) -> Callable[_P, _T]:
+def _unseen(function: _Function) -> _Function:
     """Have it be generated code for pytest: where that leaves nothing of a traceback, it shows the whole, and not only this."""
     function.__code__ = function.__code__.replace(co_filename="<pytest-sandbox>")
     return function
 
 
-@unseen
+@_unseen
 def leave(session: pytest.Session) -> None:
     """Tear down everything that this process has set up."""
     __tracebackhide__ = True
@@ -110,7 +109,7 @@ def keeping(session: pytest.Session, following: pytest.Item | None, kept: pytest
         del state.teardown_exact
 
 
-@unseen
+@_unseen
 def _teardown_exact(
     exact: Callable[[pytest.Item | None], None],
     following: pytest.Item | None,

@@ -83,8 +83,8 @@ def to_frame(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]
     """A report as a frame."""
     data = config.hook.pytest_report_to_serializable(config=config, report=report)
     if data.get("$report_type", "TestReport") != "TestReport":  # a class whose plugin has no hooks for it, or is not loaded
-        subtests: Any = sys.modules.get("_pytest.subtests")
-        data = (subtests and subtests.pytest_report_to_serializable(report)) or {**data, "$report_type": "TestReport"}
+        module = _module_of_subtests()
+        data = (module and module.pytest_report_to_serializable(report)) or {**data, "$report_type": "TestReport"}
     data["user_properties"] = [(_text(name), _packed(value)) for name, value in report.user_properties]
     subtest = data.get("_subtest.context")
     if isinstance(subtest, dict) and not isinstance(subtest.get("msg"), str | None):
@@ -120,12 +120,13 @@ def _take_added(data: dict[str, Any]) -> dict[str, Any]:
 
 def _subtests(config: pytest.Config) -> dict[object, int]:
     """pytest's count of failed subtests by test, from which the terminal reporter makes the test itself fail."""
-    try:
-        from _pytest.subtests import failed_subtests_key
-    except ImportError:  # pytest 8
-        return {}
-    counts: Any = config.stash.get(failed_subtests_key, None)  # by ids, whose type changed
+    module = _module_of_subtests()
+    counts: Any = module and config.stash.get(module.failed_subtests_key, None)  # by ids, whose type changed
     return {} if counts is None else counts
+
+
+def _module_of_subtests() -> Any:  # noqa: ANN401  # a module, or None: pytest 8 has it not
+    return sys.modules.get("_pytest.subtests")
 
 
 def _id(report: pytest.TestReport) -> object:
@@ -176,9 +177,8 @@ def _names(given: object, nodeid: str) -> bool:
 
 def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestReport:
     plain = {str(name): values.unpack(form) for name, form in (frame.get("plain") or {}).items() if name not in _OF_PYTEST}
-    data = frame["data"] | plain
-    subtests: Any = sys.modules.get("_pytest.subtests")
-    report: pytest.TestReport = (subtests and subtests.pytest_report_from_serializable(data)) or (
+    data, module = frame["data"] | plain, _module_of_subtests()
+    report: pytest.TestReport = (module and module.pytest_report_from_serializable(data)) or (
         config.hook.pytest_report_from_serializable(config=config, data=data)
     )
     if not isinstance(report, pytest.TestReport):

@@ -76,8 +76,7 @@ class Needs:
         """These needs of a unit by who is the first to ask for them, from this item on: no mark skips him."""
         found = dict[int, list[int]]()
         for index in indexes:
-            askers = [one for one in unit.asked[index] if one >= item] if len(unit.items) > 1 else []
-            asker = next((one for one in askers if not self._is_skipped(one)), item)
+            asker = next((one for one in unit.asked[index] if one >= item and not self._is_skipped(one)), item)
             found.setdefault(asker, []).append(index)
         return sorted(found.items())
 

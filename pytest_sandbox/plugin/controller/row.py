@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pytest_sandbox.plugin.builtin.interruption import is_stopping
 from pytest_sandbox.plugin.builtin.terminal import STATUS
 from pytest_sandbox.plugin.controller.telling import Telling
 from pytest_sandbox.primitives.interrupts import deferred
@@ -23,7 +24,7 @@ class Row:
     @property
     def is_stopping(self) -> bool:
         """Whether the run is to end."""
-        return bool(self._session.shouldfail or self._session.shouldstop)
+        return is_stopping(self._session)
 
     def news(self) -> None:
         """Some unit has said something: report what can be, in order."""

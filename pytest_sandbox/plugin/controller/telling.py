@@ -118,7 +118,11 @@ class Telling:
     @property
     def item(self) -> pytest.Item:
         """The item that is running, or the last that was."""
-        return self.session.items[self.items[min(self.position, len(self.items) - 1)]]
+        return self.session.items[self._index]
+
+    @property
+    def _index(self) -> int:
+        return self.items[min(self.position, len(self.items) - 1)]
 
     @property
     def _finished(self) -> list[Finished]:
@@ -300,9 +304,8 @@ class Telling:
         if self.prepared and self.reports:
             self.reports[0].duration += self.prepared  # as plain pytest counts what its first test had set up
             self.prepared = 0.0
-        index = self.items[self.position]
-        self._line.baton.note(dependency.entries(self.session.config, index, self.item, self.reports))
-        warnings = [*self._line.early_warnings(index), *self.warnings]
+        self._line.baton.note(dependency.entries(self.session.config, self._index, self.item, self.reports))
+        warnings = [*self._line.early_warnings(self._index), *self.warnings]
         self._finished.append(Finished(self.item, self.position, self.reports, warnings))
         self.reports, self.warnings, self._kept = [], [], Kept()
         self.position += 1
@@ -410,6 +413,5 @@ class Telling:
             return
         if not isinstance(said, Stop):
             self.showing.fire(self.item, self.reports)  # as far as the test came
-            index = self.items[min(self.position, len(self.items) - 1)]
-            Finished(self.item, self.position, [], [*self._line.early_warnings(index), *self.warnings]).warn()
+            Finished(self.item, self.position, [], [*self._line.early_warnings(self._index), *self.warnings]).warn()
         interruption.do(self.item, said)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_sandbox.plugin.builtin.interruption import is_stopping
 from pytest_sandbox.plugin.builtin.junit import Noted
 from pytest_sandbox.plugin.builtin.terminal import show
 from pytest_sandbox.plugin.others import carried
@@ -126,18 +127,14 @@ class Showing:
         while len(self.finished) > but:
             one = self.finished[0]
             self._fire_all_but_last(one)
-            if self._is_stopping:
+            if is_stopping(self._session):
                 del self.finished[1:]
                 return
             del self.finished[0]
             self.fire(one.item, one.reports)
             one.end()
-            if self._is_stopping:
+            if is_stopping(self._session):
                 self.finished.clear()
-
-    @property
-    def _is_stopping(self) -> bool:
-        return bool(self._session.shouldstop or self._session.shouldfail)
 
     def _fire_all_but_last(self, one: Finished) -> None:
         self.start(one.item, one.position)
