@@ -194,6 +194,13 @@ def below(supervisor: Supervisor, parent: Running, body: str, *, inner: bool = F
     return supervisor.start(parent, Spec(**spec), heard, scope=inner, body=body), heard
 
 
+def do(supervisor: Supervisor, running: Running, heard: Heard, name: str) -> None:
+    """Have a scope run one of its bodies, and wait until it has."""
+    count = len(heard.frames)
+    running.send({"op": "do", "body": name})
+    supervisor.run_while(lambda: len(heard.frames) == count)
+
+
 def wait(supervisor: Supervisor, *heard: Heard) -> list[Outcome]:
     """Serve until all of these are gone."""
     limit = time.monotonic() + 300

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import io
 import os
+import platform
 import random
+import resource
 import signal
+import struct
+import sys
 import threading
 import time
 from typing import Any
@@ -14,9 +20,13 @@ from typing import Any
 import pytest
 
 from pytest_sandbox import Ending, Spec
+from pytest_sandbox._linux import syscalls
 from pytest_sandbox.sandbox.inside.child import Inside
 from pytest_sandbox.sandbox.outside.supervisor import Supervisor
-from tests.sandbox.conftest import Heard, below, root, scope, wait
+from tests.sandbox.conftest import Heard, below, do, root, scope, wait
+
+#: Number of unshare(2).
+_UNSHARE = {"x86_64": 272, "aarch64": 97}[platform.machine()]
 
 
 def test_a_scope_with_a_thread_can_fork_sandboxes(supervisor: Supervisor) -> None:
@@ -31,8 +41,7 @@ def test_a_scope_with_a_thread_can_fork_sandboxes(supervisor: Supervisor) -> Non
         return 0
 
     outer, above = root(supervisor, scope({"thread": start_thread, "count": count}))
-    outer.send({"op": "do", "body": "thread"})
-    supervisor.run_while(lambda: not above.frames)
+    do(supervisor, outer, above, "thread")
     heard = [below(supervisor, outer, "count")[1] for _ in range(5)]
     assert [outcome.status for outcome in wait(supervisor, *heard)] == [0] * 5
     assert [frame for one in heard for frame in one.frames] == [{"op": "threads", "count": 1, "pid": 3}] * 5
@@ -149,8 +158,7 @@ def test_nobody_is_killed_while_it_fork_is_over(supervisor: Supervisor) -> None:
         return look(inside)
 
     outer, above = root(supervisor, scope({"delay": delay_forks, "look": look, "kill": kill}))
-    outer.send({"op": "do", "body": "delay"})
-    supervisor.run_while(lambda: not above.frames)
+    do(supervisor, outer, above, "delay")
     killed, first = below(supervisor, outer, "look")
     supervisor.run_while(lambda: killed.entering.pending is not None)
     time.sleep(0.1)  # it is forked by now, and forker sleeps
@@ -171,8 +179,7 @@ def test_a_scope_that_does_not_fork(supervisor: Supervisor) -> None:
         return 0
 
     outer, above = root(supervisor, scope({"hang": hang, "leave": lambda _: 0}))
-    outer.send({"op": "do", "body": "hang"})
-    supervisor.run_while(lambda: not above.frames)
+    do(supervisor, outer, above, "hang")
     children = [below(supervisor, outer, "leave") for _ in range(3)]
     supervisor.run_while(lambda: not all(child.entering.being_forked for child, _ in children))
     for child, _ in children:
@@ -180,3 +187,52 @@ def test_a_scope_that_does_not_fork(supervisor: Supervisor) -> None:
     outcomes = wait(supervisor, above, *(heard for _, heard in children))
     assert {outcome.ending for outcome in outcomes} == {Ending.NO_REPORT}
     assert "does not come to an end of it" in outcomes[0].sentence
+
+
+def test_the_reason_of_who_could_not_enter_comes_first(supervisor: Supervisor) -> None:
+    """Or last: the sandbox is over before the scope, which is busy, has closed its end of the sandbox's socket."""
+
+    def refuse(_: Inside) -> int:
+        """As a fixture with a filter of its own does: no new cgroup namespace."""
+        refused = [(32, 0, 0, 0), (21, 0, 1, _UNSHARE), (6, 0, 0, 0x00050000 | errno.EPERM), (6, 0, 0, 0x7FFF0000)]
+        syscalls.set_filter(b"".join(struct.pack("=HBBI", *line) for line in refused))
+        os.register_at_fork(after_in_parent=lambda: time.sleep(1))
+        return 0
+
+    outer, above = root(supervisor, scope({"refuse": refuse, "leave": lambda _: 0}))
+    do(supervisor, outer, above, "refuse")
+    running, heard = below(supervisor, outer, "leave")
+    wait(supervisor, heard)
+    assert str(running.problem) == "enter a sandbox: unshare a cgroup namespace: Operation not permitted"
+    assert not outer.ended
+
+
+def test_the_reason_of_who_does_not_fork_may_come_late(supervisor: Supervisor) -> None:
+    """Nobody has an end of the sandbox's socket any more, and it is waited for who says why; not for ever."""
+    held: list[int] = []
+
+    def exhaust(_: Inside) -> int:
+        """What the next sandbox is given does not arrive, which is said when the output is flushed, after a while."""
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        sys.stdout = _Slow()
+        return 0
+
+    outer, above = root(supervisor, scope({"exhaust": exhaust, "leave": lambda _: 0}))
+    do(supervisor, outer, above, "exhaust")
+    running, heard = below(supervisor, outer, "leave")
+    wait(supervisor, heard)
+    assert str(running.problem).startswith("receive descriptors: Too many open files")
+    running, heard = below(supervisor, outer, "leave")
+    supervisor.run_while(lambda: not running.entering.deserted)
+    running.entering.enter_by = time.monotonic()  # in place of five seconds
+    wait(supervisor, heard)
+    assert "nobody has entered it, and nobody says why" in str(running.problem)
+    assert not outer.ended
+
+
+class _Slow(io.StringIO):
+    def flush(self) -> None:
+        time.sleep(1)

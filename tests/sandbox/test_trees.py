@@ -11,9 +11,8 @@ from collections.abc import Callable
 
 from pytest_sandbox import Change, ChangeKind, Ending, Limits, Network
 from pytest_sandbox.sandbox.inside.child import Inside
-from pytest_sandbox.sandbox.outside.running import Running
 from pytest_sandbox.sandbox.outside.supervisor import Supervisor
-from tests.sandbox.conftest import Bodies, Heard, below, root, scope, sleep, wait
+from tests.sandbox.conftest import Bodies, below, do, root, scope, sleep, wait
 
 
 def tell(text: str) -> Callable[[Inside], int]:
@@ -44,13 +43,6 @@ def put(text: str, *paths: str) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
-
-
-def do(supervisor: Supervisor, running: Running, heard: Heard, name: str) -> None:
-    """Have a scope run one of its bodies, and wait until it has."""
-    count = len(heard.frames)
-    running.send({"op": "do", "body": name})
-    supervisor.run_while(lambda: len(heard.frames) == count)
 
 
 def remove(path: str) -> Callable[[Inside], int]:

@@ -9,8 +9,9 @@ import contextlib
 import errno
 import os
 
+from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox._linux.sockets import Socket
-from pytest_sandbox.model.errors import SetupError
+from pytest_sandbox.model.errors import SandboxError, SetupError
 from pytest_sandbox.primitives import process
 from pytest_sandbox.sandbox.files import upper
 from pytest_sandbox.sandbox.inside.main import GO, JOINED
@@ -19,6 +20,8 @@ from pytest_sandbox.sandbox.outside.running import Pending, Running
 
 #: What stands before a complaint of who is forked into a sandbox, in its stderr: `complain` of enter.c.
 _COMPLAINT = b"pytest-sandbox: "
+#: How long it is waited for the reason why nobody enters a sandbox, in seconds.
+_WORD_TIME = 5.0
 
 
 def meet(running: Running, pid: int) -> None:
@@ -116,15 +119,33 @@ def join(running: Running) -> bool:
     return False
 
 
-def give_up(running: Running) -> None:
-    """Whoever was to enter it does not: it has died of one of its first steps, and said so, or with the sandbox around it."""
+def desert(running: Running) -> None:
+    """Nobody is left who could enter it, and who ends of one of its first steps says so: in its stderr, or through its init.
+
+    Where nobody was forked into it, whoever was to do that says why; he may not have done so yet.
+    """
     running.fork_is_over()
-    _, said, _ = running.written.read_output()
-    if said.startswith(_COMPLAINT):
-        why = said.removeprefix(_COMPLAINT).partition(b"\n")[0][:1000].decode("utf-8", "replace")
-        running.fail(SetupError("enter a sandbox", why, 0))
+    problem = _complaint(running)
+    if problem is not None:
+        running.fail(problem)
     else:
-        running.kill(None)
+        running.entering.deserted = True
+        running.entering.enter_by = monotonic() + _WORD_TIME
+
+
+def why_not(running: Running) -> SandboxError | None:
+    """Why one that has ended was not entered, where that is known: main could not, or the sandbox around it had ended."""
+    parent = running.parent
+    if (complaint := _complaint(running)) is not None or parent is None or not parent.ended:
+        return complaint
+    return SandboxError(f"never started: the sandbox around it had ended ({parent.problem or 'killed'})")
+
+
+def _complaint(running: Running) -> SetupError | None:
+    said = running.written.first_words()
+    if not said.startswith(_COMPLAINT):
+        return None
+    return SetupError("enter a sandbox", said.removeprefix(_COMPLAINT).partition(b"\n")[0].decode("utf-8", "replace"), 0)
 
 
 def _enter(running: Running) -> None:

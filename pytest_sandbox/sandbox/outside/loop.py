@@ -12,7 +12,7 @@ import selectors
 from collections.abc import Sequence
 
 from pytest_sandbox._linux.clock import monotonic
-from pytest_sandbox.model.errors import SandboxError, SetupError, WireError, warn_of_teardown
+from pytest_sandbox.model.errors import SetupError, WireError, warn_of_teardown
 from pytest_sandbox.primitives.interrupts import deferred
 from pytest_sandbox.sandbox.cleanup.scratch import remove_or_warn
 from pytest_sandbox.sandbox.files.home import Home, Refuses
@@ -235,7 +235,7 @@ class Loop:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(running.talk.wire)
             if not running.entering.entered:
-                entering.give_up(running)
+                entering.desert(running)
 
     def _frame(self, running: Running, frame: Frame) -> None:
         if frame["op"] == "refused":
@@ -316,9 +316,8 @@ class Loop:
         if running.ended:
             return
         running.ended = True
-        if not running.entering.entered and running.problem is None and running.parent is not None and running.parent.ended:
-            why = running.parent.problem or "killed"
-            running.problem = SandboxError(f"never started: the sandbox around it had ended ({why})")
+        if not running.entering.entered:
+            running.problem = running.problem or entering.why_not(running)
         del self.running[running.name]
         if running.parent is not None:
             _answered(running.parent, running)

@@ -93,8 +93,8 @@ class Entering:
     listen. launcher: pid of the process that it was forked from, if that is one of the controller's own.
     held: made ready, but not to run yet. enter_by: when main must be there. being_forked: the main process around it may be
     forking into it. spared_until: until when a kill waits for that.
-    attached: main is in its cgroups of version 2. entered: in all. refused: it never started, by the word of who was to make it,
-    which lives.
+    attached: main is in its cgroups of version 2. entered: in all. deserted: nobody is left who could. refused: it never started,
+    by the word of who was to make it, which lives.
     """
 
     pending: Pending | None
@@ -107,6 +107,7 @@ class Entering:
     spared_until: float | None = None
     attached: bool = False
     entered: bool = False
+    deserted: bool = False
     refused: bool = False
 
 

@@ -38,7 +38,8 @@ def check(running: Running, now: float, hear: Callable[[Running], None]) -> None
     if running.end.abandoned:
         return
     if not entering.entered and entering.enter_by is not None and now >= entering.enter_by:
-        running.fail(SetupError("make a sandbox", "it is not ready after two minutes", errno.ETIMEDOUT))
+        why = "nobody has entered it, and nobody says why" if entering.deserted else "it is not ready after two minutes"
+        running.fail(SetupError("make a sandbox", why, errno.ETIMEDOUT))
         if running.pidfd is None:
             running.hang_up()
         elif entering.being_forked:

@@ -10,6 +10,8 @@ from pytest_sandbox.sandbox.outside import ends
 
 #: How much of its stacks is read, in bytes.
 _MOST_STACKS = 1 << 20
+#: As much as a line of what is said of the first steps, in bytes.
+_LINE = 1000
 
 
 @dataclasses.dataclass(slots=True)
@@ -41,6 +43,10 @@ class Written:
     def read_shown(self, start: int = 0) -> bytes:
         """What it wrote past its capture, from a position on."""
         return ends.read(self.shown, self.limit, start)
+
+    def first_words(self) -> bytes:
+        """The beginning of its stderr, a line at least."""
+        return ends.read(self.stderr, _LINE)
 
     def read_output(self) -> tuple[bytes, bytes, bool]:
         """What stands in stdout and stderr, and whether that is not all: more than anybody reads, or is to be held in memory."""
