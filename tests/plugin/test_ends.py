@@ -160,8 +160,9 @@ def test_fixtures_of_wider_scopes_have_the_time_limit_too(pytester: pytest.Pytes
     run = compare.one("--sandbox-timeout=3", "--tb=short")
     assert run.result.parseoutcomes() == {"passed": 3, "errors": 3}, run.text
     over = r"timed out: killed after \S+, limit 3s: that ended the sandbox of \S+"
-    assert re.search(f"{over} session while it set up fixture 'hangs'", run.text), run.text
-    assert re.search(f"{over} before it had torn down", run.text), run.text
+    whose = r" \(limit timeout: set by --sandbox-timeout\)"
+    assert re.search(f"{over} session while it set up fixture 'hangs'{whose}", run.text), run.text
+    assert re.search(f"{over} before it had torn down{whose}", run.text), run.text
 
 
 @pytest.mark.needs("cpu_time")

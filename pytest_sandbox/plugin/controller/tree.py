@@ -14,7 +14,7 @@ from _pytest.nodes import Node
 
 from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import SetupError, UnavailableError
-from pytest_sandbox.model.outcome import KILLING, Ending
+from pytest_sandbox.model.outcome import KILLING, Ending, Outcome
 from pytest_sandbox.model.spec import Limits, Spec, most
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.watchdog import Barks
@@ -26,7 +26,7 @@ from pytest_sandbox.plugin.others.coverage import measuring
 from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.plugin.reporting.book import Book
-from pytest_sandbox.plugin.reporting.report import fail, make_failure
+from pytest_sandbox.plugin.reporting.report import fail, make_failure, origins_for_scope
 from pytest_sandbox.sandbox.inside.child import Inside, Next
 from pytest_sandbox.sandbox.machine.unmade import of_process
 from pytest_sandbox.sandbox.outside.running import Listener, Running
@@ -221,9 +221,10 @@ class Tree:
         if scope.closed is None and scope.is_made and not scope.setting_up:
             item = self._world.session.items[scope.last_item]
             text = f"{scope.outcome.sentence}: that ended the sandbox of {scope.name} before it had torn down"
-            return make_failure(item, "teardown", text, scope.outcome)
+            return make_failure(item, "teardown", text + self._whose_limit(item, scope.outcome), scope.outcome)
         if scope.outcome.ending in KILLING and scope.closed is not None and scope.closed.passed:
-            fail(scope.closed, f"{scope.outcome.sentence}: in the sandbox of {scope.name}", scope.outcome)
+            whose = self._whose_limit(self._world.session.items[scope.last_item], scope.outcome)
+            fail(scope.closed, f"{scope.outcome.sentence}: in the sandbox of {scope.name}{whose}", scope.outcome)
         return scope.closed
 
     def _wait_for_the_dying(self, scope: Scope) -> None:
@@ -288,11 +289,15 @@ class Tree:
         what = f"{dead.outcome.sentence}: that ended the sandbox of {dead.name}"
         if dead.setting_up:
             what += f" while it set up fixture {dead.setting_up!r}"
+        what += self._whose_limit(asker.item, dead.outcome)
         fix = _MORE_MEMORY if dead.outcome.ending is Ending.OUT_OF_MEMORY and not dead.setting_up else ""
         problem = Unrunnable(f"{what}{fix}", dead.outcome)
         if dead.setting_up:
             self._needs.give_up(dead.setting_up, dead.node, problem)
         return problem
+
+    def _whose_limit(self, item: pytest.Item, outcome: Outcome) -> str:
+        return origins_for_scope(item, outcome, self._spec.limits)
 
     def _first_dead(self, asker: Asker, seconds: float) -> Scope | None:
         """The outermost scope that has ended. What it was making, or held, may be heard of first: wait for the cause."""

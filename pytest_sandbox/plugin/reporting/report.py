@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from pytest_sandbox.model.outcome import Ending, Made, Outcome, Usage
+from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.model.texts import printable
 from pytest_sandbox.model.units import format_seconds, format_size
 from pytest_sandbox.plugin.builtin import stacks
@@ -37,6 +38,8 @@ _LIMITS = {
     Ending.OUT_OF_INODES: "inodes",
     Ending.TOO_MUCH_OUTPUT: "output",
 }
+#: Those that a scope has from the test that it works for; the others are the run's.
+_OF_TIME = ("timeout", "cpu_time")
 #: The figures that are told of several sandboxes together.
 _OF_MANY = ("wall", "cpu", "memory_peak", "pids_peak")
 
@@ -116,16 +119,31 @@ def add_outcome(
 
 def _origins(item: pytest.Item, outcome: Outcome) -> Iterator[str]:
     """Where each limit comes from that the sentence says was met; how to set one that is a default."""
-    if outcome.ending not in _LIMITS:
-        return
-    limits = resolve.plan(item, resolve.settings(item.config)).spec.limits
-    for ending, name in _LIMITS.items():
+    for name in _met(outcome, resolve.plan(item, resolve.settings(item.config)).spec.limits):
+        yield _origin(name, resolve.origin(item, name), f", or @pytest.mark.sandbox({name}=...)")
+
+
+def origins_for_scope(item: pytest.Item, outcome: Outcome, limits: Limits) -> str:
+    """The same, in brackets, of the limits of a scope's sandbox, which worked for an item: whose limits of time it has."""
+    own = resolve.plan(item, resolve.settings(item.config)).spec.limits
+    met = _met(outcome, dataclasses.replace(limits, timeout=own.timeout, cpu_time=own.cpu_time))
+    found = [
+        _origin(name, resolve.origin(item, name) if name in _OF_TIME else resolve.origin_in_run(item.config, name))
+        for name in met
+    ]
+    return f" ({'; '.join(found)})" if found else ""
+
+
+def _origin(name: str, origin: str, or_else: str = "") -> str:
+    return f"limit {name}: {f'set by {origin}' if origin else f'the default; to set it: {BY_NAME[name].flag}{or_else}'}"
+
+
+def _met(outcome: Outcome, limits: Limits) -> Iterator[str]:
+    """The limits that the sentence says were met; not another's: that of a cgroup around pytest, or of a timer of the test's."""
+    for ending, name in _LIMITS.items() if outcome.ending in _LIMITS else ():
         value, (_, _, figures) = getattr(limits, name), outcome.sentence.partition(f"{ending.value}: ")
-        # Not where it was another's: that of a cgroup around pytest, or a timer of the test's own.
         if value is not None and re.search(rf"\blimit {re.escape(shown_limit(name, value))}(?!\w)", figures):
-            origin = resolve.origin(item, name)
-            default = f"the default; to set it: {BY_NAME[name].flag}, or @pytest.mark.sandbox({name}=...)"
-            yield f"limit {name}: {f'set by {origin}' if origin else default}"
+            yield name
 
 
 def add_section(done: Sequence[pytest.TestReport], outcome: Outcome) -> None:
