@@ -8,64 +8,30 @@ installed them beside pytest all the same, that will do too.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
-import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.conftest import PATIENCE, Pair, Runs
+
 #: Where the plugins are; the variable is for other versions of them.
 PLUGINS = Path(os.environ.get("SANDBOX_TEST_PLUGINS", Path(sys.prefix) / "compat"))
-HELPERS = Path(__file__).resolve().parent.parent / "plugin" / "helpers"
-#: How long a run may take, in seconds: a guest's kernel, and a machine with forty others to run, take many times as long.
-PATIENCE = 300
-#: What a run leaves that is none of its results; the last two pytester writes.
-_IGNORED = ("__pycache__", ".pytest_cache", "stdout", "stderr")
 
 
-@dataclasses.dataclass
-class Run:
-    """One run of pytest: its outcomes, what it printed, and the files that it left in its directory."""
+class Compat(Runs):
+    """Runs pytest with the named plugins only, with and without --sandbox."""
 
-    result: pytest.RunResult
-    outcomes: list[tuple[str, str, str]]
-    files: dict[str, bytes]
-
-    @property
-    def status(self) -> int:
-        """The exit status."""
-        return int(self.result.ret)
-
-    @property
-    def text(self) -> str:
-        """All that it printed."""
-        return self.result.stdout.str() + "\n" + self.result.stderr.str()
-
-    def line(self, part: str) -> str:
-        """The first line printed that has this in it; "" if none has."""
-        return next((line for line in self.text.splitlines() if part in line), "")
-
-    def read(self, name: str) -> str:
-        """The text of a file."""
-        return self.files[name].decode()
-
-
-class Compat:
-    """Runs pytest with the named plugins only, with and without --sandbox, each from the same files in the same directory."""
-
-    def __init__(self, pytester: pytest.Pytester, top: Path, plugins: Sequence[str], environment: dict[str, str]) -> None:
-        self.pytester, self._top, self.environment = pytester, top, environment
-        #: The beginning of each command.
-        self.starter: list[str] = []
-        self._plugins = ["pytest_sandbox.plugin.plugin", *plugins]
+    def __init__(self, pytester: pytest.Pytester, top: Path, plugins: Sequence[str]) -> None:
+        # inline-snapshot does nothing in CI.
+        environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(PLUGINS), "CI": None}
+        super().__init__(pytester, top, environment, "--sandbox-keep=never")
+        self.loaded += ["no:cacheprovider", "pytest_sandbox.plugin.plugin", *plugins]
 
     def by_entry_points(self, modules: Sequence[str]) -> None:
         """Have pytest find these by itself, and pytest-sandbox, as where they are installed beside it; and no others."""
@@ -74,50 +40,13 @@ class Compat:
         found = {
             one.name: one.module.partition(".")[0] for dist in installed for one in dist.entry_points.select(group="pytest11")
         }
-        self._plugins = [f"no:{name}" for name, top in found.items() if top not in {"pytest_sandbox", *modules}]
+        others = [f"no:{name}" for name, top in found.items() if top not in {"pytest_sandbox", *modules}]
+        self.loaded = ["outcome_recorder", "no:cacheprovider", *others]
 
-    def one(self, *args: str, sandbox: bool = True, timeout: float = PATIENCE) -> Run:
-        """One run, in pytester's directory as it is."""
-        record = self._top / "record.json"
-        record.unlink(missing_ok=True)
-        loaded = [word for name in ("outcome_recorder", *self._plugins) for word in ("-p", name)]
-        options = ["--sandbox", "--sandbox-keep=never"] if sandbox else []
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in self.environment.items():
-                patch.setenv(name, value)
-            patch.delenv("CI", raising=False)  # inline-snapshot does nothing there
-            patch.setenv("OUTCOME_RECORD", str(record))
-            command = [*self.starter, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *loaded, *options, *args]
-            result = self.pytester.run(*command, timeout=timeout)
-        found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
-        outcomes = [(report["nodeid"], report["when"], report["outcome"]) for report in found.get("reports", [])]
-        return Run(result, outcomes, self.files())
-
-    def both(self, *args: str, same: bool = True, timeout: float = PATIENCE) -> tuple[Run, Run]:
+    def both(self, *args: str, same: bool = True, timeout: float = PATIENCE) -> Pair:
         """A plain and a sandboxed run; `same`: they must have the same outcomes and exit status."""
-        return self.sequence(args, same=same, timeout=timeout)[0]
-
-    def sequence(self, *runs: Sequence[str], same: bool = True, timeout: float = PATIENCE) -> list[tuple[Run, Run]]:
-        """Several runs one after the other, first all of them plain, then from the same files again sandboxed."""
-        saved = self._top / "saved"
-        shutil.copytree(self.pytester.path, saved)
-        plain = [self.one(*args, sandbox=False, timeout=timeout) for args in runs]
-        shutil.rmtree(self.pytester.path)
-        shutil.copytree(saved, self.pytester.path)
-        os.chdir(self.pytester.path)
-        boxed = [self.one(*args, timeout=timeout) for args in runs]
-        shutil.rmtree(saved)
-        pairs = list(zip(plain, boxed, strict=True))
-        for one, other in pairs if same else ():
-            assert other.outcomes == one.outcomes, other.text
-            assert other.status == one.status, other.text
-        return pairs
-
-    def files(self) -> dict[str, bytes]:
-        """What there is in pytester's directory."""
-        top = self.pytester.path
-        paths = [path for path in sorted(top.rglob("*")) if path.is_file() and not set(_IGNORED) & set(path.parts)]
-        return {str(path.relative_to(top)): path.read_bytes() for path in paths}
+        (pair,) = self.sequence(args, timeout=timeout)
+        return pair.assert_same_ends() if same else pair
 
 
 @pytest.fixture
@@ -180,13 +109,5 @@ def compat(
             pytest.fail(f"{found}: it belongs into the group compat of pyproject.toml", pytrace=False)
         whose = "python tests/run.py, or pip install --group compat" if in_the_group else "of no group: pip install it"
         pytest.skip(f"{found}: {whose}, with --target {PLUGINS}")
-    top = tmp_path_factory.mktemp("compat")
-    (top / "temproot").mkdir()
-    path = [str(PLUGINS), str(HELPERS), os.environ.get("PYTHONPATH", "")]
-    environment = {
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        "PYTHONPATH": os.pathsep.join(part for part in path if part),
-        "PYTEST_DEBUG_TEMPROOT": str(top / "temproot"),
-    }
     pytester.makeini("[pytest]\n")
-    return Compat(pytester, top, plugins, environment)
+    return Compat(pytester, tmp_path_factory.mktemp("compat"), plugins)

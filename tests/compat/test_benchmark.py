@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.compat.conftest import Compat, Run
+    from tests.compat.conftest import Compat
+    from tests.conftest import Run
 
 SUITE = """
 import pytest
@@ -161,8 +162,8 @@ def test_lies(compat: Compat, lie: str) -> None:
         """.replace("[inf]", "[10 ** 400]")
     )
     run = compat.one()
-    assert ("test_it.py::test_next", "call", "passed") in run.outcomes
-    assert ("test_it.py::test_lie", "call", "failed") in run.outcomes or run.status == 1
+    assert ("test_it.py::test_next", "call", "passed") in run.outcomes()
+    assert ("test_it.py::test_lie", "call", "failed") in run.outcomes() or run.status == 1
     assert run.status == 1, run.text
     assert [name for name in table(run) if name.startswith("test_")] == ["test_next"]
 
@@ -191,7 +192,7 @@ def test_unknown_version_is_refused(compat: Compat) -> None:
     assert "pytest-benchmark 5" in run.text
     assert "has no Stats" in run.text
     assert "-p no:benchmark" in run.text
-    assert not run.outcomes
+    assert not run.outcomes()
 
 
 def test_one_at_a_time(compat: Compat) -> None:

@@ -68,7 +68,7 @@ def test_playwright(compat: Any) -> None:
         """
     )
     plain, boxed = compat.both("-k", "not elsewhere")
-    assert boxed.outcomes == plain.outcomes
+    assert boxed.outcomes() == plain.outcomes()
     assert boxed.result.parseoutcomes()["passed"] == 3
     run = compat.one("-k", "elsewhere")  # in a sandbox alone: there is no way out
     run.result.assert_outcomes(passed=1, deselected=4)
@@ -89,5 +89,5 @@ def test_program(compat: Any) -> None:
         """
     )
     plain, boxed = compat.both()
-    assert boxed.outcomes == plain.outcomes
+    assert boxed.outcomes() == plain.outcomes()
     boxed.result.assert_outcomes(passed=1)

@@ -93,7 +93,7 @@ def test_who_is_killed_has_not_succeeded(pytester: pytest.Pytester, compat: Comp
         """
     )
     run = compat.one()
-    assert [(name, outcome) for name, when, outcome in run.outcomes if when != "teardown" and outcome != "passed"] == [
+    assert [(name, outcome) for name, when, outcome in run.outcomes() if when != "teardown" and outcome != "passed"] == [
         ("test_who_is_killed_has_not_succeeded.py::test_1", "failed"),
         ("test_who_is_killed_has_not_succeeded.py::test_2", "skipped"),
     ]

@@ -93,7 +93,7 @@ def test_a_database(pytester: pytest.Pytester, compat: Compat, database: str) ->
     log.write_text("")
     assert plain.read("log.txt").split() == ["made"]
     boxed = compat.one("--sandbox-writable=log.txt")
-    assert boxed.outcomes == plain.outcomes
+    assert boxed.outcomes() == plain.outcomes()
     assert boxed.status == plain.status
     # The fixture `live_server` has a thread, and so is set up, with the database that it needs, by the one test that has it.
     assert len(boxed.read("log.txt").split()) <= 3

@@ -28,4 +28,4 @@ def test_sybil(pytester: pytest.Pytester, compat: Compat) -> None:
         )
     plain, boxed = compat.both()
     assert plain.status == pytest.ExitCode.TESTS_FAILED
-    assert len([name for name, when, outcome in boxed.outcomes if when == "call" and outcome == "passed"]) == 8
+    assert len([name for name, when, outcome in boxed.outcomes() if when == "call" and outcome == "passed"]) == 8

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.compat.conftest import Compat, Run
+    from tests.compat.conftest import Compat
+    from tests.conftest import Run
 
 PYTHON = "import random; draw = lambda: (random.random(), random.gauss(0, 1)); random.seed(7)"
 NUMPY = "import numpy; draw = lambda: (numpy.random.random(), numpy.random.normal()); numpy.random.seed(7)"

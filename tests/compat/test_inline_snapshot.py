@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.compat.conftest import Compat, Run
+    from tests.compat.conftest import Compat
+    from tests.conftest import Run
 
 # A source of the same size, written in the same second, is not compiled again: so what is to be fixed is longer.
 HELPER = """
@@ -106,7 +107,8 @@ def test_same_sources_and_report(suite: Compat, flags: str) -> None:
     """Each flag leaves the same sources and external files, and prints the same; and so does the next run."""
     options = [f"--inline-snapshot={flags}"] if flags else []
     first, second = suite.sequence(["--tb=no", *options], ["--tb=no", "--inline-snapshot=report"])
-    for plain, boxed in (first, second):
+    for pair in (first, second):
+        plain, boxed = pair.assert_same_ends()
         assert files(boxed) == files(plain)
         assert report(boxed) == report(plain)
     changed = first[1].read("test_it.py") != SUITE.strip()
@@ -147,10 +149,7 @@ def test_review(compat: Compat) -> None:
     command = (
         "-m pytest -p no:cacheprovider -p pytest_sandbox.plugin.plugin -p inline_snapshot --sandbox --inline-snapshot=review"
     )
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in compat.environment.items():
-            patch.setenv(name, value)
-        patch.delenv("CI", raising=False)
+    with compat.in_environment():
         child = compat.pytester.spawn(f"{sys.executable} {command}", expect_timeout=120)
         child.expect("Do you want to")
         child.sendline("y")
@@ -252,7 +251,7 @@ def test_lies(compat: Compat, lie: str) -> None:
     assert "snapshot(1)" in run.read("test_next.py")
     assert run.read("test_it.py").startswith("def target(snapshot): snapshot(6)\n")
     assert run.read("other.py") == "def f(x): pass\nf(1)"
-    assert ("test_it.py::test_lie", "call", "failed") in run.outcomes or "--sandbox: " in run.text
+    assert ("test_it.py::test_lie", "call", "failed") in run.outcomes() or "--sandbox: " in run.text
 
 
 def test_the_attack_would_work(compat: Compat) -> None:
@@ -279,7 +278,7 @@ def test_lies_about_external_files(compat: Compat, place: str) -> None:
     new = {"storage": "uuid", "stem": stem, "suffix": ".txt", "qualname": "test_lie", "filename": "?"} | PLACES[place]
     change = {"kind": "ExternalChange", "flag": "create", "content": "", "format": ".txt", "old": old, "new": new}
     run = attack(compat, {"kind": "External", "changes": [change]})
-    assert ("test_it.py::test_lie", "call", "failed") in run.outcomes or run.status == 1
+    assert ("test_it.py::test_lie", "call", "failed") in run.outcomes() or run.status == 1
     assert not [name for name in run.files if "evil" in name or stem in name]
 
 
@@ -313,7 +312,7 @@ def test_unknown_version_is_refused(compat: Compat) -> None:
     assert "inline-snapshot 0." in run.text
     assert "has no Replace" in run.text
     assert "-p no:inline_snapshot" in run.text
-    assert not run.outcomes
+    assert not run.outcomes()
 
 
 def test_fix_assert_is_refused(compat: Compat) -> None:
@@ -322,4 +321,4 @@ def test_fix_assert_is_refused(compat: Compat) -> None:
     run = compat.one("--inline-snapshot=fix-assert")
     assert run.status == pytest.ExitCode.USAGE_ERROR
     assert "--inline-snapshot=fix-assert" in run.text
-    assert not run.outcomes
+    assert not run.outcomes()

@@ -79,9 +79,9 @@ def test_a_server_is_closed(compat: Compat, plugin: str, scope: str) -> None:
     """By a test: in a plain run nobody can ask it any more, in sandboxes the next test does, and the fixture's own teardown."""
     write(compat, plugin, scope, CLOSES)
     plain = compat.one(*_OPTIONS, sandbox=False)
-    assert [outcome for _, when, outcome in plain.outcomes if when == "call"] == ["passed", "failed", "failed"]
+    assert [outcome for _, when, outcome in plain.outcomes() if when == "call"] == ["passed", "failed", "failed"]
     boxed = compat.one(*_OPTIONS, _BOXED)
-    assert [outcome for _, _, outcome in boxed.outcomes] == ["passed"] * 9, boxed.text
+    assert [outcome for _, _, outcome in boxed.outcomes()] == ["passed"] * 9, boxed.text
 
 
 @pytest.mark.parametrize("scope", ["module", "session"])
@@ -90,8 +90,8 @@ def test_threads_wake_their_own_test(compat: Compat, plugin: str, scope: str) ->
     write(compat, plugin, scope, THREADS)
     plain = compat.one(*_OPTIONS, sandbox=False)
     boxed = compat.one(*_OPTIONS, _BOXED, "--sandbox-jobs=3")
-    assert boxed.outcomes == plain.outcomes, boxed.text
-    assert len(plain.outcomes) == 18
+    assert boxed.outcomes() == plain.outcomes(), boxed.text
+    assert len(plain.outcomes()) == 18
 
 
 @pytest.mark.parametrize("needed", [[*NEEDED, "uvloop"]])
@@ -105,5 +105,5 @@ def test_uvloop(compat: Compat) -> None:
     head = "assert 'uvloop' in repr(asyncio.get_running_loop())"
     write(compat, "asyncio", "session", CLOSES + THREADS.replace("for _", f"{head}\n                for _"))
     boxed = compat.one(*_OPTIONS, "-Wignore", _BOXED, "--sandbox-jobs=3")
-    assert [outcome for _, when, outcome in boxed.outcomes if when == "call"] == ["passed"] * 9, boxed.text
+    assert [outcome for _, when, outcome in boxed.outcomes() if when == "call"] == ["passed"] * 9, boxed.text
     assert "one test at a time: uvloop" in boxed.text

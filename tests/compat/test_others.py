@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.compat.conftest import Compat, Run
+    from tests.compat.conftest import Compat
+    from tests.conftest import Run
 
 _TIME = re.compile(r"\d+(\.\d+)? ?(m?s|seconds)\b|in \d+:\d+|took .*|0x[0-9a-f]+")
 
@@ -309,7 +310,7 @@ def test_same(compat: Compat, case: Case) -> None:
     """The same outcomes, exit status and files, and the same words."""
     compat.pytester.makepyfile(test_it=case.suite)
     plain, boxed = compat.both("-rA", *case.options)
-    assert plain.outcomes
+    assert plain.outcomes()
     assert left(boxed) == left(plain)
     assert lines(boxed, case.same) == lines(plain, case.same)
     assert lines(plain, case.same) or case.same == "$^"
@@ -328,7 +329,7 @@ def test_html(compat: Compat) -> None:
     """)
     compat.pytester.makepyfile(test_it=PLAIN)
     plain, boxed = compat.both("--html=report.html", "--self-contained-html", same=False)
-    assert boxed.outcomes == plain.outcomes
+    assert boxed.outcomes() == plain.outcomes()
     pages = []
     for run in (plain, boxed):
         found = re.search(r'data-jsonblob="([^"]*)"', run.read("report.html"))
@@ -417,4 +418,4 @@ def test_who_tells_of_a_wider_fixture(compat: Compat) -> None:
         """
     )
     run = compat.one()
-    assert [one for one in run.outcomes if one[2] == "failed"] == [("test_it.py::test_first", "setup", "failed")], run.text
+    assert [one for one in run.outcomes() if one[2] == "failed"] == [("test_it.py::test_first", "setup", "failed")], run.text

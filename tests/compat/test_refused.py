@@ -34,7 +34,7 @@ def test_gevent(pytester: pytest.Pytester, compat: Compat) -> None:
         assert run.status == pytest.ExitCode.USAGE_ERROR, run.text
         assert "gevent has replaced functions of the standard library in pytest's own process" in run.text
         assert "Fix: patch in a session fixture" in run.text
-        assert not run.outcomes
+        assert not run.outcomes()
         conftest.unlink()
     pytester.makeconftest(
         """
@@ -82,7 +82,7 @@ def test_who_would_lose_files(pytester: pytest.Pytester, compat: Compat) -> None
     (pytester.path / "two" / "test_two.py").write_text(f"import pytest\n@pytest.mark.sandbox(enabled=False)\n{REGEN}")
     plain, boxed = compat.both("--force-regen", "--sandbox-writable=one", same=False)
     assert plain.status == pytest.ExitCode.USAGE_ERROR  # --sandbox-writable
-    assert len(boxed.outcomes) == 9
+    assert len(boxed.outcomes()) == 9
     assert [name for name in boxed.files if name.endswith(".yml")] == ["one/test_one/test_1.yml", "two/test_two/test_1.yml"]
 
 
@@ -118,4 +118,4 @@ def test_a_report_of_an_earlier_run(compat: Compat) -> None:
     assert "pytest-bdd (--cucumberjson) tells only of what happens in pytest's own process" in run.text
     assert "Fix: leave it out" in run.text
     assert run.files["report.json"] == report
-    assert compat.one().outcomes == compat.one(sandbox=False).outcomes
+    assert compat.one().outcomes() == compat.one(sandbox=False).outcomes()

@@ -131,7 +131,7 @@ def test_refused(compat: Compat, option: Asked, use: Use) -> None:
     (compat.pytester.path / "test_it.py").rename(below)
     run = compat.one(*use.args.split(), "--sandbox-writable=elsewhere")
     assert run.status == pytest.ExitCode.USAGE_ERROR, run.text
-    assert not run.outcomes
+    assert not run.outcomes()
     assert option.flag in run.line("--sandbox: ")
     assert option.distribution in run.line("--sandbox: ")
     assert {name: run.files[name] for name in before.keys() & run.files.keys()} == {
@@ -139,7 +139,7 @@ def test_refused(compat: Compat, option: Asked, use: Use) -> None:
     }
     allowed = f"{use.args} --sandbox-writable=." if option in WRITES else use.without
     run = compat.one(*allowed.split())
-    assert run.outcomes, run.text
+    assert run.outcomes(), run.text
     assert run.status != pytest.ExitCode.USAGE_ERROR
 
 

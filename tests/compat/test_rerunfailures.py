@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.compat.conftest import Compat, Run
+    from tests.compat.conftest import Compat
+    from tests.conftest import Run
 
 
 LOADED = ["pytest_rerunfailures"]

@@ -37,7 +37,7 @@ def test_said(compat: Compat, plugins: list[str]) -> None:
     compat.pytester.makepyfile(test_it=suite.format("from flaky import flaky\n" if name == "flaky" else "", again))
     plain, boxed = compat.both(same=False)
     assert boxed.status == plain.status == 0
-    assert [one for one in boxed.outcomes if one[1:] == ("call", "passed")] == [
+    assert [one for one in boxed.outcomes() if one[1:] == ("call", "passed")] == [
         ("test_it.py::test_1", "call", "passed"),
         ("test_it.py::test_2", "call", "passed"),
     ]

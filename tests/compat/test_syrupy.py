@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.compat.conftest import Compat, Run
+    from tests.compat.conftest import Compat
+    from tests.conftest import Run
 
 SUITE = """
 import pytest
@@ -99,7 +100,8 @@ OPTIONS = {
 def test_same_files_and_summary(suite: Compat, options: list[str]) -> None:
     """Each option leaves the same files, has the same summary and exit status; and so has a plain run with what it left."""
     first, second = suite.sequence(options, [])
-    for plain, boxed in (first, second):
+    for pair in (first, second):
+        plain, boxed = pair.assert_same_ends()
         assert boxed.files == plain.files
         assert summary(boxed) == summary(plain)
     if options[:1] == ["--snapshot-update"]:
@@ -138,7 +140,7 @@ def test_own_extension(compat: Compat) -> None:
     plain, boxed = compat.both("--snapshot-update", same=False)
     assert "test_local" in plain.read("elsewhere/test_it.ambr")
     assert "# name: test_1\n" in boxed.read("elsewhere/test_it.ambr")
-    assert ("test_it.py::test_local", "call", "failed") in boxed.outcomes
+    assert ("test_it.py::test_local", "call", "failed") in boxed.outcomes()
     assert "cannot be found by this name outside" in boxed.text
 
 
@@ -156,7 +158,8 @@ def test_shared_sandbox_and_controller(compat: Compat) -> None:
         def test_3(snapshot): assert 3 == snapshot
         """
     )
-    for plain, boxed in compat.sequence(["--snapshot-update"], []):
+    for pair in compat.sequence(["--snapshot-update"], []):
+        plain, boxed = pair.assert_same_ends()
         assert boxed.files == plain.files
         assert summary(boxed) == summary(plain)
 
@@ -188,7 +191,7 @@ def test_refused_run_removes_nothing(compat: Compat) -> None:
     )
     run = compat.one("--snapshot-update")
     assert "has no argument 'nonsense'" in run.text
-    assert not run.outcomes
+    assert not run.outcomes()
     assert run.files["__snapshots__/test_it.ambr"] == before
 
 
@@ -233,7 +236,7 @@ def spread(compat: Compat, monkeypatch: pytest.MonkeyPatch) -> Compat:
 def test_stale_snapshots_under_xdist(spread: Compat, options: list[str]) -> None:
     """A snapshot that its test does not use any more fails the run, or is removed, whichever worker has run the test."""
     plain, boxed = spread.both(*SPREAD, *options, same=False)
-    assert sorted(boxed.outcomes) == sorted(plain.outcomes)
+    assert sorted(boxed.outcomes()) == sorted(plain.outcomes())
     assert boxed.status == plain.status == (0 if options else 1), boxed.text
     assert summary(boxed) == summary(plain)
     assert boxed.files == plain.files
@@ -342,4 +345,4 @@ def test_unknown_version_is_refused(compat: Compat) -> None:
     run = compat.one()
     assert run.status == pytest.ExitCode.USAGE_ERROR or "has no _assertions" in run.text
     assert "-p no:syrupy" in run.text
-    assert not run.outcomes
+    assert not run.outcomes()

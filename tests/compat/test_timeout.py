@@ -163,7 +163,7 @@ def test_the_session_s_time(compat: Any, way: str) -> None:
     for run in compat.both(*(["--session-timeout=1"] if way == "option" else [])):
         assert "session-timeout: 1.0 sec exceeded" in run.text
         assert "1 passed" in run.text
-        assert "test_next" not in str(run.outcomes)
+        assert "test_next" not in str(run.outcomes())
 
 
 def test_stacks_by_signal(compat: Any) -> None:

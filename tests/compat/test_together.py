@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.compat.conftest import Compat, Run
+    from tests.compat.conftest import Compat
+    from tests.conftest import Run
 
 NEEDED = [
     *("pytest_cov", "xdist", "pytest_timeout", "pytest_rerunfailures", "pytest_randomly", "pytest_asyncio"),
@@ -122,7 +123,7 @@ def test_together(compat: Compat, workers: str) -> None:
     plain, boxed = compat.both("-n", workers, *OPTIONS, same=False)
     assert boxed.status == plain.status == pytest.ExitCode.TESTS_FAILED
     # Two workers' tests are told of as they end.
-    outcomes = [run.outcomes if workers == "0" else sorted(run.outcomes) for run in (plain, boxed)]
+    outcomes = [run.outcomes() if workers == "0" else sorted(run.outcomes()) for run in (plain, boxed)]
     assert outcomes[1] == outcomes[0]
     assert results(boxed) == results(plain)
     assert covered(boxed) == covered(plain)

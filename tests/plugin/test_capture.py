@@ -278,9 +278,9 @@ def test_log_file(pytester: pytest.Pytester, compare: Compare, mode: str) -> Non
     pytester.makepyfile(LOGGING)
     (pytester.path / "log.txt").write_text("from before\n")
     pair = compare("--log-file=log.txt", "--log-file-level=INFO", f"--log-file-mode={mode}")
-    assert pair.boxed.files["log.txt"] == pair.plain.files["log.txt"]
-    assert "info two" in pair.boxed.files["log.txt"]
-    assert ("from before" in pair.boxed.files["log.txt"]) == (mode == "a")
+    assert pair.boxed.read("log.txt") == pair.plain.read("log.txt")
+    assert "info two" in pair.boxed.read("log.txt")
+    assert ("from before" in pair.boxed.read("log.txt")) == (mode == "a")
 
 
 @pytest.mark.parametrize("capture", ["fd", "sys", "no", "tee-sys"])

@@ -127,7 +127,7 @@ def test_exit_functions(pytester: pytest.Pytester, compare: Compare) -> None:
     )
     (pytester.path / "log.txt").touch()
     run = compare.one("--sandbox-writable=log.txt")
-    assert run.files["log.txt"] == "of the test\n"
+    assert run.read("log.txt") == "of the test\n"
     assert run.result.stdout.str().count("of the session") == 1
 
 

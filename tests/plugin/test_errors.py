@@ -285,7 +285,7 @@ def test_module_fixture_that_ends_its_process(pytester: pytest.Pytester, compare
     run = compare.one("--sandbox-writable=log.txt")
     run.result.assert_outcomes(passed=2, errors=1)
     assert "SIGABRT" in run.report("test_2", "setup")["longrepr"]
-    assert run.files["log.txt"] == "set up\n"
+    assert run.read("log.txt") == "set up\n"
 
 
 def test_teardown_that_ends_its_process(pytester: pytest.Pytester, compare: Compare) -> None:

@@ -130,7 +130,7 @@ def test_higher_scopes_asked_for_at_run_time(pytester: pytest.Pytester, compare:
         """,
     )
     pair = compare(options=[LOG]).assert_same()
-    assert pair.boxed.files["log.txt"].splitlines() == ["set up session for ", "tear down session for "] * 3
+    assert pair.boxed.read("log.txt").splitlines() == ["set up session for ", "tear down session for "] * 3
 
 
 def test_what_a_factorys_fixture_asks_for_at_run_time(pytester: pytest.Pytester, compare: Compare) -> None:

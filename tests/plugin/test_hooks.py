@@ -129,7 +129,7 @@ def test_a_loop_before_the_loop(pytester: pytest.Pytester, compare: Compare) -> 
     pytester.makepyfile("def test_1(): pass")
     pair = compare()
     pair.assert_same()
-    assert pair.plain.files["told"] == pair.boxed.files["told"] == "conftest "
+    assert pair.plain.read("told") == pair.boxed.read("told") == "conftest "
     compare.same("-k", "nothing")
 
 

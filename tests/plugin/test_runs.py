@@ -222,9 +222,9 @@ def test_junit(pytester: pytest.Pytester, compare: Compare, family: str) -> None
     )
     pair = compare("--junitxml=junit.xml", "-o", f"junit_family={family}", "-o", "junit_logging=all")
     pair.assert_same(screen=False)
-    plain, boxed = (_elements(run.files["junit.xml"]) for run in (pair.plain, pair.boxed))
+    plain, boxed = (_elements(run.read("junit.xml")) for run in (pair.plain, pair.boxed))
     assert boxed == plain
-    assert ('name="sandbox_ending"' in pair.boxed.files["junit.xml"]) is (family != "xunit2")
+    assert ('name="sandbox_ending"' in pair.boxed.read("junit.xml")) is (family != "xunit2")
 
 
 @pytest.mark.parametrize("how", [(), ("-n2",), ("--sandbox-jobs=2",)], ids=["alone", "workers", "jobs"])
@@ -243,7 +243,7 @@ def test_junits_suite_has_what_was_used_in_all(pytester: pytest.Pytester, compar
     )
     run = compare.one(*how, "--junitxml=junit.xml")
     run.result.assert_outcomes(passed=4)
-    suite = ET.fromstring(run.files["junit.xml"]).find("testsuite/properties")
+    suite = ET.fromstring(run.read("junit.xml")).find("testsuite/properties")
     assert suite is not None
     found = {one.get("name"): float(one.get("value") or "nan") for one in suite}
     assert found["sandbox_sandboxes"] == 4

@@ -158,7 +158,7 @@ def test_set_up_ahead(pytester: pytest.Pytester, compare: Compare) -> None:
         test_a="def test_1(module_value): pass\ndef test_2(module_value, session_value): pass\n",
     )
     pair = compare(options=[LOG]).assert_same()
-    plain, boxed = (run.files["log.txt"].splitlines() for run in (pair.plain, pair.boxed))
+    plain, boxed = (run.read("log.txt").splitlines() for run in (pair.plain, pair.boxed))
     assert plain[:2] == boxed[1::-1] == ["set up module for test_a.py", "set up session for "]
     assert plain[2:] == boxed[2:]
 
@@ -207,7 +207,7 @@ def test_memory_and_files_are_copied(pytester: pytest.Pytester, compare: Compare
     )
     run = compare.one(LOG)
     run.result.assert_outcomes(passed=4)
-    assert run.files["log.txt"] == "made\n"
+    assert run.read("log.txt") == "made\n"
 
 
 def test_costly_session_fixture(pytester: pytest.Pytester, compare: Compare) -> None:
@@ -241,7 +241,7 @@ def test_costly_session_fixture(pytester: pytest.Pytester, compare: Compare) -> 
     )
     run = compare.one(LOG)
     run.result.assert_outcomes(passed=50)
-    assert run.files["log.txt"] == "made\n"
+    assert run.read("log.txt") == "made\n"
     mark = os.environ["PYTEST_DEBUG_TEMPROOT"]  # the directory that it serves is below
     assert [pid for pid in os.listdir("/proc") if pid.isdigit() and mark in _command_line(pid)] == []
 

@@ -163,7 +163,7 @@ def test_module_sandbox_between(pytester: pytest.Pytester, compare: Compare) -> 
     )
     (pytester.path / "log.txt").touch()
     run = compare.one("--sandbox-writable=log.txt")
-    assert run.files["log.txt"].split() == ["up", "1", "2", "3", "4", "down"]
+    assert run.read("log.txt").split() == ["up", "1", "2", "3", "4", "down"]
 
 
 def test_not_sandboxed(pytester: pytest.Pytester, compare: Compare) -> None:

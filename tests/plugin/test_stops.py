@@ -69,7 +69,7 @@ def test_exit_tears_scopes_down(pytester: pytest.Pytester, compare: Compare) -> 
     )
     (pytester.path / "log.txt").touch()
     pair = compare(options=["--sandbox-writable=log.txt"])
-    assert pair.boxed.files["log.txt"] == pair.plain.files["log.txt"]
+    assert pair.boxed.read("log.txt") == pair.plain.read("log.txt")
 
 
 @pytest.mark.parametrize("stop", ["shouldstop", "shouldfail", "shouldfail = request.session.shouldstop"])

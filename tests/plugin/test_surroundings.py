@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.plugin.conftest import Compare, Run
+    from tests.conftest import Run
+    from tests.plugin.conftest import Compare
 
 SUITE = """
     import logging, pytest, warnings

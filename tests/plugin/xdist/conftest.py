@@ -15,7 +15,8 @@ import pytest
 from pytest_sandbox.primitives.cgroups.layout import CONTROLLER_PREFIX, RUN_PREFIX, find_hierarchies
 
 if TYPE_CHECKING:
-    from tests.plugin.conftest import Compare, Run
+    from tests.conftest import Run
+    from tests.plugin.conftest import Compare
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,8 @@ import pytest
 
 from pytest_sandbox.primitives.cgroups import files as cgroup_files
 from pytest_sandbox.primitives.cgroups.layout import V2, find_hierarchies
-from tests.plugin.conftest import HELPERS, Compare
+from tests.conftest import HELPERS
+from tests.plugin.conftest import Compare
 from tests.plugin.xdist.conftest import run, workers
 
 pytest.importorskip("execnet")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.conftest import HELPERS
+from tests.conftest import HELPERS
 
 execnet = pytest.importorskip("execnet")
 pytest.importorskip("xdist")

@@ -11,7 +11,8 @@ import pytest
 from tests.plugin.xdist.conftest import run
 
 if TYPE_CHECKING:
-    from tests.plugin.conftest import Compare, Run
+    from tests.conftest import Run
+    from tests.plugin.conftest import Compare
 
 pytest.importorskip("execnet")
 pytest.importorskip("xdist")
