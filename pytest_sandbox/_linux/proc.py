@@ -161,6 +161,11 @@ def hears(pid: int, number: int) -> bool:
         return True
 
 
+def exists(pid: int) -> bool:
+    """Whether there is such a process, be it one that has ended and waits to be reaped."""
+    return os.path.exists(f"/proc/{pid}")
+
+
 def _status(path: str) -> dict[str, str]:
     with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
         return dict(line.split(":\t", 1) for line in file if ":\t" in line)

@@ -90,9 +90,28 @@ class Scope:
         return self.running is not None and self.running.entering.refused
 
     @property
+    def is_dying(self) -> bool:
+        """Whether it is on its way to its end, which has a bound."""
+        return self.outcome is None and self.running is not None and self.running.end.gone_by is not None
+
+    @property
     def name(self) -> str:
         """For messages."""
         return self.node.nodeid or "the session"
+
+    def ask(self, asker: Asker) -> None:
+        """It works for one more, whose time begins with the work; where it is still to be made, with its first word."""
+        self.asking.append(asker)
+        if len(self.asking) == 1 and self.running is not None and self.running.below.is_here:
+            self.running.grant(asker.limits)
+
+    def answer(self) -> Asker:
+        """It has done, or given up, what it was asked for first."""
+        asker = self.asking.popleft()
+        self.setting_up, self.of = "", None
+        if self.running is not None:
+            self.running.grant(self.asking[0].limits if self.asking else None)
+        return asker
 
     def lacks(self, need: Need) -> bool:
         """Whether a fixture is not set up here, or not with this parameter."""
@@ -166,6 +185,7 @@ class ScopeListener:
             case Fixture(name):
                 scope.setting_up = name
                 running.grant(None if asker is None else asker.limits)
+                running.send({"op": "heard"})
             case Prepared() | Exit() | Interrupt() | Internal() if asker is not None:
                 self._has_prepared(running, said)
             case Exit() | Interrupt() | Internal():  # as it tears down
@@ -197,11 +217,8 @@ class ScopeListener:
 
     def _has_prepared(self, running: Running, said: Prepared | Exit | Interrupt | Internal) -> None:
         """It has set up what it was asked for, or was interrupted amid that."""
-        scope = self._scope
-        asker = scope.asking.popleft()
-        scope.setting_up, scope.of = "", None
+        asker = self._scope.answer()
         self._kept, running.evidence.taken = Kept(), 0
-        running.grant(None)
         self._show(running)
         if isinstance(said, Prepared):
             self._account.restart()

@@ -179,7 +179,7 @@ class Tree:
             parent.has, parent.version = had, version  # it has not been asked
             raise Unrunnable(str(error)) from error
         if wanted:
-            parent.asking.append(asker)
+            parent.ask(asker)
         return running
 
     def _hand_on(self, scope: Scope) -> Frame | None:
@@ -311,7 +311,11 @@ class Tree:
                 return False
             return dead.is_refused or (dead.is_made and dead.outcome.status is not None)
 
+        def is_dying() -> bool:
+            return any(scope.is_dying for scope in self.open)
+
         self._supervisor.run_while(lambda: asker.interruption is None and not is_known(), seconds)
+        self._supervisor.run_while(lambda: asker.interruption is None and not is_known() and is_dying())
         return first()
 
     def survives(self, unit: Unit) -> bool:

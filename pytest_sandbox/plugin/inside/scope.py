@@ -190,8 +190,9 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
     def work() -> int:
         __tracebackhide__ = True
         for count, need in enumerate(needed):
-            # Said before it is done: should this process die of it, the controller knows whose fault it was.
-            inside.channel.send({"op": "fixture", "name": need.name})
+            # Said before it is done: should this process die of it, the controller knows whose fault it was. And heard before
+            # it is done: what the kernel has killed for memory by then was not its fault.
+            inside.channel.ask({"op": "fixture", "name": need.name}, "heard")
             with world.reporter.watching_threads() as watched:
                 worked = ledger.set_up(item, need)
             _tell_output(inside)

@@ -52,6 +52,13 @@ class Deadline:
         excused = min(self.excused + seconds, MOST_EXCUSED)
         return dataclasses.replace(self, due=self.due + excused - self.excused, excused=excused)
 
+    def prolong(self) -> Deadline:
+        """The same, not enforced for a moment, as often as it may be put off so."""
+        due = monotonic() + END_TIME
+        if self.due >= due or self.prolonged >= END_TIMES:
+            return self
+        return dataclasses.replace(self, due=due, prolonged=self.prolonged + 1)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Budget:
@@ -134,9 +141,9 @@ class Clock:
 
         To end is no part of what it has its time for, nor is our time; both take longer on a machine under load.
         """
-        limit, due = self.limit, monotonic() + END_TIME
-        if limit is not None and limit.due < due and limit.prolonged < END_TIMES and self.dying is None:
-            self.limit = dataclasses.replace(limit, due=due, prolonged=limit.prolonged + 1)
+        if self.dying is None:
+            self.limit = self.limit and self.limit.prolong()
+            self.alarm = self.alarm and self.alarm.prolong()
 
     def excuse(self, seconds: float) -> None:
         """It has said something, and for so long nobody has heard it, nor answered: that is not its time."""

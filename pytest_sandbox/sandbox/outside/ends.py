@@ -100,8 +100,8 @@ def packet(sock: Socket) -> tuple[bytes, int | None, list[int]] | None:
         data, ancillary, _, _ = sock.recvmsg(CHUNK, space, socket.MSG_CMSG_CLOEXEC)
     except BlockingIOError:
         return None
-    except ConnectionResetError:
-        return b"", None, []
+    except ConnectionResetError:  # said once, before what is still there, where he has not read all that he was told
+        return packet(sock)
     return data, _speaker(ancillary), descriptors_in(ancillary)
 
 

@@ -80,9 +80,13 @@ def ready(running: Running, descriptors: list[int], *, has_common: bool) -> None
         process.spare_init(running.pid or 0)  # and so all that it clones
         _enter(running)
         return
-    _order_fork(running, running.parent, pending, others)
-    pending.close()
-    _close(others)
+    try:
+        _order_fork(running, running.parent, pending, others)
+    except OSError as error:  # no descriptor is left for what must wait
+        running.fail_unforked(SetupError.of("order a fork into a sandbox", error))
+    finally:
+        pending.close()
+        _close(others)
 
 
 def _order_fork(running: Running, parent: Running, pending: Pending, namespaces: list[int]) -> None:

@@ -106,7 +106,7 @@ class Loop:
         unheard: Sequence[Running],
         due: Sequence[tuple[float, Running]],
     ) -> None:
-        now = monotonic()
+        now = heard = monotonic()  # who had ended, or said something, by now is among the events
         for key, _ in events:
             handler, running = key.data
             if not running.ended:
@@ -117,23 +117,24 @@ class Loop:
                 self._on_wire(running)
                 now = self._busy_with(running, now)
         for moment, running in due:
-            if moment <= now and not running.ended:
-                watch.check(running, now, self._hear_all)
-                if running.end.gone_by is not None and now >= running.end.gone_by and not running.ended:
+            if moment <= heard and not running.ended:
+                watch.check(running, heard, self._hear_all)
+                if running.end.gone_by is not None and heard >= running.end.gone_by and not running.ended:
                     self._give_up(running)
                 now = self._busy_with(running, now)
 
     def _busy_with(self, running: Running | None, began: float) -> float:
-        """What the time is, when something was done for one since then; None: between two steps.
+        """Since when it is busy, when something was done for one since then; None: between two steps.
 
-        If that took long, as with a test's files at its end, others get more time: those that may wait for an answer; not this
-        one, nor who has made it or was made by it.
+        What takes little time adds up. If it took long, as with a test's files at its end, others get more time: those that may
+        wait for an answer; not this one, nor who has made it or was made by it.
         """
         now = monotonic()
-        if (spent := now - began) > _BUSY:
-            for other in self.running.values():
-                if self._may_wait(other) and (running is None or not (other.is_around(running) or running.is_around(other))):
-                    other.clock.excuse(spent)
+        if (spent := now - began) <= _BUSY:
+            return now if running is None else began
+        for other in self.running.values():
+            if self._may_wait(other) and (running is None or not (other.is_around(running) or running.is_around(other))):
+                other.clock.excuse(spent)
         return now
 
     def _may_wait(self, running: Running) -> bool:
@@ -162,6 +163,7 @@ class Loop:
         packet, pid, descriptors = said
         if not packet:
             self._selector.unregister(running.control)
+            running.ends()
             if running.pidfd is None:
                 self._finish(running)
             return False

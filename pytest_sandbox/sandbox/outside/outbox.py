@@ -45,13 +45,16 @@ class Outbox:
         self.flush()
 
     def put(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
-        """Send a frame, at once if there is room; the caller may close the descriptors. Raises WireError past the bound."""
+        """Send a frame, at once if there is room; the caller may close the descriptors.
+
+        Raises WireError past the bound, and OSError where it must wait and no descriptor is left for what it comes with.
+        """
         data = memoryview(encode(frame))
         if self._size and self._size + len(data) > self._most:
             raise WireError(f"it does not read: {self._size} bytes wait for it")
         sent = 0 if self._frames or self._closed else self._send(data, descriptors)
         if sent < len(data):
-            self._frames.append((data[sent:], () if sent else tuple(map(os.dup, descriptors))))
+            self._frames.append((data[sent:], () if sent else _copies(descriptors)))
             self._size += len(data) - sent + _OVERHEAD
 
     def _send(self, data: memoryview, descriptors: Sequence[int]) -> int:
@@ -95,3 +98,13 @@ class Outbox:
         for fd in descriptors:
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def _copies(descriptors: Sequence[int]) -> tuple[int, ...]:
+    with contextlib.ExitStack() as undo:
+        copies = list[int]()
+        for fd in descriptors:
+            copies.append(os.dup(fd))
+            undo.callback(os.close, copies[-1])
+        undo.pop_all()
+    return tuple(copies)

@@ -124,6 +124,11 @@ class End:
     killed_at: float | None = None
     gone_by: float | None = None
 
+    @property
+    def is_near(self) -> bool:
+        """Whether no limit of time counts any more: it is killed, or its init has said how main ended."""
+        return self.abandoned or self.gone_by is not None
+
 
 class Listener(Protocol):
     """Who wants to know what a sandbox says and how it ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
+from pytest_sandbox._linux import proc
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.outcome import Ending
 from pytest_sandbox.sandbox.outside.clock import Dying
@@ -22,7 +23,7 @@ def due(running: Running) -> float | None:
     """When `check` is to be called next, or nothing of it may be left; None: not as it is now."""
     end, entering = running.end, running.entering
     moments = [end.gone_by, entering.spared_until]
-    if not end.abandoned:
+    if not end.is_near:
         moments += [running.clock.due, running.clock.next_look, None if entering.entered else entering.enter_by]
     return min((moment for moment in moments if moment is not None), default=None)
 
@@ -35,7 +36,7 @@ def check(running: Running, now: float, hear: Callable[[Running], None]) -> None
     entering, clock = running.entering, running.clock
     if entering.spared_until is not None and now >= entering.spared_until:
         _give_up_fork(running)
-    if running.end.abandoned:
+    if running.end.is_near:
         return
     if not entering.entered and entering.enter_by is not None and now >= entering.enter_by:
         why = "nobody has entered it, and nobody says why" if entering.deserted else "it is not ready after two minutes"
@@ -56,6 +57,8 @@ def _check_time(running: Running, now: float, hear: Callable[[Running], None]) -
     if not _is_over(running, now):
         return
     hear(running)  # with the end of a test its time begins anew
+    if running.main is not None and not proc.exists(running.main):
+        running.clock.prolong()  # its init is about to say how
     if not running.end.abandoned and _is_over(running, now):
         _out_of_time(running, _which_time(running, now), now)
 
@@ -98,6 +101,7 @@ def _wait_for_stacks(running: Running, dying: Dying, now: float) -> None:
     """Kill it when it has printed them, or does not."""
     if now < dying.look:
         return
+    dying.until += now - dying.look  # when the controller was busy
     before_that, dying.seen = dying.seen, running.written.stacks_size()
     if dying.seen == before_that > dying.before or now >= dying.until:
         running.kill(running.end.killed)
