@@ -89,7 +89,7 @@ def test_requests_that_make_no_sense(pytester: pytest.Pytester) -> None:
         ])
         def test_it(sandbox_factory, limits):
             channel = sandbox_factory._inside.channel
-            channel.send({"op": "make", "limits": limits})
+            channel.send({"op": "make", "number": 1, "limits": limits})
             frame, _ = channel.receive()
             assert frame["op"] == "unmade", frame
     """)
@@ -102,7 +102,7 @@ def test_one_further_sandbox_at_a_time(pytester: pytest.Pytester) -> None:
         def test_it(sandbox_factory):
             inside = sandbox_factory._inside
             for _ in range(50):
-                inside.channel.send({"op": "make", "limits": {}})
+                inside.channel.send({"op": "make", "number": 1, "limits": {}})
             answers = [inside.channel.receive()[0] for _ in range(50)]
             assert sorted(answer["op"] for answer in answers) == ["spawn"] + ["unmade"] * 49
     """)
@@ -195,3 +195,38 @@ def test_a_large_shared_sandbox(pytester: pytest.Pytester) -> None:
         """
     )
     pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=30)
+
+
+def test_a_call_that_is_interrupted(pytester: pytest.Pytester) -> None:
+    """By a handler that raises: what it has begun is killed, and the next call gets its own answer, wherever that one was."""
+    pytester.makepyfile(
+        """
+        import pathlib, signal, time, pytest
+        class Late(Exception): pass
+        def stop(*_): raise Late
+        def late(seconds, call, *args):
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            try:
+                call(*args)
+            except Late:
+                return True
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            return False
+        def test_it_runs(sandbox_factory):
+            began = time.monotonic()
+            assert late(0.5, sandbox_factory().run, ["sleep", "100"])
+            assert time.monotonic() - began < 50
+            assert sandbox_factory().run(["echo", "second"]).stdout == b"second\\n"
+        @pytest.mark.parametrize("number", range(40))
+        def test_at_any_moment(sandbox_factory, number):
+            interrupted = late(0.001 * (1 + number), sandbox_factory().run, ["sh", "-c", "echo first; sleep 0.02"])
+            assert sandbox_factory().run(["echo", "second"]).stdout == b"second\\n"
+            assert sandbox_factory().call(lambda: 5) == 5
+        def test_it_is_over(sandbox_factory):
+            assert sandbox_factory().run(["echo", "last"]).stdout == b"last\\n"
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "-q")
+    result.assert_outcomes(passed=42)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -198,3 +199,74 @@ def test_fixtures_of_wider_scopes_have_the_limit_of_cpu_time_too(pytester: pytes
     over = r"cpu time: ended after 1(\.\d+)?s of CPU, limit 1s: that ended the sandbox of \S+"
     assert re.search(f"{over} while it set up fixture 'spins'", run.text), run.text
     assert re.search(f"{over} before it had torn down", run.text), run.text
+
+
+def test_a_scope_that_stops_before_its_first_fixture(compare: Compare) -> None:
+    """The time of what it was asked for begins when it was asked, not when it begins with it."""
+    compare.pytester.makepyfile(
+        """
+        import os, subprocess, time, pytest
+        @pytest.fixture(scope="module", params=[1, 2])
+        def stopper(request):
+            assert os.getpid() == 3, "not in a sandbox"
+            if request.param == 1:
+                subprocess.Popen(["sh", "-c", "sleep 0.5; kill -STOP 3"])
+            return request.param
+        def test_it(stopper): time.sleep(1.5)
+        """
+    )
+    run = compare.one("--sandbox-timeout=4", timeout=100)
+    assert run.result.parseoutcomes() == {"passed": 1, "errors": 1}, run.text
+    assert "timed out: killed after 4" in run.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not os.path.isdir("/sys/fs/cgroup/freezer"), reason="only root has a freezer, of v1")
+def test_a_scope_that_dies_slowly(pytester: pytest.Pytester, compare: Compare) -> None:
+    """What has ended it is waited for, and no test is failed for its being about to end."""
+    pytester.makeconftest(
+        """
+        import os, threading, time
+        own = next(line.split(":")[2] for line in open("/proc/self/cgroup").read().splitlines() if ":freezer:" in line)
+        FREEZER = f"/sys/fs/cgroup/freezer{own}/pytest-sandbox-test-{os.getpid()}"
+        def hold():
+            os.mkdir(FREEZER)
+            try:
+                found = []
+                while not found:
+                    for name in filter(str.isdigit, os.listdir("/proc")):
+                        try:
+                            if open(f"/proc/{name}/cmdline").read() == "sleep\\0001234.5\\000": found.append(name)
+                        except OSError: pass
+                    time.sleep(0.01)
+                for name in found: open(f"{FREEZER}/tasks", "w").write(name)
+                open(f"{FREEZER}/freezer.state", "w").write("FROZEN")
+                time.sleep(5)
+            finally:
+                open(f"{FREEZER}/freezer.state", "w").write("THAWED")
+                for _ in range(100):
+                    try: os.rmdir(FREEZER); break
+                    except OSError: time.sleep(0.05)
+        begun = []
+        def pytest_runtest_logstart(nodeid):
+            if not begun: begun.append(threading.Thread(target=hold)); begun[0].start()
+        def pytest_sessionfinish():
+            for one in begun: one.join()
+        """
+    )
+    pytester.makepyfile(
+        """
+        import signal, subprocess, time, pytest
+        @pytest.fixture(scope="module")
+        def server():
+            one = subprocess.Popen(["sleep", "1234.5"])
+            signal.setitimer(signal.ITIMER_REAL, 1.0)  # of the scope's own process: no fork has it
+            yield one
+        def test_1(server): time.sleep(2)
+        def test_2(server): pass
+        def test_3(server): pass
+        def test_4(server): pass
+        """
+    )
+    run = compare.one()
+    assert run.result.parseoutcomes() == {"passed": 3, "failed": 1, "warnings": 2}, run.text
+    assert "killed by SIGALRM" in run.text

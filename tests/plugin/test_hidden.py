@@ -120,7 +120,7 @@ def test_hide_of_what_is_no_path(pytester: pytest.Pytester, text: str) -> None:
     pytester.makepyfile(f"""
         def test_it(sandbox_factory):
             channel = sandbox_factory._inside.channel
-            channel.send({{"op": "make", "limits": {{}}, "hide": [{text!r}]}})
+            channel.send({{"op": "make", "number": 1, "limits": {{}}, "hide": [{text!r}]}})
             assert channel.receive()[0]["op"] == "unmade"
     """)
     pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1)

@@ -122,7 +122,7 @@ def test_what_init_has_said_of_mains_end_stands(supervisor: Supervisor) -> None:
     """What is left over may take its time to die."""
 
     def leave(_: Inside) -> int:
-        for _ in range(50):
+        for _number in range(50):
             subprocess.Popen(["sleep", "100"])
         os._exit(3)
 
@@ -228,7 +228,7 @@ def test_no_descriptor_is_left_for_what_waits(supervisor: Supervisor) -> None:
         most = max(map(int, os.listdir("/proc/self/fd"))) + 30
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         held: list[int] = []
-        undo.callback(lambda: [os.close(fd) for fd in held])
+        undo.callback(lambda: list(map(os.close, held)))
         with contextlib.suppress(OSError):
             while True:
                 held.append(os.open(os.devnull, os.O_RDONLY))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -228,3 +231,26 @@ def test_last(): os.unlink("/tmp/big")
     assert [("too many p" in line, "disk full: " in line) for line in lines] == [
         (True, False), (False, False), (False, False), (False, True),
     ]  # fmt: skip
+
+
+def test_of_the_fixture_that_was_being_set_up(pytester: pytest.Pytester) -> None:
+    """Though the controller, whose output nobody reads for a while, hears late what there is to hear of those before."""
+    pytester.makepyfile(
+        f"""{HEAD}
+        import logging
+        @pytest.fixture(scope="module")
+        def talker():
+            for _ in range(600): logging.warning("x" * 100)
+        @pytest.fixture(scope="module")
+        def eater(talker): hoard()
+        def test_of_both(talker, eater): pass
+        def test_of_talker(talker): pass
+        """.replace("\n        ", "\n")
+    )
+    command = [sys.executable, "-m", "pytest", "--sandbox", "--sandbox-memory=100M", "-o", "log_cli=true"]
+    with subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.PIPE, text=True) as pytest_:
+        time.sleep(3)
+        assert pytest_.stdout is not None
+        said = pytest_.stdout.read()
+    assert "while it set up fixture 'eater'" in said
+    assert "1 passed, 1 error" in said

@@ -93,7 +93,7 @@ def take_over(user, mounts):
 def test_it(sandbox_factory, capfd):
     inner.assert_inside("/")
     channel = sandbox_factory._inside.channel
-    channel.send({"op": "make", "limits": {}})
+    channel.send({"op": "make", "number": 1, "limits": {}})
     frame, descriptors = channel.receive()
     assert frame["op"] == "spawn"
     assert inner.link(str(descriptors[5])).startswith("user:") and inner.link(str(descriptors[6])).startswith("mnt:")
@@ -153,7 +153,7 @@ def catch(channel):
     # Whoever is to be traced of the next pids, until a sandbox is made.
     with open("/proc/loadavg") as file:
         last = int(file.read().split()[-1])
-    channel.send({"op": "make", "limits": {}})
+    channel.send({"op": "make", "number": 1, "limits": {}})
     while not select.select([channel.socket], [], [], 0)[0]:  # until it is to be entered
         for pid in range(last + 1, last + 4):
             if inner.LIBC.ptrace(PTRACE_SEIZE, pid, None, None) == 0:

@@ -91,7 +91,7 @@ FORGERIES = {
     "junit of nothing": """{"op": "junit", "properties": [1], "attributes": 3}""",
     "news of no plugins": """{"op": "carried", "plugins": [1], "ended": 1}""",
     "news of a plugin that is not there": """{"op": "carried", "plugins": {"x": {}}, "ended": True}""",
-    "a made sandbox": """{"op": "make", "limits": 3}""",
+    "a made sandbox": """{"op": "make", "number": 1, "limits": 3}""",
     "a number of nothing": """{"op": "errno", "errno": "x"}""",
     "an exit of nothing": """{"op": "closed", "data": {}}""",
 }
@@ -166,17 +166,17 @@ FUZZ = """
 import itertools
 OPS = (
     "carried changes? coverage errno finish fixture for generators hold junit left make prepared raised refused report start "
-    "terminal threaded timer usage? value warning"
+    "terminal threaded timer unmake usage? value warning"
 ).split()
 FIELDS = (
     "again arcs attributes category data duration ended errno failed filename generators grace hide item lineno limits message "
-    "name needs network numbers plain plugins properties reason returncode scope seconds shares_network skip subtests text "
-    "threads timeout tracers unit value"
+    "name needs network number numbers plain plugins properties reason returncode scope seconds shares_network skip subtests "
+    "text threads timeout tracers unit value"
 ).split()
 LIMITS = "memory swap pids cpus cpuset cpu_time timeout disk inodes files output bandwidth nothing".split()
 ODD = [None, float("inf"), True, -1, 0.5, 7, 10**30, 1e300, "none", "x" * 3000, chr(0xd800), [], [[1, 2]], [[0, 0], "x"], {}]
 FRAMES = [{"op": op, **dict.fromkeys(FIELDS, value)} for op, value in itertools.product(OPS, ODD)]
-FRAMES += [{"op": "make", "limits": {name: value}} for name, value in itertools.product(LIMITS, ODD[:8])]
+FRAMES += [{"op": "make", "number": 1, "limits": {name: value}} for name, value in itertools.product(LIMITS, ODD[:8])]
 """
 
 

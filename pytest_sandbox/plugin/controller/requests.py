@@ -29,6 +29,7 @@ class Requests:
         self._supervisor, self._measured = supervisor, measured
         #: What the sandboxes that were made so far have used.
         self.made: Made | None = None
+        self._last: tuple[int, Running] | None = None
 
     def on_frame(self, running: Running, frame: Frame) -> None:
         """Answer a test's question. Raises WireError for what is none."""
@@ -39,21 +40,32 @@ class Requests:
         elif op == "changes?":
             changes, _ = self._supervisor.changes(running)
             running.send({"op": "changes", "changes": [[one.path, one.kind.value, one.size] for one in changes]})
-        elif op == "make" and running.order.scope:
-            self._make(running, frame)
+        elif op in ("make", "unmake") and running.order.scope and type(number := frame.get("number")) is int:
+            if op == "make":
+                self._make(running, frame, number)
+            else:
+                self._unmake(running, number)
         elif op != "done":
             raise WireError(f"a sandbox said {op!r}")
 
-    def _make(self, running: Running, frame: Frame) -> None:
+    def _make(self, running: Running, frame: Frame, number: int) -> None:
         try:
             if self._supervisor.has_below(running):
                 # Their cgroups lie side by side: one at a time, or together they would have many times the test's limits.
                 raise SpecError("a test has one further sandbox at a time; this one was asked for while another was there")
             spec = _at_most(running.order.spec, frame)
             self._supervisor.refuse(spec)
-            self._supervisor.start(running, spec, _Maker(running, self._supervisor, self._measured, self._note))
+            maker = _Maker(running, number, self._supervisor, self._measured, self._note)
+            self._last = number, self._supervisor.start(running, spec, maker, number=number)
         except (SandboxError, OSError, ValueError, TypeError) as error:
-            running.send({"op": "unmade", "reason": str(error)})
+            running.send({"op": "unmade", "number": number, "reason": str(error)})
+
+    def _unmake(self, running: Running, number: int) -> None:
+        """End one that the test waits for no longer, nor forks into; its end is what tells that it is gone."""
+        if self._last is not None and self._last[0] == number and not self._last[1].ended:
+            self._last[1].fail_unforked(SandboxError("who had asked for it was interrupted"))
+        else:
+            running.send({"op": "gone", "number": number})
 
     def _note(self, outcome: Outcome) -> None:
         one = Made(1, outcome.usage)
@@ -64,9 +76,14 @@ class _Maker:
     """Hears a sandbox that a test has made, and tells the test."""
 
     def __init__(
-        self, owner: Running, supervisor: Supervisor, measured: Measured | None, note: Callable[[Outcome], None]
+        self,
+        owner: Running,
+        number: int,
+        supervisor: Supervisor,
+        measured: Measured | None,
+        note: Callable[[Outcome], None],
     ) -> None:
-        self._owner, self._supervisor, self._note = owner, supervisor, note
+        self._owner, self._number, self._supervisor, self._note = owner, number, supervisor, note
         self._measured, self._account = measured, Account(measured)
         self._said: Frame | None = None
 
@@ -84,7 +101,9 @@ class _Maker:
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
         if not self._owner.ended:
-            self._owner.send({"op": "made", "outcome": bodies.outcome_to_frame(outcome), "said": self._said})
+            answer = {"number": self._number, "outcome": bodies.outcome_to_frame(outcome), "said": self._said}
+            self._owner.send({"op": "made", **answer})
+            self._owner.send({"op": "gone", "number": self._number})
 
 
 def _at_most(own: Spec, frame: Frame) -> Spec:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +22,13 @@ from pytest_sandbox.plugin.planning.options import BY_NAME, closest
 from pytest_sandbox.sandbox.inside import bodies
 from pytest_sandbox.sandbox.inside.bodies import CallError, Result
 from pytest_sandbox.sandbox.inside.child import Body, Inside, Next
-from pytest_sandbox.sandbox.inside.main import fork_into
+from pytest_sandbox.sandbox.inside.main import fork_into, refuse
 from pytest_sandbox.sandbox.wire.frames import Frame
 
 __all__ = ["CallError", "Result", "SandboxFactory", "SandboxInfo", "sandbox", "sandbox_factory"]
+
+#: Of the sandboxes that tests ask for, by which an answer is known to be of the last one.
+_numbers = itertools.count()
 
 
 def _inside(config: pytest.Config) -> Inside:
@@ -113,19 +118,44 @@ class SandboxFactory:
         return bodies.value_of(frame, result)
 
     def _make(self, body: Body) -> tuple[Result, Frame | None]:
-        spec = _parse(self._given)
-        channel = self._inside.channel
-        with channel.asking():
-            channel.send({"op": "make", **spec})
-            while True:
-                frame, descriptors = channel.wait_for("spawn", "made", "unmade")
-                if frame["op"] == "spawn":
-                    with measuring.sheltered(self._config):
-                        fork_into(self._inside, frame, descriptors, lambda inside: self._run(body, inside))
-                elif frame["op"] == "made":
-                    return bodies.outcome_from_frame(frame["outcome"]), frame["said"]
-                else:
-                    raise SpecError(frame["reason"])
+        spec, number = _parse(self._given), next(_numbers)
+        with self._inside.channel.asking():
+            try:
+                self._inside.channel.send({"op": "make", "number": number, **spec})
+                frame = self._until_made(number, body)
+            except BaseException:  # of a signal handler: nobody waits for it any more
+                self._unmake(number)
+                raise
+        if frame["op"] == "unmade":
+            raise SpecError(frame["reason"])
+        return bodies.outcome_from_frame(frame["outcome"]), frame["said"]
+
+    def _until_made(self, number: int, body: Body) -> Frame:
+        while True:
+            frame, descriptors = self._inside.channel.wait_for("spawn", "made", "unmade")
+            if frame["number"] != number:
+                self._refuse(frame, descriptors)
+            elif frame["op"] == "spawn":
+                with measuring.sheltered(self._config):
+                    fork_into(self._inside, frame, descriptors, lambda inside: self._run(body, inside))
+            else:
+                return frame
+
+    def _unmake(self, number: int) -> None:
+        """Have it killed, if it is not gone yet, and wait for that: as `subprocess.run` does."""
+        self._inside.channel.send({"op": "unmake", "number": number})
+        while True:
+            frame, descriptors = self._inside.channel.wait_for("spawn", "gone")
+            if frame["op"] == "spawn":
+                self._refuse(frame, descriptors)
+            elif frame["number"] == number:
+                return
+
+    def _refuse(self, frame: Frame, descriptors: Sequence[int]) -> None:
+        """Fork into none that nobody waits for any more."""
+        if frame["op"] == "spawn":
+            reason = OSError(errno.ECANCELED, os.strerror(errno.ECANCELED), "the call that had asked for it was interrupted")
+            refuse(self._inside, frame, descriptors, reason)
 
     def _run(self, body: Body, inside: Inside) -> int | Next:
         measuring.begin(self._config)

@@ -45,15 +45,22 @@ def fork(inside: Inside, frame: Frame, descriptors: Sequence[int]) -> Inside | N
         cwd, lost = _cwd()
         forked = native.fork(_plan(inside, order, frame, descriptors, cwd))
     except OSError as error:
-        inside.channel.send({"op": "refused", "name": order.name, **describe(error)})
-    else:
-        if forked is not native.Forked.CALLER:
-            if lost:
-                _lose_directory()
-            return _begin(inside, order, forked)
+        refuse(inside, frame, descriptors, error)
+        return None
+    if forked is not native.Forked.CALLER:
+        if lost:
+            _lose_directory()
+        return _begin(inside, order, forked)
     for fd in descriptors:
         close(fd)
     return None
+
+
+def refuse(inside: Inside, frame: Frame, descriptors: Sequence[int], error: OSError) -> None:
+    """Tell the controller why the sandbox of a "spawn" frame is not forked into."""
+    inside.channel.send({"op": "refused", "name": frame["name"], **describe(error)})
+    for fd in descriptors:
+        close(fd)
 
 
 def _plan(inside: Inside, order: Order, frame: Frame, descriptors: Sequence[int], cwd: bytes) -> native.ForkPlan:

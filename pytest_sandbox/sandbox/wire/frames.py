@@ -173,7 +173,7 @@ class Channel:
 
     Frames leave it one after the other, whoever sends, and wherever he is interrupted. Threads take turns. A signal handler, or
     a finalizer, leaves its frame to the `send` that it came in between. Where a handler raises in the midst of a frame, whoever
-    sends next sends the rest of that first.
+    sends next sends the rest of that first, and who reads next reads the rest.
     """
 
     def __init__(self, sock: Socket) -> None:
@@ -185,6 +185,7 @@ class Channel:
         self._owner = getpid()
         self._asking = RLock()
         self._kept: list[tuple[Frame, list[int]]] = []
+        self._parts: list[tuple[bytes, list[tuple[int, int, bytes]], int, Any]] = []  # of the frame that is being read
         self._turn = RLock()
         self._is_sending = False  # whose turn it is
         self._frames: deque[tuple[memoryview, list[int]]] = deque()  # each with what was sent of it, in bytes
@@ -264,17 +265,20 @@ class Channel:
             raise SandboxError("a fork of the test's process cannot ask the controller: ask in the test itself")
 
     def _next(self) -> tuple[Frame, list[int]]:
-        header, descriptors = self._read(_HEADER.size)
-        (length,) = _HEADER.unpack(header)
-        body, more = self._read(length)
-        return _decode(body), descriptors + more
-
-    def _read(self, count: int) -> tuple[bytes, list[int]]:
-        data, descriptors = bytearray(), list[int]()
-        while len(data) < count:
-            part, ancillary, _, _ = self.socket.recvmsg(count - len(data), _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
-            descriptors += descriptors_in(ancillary)
-            if not part:
+        while (lacking := self._lacking()) > 0:
+            _keep(self._parts, self.socket.recvmsg, lacking, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+            if not self._parts[-1][0]:
+                self._parts.pop()
                 raise EOFError
-            data += part
-        return bytes(data), descriptors
+        frame = _decode(b"".join(part[0] for part in self._parts)[_HEADER.size :])
+        descriptors = [fd for part in self._parts for fd in descriptors_in(part[1])]
+        self._parts = []
+        return frame, descriptors
+
+    def _lacking(self) -> int:
+        """How many bytes of the header are still to be read, or else of the frame."""
+        had = sum(len(part[0]) for part in self._parts)
+        if had < _HEADER.size:
+            return _HEADER.size - had
+        header = b"".join(part[0] for part in self._parts[: _HEADER.size])[: _HEADER.size]  # no part is empty
+        return int(_HEADER.unpack(header)[0]) + _HEADER.size - had
