@@ -68,3 +68,75 @@ def test_nothing_after_a_failed_one(pytester: pytest.Pytester, compare: Compare,
     )
     lines = same_log(compare)
     assert lines.count("after up") == lines.count("always up") == lines.count("last up") == lines.count("elsewhere up") == 1
+
+
+@pytest.mark.parametrize("scope", ["session", "module", "class"])
+def test_teardown_of_a_value_that_is_replaced(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
+    """It fails the test that needs the next value, and no other: the next one has it set up."""
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.fixture(scope={scope!r}, params=["sqlite", "postgres", "mysql"])
+        def db(request):
+            yield request.param
+            print("closing", request.param)
+            if request.param != "mysql": raise RuntimeError("connections left open")
+        class TestIt:
+            def test_1(self, db): pass
+            def test_2(self, db): assert db != "mysql"
+        def test_other(): pass
+        """
+    )
+    pair = compare("-rA")
+    assert pair.boxed.outcomes() == pair.plain.outcomes(), pair.boxed.text
+    assert pair.boxed.text.count("RuntimeError: connections left open") == pair.plain.text.count(
+        "RuntimeError: connections left open"
+    )
+    assert "closing sqlite" in pair.boxed.text
+
+
+def test_hook_that_fails_after_the_fixture(pytester: pytest.Pytester, compare: Compare) -> None:
+    """The test fails that has it set up; others have the value."""
+    pytester.makeconftest(
+        """
+        import pytest
+        @pytest.hookimpl(wrapper=True)
+        def pytest_fixture_setup(fixturedef, request):
+            value = yield
+            if value is None: raise ValueError(f"fixture {fixturedef.argname} returned None")
+            return value
+        @pytest.fixture(scope="module")
+        def resource():
+            yield
+            print("torn down")
+        """
+    )
+    pytester.makepyfile("def test_1(resource): pass\ndef test_2(): pass\ndef test_3(resource): pass")
+    compare("-rA").assert_same_ends()
+
+
+@pytest.mark.parametrize("scope", ["session", "module"])
+def test_teardown_of_a_scope_that_is_made_anew(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
+    """For a thread that another fixture has started: what fails is told, though nobody needs the fixture again."""
+    pytester.makepyfile(
+        f"""
+        import pytest, threading
+        @pytest.fixture(scope={scope!r})
+        def database():
+            yield "db"
+            raise RuntimeError("database could not be closed")
+        @pytest.fixture(scope={scope!r})
+        def background():
+            stop = threading.Event()
+            thread = threading.Thread(target=stop.wait)
+            thread.start()
+            yield
+            stop.set()
+            thread.join()
+        def test_1(database): pass
+        def test_2(background): pass
+        """
+    )
+    pair = compare().assert_same_ends()
+    pair.boxed.result.assert_outcomes(passed=2, errors=1, warnings=1)
+    assert "During handling" not in pair.boxed.text

@@ -43,6 +43,11 @@ class Ledger:
         """Note its end."""
         self._live.discard(fixturedef)
 
+    def caches(self, error: BaseException) -> bool:
+        """Whether pytest raises it again for each test that needs the fixture: it caches what a set-up raises."""
+        cached = (one.cached_result for one in self._live)
+        return any(result is not None and result[2] is not None and result[2][0] is error for result in cached)
+
     def standing(self) -> tuple[FixtureDef[Any], ...]:
         """Those that are set up."""
         return tuple(one for one in self._live if one.cached_result is not None and one.cached_result[2] is None)
@@ -120,8 +125,8 @@ def _teardown_exact(
     exact(kept if nextitem is following else nextitem)
 
 
-def set_up(item: pytest.Item, need: Need) -> bool:
-    """Set up a fixture of a higher scope here, for an item; whether that worked.
+def set_up(item: pytest.Item, need: Need) -> BaseException | None:
+    """Set up a fixture of a higher scope here, for an item; the error that it has, if it has one.
 
     An exception of its own, which pytest caches, is raised again and reported in each child that needs it. So is
     SystemExit, which pytest does not cache: the fixture has run, and is not to be run once more for the same test.
@@ -129,7 +134,7 @@ def set_up(item: pytest.Item, need: Need) -> bool:
     __tracebackhide__ = True
     request = _request(item)
     if request is None:
-        return True
+        return None
     stack = _state(item.session).stack
     # From pytest 9.2 on, an item must be on the stack to ask for fixtures.
     stack[item] = ([], None)
@@ -141,12 +146,41 @@ def set_up(item: pytest.Item, need: Need) -> bool:
         if not isinstance(error, Exception) and need.definition.cached_result is None:
             need.definition.cached_result = (None, need.parameter, (error, error.__traceback__))
             item.session.stash.setdefault(_CACHED_HERE, []).append(need.definition)
-        return False
+        return error
     else:
-        return True
+        return None
     finally:
         del stack[item]
         _forget(item)
+
+
+class Once:
+    """Errors that one test has and no other, for pytest caches none of them: of the end of a fixture's old value, or of a hook.
+
+    Until that test's sandbox is forked they stand in the place of what the fixture is to all others.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, list[tuple[FixtureDef[Any], Any]]] = {}
+
+    def raise_in(self, unit: int, need: Need, error: BaseException) -> None:
+        """Have it raised where this unit, by index, asks for the fixture."""
+        self._kept.setdefault(unit, []).append((need.definition, need.definition.cached_result))
+        need.definition.cached_result = (None, need.parameter, (error, error.__traceback__))
+
+    def lacks(self, need: Need) -> bool:
+        """Whether there is such an error of a fixture which is then to be set up for others."""
+        return any(one is need.definition and before is None for kept in self._kept.values() for one, before in kept)
+
+    def forget(self, *, but: int | None = None) -> None:
+        """Be the process of this unit, or of none."""
+        for unit in [unit for unit in self._kept if unit != but]:
+            self.is_over(unit)
+
+    def is_over(self, unit: int) -> None:
+        """The unit has its own sandbox."""
+        for definition, before in reversed(self._kept.pop(unit, [])):
+            definition.cached_result = before
 
 
 def _request(item: pytest.Item) -> TopRequest | None:

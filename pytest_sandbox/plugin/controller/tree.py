@@ -65,6 +65,7 @@ class Tree:
         self._spec: Spec = dataclasses.replace(settings.base.spec, limits=_for_scopes(settings.base.spec.limits, jobs))
         self._early: dict[int, list[dict[str, Any]]] = {}
         self.open: list[Scope] = []
+        self._torn_down: list[Scope] = []
         self._needs = Needs(world.session, units, self.open, in_order=in_order)
         self.baton = Baton()
 
@@ -332,7 +333,14 @@ class Tree:
             self._supervisor.run_while(lambda scope=scope: scope.outcome is None)  # type: ignore[misc]
             if scope.outcome is not None:
                 self._book.add_scope(scope.node, scope.outcome)
+            if scope.closed is not None and scope.closed.failed:
+                self._torn_down.append(scope)
         del self.open[first:]
+
+    def torn_down(self) -> list[Scope]:
+        """Those that have torn down before their last test, and failed to: nobody may ever set that up again. Once."""
+        found, self._torn_down = self._torn_down, []
+        return found
 
 
 def _for_scopes(limits: Limits, jobs: int) -> Limits:

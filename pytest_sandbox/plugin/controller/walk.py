@@ -391,6 +391,8 @@ class Walk:
             self._ahead.drop()
         elif ending:
             self._ahead.let_go()
+        for scope in self._tree.torn_down():
+            told.merge(scope, scope.closed)
         for scope in ending:
             told.merge(scope, self._tree.close(scope, told.items[max(0, told.position - 1)]))
         with self._row.reporting():

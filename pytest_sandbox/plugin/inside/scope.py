@@ -83,16 +83,11 @@ def _enter(world: World, node: Node, inside: Inside, opener: tuple[int, int] | N
 
 def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
     """Set up what a sandbox needs; False where this process is spoilt, since a thread runs in it that its children would miss."""
+    spoilt, duration = None, 0.0
     try:
         duration = _prepare(world, inside, frame["prepare"])
-    except _ThreadStarted as spoilt:
-        item = world.session.items[frame["item"]]
-        # Whoever sets the fixtures up again will say what they have to say.
-        with suppress(Exception), around(world, item, "teardown"):
-            ledger.leave(world.session)
-        measuring.send(world.config, inside)
-        inside.channel.send({"op": "threaded", "name": spoilt.name, "threads": spoilt.threads})
-        return False
+    except _ThreadStarted as started:
+        spoilt = started
     except BaseException as error:  # noqa: BLE001  # KeyboardInterrupt and pytest.exit too: the controller does what they ask
         measuring.send(world.config, inside)
         interruption.send(inside.channel, error)
@@ -101,6 +96,10 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
     finally:
         world.loops.note()
         world.tell_generators(inside)
+    if spoilt is not None:
+        _close(world, inside, frame["item"])
+        inside.channel.send({"op": "threaded", "name": spoilt.name, "threads": spoilt.threads})
+        return False
     world.heir = frame["prepare"][0][0]
     world.reporter.news(world.session.items[frame["item"]])
     measuring.send(world.config, inside)
@@ -115,6 +114,7 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
 
     def body(child: Inside) -> int | Next:
         world.heir = frame["unit"] if inherits else None
+        world.once.forget(but=frame["unit"])
         if not inherits:
             _forget_strays(world.config)
         if frame["node"] is None:
@@ -130,6 +130,7 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
             measuring.leave_shelter(world.config)
     if forked is not None:
         return Next(forked, body)
+    world.once.is_over(frame["unit"])
     if inherits:
         world.heir = None
         _forget_strays(world.config)
@@ -147,7 +148,7 @@ def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequ
 
     What one unit could not have, since another of its fixtures failed before, the next one has set up that needs it too.
     """
-    duration, tried, failed = 0.0, set[int](), list[tuple[int, int]]()
+    duration, tried, failed, left = 0.0, set[int](), list[tuple[int, int]](), list[tuple[int, int]]()
     for unit_index, item_index, need_indexes in wanted:
         unit = world.units[unit_index]
         reach = 0 if (unit_index, item_index) in world.failed else _reach(world, unit, item_index)
@@ -155,14 +156,18 @@ def _prepare(world: World, inside: Inside, wanted: Sequence[tuple[int, int, Sequ
         needed = [need for need in needed if id(need.definition) not in tried]
         if needed:
             inside.channel.send({"op": "for", "unit": unit_index, "item": item_index})
-            took, count = _set_up(world, inside, world.session.items[item_index], needed)
+            took, count = _set_up(world, inside, unit_index, world.session.items[item_index], needed)
             duration += took
             tried.update(id(need.definition) for need in needed[: count + 1])  # the one that failed is not set up again, either
             if count < len(needed):
                 world.failed.add((unit_index, item_index))
-                failed.append((unit_index, unit.above.index(needed[count])))
+                place = (unit_index, unit.above.index(needed[count]))
+                if id(needed[count].definition) in world.broken:
+                    failed.append(place)
+                elif world.once.lacks(needed[count]):
+                    left.append(place)
     every = {id(world.units[unit].above[need].definition): (unit, need) for unit, _, needs in wanted for need in needs}
-    left = [place for definition, place in every.items() if definition not in tried]
+    left += [place for definition, place in every.items() if definition not in tried]
     if left or failed:
         inside.channel.send({"op": "left", "needs": left, "failed": failed})
     return duration
@@ -184,7 +189,7 @@ class _ThreadStarted(BaseException):
         self.name, self.threads = name, list(threads)
 
 
-def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Need]) -> tuple[float, int]:
+def _set_up(world: World, inside: Inside, unit: int, item: pytest.Item, needed: Sequence[Need]) -> tuple[float, int]:
     """How long it took, in seconds, and how many could be set up: not what comes after one that fails."""
 
     def work() -> int:
@@ -194,10 +199,13 @@ def _set_up(world: World, inside: Inside, item: pytest.Item, needed: Sequence[Ne
             # it is done: what the kernel has killed for memory by then was not its fault.
             inside.channel.ask({"op": "fixture", "name": need.name}, "heard")
             with world.reporter.watching_threads() as watched:
-                worked = ledger.set_up(item, need)
+                error = ledger.set_up(item, need)
             _tell_output(inside)
-            if not worked:
-                world.broken[id(need.definition)] = need.parameter
+            if error is not None:
+                if world.ledger.caches(error):
+                    world.broken[id(need.definition)] = need.parameter
+                else:
+                    world.once.raise_in(unit, need, error)
                 return count
             started = watched.threads.started()
             result = need.definition.cached_result

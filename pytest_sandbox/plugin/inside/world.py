@@ -10,7 +10,7 @@ from os import getpid
 import pytest
 
 from pytest_sandbox.plugin.builtin.generators import Generators
-from pytest_sandbox.plugin.builtin.ledger import Ledger
+from pytest_sandbox.plugin.builtin.ledger import Ledger, Once
 from pytest_sandbox.plugin.builtin.settling import settle_in
 from pytest_sandbox.plugin.builtin.tmp import Numbers
 from pytest_sandbox.plugin.inside.reporter import Reporter
@@ -46,6 +46,7 @@ class World:
         self.failed: set[tuple[int, int]] = set()
         self.broken: dict[int, object] = {}
         self.heir: int | None = None
+        self.once = Once()
         self.generators = Generators()
         self.generators.note()
         self.loops = Loops()
