@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from _pytest.compat import NOTSET
@@ -17,9 +17,9 @@ from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
 from _pytest.runner import SetupState
 
+from pytest_sandbox.plugin.builtin.tracebacks import unseen
 from pytest_sandbox.plugin.planning.scopes import Need
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 #: Fixtures whose failure pytest does not cache, and this process does.
 _CACHED_HERE: pytest.StashKey[list[FixtureDef[Any]]] = pytest.StashKey()
 
@@ -85,13 +85,7 @@ def enter(session: pytest.Session, node: Node) -> None:
         _state(session).setup(node)  # type: ignore[arg-type]  # walks listchain(), which every node has
 
 
-def _unseen(function: _Function) -> _Function:
-    """Have it be generated code for pytest: where that leaves nothing of a traceback, it shows the whole, and not only this."""
-    function.__code__ = function.__code__.replace(co_filename="<pytest-sandbox>")
-    return function
-
-
-@_unseen
+@unseen
 def leave(session: pytest.Session) -> None:
     """Tear down everything that this process has set up."""
     __tracebackhide__ = True
@@ -114,7 +108,7 @@ def keeping(session: pytest.Session, following: pytest.Item | None, kept: pytest
         del state.teardown_exact
 
 
-@_unseen
+@unseen
 def _teardown_exact(
     exact: Callable[[pytest.Item | None], None],
     following: pytest.Item | None,
@@ -125,6 +119,7 @@ def _teardown_exact(
     exact(kept if nextitem is following else nextitem)
 
 
+@unseen
 def set_up(item: pytest.Item, need: Need) -> BaseException | None:
     """Set up a fixture of a higher scope here, for an item; the error that it has, if it has one.
 
@@ -196,6 +191,7 @@ def _forget(item: pytest.Item) -> None:
     item._initrequest()  # type: ignore[attr-defined]
 
 
+@unseen
 def _execute(request: TopRequest, need: Need) -> None:
     __tracebackhide__ = True
     if need.depth == 0:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from _pytest.capture import CaptureManager
 from _pytest.logging import LoggingPlugin, caplog_records_key
+from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin.builtin import logs
+from pytest_sandbox.plugin.builtin import filters, logs, strays
 from pytest_sandbox.plugin.inside.world import World
 
 
@@ -26,6 +28,17 @@ def around(world: World, item: pytest.Item, when: str) -> Iterator[None]:
         _captured(world.config, item, when),
     ):
         yield
+
+
+def tell_strays(world: World, item: pytest.Item) -> None:
+    """What has raised as the values of an item's fixtures went, after its teardown, is an error of that, or a warning.
+
+    Plain pytest tells the next test of it, which is in another process.
+    """
+    with _caught_warnings(world, item):
+        call = CallInfo.from_call(partial(strays.tell, world.config), "teardown")
+    if call.excinfo is not None:
+        world.reporter.replace(item.ihook.pytest_runtest_makereport(item=item, call=call))
 
 
 @contextlib.contextmanager
@@ -78,5 +91,5 @@ def _caught_warnings(world: World, item: pytest.Item) -> Iterator[None]:
     if not world.config.pluginmanager.hasplugin("warnings"):
         yield
         return
-    with catch_warnings_for_item(config=world.config, ihook=item.ihook, when="runtest", item=item):
+    with catch_warnings_for_item(config=world.config, ihook=item.ihook, when="runtest", item=item), filters.noted(item):
         yield

@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 import pytest
 from _pytest.runner import CallInfo
 
-from pytest_sandbox.plugin.builtin import junit, logs, recorded, reports, sections
+from pytest_sandbox.plugin.builtin import filters, junit, logs, recorded, reports, sections
 from pytest_sandbox.plugin.builtin.settling import INSIDE
+from pytest_sandbox.plugin.builtin.tracebacks import unseen
 from pytest_sandbox.plugin.inside import hints
 from pytest_sandbox.plugin.inside.threads import Threads
 from pytest_sandbox.plugin.others import carried
@@ -49,6 +50,7 @@ class Reporter:
         self.owner = 0
         self.listens = False
         self._watched: Watched | None = None
+        self._last: pytest.TestReport | None = None
         self.other_hint: Callable[[], str | None] = lambda: None
 
     @contextlib.contextmanager
@@ -65,6 +67,7 @@ class Reporter:
         self._config.hook.pytest_fixture_setup._remove_plugin(self)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
+    @unseen
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
         """Note who has started a thread: of fixtures within each other the one that is set up first."""
         __tracebackhide__ = True
@@ -82,12 +85,22 @@ class Reporter:
             return (yield)
         finally:  # also after pytest.exit(), by which a debugger is left
             if isinstance(report, pytest.TestReport) and before != _shown_of(report):
-                self._channel.send({**reports.to_frame(self._config, report), "again": True})
+                self._send_again(report)
+
+    def replace(self, report: pytest.TestReport) -> None:
+        """Send a failure in place of the last report, which was of the same phase, unless that has failed."""
+        if self._last is not None and not self._last.failed:
+            report.duration += self._last.duration
+            self._send_again(report)
+
+    def _send_again(self, report: pytest.TestReport) -> None:
+        self._channel.send({**reports.to_frame(self._config, report), "again": True})
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Have `caplog` know what scopes have logged for this item."""
+        """Have what scopes have left for this item: what they have logged, for `caplog`, and filters of warnings."""
         logs.hand_on(item)
+        filters.hand_on(item)
 
     @property
     def _channel(self) -> Channel:
@@ -121,6 +134,7 @@ class Reporter:
         """Stream the report."""
         if report.when == "call":
             collect()  # unraisable exceptions and never-awaited coroutines belong to this test
+        self._last = report
         self._channel.send(reports.to_frame(self._config, report))
 
     def pytest_warning_recorded(

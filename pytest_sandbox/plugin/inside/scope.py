@@ -17,6 +17,7 @@ from _pytest.outcomes import TEST_OUTCOME
 from _pytest.runner import CallInfo
 
 from pytest_sandbox.plugin.builtin import interruption, ledger, reports, strays
+from pytest_sandbox.plugin.builtin.tracebacks import unseen
 from pytest_sandbox.plugin.inside.around import around
 from pytest_sandbox.plugin.inside.reporter import silence_foreign_hooks
 from pytest_sandbox.plugin.inside.unit import unit_body
@@ -192,6 +193,7 @@ class _ThreadStarted(BaseException):
 def _set_up(world: World, inside: Inside, unit: int, item: pytest.Item, needed: Sequence[Need]) -> tuple[float, int]:
     """How long it took, in seconds, and how many could be set up: not what comes after one that fails."""
 
+    @unseen
     def work() -> int:
         __tracebackhide__ = True
         for count, need in enumerate(needed):
@@ -235,11 +237,10 @@ def _close(world: World, inside: Inside, index: int) -> None:
     reraise = pytest.exit.Exception if item.config.getoption("usepdb", False) else (pytest.exit.Exception, KeyboardInterrupt)
     with around(world, item, "teardown"):
         try:
-            call = CallInfo.from_call(partial(ledger.leave, world.session), "teardown", reraise=reraise)
+            call = CallInfo.from_call(partial(_tear_down, world.session), "teardown", reraise=reraise)
         except reraise as error:
             interruption.send(inside.channel, error)
             call = CallInfo.from_call(lambda: None, "teardown")
-        collect()
     world.reporter.news(item)
     # Plugins see one report of a teardown, and the last test's own process makes that.
     if call.excinfo is None and not check.SoftFailures.any():
@@ -251,6 +252,14 @@ def _close(world: World, inside: Inside, index: int) -> None:
     measuring.send(world.config, inside)
     world.tell_generators(inside)
     inside.channel.send(reports.to_frame(world.config, report) | {"op": "closed"})
+
+
+@unseen
+def _tear_down(session: pytest.Session) -> None:
+    __tracebackhide__ = True
+    ledger.leave(session)
+    collect()
+    strays.tell(session.config)
 
 
 def _expect_failures(item: pytest.Item) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 
-from pytest_sandbox.plugin.builtin import interruption, ledger
+from pytest_sandbox.plugin.builtin import interruption, ledger, strays
 from pytest_sandbox.plugin.builtin.sections import captured_for
 from pytest_sandbox.plugin.inside import early
+from pytest_sandbox.plugin.inside.around import tell_strays
 from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others import reruns
 from pytest_sandbox.plugin.others.coverage import measuring
@@ -48,6 +49,8 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
             kept = nextitem if stays else None
             with ledger.keeping(session, nextitem, kept), reruns.attempts(item, alone=alone, earlier=order["earlier"]):
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+            if strays.any_noted(world.config):
+                tell_strays(world, item)
             reporter.news(item, ended=True)
             measuring.send(world.config, inside)
             world.tell_generators(inside)
