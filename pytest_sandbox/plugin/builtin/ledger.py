@@ -123,8 +123,9 @@ def _teardown_exact(
 def set_up(item: pytest.Item, need: Need) -> BaseException | None:
     """Set up a fixture of a higher scope here, for an item; the error that it has, if it has one.
 
-    An exception of its own, which pytest caches, is raised again and reported in each child that needs it. So is
-    SystemExit, which pytest does not cache: the fixture has run, and is not to be run once more for the same test.
+    An exception of its own, which pytest caches, pytest.exit()'s too, is raised again and reported in each child that needs it.
+    So are SystemExit and KeyboardInterrupt, which pytest does not cache: the fixture has run, and is not to be run once more for
+    the same test.
     """
     __tracebackhide__ = True
     request = _request(item)
@@ -135,9 +136,7 @@ def set_up(item: pytest.Item, need: Need) -> BaseException | None:
     stack[item] = ([], None)
     try:
         _execute(request, need)
-    except (KeyboardInterrupt, pytest.exit.Exception):
-        raise
-    except BaseException as error:  # noqa: BLE001  # SystemExit is an error of the fixture's too
+    except BaseException as error:  # noqa: BLE001  # it is raised again where the test's turn has come
         if not isinstance(error, Exception) and need.definition.cached_result is None:
             need.definition.cached_result = (None, need.parameter, (error, error.__traceback__))
             item.session.stash.setdefault(_CACHED_HERE, []).append(need.definition)
