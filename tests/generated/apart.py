@@ -206,6 +206,8 @@ def _is_warning_apart(event: Event, apart: Apart) -> bool:
     """Whether it is of such a test; of one whose set-up and teardown are apart, whether it is not the test's own."""
     _, _, test, category, message, *_ = event
     own = test.rpartition("::")[2].partition("[")[0] in message
+    if not test and apart.teardowns:  # of the run's end, where more may be torn down
+        return "teardown" in message
     return bool(re.search(apart.warnings, category)) or test in apart.lost or (test in apart.around and not own)
 
 

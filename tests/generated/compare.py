@@ -48,9 +48,12 @@ INTENDED = (
     (r"pytest-of-[^/\s]+/pytest-\d+", "basetemp"),
     (r'\b(time|timestamp|hostname)="[^"]*"', r'\1="N"'),
     (r"=+ ([^=\n]*) =+", r"= \1 ="),
+    # The letters of unittest's subtests, which plain pytest captures, and shows below the name of a test that may print no more.
+    (r"^_+ .+ _+\n-+ Captured stdout call -+\n[u,\-]+\n(?=[_=]|-+ Captured \w+ teardown)", ""),
+    (r"^-+ Captured stdout call -+\n[u,\-]+\n", ""),
     # In native tracebacks: the way from pytest to the test.
-    (r'^  File ".*/(_pytest|pluggy|pytest_sandbox)/.*\n(    .*\n)*', ""),
-    (r'^  \|   File ".*/(_pytest|pluggy|pytest_sandbox)/.*\n(  \|     .*\n)*', ""),
+    (r'^  File "(.*/(_pytest|pluggy)/|(.*/pytest_sandbox/|<pytest-sandbox>)).*\n(    .*\n)*', ""),
+    (r'^  \|   File "(.*/(_pytest|pluggy)/|(.*/pytest_sandbox/|<pytest-sandbox>)).*\n(  \|     .*\n)*', ""),
 )
 _INTENDED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in INTENDED]
 

@@ -172,3 +172,33 @@ def test_ctrl_c_in_another_file(pytester: pytest.Pytester, compare: Compare, whe
     arguments, body = ("asked", "pass") if where == "conftest" else ("", "helper.ask()")
     pytester.makepyfile(test_it=f"import helper\ndef test_it({arguments}): {body}")
     compare.same()
+
+
+@pytest.mark.parametrize("how", ["raise KeyboardInterrupt", "pytest.exit('enough')"])
+@pytest.mark.parametrize("options", [[], ["--sandbox-scope=module"]], ids=["each", "shared"])
+def test_warnings_of_what_is_torn_down_then(pytester: pytest.Pytester, compare: Compare, how: str, options: list[str]) -> None:
+    """Are the run's, and no test's."""
+    pytester.makepyfile(
+        f"""
+        import pytest, warnings
+        @pytest.fixture(scope="session")
+        def session():
+            yield
+            warnings.warn("of the session")
+        @pytest.fixture(scope="module")
+        def module():
+            yield
+            warnings.warn("of the module")
+        @pytest.fixture
+        def own():
+            yield
+            warnings.warn("of the test")
+        def test_1(session): pass
+        def test_2(session, module, own):
+            warnings.warn("before")
+            {how}
+        """
+    )
+    pair = compare(options=options)
+    assert pair.boxed.screen() == pair.plain.screen()
+    assert pair.plain.result.parseoutcomes()["warnings"] == 4

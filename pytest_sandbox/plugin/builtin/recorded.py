@@ -52,6 +52,11 @@ def warning_from_frame(config: pytest.Config, frame: dict[str, Any], nodeid: str
     return {"warning_message": message, "nodeid": nodeid, "when": "runtest", "location": location}
 
 
+def of_the_run(warning: dict[str, Any]) -> dict[str, Any]:
+    """What it is called with where the run has ended in the midst of a test, and what is torn down then is no test's."""
+    return {**warning, "nodeid": "", "when": "config"}
+
+
 def _line(value: object) -> int:
     number = int(str(value))
     if not 0 <= number < 1 << 31:

@@ -14,10 +14,9 @@ from pytest_sandbox._linux.clock import monotonic
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import KILLING, Ending, Outcome
 from pytest_sandbox.model.spec import Keep, Limits
-from pytest_sandbox.plugin.builtin import interruption, watchdog
+from pytest_sandbox.plugin.builtin import interruption, recorded, watchdog
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption, Stop
-from pytest_sandbox.plugin.builtin.recorded import warning_from_frame
 from pytest_sandbox.plugin.builtin.reports import from_frame, is_of_subtest
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show_bytes
@@ -103,6 +102,7 @@ class Telling:
         self.warnings: list[dict[str, Any]] = []
         self.prepared = 0.0
         self.interruption: Interruption | None = None
+        self._at_the_end: list[dict[str, Any]] = []
         self.outcome: Outcome | None = None
         self.running: Running | None = None
         self.stopped = False
@@ -283,8 +283,7 @@ class Telling:
         if op == "report":
             self._take_report(running, frame)
         elif op == "warning":
-            warnings = self.warnings if self.position < len(self.items) or not self._finished else self._finished[-1].warnings
-            warnings.append(warning_from_frame(self.session.config, frame, self.item.nodeid))
+            self._where_warnings_go.append(recorded.warning_from_frame(self.session.config, frame, self.item.nodeid))
         elif op == "junit":
             self.showing.note(self.item, frame)
         elif op == "carried":
@@ -295,6 +294,12 @@ class Telling:
             self._line.take_generators(frame)
         elif not self.reruns.on_frame(running, frame):
             self._requests.on_frame(running, frame)
+
+    @property
+    def _where_warnings_go(self) -> list[dict[str, Any]]:
+        if self.interruption is not None and not isinstance(self.interruption, Stop):
+            return self._at_the_end
+        return self.warnings if self.position < len(self.items) or not self._finished else self._finished[-1].warnings
 
     def _expect(self, item: int) -> None:
         if self.position >= len(self.items) or item != self.items[self.position]:
@@ -400,8 +405,8 @@ class Telling:
     def merge(self, scope: Scope, closed: pytest.TestReport | None) -> None:
         """Put what a closing scope had to say into the teardown of its last test, as plain pytest does."""
         self.interruption = self.interruption or scope.interruption
-        if self._finished:
-            self._finished[-1].warnings.extend(scope.warnings)
+        if self._finished or self.interruption is not None:
+            self._where_warnings_go.extend(scope.warnings)
         if closed is None or not self._finished or not self._finished[-1].reports:
             return
         merge(self._finished[-1].item, self._finished[-1].reports, closed)
@@ -413,5 +418,6 @@ class Telling:
             return
         if not isinstance(said, Stop):
             self.showing.fire(self.item, self.reports)  # as far as the test came
-            Finished(self.item, self.position, [], [*self._line.early_warnings(self._index), *self.warnings]).warn()
+            warnings = [*self._line.early_warnings(self._index), *self.warnings, *map(recorded.of_the_run, self._at_the_end)]
+            Finished(self.item, self.position, [], warnings).warn()
         interruption.do(self.item, said)

@@ -84,12 +84,21 @@ def _captured(config: pytest.Config, item: pytest.Item, when: str) -> Iterator[N
         yield
 
 
+def warnings_of_the_run(world: World) -> contextlib.AbstractContextManager[None]:
+    """Within: warnings are told that are no test's, but come in its process. To whom they belong the controller knows."""
+    return _caught_warnings(world, None)
+
+
 @contextlib.contextmanager
-def _caught_warnings(world: World, item: pytest.Item) -> Iterator[None]:
+def _caught_warnings(world: World, item: pytest.Item | None) -> Iterator[None]:
     from _pytest.warnings import catch_warnings_for_item
 
     if not world.config.pluginmanager.hasplugin("warnings"):
         yield
         return
-    with catch_warnings_for_item(config=world.config, ihook=item.ihook, when="runtest", item=item), filters.noted(item):
+    hooks = world.config.hook if item is None else item.ihook
+    with (
+        catch_warnings_for_item(config=world.config, ihook=hooks, when="runtest", item=item),
+        contextlib.nullcontext() if item is None else filters.noted(item),
+    ):
         yield

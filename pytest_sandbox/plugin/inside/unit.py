@@ -11,7 +11,7 @@ from functools import partial
 from pytest_sandbox.plugin.builtin import interruption, ledger, strays
 from pytest_sandbox.plugin.builtin.sections import captured_for
 from pytest_sandbox.plugin.inside import early
-from pytest_sandbox.plugin.inside.around import tell_strays
+from pytest_sandbox.plugin.inside.around import tell_strays, warnings_of_the_run
 from pytest_sandbox.plugin.inside.world import World
 from pytest_sandbox.plugin.others import reruns
 from pytest_sandbox.plugin.others.coverage import measuring
@@ -63,7 +63,7 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
             inside.channel.ask(finish, "counted")
     except BaseException as error:  # noqa: BLE001  # the same of a test
         interruption.send(inside.channel, error)
-        with suppress(BaseException):
+        with suppress(BaseException), warnings_of_the_run(world):
             ledger.leave(session)  # as plain pytest does at the session's end
         measuring.send(world.config, inside)
     _run_exit_functions()
