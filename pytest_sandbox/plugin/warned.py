@@ -6,7 +6,7 @@ import pytest
 
 
 class ThreadWarning(pytest.PytestWarning):
-    """A fixture of a wider scope starts a thread, and so is set up in each test's sandbox instead of once."""
+    """A fixture of a wider scope starts a thread, and so is set up in each test's sandbox and not once; or a module, in none."""
 
 
 class LeakWarning(pytest.PytestWarning):

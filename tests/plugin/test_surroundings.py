@@ -283,3 +283,19 @@ def test_how_deep_a_test_begins(pytester: pytest.Pytester, compare: Compare) -> 
     assert len(depths(pair.boxed)) == 2
     assert len(set(depths(pair.boxed))) == 1
     assert 0 < depths(pair.boxed)[0] - depths(pair.plain)[0] < 16
+
+
+def test_a_thread_of_a_module(pytester: pytest.Pytester) -> None:
+    """Is in no sandbox, which is said before a test waits for it."""
+    pytester.makepyfile(
+        """
+        from concurrent.futures import ThreadPoolExecutor
+        EXECUTOR = ThreadPoolExecutor(2, thread_name_prefix="mine")
+        READY = EXECUTOR.submit(int, "5")
+        def test_it(): assert EXECUTOR.submit(pow, 2, 3).result() == 8
+        def test_other(): pass
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-timeout=3")
+    result.assert_outcomes(passed=1, failed=1, warnings=1)
+    result.stdout.fnmatch_lines(["*ThreadWarning: a module starts a thread as it is imported (mine_0), which no sandbox has*"])

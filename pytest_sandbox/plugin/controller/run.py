@@ -19,6 +19,7 @@ from pytest_sandbox.plugin.builtin import junit, strays, watchdog
 from pytest_sandbox.plugin.builtin.ledger import Ledger
 from pytest_sandbox.plugin.builtin.settling import SEVERAL, past_counting
 from pytest_sandbox.plugin.controller.walk import Walk
+from pytest_sandbox.plugin.inside.threads import Threads
 from pytest_sandbox.plugin.others import asked, carried, dependency, loaded, refused, sybil
 from pytest_sandbox.plugin.others.coverage.measured import measure
 from pytest_sandbox.plugin.planning import paths, resolve, scopes
@@ -89,6 +90,15 @@ class Controller:
         self.book = Book(config, self.settings)
         self.ledger = Ledger()
         config.pluginmanager.register(self.ledger, "sandbox-ledger")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Say which threads modules start as they are imported: they run in this process, and in no sandbox."""
+        threads = Threads()
+        result = yield
+        if names := threads.named():
+            self.book.warn_of_threads_at_import(session, ", ".join(names))
+        return result
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self) -> None:

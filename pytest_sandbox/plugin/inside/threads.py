@@ -22,8 +22,11 @@ class Threads:
 
     def started(self) -> list[str]:
         """The names of those that are new; one of `_thread.start_new_thread()` has none, and threading does not know it."""
-        named = [thread.name for thread in living() if thread not in self._before]
-        return named or ["one without a name"] * self._has_others()
+        return self.named() or ["one without a name"] * self._has_others()
+
+    def named(self) -> list[str]:
+        """Of these only those that threading knows, which takes no time."""
+        return [thread.name for thread in living() if thread not in self._before]
 
     def _has_others(self) -> bool:
         """A thread counts itself when it first runs. One of C code, such as those of a library for numbers, never does."""

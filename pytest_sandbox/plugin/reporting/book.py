@@ -142,6 +142,14 @@ class Book:
         )
         self._warn(item, warning, code.co_filename if code else str(item.path), code.co_firstlineno if code else 1)
 
+    def warn_of_threads_at_import(self, session: pytest.Session, threads: str) -> None:
+        """Say that tests would wait for them in vain."""
+        warning = ThreadWarning(
+            f"a module starts a thread as it is imported ({threads}), which no sandbox has: tests would wait for it in vain. "
+            "Fix: start it in a fixture, or run these tests without one: @pytest.mark.sandbox(enabled=False)"
+        )
+        self._warn(session, warning, str(session.path), 1)
+
     def _warn(self, node: Node, warning: pytest.PytestWarning, path: str, line: int) -> None:
         message = warnings.WarningMessage(warning, type(warning), path, line)
         self._config.hook.pytest_warning_recorded.call_historic(
