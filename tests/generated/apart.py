@@ -243,7 +243,7 @@ def output(text: str, apart: Apart) -> Iterator[str]:
     names = [".".join(test.split("::")[1:]) for test in apart.tests]
     # What plain pytest tears down after the last test is not captured.
     has_raw = bool(apart.teardowns | apart.ends)
-    left_out = False
+    left_out = has_raw  # with -q nothing is above it
     for line in _without(apart.lines, text).splitlines():
         if found := _SECTION.match(line):
             left_out = bool(_SUMS.match(found[1])) or (has_raw and found[1] == "test session starts")

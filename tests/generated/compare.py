@@ -38,6 +38,7 @@ from apart import Apart
 OURS = (
     "wall ", r"\(of \d+ tests that shared ", "added: ", "modified: ", "deleted: ", "replaced: ", "what it wrote", "  ", r"\.\.\.",
 )  # fmt: skip
+LETTERS = r"-+ Captured stdout call -+\n(?:[u,\-]+\n|\n?SUB[A-Z]+(?:\(.*\))? +\[ *\d+%\]\n)+"
 #: What differs by its nature, in any text: times, addresses, counters of processes and runs, and what a sandbox adds.
 INTENDED = (
     (r"^sandbox: .*\n", ""),
@@ -49,8 +50,8 @@ INTENDED = (
     (r'\b(time|timestamp|hostname)="[^"]*"', r'\1="N"'),
     (r"=+ ([^=\n]*) =+", r"= \1 ="),
     # The letters of unittest's subtests, which plain pytest captures, and shows below the name of a test that may print no more.
-    (r"^_+ .+ _+\n-+ Captured stdout call -+\n[u,\-]+\n(?=[_=]|-+ Captured \w+ teardown)", ""),
-    (r"^-+ Captured stdout call -+\n[u,\-]+\n", ""),
+    (rf"^_+ .+ _+\n{LETTERS}(?=[_=]|-+ Captured \w+ teardown)", ""),
+    (rf"^{LETTERS}", ""),
     # In native tracebacks: the way from pytest to the test.
     (r'^  File "(.*/(_pytest|pluggy)/|(.*/pytest_sandbox/|<pytest-sandbox>)).*\n(    .*\n)*', ""),
     (r'^  \|   File "(.*/(_pytest|pluggy)/|(.*/pytest_sandbox/|<pytest-sandbox>)).*\n(  \|     .*\n)*', ""),
@@ -195,7 +196,7 @@ def differences(plain: Seen, boxed: Seen, away: Apart, *, is_live: bool, loose: 
     elif not is_live:
         yield from _diff("output", *(list(apart.output(run.output, away)) for run in (plain, boxed)))
     if away.reasons and "junit.xml" in plain.files:
-        yield from _diff("junit.xml", *(list(apart.junit(run.files["junit.xml"], away)) for run in (plain, boxed)))
+        yield from _diff("junit.xml", *(list(apart.junit(_without_ours(run.files["junit.xml"]), away)) for run in (plain, boxed)))
 
 
 def _of_the_whole(plain: Seen, boxed: Seen, *, is_live: bool) -> Iterator[str]:
@@ -215,10 +216,15 @@ def _of_the_whole(plain: Seen, boxed: Seen, *, is_live: bool) -> Iterator[str]:
 
 
 def _junit(text: str) -> list[str]:
-    """Line by line, without the properties that a sandbox adds, and the element around them if there are no others."""
-    text = re.sub(r'<property name="sandbox_[^"]*" value="[^"]*" ?/>', "", text)
-    text = re.sub(r"<properties>\s*</properties>", "", text)
+    """Line by line, without what is ours."""
+    text = _without_ours(text)
     return re.sub(r"><", ">\n<", re.sub(r"(<testcase[^>]*[^/])></testcase>", r"\1 />", text)).splitlines()
+
+
+def _without_ours(text: str) -> str:
+    """Without the properties that a sandbox adds, and the element around them if there are no others."""
+    text = re.sub(r'<property name="sandbox_[^"]*" value="[^"]*" ?/>', "", text)
+    return re.sub(r"<properties>\s*</properties>", "", text)
 
 
 def _diff(name: str, plain: list[str], boxed: list[str]) -> Iterator[str]:
