@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
@@ -308,3 +309,90 @@ def test_classes_of_reports(pytester: pytest.Pytester, compare: Compare, name: s
     assert boxed == plain
     assert "AssertionError" in str(boxed)
     assert pair.boxed.result.parseoutcomes() == pair.plain.result.parseoutcomes()
+
+
+RENAMED = {
+    "by its docstring": (
+        """
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            if item.function.__doc__: report.nodeid = item.function.__doc__
+            return report
+        """,
+        """
+        def test_add():
+            "adds two numbers"
+            print("output of add"); assert 1 + 1 == 3
+        def test_sub():
+            "subtracts"
+        def test_plain(): pass
+        """,
+    ),
+    "of steps": (
+        """
+        @pytest.fixture
+        def step(request):
+            def take(name, ok):
+                one = pytest.TestReport(
+                    nodeid=f"{request.node.nodeid}::{name}", location=request.node.location, keywords={}, when="call",
+                    duration=0.0, outcome="passed" if ok else "failed", longrepr=None if ok else f"step {name} failed")
+                request.node.ihook.pytest_runtest_logreport(report=one)
+            return take
+        """,
+        """
+        def test_steps(step): step("one", True); step("two", False); step("three", True)
+        def test_ok(step): step("only", True)
+        """,
+    ),
+    "a failure that is made a skip": (
+        """
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            if report.failed and call.excinfo.errisinstance(ConnectionError): report.outcome = "skipped"
+            return report
+        """,
+        "def test_net(): raise ConnectionError('flaky')\ndef test_ok(): pass",
+    ),
+    "an outcome of one's own": (
+        """
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            if report.when == "call" and "block" in item.name: report.outcome = "blocked"
+            return report
+        def pytest_report_teststatus(report):
+            return ("blocked", "b", "BLOCKED") if report.outcome == "blocked" else None
+        """,
+        "def test_block(): pass\ndef test_ok(): pass",
+    ),
+}
+
+
+@pytest.mark.parametrize(("conftest", "tests"), list(RENAMED.values()), ids=list(RENAMED))
+def test_reports_that_hooks_change(pytester: pytest.Pytester, compare: Compare, conftest: str, tests: str) -> None:
+    """Are shown and counted as in plain pytest."""
+    pytester.makeconftest("import pytest\n" + textwrap.dedent(conftest))
+    pytester.makepyfile(textwrap.dedent(tests))
+    pair = compare("-p", "no:terminalprogress").assert_same_ends()
+    assert pair.boxed.result.parseoutcomes() == pair.plain.result.parseoutcomes()
+
+
+@pytest.mark.parametrize("name", ["test_other", "test_other@group"])
+def test_a_report_with_the_name_of_another_test(pytester: pytest.Pytester, compare: Compare, name: str) -> None:
+    """Is refused, and the test that has sent it fails."""
+    pytester.makeconftest(
+        f"""
+        import pytest
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            if item.name == "test_it": report.nodeid = report.nodeid.replace("test_it", {name!r})
+            return report
+        """
+    )
+    pytester.makepyfile(test_a="def test_it(): pass\ndef test_other(): assert 0")
+    run = compare.one("-rA")
+    run.result.assert_outcomes(failed=1, errors=1)
+    assert "came from the sandbox of 'test_a.py::test_it'" in run.text

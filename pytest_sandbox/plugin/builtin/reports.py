@@ -20,7 +20,6 @@ from pytest_sandbox.plugin.builtin.fields import duration, whole_number, xml_tex
 from pytest_sandbox.plugin.builtin.sections import PHASES
 from pytest_sandbox.sandbox.wire import values
 
-_OUTCOMES = ("passed", "failed", "skipped", "rerun", "retried")  # the last are pytest-rerunfailures' and pytest-retry'
 #: What every report has: pytest's hooks bring it over in a form of their own.
 _OF_PYTEST = frozenset(
     {
@@ -28,6 +27,9 @@ _OF_PYTEST = frozenset(
         "stop", "id", "context", "$report_type", "_report_type", "_subtest.context",
     }
 )  # fmt: skip
+#: How long a name may be that is no test's.
+_LONGEST_NAME = 2000
+_KNOWN: pytest.StashKey[frozenset[str]] = pytest.StashKey()
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -145,7 +147,7 @@ def from_frame(config: pytest.Config, frame: dict[str, Any], item: pytest.Item) 
         report = _from_frame(config, frame)
     except Exception as error:  # pytest's own classes raise what they like on nonsense
         raise WireError(f"a frame is no report: {error!r}") from error
-    if not _names(report.nodeid, nodeid) or report.outcome not in _OUTCOMES or report.when not in PHASES:
+    if not (_names(report.nodeid, nodeid) or _is_nobodys(report, item)) or report.when not in PHASES:
         raise WireError(f"a report of {report.nodeid!r} ({report.when}, {report.outcome}) came from the sandbox of {nodeid!r}")
     _share(report, item)
     count = whole_number(frame, "subtests")
@@ -173,6 +175,17 @@ def _names(given: object, nodeid: str) -> bool:
         return False
     added = given[len(nodeid) :]
     return not added or (added[0] in "@ " and added.isprintable())
+
+
+def _is_nobodys(report: pytest.TestReport, item: pytest.Item) -> bool:
+    """Whether it is called what no test is: a conftest shows another name, or makes reports of a test's steps."""
+    known = item.session.stash.get(_KNOWN, None)
+    if known is None:
+        known = item.session.stash[_KNOWN] = frozenset(str(identity(one)) for one in item.session.items)
+    name: Any = report.nodeid
+    if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_NAME:
+        return False
+    return not any(name[:end] in known and _names(name, name[:end]) for end in range(1, len(name) + 1))
 
 
 def _from_frame(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestReport:
@@ -213,10 +226,16 @@ def _check(report: pytest.TestReport) -> None:
     excused = getattr(report, "wasxfail", None)
     if excused is not None and not isinstance(excused, str):
         raise TypeError("its reason to fail is no text")
+    outcome: Any = report.outcome
+    if not isinstance(outcome, str) or not outcome.isprintable():
+        raise TypeError("its outcome is no word")
     if report.failed and report.longrepr is None:
         raise TypeError("it failed for no reason")
     if report.skipped and excused is None and not isinstance(report.longrepr, tuple):
-        raise TypeError("it was skipped for no reason")
+        if report.longrepr is None:
+            raise TypeError("it was skipped for no reason")
+        # A hook has made a skip of it, with the error that it had; pytest's reporters want to know where.
+        report.longrepr = (report.location[0], report.location[1] or 0, str(report.longrepr))
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None and [type(field) for field in (crash.path, crash.lineno, crash.message)] != [str, int, str]:
         raise TypeError("its crash was nowhere")
