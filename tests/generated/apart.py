@@ -123,7 +123,7 @@ INTENDED_OF_TESTS = (
     Rule(
         "of a teardown's errors pytest tells those of unittest's tearDown only, not a wider fixture's",
         "teardowns",
-        lambda ran: ran.telling(r"\bin tearDown\b"),
+        lambda ran: ran.telling(r"\b(in|def) tearDown\b"),
     ),
     Rule(
         "what a test leaves to be collected is so in its own process, and told of it; what threads leave is told there, too",
