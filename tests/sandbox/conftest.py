@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import resource
 import secrets
 import sys
 import tempfile
@@ -199,6 +201,32 @@ def do(supervisor: Supervisor, running: Running, heard: Heard, name: str) -> Non
     count = len(heard.frames)
     running.send({"op": "do", "body": name})
     supervisor.run_while(lambda: len(heard.frames) == count)
+
+
+class _SlowOutput(io.StringIO):
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def flush(self) -> None:
+        time.sleep(self._seconds)
+
+
+_held: list[int] = []
+
+
+def exhaust(seconds: float) -> Callable[[Inside], int]:
+    """A body that leaves its scope no descriptors: what the next sandbox is given does not arrive. That is said so much later."""
+
+    def body(_: Inside) -> int:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        with contextlib.suppress(OSError):
+            while True:
+                _held.append(os.open(os.devnull, os.O_RDONLY))
+        sys.stdout = _SlowOutput(seconds)  # which is flushed before a fork
+        return 0
+
+    return body
 
 
 def wait(supervisor: Supervisor, *heard: Heard) -> list[Outcome]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import io
 import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +17,7 @@ from pytest_sandbox.primitives.process import STACKS_SIGNAL
 from pytest_sandbox.sandbox.inside.child import Inside
 from pytest_sandbox.sandbox.outside.running import Running
 from pytest_sandbox.sandbox.outside.supervisor import Supervisor
-from tests.sandbox.conftest import Bodies, Heard, below, do, root, scope, wait
+from tests.sandbox.conftest import Bodies, Heard, below, do, exhaust, root, scope, wait
 
 
 class Slow(Heard):
@@ -59,24 +57,6 @@ def delay(_: Inside) -> int:
     return 0
 
 
-class _SlowOutput(io.StringIO):
-    def flush(self) -> None:
-        time.sleep(0.3)
-
-
-_held: list[int] = []
-
-
-def exhaust(_: Inside) -> int:
-    """What the next sandbox is given does not arrive, which is said when the output is flushed, after a while."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-    with contextlib.suppress(OSError):
-        while True:
-            _held.append(os.open(os.devnull, os.O_RDONLY))
-    sys.stdout = _SlowOutput()
-    return 0
-
-
 def with_one_that_keeps_it_busy(supervisor: Supervisor, **bodies: Callable[[Inside], int]) -> tuple[Running, Heard]:
     """A scope with these bodies, and a sandbox of it that is there."""
     known: Bodies = {"now": say_now, "leave": lambda _: 0, **bodies}
@@ -109,7 +89,7 @@ def test_a_fork_that_is_over_is_not_given_up(supervisor: Supervisor) -> None:
 
 def test_a_reason_that_was_said_is_heard(supervisor: Supervisor) -> None:
     """Why nobody has entered a sandbox, though it is waited for that no longer."""
-    outer, above = with_one_that_keeps_it_busy(supervisor, exhaust=exhaust)
+    outer, above = with_one_that_keeps_it_busy(supervisor, exhaust=exhaust(0.3))
     do(supervisor, outer, above, "exhaust")
     running, heard = below(supervisor, outer, "leave")
     supervisor.run_while(lambda: not running.entering.deserted)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import io
 import os
 import platform
 import random
-import resource
 import signal
 import struct
-import sys
 import threading
 import time
 from typing import Any
@@ -23,7 +20,7 @@ from pytest_sandbox import Ending, Spec
 from pytest_sandbox._linux import syscalls
 from pytest_sandbox.sandbox.inside.child import Inside
 from pytest_sandbox.sandbox.outside.supervisor import Supervisor
-from tests.sandbox.conftest import Heard, below, do, root, scope, wait
+from tests.sandbox.conftest import Heard, below, do, exhaust, root, scope, wait
 
 #: Number of unshare(2).
 _UNSHARE = {"x86_64": 272, "aarch64": 97}[platform.machine()]
@@ -209,18 +206,7 @@ def test_the_reason_of_who_could_not_enter_comes_first(supervisor: Supervisor) -
 
 def test_the_reason_of_who_does_not_fork_may_come_late(supervisor: Supervisor) -> None:
     """Nobody has an end of the sandbox's socket any more, and it is waited for who says why; not for ever."""
-    held: list[int] = []
-
-    def exhaust(_: Inside) -> int:
-        """What the next sandbox is given does not arrive, which is said when the output is flushed, after a while."""
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-        with contextlib.suppress(OSError):
-            while True:
-                held.append(os.open(os.devnull, os.O_RDONLY))
-        sys.stdout = _Slow()
-        return 0
-
-    outer, above = root(supervisor, scope({"exhaust": exhaust, "leave": lambda _: 0}))
+    outer, above = root(supervisor, scope({"exhaust": exhaust(1.0), "leave": lambda _: 0}))
     do(supervisor, outer, above, "exhaust")
     running, heard = below(supervisor, outer, "leave")
     wait(supervisor, heard)
@@ -231,8 +217,3 @@ def test_the_reason_of_who_does_not_fork_may_come_late(supervisor: Supervisor) -
     wait(supervisor, heard)
     assert "nobody has entered it, and nobody says why" in str(running.problem)
     assert not outer.ended
-
-
-class _Slow(io.StringIO):
-    def flush(self) -> None:
-        time.sleep(1)
