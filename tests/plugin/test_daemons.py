@@ -200,3 +200,47 @@ def test_what_wider_fixtures_leave(pytester: pytest.Pytester, compare: Compare) 
     assert (
         "LeakWarning: fixtures of test_what_wider_fixtures_leave.py left 1 process(es) running, killed now: sleep 777" in run.text
     )
+
+
+@pytest.mark.parametrize("scope", ["session", "module"])
+def test_the_process_of_a_wider_fixture_is_not_taken_for_ended(pytester: pytest.Pytester, scope: str) -> None:
+    """Python would say that it has ended well, whatever it does: that is an error, with what to do. A test's own are as ever."""
+    pytester.makepyfile(
+        f"""
+        import pytest, subprocess, sys
+        def start(code): return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        @pytest.fixture(scope={scope!r})
+        def failing():
+            with start("print('partial'); raise SystemExit(3)") as one:
+                yield one
+            assert one.returncode == 3
+        @pytest.fixture(scope={scope!r})
+        def running():
+            one = start("import time; time.sleep(1000)")
+            yield one
+            assert one.poll() is None
+            one.kill()
+            assert one.wait() == -9
+        def test_output(failing): assert failing.stdout.readline() == "partial\\n"
+        @pytest.mark.parametrize("call", ["wait", "poll", "terminate", "kill"])
+        def test_calls(failing, running, call):
+            for one in (failing, running):
+                with pytest.raises(ChildProcessError, match="was started by a fixture of a wider scope"):
+                    getattr(one, call)()
+        def test_fails(failing): assert failing.wait() == 0
+        def test_own(failing, running):
+            own = [start(f"raise SystemExit({{number}})") for number in range(30)]
+            assert [one.wait() for one in own] == list(range(30))
+            assert subprocess.run(["true"]).returncode == 0
+            one = start("import time; time.sleep(1000)")
+            assert one.poll() is None
+            one.kill()
+            assert one.wait() == -9
+        @pytest.mark.sandbox(scope={scope!r})
+        class TestShared:
+            def test_1(self): pass
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox")
+    result.assert_outcomes(passed=7, failed=1)
+    result.stdout.fnmatch_lines(["E * ChildProcessError: *process * was started by a fixture of a wider scope, in another*"])

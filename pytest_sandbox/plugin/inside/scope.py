@@ -41,6 +41,7 @@ def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int]
         world.config.pluginmanager.register(world.reporter, "sandbox-reporter")
         timers.take_over(world.config)
         world.seeds.take_over()
+        world.children.refuse()
         world.ledger.forget(world.session)
         world.reporter.listens = True  # from now on: pluggy has just told it every warning of the run so far
         silence_foreign_hooks(world.reporter, world.config)
@@ -123,6 +124,7 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
         return scope_body(world, unit.chain[frame["node"]], child, frame["opener"])
 
     forked = None
+    world.children.note()
     measuring.shelter(world.config)
     try:
         forked = fork(inside, frame, descriptors)

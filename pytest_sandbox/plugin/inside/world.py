@@ -13,6 +13,7 @@ from pytest_sandbox.plugin.builtin.generators import Generators
 from pytest_sandbox.plugin.builtin.ledger import Ledger, Once
 from pytest_sandbox.plugin.builtin.settling import settle_in
 from pytest_sandbox.plugin.builtin.tmp import Numbers
+from pytest_sandbox.plugin.inside.children import Children
 from pytest_sandbox.plugin.inside.reporter import Reporter
 from pytest_sandbox.plugin.others import carried, dependency, pyfakefs
 from pytest_sandbox.plugin.others.coverage import measuring
@@ -47,6 +48,7 @@ class World:
         self.broken: dict[int, object] = {}
         self.heir: int | None = None
         self.once = Once()
+        self.children = Children()
         self.generators = Generators()
         self.generators.note()
         self.loops = Loops()
