@@ -114,21 +114,6 @@ def test_what_init_has_said_of_mains_end_stands(supervisor: Supervisor) -> None:
     assert (outcome.ending, outcome.status) == (Ending.EXITED, 3)
 
 
-def test_mains_end_is_in_time_though_init_has_yet_to_tell_it(supervisor: Supervisor) -> None:
-    """It gives what is left over a moment to end by itself."""
-
-    def leave(_: Inside) -> int:
-        began = time.monotonic()
-        subprocess.Popen(["sleep", "100"])
-        time.sleep(max(0.0, 0.97 - (time.monotonic() - began)))
-        os._exit(3)
-
-    outer, _ = root(supervisor, scope({"leave": leave}))
-    _, heard = below(supervisor, outer, "leave", limits=Limits(timeout=1.0))
-    (outcome,) = wait(supervisor, heard)
-    assert (outcome.ending, outcome.status) == (Ending.EXITED, 3)
-
-
 def test_last_words_are_heard_though_init_has_not_read_all(supervisor: Supervisor) -> None:
     """The kernel says that before it gives what is there: ECONNRESET of unix(7)."""
 
