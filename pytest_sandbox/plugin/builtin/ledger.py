@@ -166,10 +166,10 @@ class Once:
         """Whether there is such an error of a fixture which is then to be set up for others."""
         return any(one is need.definition and before is None for kept in self._kept.values() for one, before in kept)
 
-    def forget(self, *, but: int | None = None) -> None:
-        """Be the process of this unit, or of none."""
-        for unit in [unit for unit in self._kept if unit != but]:
-            self.is_over(unit)
+    def forget_others(self, unit: int) -> None:
+        """Be a process of this unit."""
+        for other in reversed([one for one in self._kept if one != unit]):  # what was put on last goes first
+            self.is_over(other)
 
     def is_over(self, unit: int) -> None:
         """The unit has its own sandbox."""

@@ -27,7 +27,7 @@ class Children:
         self._inherited: frozenset[int] = frozenset()
 
     def note(self) -> None:
-        """Before a fork: what is this process's own will be inherited."""
+        """When fixtures have been set up, before a fork: what is this process's own will be inherited."""
         if "subprocess" in sys.modules:
             self._inherited |= proc.children()
 

@@ -51,6 +51,7 @@ def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int]
     _enter(world, node, inside, opener)
     collect()
     world.loops.note()
+    world.children.note()
     freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
     while True:
         frame, descriptors = inside.channel.receive()
@@ -97,6 +98,7 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
         return True
     finally:
         world.loops.note()
+        world.children.note()
         world.tell_generators(inside)
     if spoilt is not None:
         _close(world, inside, frame["item"])
@@ -116,7 +118,7 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
 
     def body(child: Inside) -> int | Next:
         world.heir = frame["unit"] if inherits else None
-        world.once.forget(but=frame["unit"])
+        world.once.forget_others(frame["unit"])
         if not inherits:
             _forget_strays(world.config)
         if frame["node"] is None:
@@ -124,7 +126,6 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
         return scope_body(world, unit.chain[frame["node"]], child, frame["opener"])
 
     forked = None
-    world.children.note()
     measuring.shelter(world.config)
     try:
         forked = fork(inside, frame, descriptors)
