@@ -21,6 +21,9 @@ class MountEntry:
     super_options: frozenset[str]
 
 
+#: A fixture may have replaced the builtin while its scope looks.
+_open = open
+
 #: Of a process's states: stopped by a signal, and by whoever traces it.
 _STOPPED = "Tt"
 _MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
@@ -54,7 +57,7 @@ def parse_mountinfo(text: str) -> tuple[MountEntry, ...]:
 
 def mounts() -> tuple[MountEntry, ...]:
     """The mounts of the caller's namespace."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+    with _open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         return parse_mountinfo(file.read())
 
 
@@ -105,7 +108,7 @@ def threads() -> int:
 def descriptors(pid: int) -> tuple[int, int] | None:
     """How many descriptors a process may have (RLIMIT_NOFILE), and how many of these it has; None where that cannot be read."""
     try:
-        with open(f"/proc/{pid}/limits", encoding="ascii") as file:
+        with _open(f"/proc/{pid}/limits", encoding="ascii") as file:
             limit = next(int(line.split()[3]) for line in file if line.startswith("Max open files"))
         return limit, sum(int(name) < limit for name in os.listdir(f"/proc/{pid}/fd"))
     except (OSError, ValueError):  # it has ended, or may not be looked at; there is no limit
@@ -127,7 +130,7 @@ def _listening_unix(text: str) -> Iterator[str]:
 def unix_listeners(pid: int | str = "self") -> tuple[str, ...]:
     """Where unix sockets of a process's network namespace listen: paths, and abstract names with a leading "@"."""
     try:
-        with open(f"/proc/{pid}/net/unix", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        with _open(f"/proc/{pid}/net/unix", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             return tuple(sorted(set(_listening_unix(file.read()))))
     except OSError:  # a kernel without unix sockets, or a process that has ended
         return ()
@@ -153,7 +156,7 @@ def processes(root: str = "/proc") -> Iterator[tuple[int, str]]:
 def children() -> frozenset[int]:
     """Pids of the calling thread's children; none where the kernel does not list them (CONFIG_PROC_CHILDREN)."""
     try:
-        with open("/proc/thread-self/children", encoding="ascii") as file:
+        with _open("/proc/thread-self/children", encoding="ascii") as file:
             return frozenset(map(int, file.read().split()))
     except OSError:
         return frozenset()
@@ -176,7 +179,7 @@ def exists(pid: int) -> bool:
 
 
 def _status(path: str) -> dict[str, str]:
-    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+    with _open(path, encoding="utf-8", errors="replace", newline="\n") as file:
         return dict(line.split(":\t", 1) for line in file if ":\t" in line)
 
 
@@ -194,11 +197,11 @@ def readable(line: bytes) -> str:
 def command_line(pid: int, root: str = "/proc") -> str | None:
     """A process's command line; its [name] where it has none (a zombie); None where there is no such process."""
     try:
-        with open(f"{root}/{pid}/cmdline", "rb") as file:
+        with _open(f"{root}/{pid}/cmdline", "rb") as file:
             line = file.read(4096)
         if line:
             return readable(line)
-        with open(f"{root}/{pid}/comm", encoding="utf-8", errors="backslashreplace") as text:
+        with _open(f"{root}/{pid}/comm", encoding="utf-8", errors="backslashreplace") as text:
             return f"[{text.read().strip()}]"
     except OSError:
         return None
@@ -210,7 +213,7 @@ def anonymous_mappings() -> Iterator[tuple[int, int, int]]:
     Where each begins and ends, and how many bytes of it are in memory.
     """
     bounds = None
-    with open("/proc/self/smaps", encoding="utf-8", errors="surrogateescape") as file:
+    with _open("/proc/self/smaps", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             if line.startswith("Rss:") and bounds is not None:
                 yield *bounds, int(line.split()[1]) << 10
