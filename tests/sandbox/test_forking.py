@@ -168,6 +168,28 @@ def test_nobody_is_killed_while_it_fork_is_over(supervisor: Supervisor) -> None:
     assert [frame["pids"] for one in (second, third, fourth) for frame in one.frames] == [[1, 3]] * 3
 
 
+def test_who_has_forked_is_seen_by_nobody(supervisor: Supervisor) -> None:
+    """It has ended when main goes on, and has a pid of the namespace until the scope, which is stopped here, reaps it."""
+
+    def look(inside: Inside) -> int:
+        inside.channel.send({"op": "pids", "pids": sorted(int(name) for name in os.listdir("/proc") if name.isdigit())})
+        return 0
+
+    outer, above = root(supervisor, scope({"delay": delay_forks, "look": look}))
+    do(supervisor, outer, above, "delay")
+    inner, heard = below(supervisor, outer, "look")
+    supervisor.run_while(lambda: inner.entering.pending is not None)
+    time.sleep(0.2)  # forker sleeps
+    assert outer.main is not None
+    os.kill(outer.main, signal.SIGSTOP)
+    try:
+        supervisor.run_while(lambda: not heard.frames, 1.5)  # of which it sleeps one
+    finally:
+        os.kill(outer.main, signal.SIGCONT)
+    wait(supervisor, heard)
+    assert heard.frames[0]["pids"] == [1, 3]
+
+
 def test_a_scope_that_does_not_fork(supervisor: Supervisor) -> None:
     """It is waited for once, and killed with what it was to make: nothing else could be made there either."""
 
