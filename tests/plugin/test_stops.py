@@ -202,3 +202,32 @@ def test_warnings_of_what_is_torn_down_then(pytester: pytest.Pytester, compare: 
     pair = compare(options=options)
     assert pair.boxed.screen() == pair.plain.screen()
     assert pair.plain.result.parseoutcomes()["warnings"] == 4
+
+
+@pytest.mark.parametrize("where", ["test", "session", "hook"])
+@pytest.mark.parametrize("error", ["session.Interrupted", "session.Failed", "pytest.UsageError"])
+def test_errors_by_which_pytest_ends_a_run(pytester: pytest.Pytester, compare: Compare, error: str, where: str) -> None:
+    """Raised by a test, a fixture or a hook: only the first is no failure everywhere."""
+    pytester.makeconftest(
+        f"""
+        import pytest
+        def stop(session, where):
+            if where == {where!r}: raise {error}("that is all")
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_protocol(item):
+            result = yield
+            if item.name == "test_2": stop(item.session, "hook")
+            return result
+        @pytest.fixture(scope="session")
+        def wide(request): stop(request.session, "session")
+        """
+    )
+    pytester.makepyfile(
+        """
+        from conftest import stop
+        def test_1(): pass
+        def test_2(request, wide): stop(request.session, "test")
+        def test_3(): pass
+        """
+    )
+    compare.same()

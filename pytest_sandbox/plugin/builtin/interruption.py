@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import pytest
 
+from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.plugin.builtin.fields import whole_number, writable_text
 from pytest_sandbox.sandbox.wire.frames import Channel, Frame
 
@@ -35,6 +36,14 @@ class Interrupt:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Break:
+    """One of the errors by which pytest itself ends a run, by a name of `_BREAKS`, and what it says."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Internal:
     """Any other error that pytest does not catch."""
 
@@ -49,15 +58,22 @@ class Stop:
     shouldfail: str
 
 
-Interruption = Exit | Interrupt | Internal | Stop
+#: What ends a run at once.
+Raised = Exit | Interrupt | Break | Internal
+Interruption = Raised | Stop
 #: The frames that say one.
-OPS = frozenset({"exit", "interrupt", "internal", "stop"})
+OPS = frozenset({"exit", "interrupt", "break", "internal", "stop"})
+_BREAKS: dict[str, type[BaseException]] = {
+    "failed": pytest.Session.Failed, "interrupted": pytest.Session.Interrupted, "usage": pytest.UsageError
+}  # fmt: skip
 
 
 def send(channel: Channel, error: BaseException) -> None:
     """Say what was raised; the controller answers with `do`."""
     if isinstance(error, pytest.exit.Exception):
         channel.send({"op": "exit", "reason": str(error.msg), "returncode": error.returncode})
+    elif (name := next((name for name, kind in _BREAKS.items() if type(error) is kind), None)) is not None:
+        channel.send({"op": "break", "name": name, "words": [str(word) for word in error.args]})
     elif isinstance(error, KeyboardInterrupt):
         path, line = _origin(error)
         channel.send({"op": "interrupt", "path": path, "line": line})
@@ -94,6 +110,11 @@ def from_frame(frame: Frame) -> Interruption:
         return Exit(writable_text(frame.get("reason", "")), status if isinstance(status, int) else None)
     if op == "interrupt":
         return Interrupt(str(frame.get("path")), whole_number(frame, "line"))
+    if op == "break":
+        name, words = frame.get("name"), frame.get("words")
+        if name not in _BREAKS or not isinstance(words, list):
+            raise WireError(f"no error of pytest's: {name!r}, with {type(words).__name__}")
+        return Break(str(name), tuple(map(writable_text, words)))
     if op == "internal":
         return Internal(writable_text(frame.get("traceback")))
     return Stop(writable_text(frame.get("shouldstop") or ""), writable_text(frame.get("shouldfail") or ""))
@@ -106,6 +127,8 @@ def do(item: pytest.Item, said: Interruption) -> None:
             pytest.exit(reason, returncode=status)
         case Interrupt(path, line):
             _interrupt(item, path, line)
+        case Break(name, words):
+            raise _BREAKS[name](*words)
         case Internal(text):
             raise RuntimeError(f"in the sandbox of {item.nodeid}:\n{text}")
         case Stop():

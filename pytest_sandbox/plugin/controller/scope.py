@@ -14,7 +14,7 @@ from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.plugin.builtin.generators import Baton
-from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption
+from pytest_sandbox.plugin.builtin.interruption import Break, Exit, Internal, Interrupt, Interruption, Raised
 from pytest_sandbox.plugin.builtin.junit import Noted
 from pytest_sandbox.plugin.builtin.recorded import warning_from_frame
 from pytest_sandbox.plugin.builtin.reports import from_frame
@@ -186,9 +186,9 @@ class ScopeListener:
                 scope.setting_up = name
                 running.grant(None if asker is None else asker.limits)
                 running.send({"op": "heard"})
-            case Prepared() | Exit() | Interrupt() | Internal() if asker is not None:
+            case Prepared() | Exit() | Interrupt() | Break() | Internal() if asker is not None:
                 self._has_prepared(running, said)
-            case Exit() | Interrupt() | Internal():  # as it tears down
+            case Exit() | Interrupt() | Break() | Internal():  # as it tears down
                 scope.interruption = said
             case Alarm() | Hold() | Overran():
                 self._hear_of_limits(running, said)
@@ -215,7 +215,7 @@ class ScopeListener:
             raise WireError(f"item {said.item} is not of unit {said.unit}")
         return said.item
 
-    def _has_prepared(self, running: Running, said: Prepared | Exit | Interrupt | Internal) -> None:
+    def _has_prepared(self, running: Running, said: Prepared | Raised) -> None:
         """It has set up what it was asked for, or was interrupted amid that."""
         asker = self._scope.answer()
         self._kept, running.evidence.taken = Kept(), 0

@@ -16,7 +16,7 @@ from pytest_sandbox.model.outcome import KILLING, Ending, Outcome
 from pytest_sandbox.model.spec import Keep, Limits
 from pytest_sandbox.plugin.builtin import interruption, recorded, watchdog
 from pytest_sandbox.plugin.builtin.generators import Baton
-from pytest_sandbox.plugin.builtin.interruption import Exit, Internal, Interrupt, Interruption, Stop
+from pytest_sandbox.plugin.builtin.interruption import Break, Exit, Internal, Interrupt, Interruption, Stop
 from pytest_sandbox.plugin.builtin.reports import from_frame, is_of_subtest
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show_bytes
@@ -229,7 +229,7 @@ class Telling:
             case Text(text):
                 if self._kept.show(running, text):
                     self.showing.say(text, self.position, self.reports)
-            case Exit() | Interrupt() | Internal() | Stop():
+            case Exit() | Interrupt() | Break() | Internal() | Stop():
                 self.interruption = said
             case _:
                 raise WireError(f"a test's sandbox speaks as a scope's does: {said}")
@@ -417,7 +417,6 @@ class Telling:
         if said is None:
             return
         if not isinstance(said, Stop):
-            self.showing.fire(self.item, self.reports)  # as far as the test came
             warnings = [*self._line.early_warnings(self._index), *self.warnings, *map(recorded.of_the_run, self._at_the_end)]
-            Finished(self.item, self.position, [], warnings).warn()
+            self.showing.cut_off(Finished(self.item, self.position, self.reports, warnings))
         interruption.do(self.item, said)

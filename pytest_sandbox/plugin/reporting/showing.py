@@ -119,6 +119,14 @@ class Showing:
             self._fired[phase] += 1
             show(self._config, "".join(self._texts.pop((*phase, self._fired[phase]), ())))
 
+    def cut_off(self, one: Finished) -> None:
+        """Fire an item as far as it came: the run ends amid it, or after its last phase."""
+        self.fire(one.item, one.reports)
+        if any(report.when == "teardown" for report in one.reports):
+            one.end()
+        else:
+            one.warn()
+
     def report(self, *, but: int = 0) -> None:
         """Fire what is finished, but for the last ones, until one has the run stop: those after it did not happen.
 
