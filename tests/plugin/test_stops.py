@@ -231,3 +231,26 @@ def test_errors_by_which_pytest_ends_a_run(pytester: pytest.Pytester, compare: C
         """
     )
     compare.same()
+
+
+@pytest.mark.parametrize("hook", ["logstart", "logreport-call", "logreport-teardown", "logfinish"])
+def test_a_reporting_hook_that_ends_the_run(pytester: pytest.Pytester, compare: Compare, hook: str) -> None:
+    """The warnings of the test it was told of are in the summary."""
+    name, _, when = hook.partition("-")
+    pytester.makeconftest(
+        f"""
+        import pytest
+        def pytest_runtest_{name}({"report" if when else "nodeid"}):
+            if {"report.nodeid" if when else "nodeid"}.endswith("test_2") and {f"report.when == {when!r}" if when else "True"}:
+                pytest.exit("that is all")
+        """
+    )
+    pytester.makepyfile(
+        """
+        import warnings
+        def test_1(): warnings.warn("of the first")
+        def test_2(): warnings.warn("of the second")
+        def test_3(): pass
+        """
+    )
+    compare.same()

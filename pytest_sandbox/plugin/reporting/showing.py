@@ -28,8 +28,10 @@ class Finished:
 
     def end(self) -> None:
         """Fire logfinish, and the warnings."""
-        self.item.ihook.pytest_runtest_logfinish(nodeid=self.item.nodeid, location=self.item.location)
-        self.warn()
+        try:
+            self.item.ihook.pytest_runtest_logfinish(nodeid=self.item.nodeid, location=self.item.location)
+        finally:
+            self.warn()
 
     def warn(self) -> None:
         """Fire the warnings."""
@@ -106,8 +108,15 @@ class Showing:
             item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
             show(self._config, "".join(self._texts.pop(position, ())))
 
-    def fire(self, item: pytest.Item, reports: Sequence[pytest.TestReport]) -> None:
-        """Fire reports of an item."""
+    def _fire(self, one: Finished, reports: Sequence[pytest.TestReport]) -> None:
+        """Fire reports of an item; its warnings, too, where one of their hooks ends the run."""
+        try:
+            self._fire_reports(one.item, reports)
+        except BaseException:
+            one.warn()
+            raise
+
+    def _fire_reports(self, item: pytest.Item, reports: Sequence[pytest.TestReport]) -> None:
         if item.nodeid in self._noted:  # before junit hears of the item, and after it has heard of all before
             self._noted.pop(item.nodeid).remember(self._config, item)
         for remember in self._carried.pop(item.nodeid, ()):
@@ -121,7 +130,7 @@ class Showing:
 
     def cut_off(self, one: Finished) -> None:
         """Fire an item as far as it came: the run ends amid it, or after its last phase."""
-        self.fire(one.item, one.reports)
+        self._fire(one, one.reports)
         if any(report.when == "teardown" for report in one.reports):
             one.end()
         else:
@@ -139,14 +148,14 @@ class Showing:
                 del self.finished[1:]
                 return
             del self.finished[0]
-            self.fire(one.item, one.reports)
+            self._fire(one, one.reports)
             one.end()
             if is_stopping(self._session):
                 self.finished.clear()
 
     def _fire_all_but_last(self, one: Finished) -> None:
         self.start(one.item, one.position)
-        self.fire(one.item, one.reports[:-1])
+        self._fire(one, one.reports[:-1])
         del one.reports[:-1]
 
     def report_all_but_last(self) -> None:
@@ -159,5 +168,5 @@ class Showing:
         """Fire the rest of the last."""
         if self.finished:
             one = self.finished.pop()
-            self.fire(one.item, one.reports)
+            self._fire(one, one.reports)
             one.end()
