@@ -155,6 +155,27 @@ def test_setup_of_collectors(pytester: pytest.Pytester, compare: Compare, ending
     compare.same("-rA")
 
 
+def test_failures_that_are_any_object(pytester: pytest.Pytester, compare: Compare) -> None:
+    """What an item makes of its failure is shown as `str` has it."""
+    pytester.makeconftest(
+        """
+        import pytest
+        class Shown:
+            def __repr__(self): return "by repr"
+            def __str__(self): return "by str, first line\\nsecond line"
+        class Item(pytest.Item):
+            def runtest(self): assert 0
+            def repr_failure(self, excinfo): return {"1": Shown(), "2": ["a", 1], "3": b"bytes", "4": 5}[self.name]
+        class File(pytest.File):
+            def collect(self): return [Item.from_parent(self, name=name) for name in "1234"]
+        def pytest_collect_file(file_path, parent):
+            if file_path.suffix == ".foo": return File.from_parent(parent, path=file_path)
+        """
+    )
+    (pytester.path / "one.foo").touch()
+    compare.same("-rA")
+
+
 def test_caplog_of_wider_fixtures(pytester: pytest.Pytester, compare: Compare) -> None:
     """What they log as they are set up for a test is a part of that test's set-up, and of no other's; also if that is early."""
     pytester.makepyfile(

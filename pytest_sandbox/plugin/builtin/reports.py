@@ -93,6 +93,8 @@ def to_frame(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]
         subtest["msg"] = _text(subtest["msg"])
     plain = _take_added(data)
     longrepr = report.longrepr
+    if longrepr is not None and not (isinstance(longrepr, str | tuple) or hasattr(longrepr, "toterminal")):
+        data["longrepr"] = _text(longrepr)  # as it is shown: `repr_failure` may give any object
     frame: dict[str, Any] = {
         "op": "report",
         "data": data,
