@@ -77,6 +77,33 @@ def test_pdb_shows_what_has_failed(pytester: pytest.Pytester, leave: str) -> Non
     child.expect(pexpect.EOF)
 
 
+@pytest.mark.parametrize("leave", ["c", "q"])
+def test_pdb_where_a_wider_fixture_is_torn_down(pytester: pytest.Pytester, leave: str) -> None:
+    """--pdb: the debugger is in the scope's process."""
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture(scope="module")
+        def wide():
+            yield
+            number = 41
+            assert number == 42
+        def test_1(wide): pass
+        """
+    )
+    child = spawn(pytester, "--pdb")
+    child.expect("assert 41 == 42")
+    child.expect(r"\(Pdb\) ")
+    child.sendline("p number + 100")
+    child.expect("141")
+    child.expect(r"\(Pdb\) ")
+    child.sendline(leave)
+    if leave == "q":
+        child.expect("Quitting debugger")
+    child.expect("1 passed, 1 error")
+    child.expect(pexpect.EOF)
+
+
 def test_breakpoint_in_a_teardown(pytester: pytest.Pytester) -> None:
     """What was logged live between the test and that is seen before somebody answers."""
     pytester.makepyfile(

@@ -215,15 +215,18 @@ def test_a_report_that_is_changed_late(pytester: pytest.Pytester, compare: Compa
         def broken(): 1 / 0
         @pytest.fixture
         def breaks(): yield; 1 / 0
+        @pytest.fixture(scope="module")
+        def wide(): yield; 1 / 0
         def test_1(): assert 0
         def test_short(): assert 0
         def test_2(broken): pass
         def test_3(breaks): pass
+        def test_4(wide): pass
         """
     )
     pair = compare()
     assert pair.boxed.screen() == pair.plain.screen()
-    assert pair.boxed.text.count("about test_") == 4
+    assert pair.boxed.text.count("about test_") == 5
     assert "in short" in pair.boxed.text
 
 

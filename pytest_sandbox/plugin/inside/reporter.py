@@ -79,13 +79,13 @@ class Reporter:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_exception_interact(self, report: object) -> Generator[None, object, object]:
-        """Send a report again that somebody changes here, when it is sent already; pytest shows it as it is at the run's end."""
+        """Send a report again that somebody changes here, if it is sent already; pytest shows it as it is at the run's end."""
         before = _shown_of(report)
         try:
             return (yield)
         finally:  # also after pytest.exit(), by which a debugger is left
-            if isinstance(report, pytest.TestReport) and before != _shown_of(report):
-                self._send_again(report)
+            if self._last is not None and report is self._last and before != _shown_of(report):
+                self._send_again(self._last)
 
     def replace(self, report: pytest.TestReport) -> None:
         """Send a failure in place of the last report, which was of the same phase, unless that has failed."""

@@ -14,7 +14,7 @@ from os import fstat
 import pytest
 from _pytest.nodes import Node
 from _pytest.outcomes import TEST_OUTCOME
-from _pytest.runner import CallInfo
+from _pytest.runner import CallInfo, check_interactive_exception
 
 from pytest_sandbox.plugin.builtin import interruption, ledger, reports, strays
 from pytest_sandbox.plugin.builtin.tracebacks import unseen
@@ -252,6 +252,11 @@ def _close(world: World, inside: Inside, index: int) -> None:
         _expect_failures(item)
         reruns.in_scope(item)
         report = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        if check_interactive_exception(call, report):
+            try:
+                item.ihook.pytest_exception_interact(node=item, call=call, report=report)
+            except reraise as error:  # whoever leaves a debugger
+                interruption.send(inside.channel, error)
     measuring.send(world.config, inside)
     world.tell_generators(inside)
     inside.channel.send(reports.to_frame(world.config, report) | {"op": "closed"})
