@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pytest_sandbox import Limits, Outcome, Result, Sandbox, Spec, capabilities
+from pytest_sandbox import CallError, Limits, Outcome, Result, Sandbox, Spec, capabilities
 from pytest_sandbox.model.spec import MIB
 from pytest_sandbox.primitives.cgroups.layout import RUN_PREFIX, find_hierarchies
 from pytest_sandbox.sandbox.inside.child import Inside
@@ -133,6 +133,23 @@ def shell(script: str, spec: Spec | None = None, **environ: str) -> str:
     result = Sandbox(spec).run(["sh", "-c", script], env={**os.environ, **environ})
     assert result.ok, (result.sentence, result.stderr)
     return result.stdout.decode()
+
+
+def run(*argv: str, **limits: Any) -> Result:
+    """Run a program in a sandbox with these limits."""
+    return Sandbox(Spec(limits=Limits(**limits), asked=frozenset(limits))).run(argv)
+
+
+def python(source: str, **limits: Any) -> Result:
+    """Run Python source."""
+    return run(sys.executable, "-c", source, **limits)
+
+
+def ending_of(call: Any, **limits: Any) -> CallError:
+    """The error of a function that does not come to its end."""
+    with pytest.raises(CallError) as caught:
+        Sandbox(Spec(limits=Limits(**limits), asked=frozenset(limits))).call(call)
+    return caught.value
 
 
 # -- trees -------------------------------------------------------------------------------------------------------------

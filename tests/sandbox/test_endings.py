@@ -11,33 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from pytest_sandbox import CallError, Ending, Limits, Result, Sandbox, Spec
+from pytest_sandbox import Ending, Sandbox
 from pytest_sandbox.model.spec import MIB
-from pytest_sandbox.primitives.process import STACKS_SIGNAL
-from pytest_sandbox.sandbox.outside import watch
-
-PYTHON = sys.executable
-
-
-def run(*argv: str, **limits: Any) -> Result:
-    """Run a program in a sandbox with these limits."""
-    return Sandbox(Spec(limits=Limits(**limits), asked=frozenset(limits))).run(argv)
-
-
-def python(source: str, **limits: Any) -> Result:
-    """Run Python source."""
-    return run(PYTHON, "-c", source, **limits)
-
-
-def ending_of(call: Any, **limits: Any) -> CallError:
-    """The error of a function that does not come to its end."""
-    with pytest.raises(CallError) as caught:
-        Sandbox(Spec(limits=Limits(**limits), asked=frozenset(limits))).call(call)
-    return caught.value
+from tests.sandbox.conftest import ending_of, python, run
 
 
 def test_exited() -> None:
@@ -159,96 +138,6 @@ def test_timed_out(crowd: Callable[[], float]) -> None:
     assert result.sentence.startswith("timed out: killed after ")
     assert result.sentence.endswith(", limit 300ms")
     assert 0.3 <= result.usage.wall < 3 * crowd()
-
-
-def test_timed_out_with_the_stacks_of_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every Python thread's stack is in the outcome."""
-    monkeypatch.setattr(watch, "STACKS_TIME", 60.0)  # on a machine under load it takes its turn to print them
-
-    def other_thread() -> None:
-        time.sleep(60)
-
-    def main_thread() -> None:
-        threading.Thread(target=other_thread).start()
-        time.sleep(60)
-
-    outcome = ending_of(main_thread, timeout=2.0).outcome
-    assert outcome.ending is Ending.TIMED_OUT
-    assert "in main_thread" in outcome.stacks
-    assert "in other_thread" in outcome.stacks
-
-
-def block_signals() -> None:
-    """A loop with all signals blocked, and a stopped child."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    with subprocess.Popen(["sh", "-c", "kill -STOP $$"]):
-        pass
-
-
-def ignore_signals() -> None:
-    """As a program may that wants to live: all that can be."""
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_IGN)
-    while True:
-        time.sleep(60)
-
-
-def stop() -> None:
-    """As by Ctrl-Z."""
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-@pytest.mark.parametrize("call", [block_signals, ignore_signals, stop])
-def test_who_cannot_print_its_stacks_is_not_waited_for(call: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who blocks or ignores every signal, or is stopped, is killed when its time is over, and no later."""
-    monkeypatch.setattr(watch, "STACKS_TIME", 60.0)
-    error = ending_of(call, timeout=0.3)
-    assert error.outcome.ending is Ending.TIMED_OUT
-    assert error.outcome.sentence.endswith(", limit 300ms")
-    assert error.outcome.usage.wall < 30
-
-
-def test_who_does_not_print_its_stacks_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handler of its own keeps Python from it: that the time which that takes is over the limit is said."""
-    monkeypatch.setattr(watch, "STACKS_TIME", 0.4)
-
-    def take_the_signal() -> None:
-        signal.signal(STACKS_SIGNAL, lambda *_: None)
-        while True:
-            time.sleep(60)
-
-    outcome = ending_of(take_the_signal, timeout=0.3).outcome
-    assert outcome.ending is Ending.TIMED_OUT
-    assert outcome.sentence.endswith(", limit 300ms; it was given 400ms more to print its stacks, and did not")
-    assert outcome.usage.wall >= 0.7
-
-
-def test_who_is_killed_for_another_limit_was_not_given_time_for_its_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it has had is no longer than until then."""
-    monkeypatch.setattr(watch, "STACKS_TIME", 60.0)
-
-    def write_in_its_time() -> None:
-        signal.signal(STACKS_SIGNAL, lambda *_: os.write(1, b"x" * 200_000))
-        while True:
-            time.sleep(60)
-
-    outcome = ending_of(write_in_its_time, timeout=0.3, output=100_000).outcome
-    assert outcome.ending is Ending.TIMED_OUT
-    assert outcome.sentence.endswith(", limit 300ms")
-    assert outcome.usage.wall < 30
-
-
-def test_a_thread_that_hears_prints_the_stacks_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where one of the threads does not block the signal."""
-    monkeypatch.setattr(watch, "STACKS_TIME", 60.0)
-
-    def block_in_main_thread() -> None:
-        threading.Thread(target=time.sleep, args=(60,)).start()
-        block_signals()
-
-    outcome = ending_of(block_in_main_thread, timeout=1.0).outcome
-    assert outcome.ending is Ending.TIMED_OUT
-    assert "in block_signals" in outcome.stacks
 
 
 @pytest.mark.needs("cpu_time")
@@ -414,59 +303,6 @@ def test_output_survives_sigkill() -> None:
     """What Python and a subprocess wrote before."""
     source = "import os, subprocess\nprint('mine', flush=True)\nsubprocess.run(['echo', 'its'])\nos.kill(os.getpid(), 9)"
     assert python(source).stdout == b"mine\nits\n"
-
-
-def test_leaks_are_named() -> None:
-    """What main left behind: by command line, also where it hid from its parent."""
-    begun = "until [ $(cat /proc/$!/comm) = sleep ]; do :; done"
-    result = run("sh", "-c", f"setsid sleep 4711 >/dev/null 2>&1 & {begun}")
-    assert [leak.command for leak in result.leaks] == ["sleep 4711"]
-    assert result.ok
-
-
-def test_a_zombie_among_leaks() -> None:
-    """Has no command line any more, and so its name, as ps(1) writes it."""
-    parent = "zombie = os.fork() or os._exit(0)\n    os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)\n    os.close(there)"
-    source = f"import os, time\nhere, there = os.pipe()\nif not os.fork():\n    {parent}\n    time.sleep(99)\n"
-    source += "os.close(there)\nos.read(here, 1)\nos._exit(0)"
-    assert [leak.command[:20] for leak in python(source).leaks][1:] == [f"[{os.path.basename(sys.executable)[:15]}]"]
-
-
-@pytest.mark.parametrize("count", [1, 4])
-def test_what_is_just_ending_is_no_leak(count: int) -> None:
-    """Processes have a moment to go: these go because main has gone, the last one for the last but one, and so on."""
-    wait = "os.close(there)\n        os.read(here, 1)\n        os._exit(0)"
-    source = f"import os\nfor _ in range({count}):\n    here, there = os.pipe()\n    if not os.fork():\n        {wait}"
-    assert python(source).leaks == ()
-
-
-@pytest.mark.needs("cpus")
-def test_what_wants_a_processor_to_end_has_some_more_time() -> None:
-    """As on a machine under load, here under a quota: it has to wait for one. Who has it and does not end is a leak."""
-    spin = "until = time.process_time() + {}\n    while time.process_time() < until: pass\n    os._exit(0)"
-    source = f"import os, time\nif not os.fork():\n    {spin}"
-    assert python(source.format(0.008), cpus=0.02).leaks == ()
-    assert len(python(source.format(600)).leaks) == 1
-
-
-def test_to_end_is_no_part_of_the_time(pytester: pytest.Pytester) -> None:
-    """A test that has said all in time has passed, however long its process takes to end."""
-    pytester.makeconftest("""
-        import pytest_sandbox.plugin.inside.world as world, time
-        own = world.World.end
-        def end(inside):
-            class Late(type(inside.channel)):
-                def wait_for(self, op):
-                    found = super().wait_for(op)
-                    time.sleep(2)
-                    return found
-            inside.channel.__class__ = Late
-            return own(inside)
-        world.World.end = staticmethod(end)
-    """)
-    pytester.makepyfile("import pytest\n@pytest.mark.sandbox(timeout=1.5)\ndef test_it(): pass")
-    result = pytester.runpytest_subprocess("--sandbox")
-    result.assert_outcomes(passed=1)
 
 
 def test_outer_processes_are_untouched() -> None:
