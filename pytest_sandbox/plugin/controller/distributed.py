@@ -221,7 +221,7 @@ class _Protocol:
             return True
         # Here, as enabled=False has it. What one after it could share with it, unknown others in between could not.
         stays = nextitem is not None and not self._walk.is_sandboxed(following)
-        with self._walk.here(nextitem, nextitem if stays else None):
+        with self._walk.here.running(nextitem, nextitem if stays else None):
             return self._own(item=item, nextitem=nextitem)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # the caller's own

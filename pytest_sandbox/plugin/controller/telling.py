@@ -5,8 +5,7 @@ Whatever a sandbox leaves unsaid about a test when it ends is said for it, with 
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
@@ -15,7 +14,6 @@ from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import KILLING, Ending, Outcome
 from pytest_sandbox.model.spec import Keep, Limits
 from pytest_sandbox.plugin.builtin import interruption, recorded, watchdog
-from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.interruption import Break, Exit, Internal, Interrupt, Interruption, Stop
 from pytest_sandbox.plugin.builtin.reports import from_frame, is_of_subtest
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
@@ -25,6 +23,7 @@ from pytest_sandbox.plugin.controller.kept import Kept
 from pytest_sandbox.plugin.controller.requests import Requests
 from pytest_sandbox.plugin.controller.said import Alarm, Done, Finish, Hold, Said, Start, Text, parse
 from pytest_sandbox.plugin.controller.scope import Scope, Unrunnable
+from pytest_sandbox.plugin.controller.turn import Line, Turn
 from pytest_sandbox.plugin.others import dependency
 from pytest_sandbox.plugin.others.coverage.measured import Account, measured_of
 from pytest_sandbox.plugin.others.reruns import Reruns
@@ -37,36 +36,6 @@ from pytest_sandbox.sandbox.outside.evidence import Failure
 from pytest_sandbox.sandbox.outside.running import Running
 from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 from pytest_sandbox.sandbox.wire.frames import Frame
-
-
-class Line(Protocol):
-    """What units stand in: the walk. baton: what generators are handed on by."""
-
-    @property
-    def baton(self) -> Baton:
-        """See `Home`."""
-
-    def take_generators(self, frame: Frame) -> None:
-        """A test has changed the state of random generators. Raises WireError for what is no state."""
-
-    def ended(self, unit: Unit, outcome: Outcome) -> None:
-        """All of a unit has run in one sandbox."""
-
-    def news(self) -> None:
-        """One of them has said something."""
-
-    def early_warnings(self, item: int) -> list[dict[str, Any]]:
-        """Those of fixtures that scopes have set up for an item; once."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Turn:
-    """(The rest of) a unit as one sandbox runs it: items, by index. See `inside.unit.unit_body` for the others."""
-
-    items: tuple[int, ...]
-    grows: bool = False
-    earlier: int = 0
-    following: int | None = None
 
 
 class Telling:

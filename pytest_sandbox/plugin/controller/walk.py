@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -24,24 +24,22 @@ from pytest_sandbox.model.errors import SandboxError
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin.builtin import settling
 from pytest_sandbox.plugin.builtin.generators import Baton
-from pytest_sandbox.plugin.builtin.ledger import Ledger, keeping
-from pytest_sandbox.plugin.builtin.terminal import STATUS
+from pytest_sandbox.plugin.builtin.ledger import Ledger
 from pytest_sandbox.plugin.builtin.tmp import Numbers, put_back
 from pytest_sandbox.plugin.controller.admission import Admission
 from pytest_sandbox.plugin.controller.ahead import Ahead
-from pytest_sandbox.plugin.controller.returning import ending_forks
+from pytest_sandbox.plugin.controller.here import Here
 from pytest_sandbox.plugin.controller.row import Row
 from pytest_sandbox.plugin.controller.scope import Unrunnable
-from pytest_sandbox.plugin.controller.telling import Telling, Turn
+from pytest_sandbox.plugin.controller.telling import Telling
 from pytest_sandbox.plugin.controller.tree import DEATH_TIME, Tree
+from pytest_sandbox.plugin.controller.turn import Turn
 from pytest_sandbox.plugin.inside.world import World
-from pytest_sandbox.plugin.others import dependency
 from pytest_sandbox.plugin.others.coverage.measured import measured_of
 from pytest_sandbox.plugin.planning import cached, resolve
 from pytest_sandbox.plugin.planning.scopes import Unit
 from pytest_sandbox.plugin.reporting.book import Book
 from pytest_sandbox.plugin.reporting.progress import Progress
-from pytest_sandbox.primitives.pages import unshared
 from pytest_sandbox.sandbox.files.home import Refuses
 from pytest_sandbox.sandbox.machine import host, probes
 from pytest_sandbox.sandbox.outside.running import Running
@@ -55,7 +53,7 @@ INTERRUPT_TIME = 3.0
 
 
 class Walk:
-    """One run. A context manager: on exit no sandbox is left."""
+    """One run. A context manager: on exit no sandbox is left. here: runs what is not sandboxed."""
 
     def __init__(
         self,
@@ -83,9 +81,9 @@ class Walk:
         keeps = settling.keeps_terminal(config)
         self._undo, self._numbers = contextlib.ExitStack(), Numbers(session.items)
         world = World(session, self._units, ledger, self._numbers, keeps_terminal=keeps)
-        self._generators, self._version = world.generators, 0
         self._supervisor = _supervisor(self._units, settling.kept_descriptors(config, keeps=keeps), cached.refuses(config))
         self._tree = Tree(world, self._supervisor, settings, book, self._units, jobs=jobs, in_order=in_order)
+        self.here = Here(session, world.generators, self.baton)
         self._progress = Progress(config, jobs)
         self._row = Row(session)
         self._jobs, self._admission = jobs, Admission(session, jobs)
@@ -160,7 +158,9 @@ class Walk:
                 adjacent = _leading_units(self._order[index + 1 : index + 1 + self._ahead.reach])
                 self._run_unit(entry, entry.items, None if following is None else following.items[0], adjacent)
             else:
-                self._run_here(index, entry)
+                self._numbers.begin(entry, 0)
+                later = next((one for one in self._order[index + 1 :] if isinstance(one, int)), None)
+                self.here.run(entry, self._after[entry], later)
             self._stop_if_asked()
 
     def one(self, index: int, following: int | None) -> bool:
@@ -195,32 +195,6 @@ class Walk:
     def baton(self) -> Baton:
         """See `Line`."""
         return self._tree.baton
-
-    @contextlib.contextmanager
-    def here(self, nextitem: pytest.Item | None, kept: pytest.Item | None) -> Iterator[None]:
-        """Within: an item that is not sandboxed runs in this process. See `ledger.keeping`."""
-        handed = self.baton.since(self._version)
-        self._generators.put(handed)
-        dependency.enter(self._session, (handed or {}).get("ends", ()))
-        try:
-            with unshared(), ending_forks(self._session.config), keeping(self._session, nextitem, kept):
-                yield
-        finally:
-            self.baton.take(self._generators.news())
-            self._version = self.baton.version
-
-    def _run_here(self, index: int, item_index: int) -> None:
-        """An item with enabled=False, in the controller itself."""
-        STATUS.take_off()
-        later = next((entry for entry in self._order[index + 1 :] if isinstance(entry, int)), None)
-        item, nextitem = self._session.items[item_index], self._item(self._after[item_index])
-        self._numbers.begin(item_index, 0)
-        with self.here(nextitem, self._item(later)):
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
-        self.baton.note(dependency.ended_here(item.config, item_index, item))
-
-    def _item(self, index: int | None) -> pytest.Item | None:
-        return None if index is None else self._session.items[index]
 
     def _serve(self, told: Telling, following: Sequence[Unit]) -> None:
         """Wait until it has run, or pauses; look now and then whether pytest's watchdog has barked at it, and who may run too."""
