@@ -99,6 +99,45 @@ def test_who_is_killed_has_not_succeeded(pytester: pytest.Pytester, compat: Comp
     ]
 
 
+def test_the_teardown_of_a_wider_fixture(pytester: pytest.Pytester, compat: Compat) -> None:
+    """Is a part of its last test, which has not succeeded where that fails."""
+    pytester.makepyfile(
+        test_one="""
+        import pytest
+        @pytest.fixture(scope="module")
+        def wide():
+            yield
+            raise RuntimeError("on purpose")
+        @pytest.mark.dependency(name="a")
+        def test_1(wide): pass
+        """,
+        test_two="""
+        import pytest
+        @pytest.mark.dependency(depends=["a"], scope="session")
+        def test_2(): pass
+        """,
+    )
+    plain, _ = compat.both()
+    assert "1 skipped" in plain.text
+
+
+@pytest.mark.parametrize("options", [(), ("-p", "xdist.plugin", "-n1")], ids=["alone", "xdist"])
+def test_on_who_runs_without_a_sandbox(pytester: pytest.Pytester, compat: Compat, options: tuple[str, ...]) -> None:
+    """A worker of pytest-xdist runs it itself, too."""
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.sandbox(enabled=False)
+        @pytest.mark.dependency()
+        def test_here(): pass
+        @pytest.mark.dependency(depends=["test_here"])
+        def test_boxed(): assert 0
+        """
+    )
+    plain, _ = compat.both(*options)
+    assert "1 failed, 1 passed" in plain.text
+
+
 def test_one_at_a_time(compat: Compat) -> None:
     """Whatever `--sandbox-jobs` says; and it is said."""
     compat.pytester.makepyfile("""

@@ -216,13 +216,12 @@ class _Protocol:
         self._index = {id(item): index for index, item in enumerate(session.items)}
 
     def __call__(self, item: pytest.Item, nextitem: pytest.Item | None) -> object:
-        following = None if nextitem is None else self._index[id(nextitem)]
-        if self._walk.one(self._index[id(item)], following):
+        index, following = self._index[id(item)], None if nextitem is None else self._index[id(nextitem)]
+        if self._walk.one(index, following):
             return True
         # Here, as enabled=False has it. What one after it could share with it, unknown others in between could not.
-        stays = nextitem is not None and not self._walk.is_sandboxed(following)
-        with self._walk.here.running(nextitem, nextitem if stays else None):
-            return self._own(item=item, nextitem=nextitem)
+        kept = None if self._walk.is_sandboxed(following) else following
+        return self._walk.here.run(index, following, kept, self._own)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # the caller's own
         return getattr(self._own, name)

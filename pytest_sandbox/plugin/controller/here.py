@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -22,9 +22,17 @@ class Here:
         self._session, self._generators, self._baton = session, generators, baton
         self._version = 0
 
+    def run(self, index: int, following: int | None, kept: int | None, protocol: Callable[..., object]) -> object:
+        """Run an item by this protocol. By index: it, the next one, and the one that fixtures are kept for, see `keeping`."""
+        STATUS.take_off()
+        item, nextitem = self._session.items[index], self._item(following)
+        with self._running(nextitem, self._item(kept)):
+            done = protocol(item=item, nextitem=nextitem)
+        self._baton.note(dependency.ended_here(item.config, index, item))
+        return done
+
     @contextlib.contextmanager
-    def running(self, nextitem: pytest.Item | None, kept: pytest.Item | None) -> Iterator[None]:
-        """Within: one runs. See `ledger.keeping`."""
+    def _running(self, nextitem: pytest.Item | None, kept: pytest.Item | None) -> Iterator[None]:
         handed = self._baton.since(self._version)
         self._generators.put(handed)
         dependency.enter(self._session, (handed or {}).get("ends", ()))
@@ -34,14 +42,6 @@ class Here:
         finally:
             self._baton.take(self._generators.news())
             self._version = self._baton.version
-
-    def run(self, index: int, following: int | None, kept: int | None) -> None:
-        """Run the item of this index; nextitem and what is kept for an item, by index, too."""
-        STATUS.take_off()
-        item, nextitem = self._session.items[index], self._item(following)
-        with self.running(nextitem, self._item(kept)):
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
-        self._baton.note(dependency.ended_here(item.config, index, item))
 
     def _item(self, index: int | None) -> pytest.Item | None:
         return None if index is None else self._session.items[index]

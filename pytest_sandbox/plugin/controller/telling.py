@@ -378,7 +378,9 @@ class Telling:
             self._where_warnings_go.extend(scope.warnings)
         if closed is None or not self._finished or not self._finished[-1].reports:
             return
-        merge(self._finished[-1].item, self._finished[-1].reports, closed)
+        last = self._finished[-1]
+        merge(last.item, last.reports, closed)
+        self._line.baton.note(dependency.entries(self.session.config, self.items[last.position], last.item, last.reports[-1:]))
 
     def raise_interruption(self) -> None:
         """Do in the controller what a test or fixture did to its process: exit, Ctrl-C, an internal error, a stop."""

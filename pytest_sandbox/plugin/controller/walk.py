@@ -160,7 +160,7 @@ class Walk:
             else:
                 self._numbers.begin(entry, 0)
                 later = next((one for one in self._order[index + 1 :] if isinstance(one, int)), None)
-                self.here.run(entry, self._after[entry], later)
+                self.here.run(entry, self._after[entry], later, self._session.config.hook.pytest_runtest_protocol)
             self._stop_if_asked()
 
     def one(self, index: int, following: int | None) -> bool:
