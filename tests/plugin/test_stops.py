@@ -87,6 +87,33 @@ def test_a_test_stops_the_run(pytester: pytest.Pytester, compare: Compare, stop:
     compare.same(*options)
 
 
+@pytest.mark.parametrize("scope", ["function", "class", "module"])
+@pytest.mark.parametrize("who", ["fixture", "hook"])
+@pytest.mark.parametrize("stop", ["shouldstop", "shouldfail"])
+def test_a_teardown_stops_the_run(pytester: pytest.Pytester, compare: Compare, stop: str, who: str, scope: str) -> None:
+    """Of a fixture of any scope: by itself, or by a hook that has seen it fail."""
+    pytester.makeconftest(
+        f"""
+        import pytest
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            if report.when == "teardown" and report.failed: item.session.{stop} = "a teardown failed"
+            return report
+        @pytest.fixture(scope={scope!r})
+        def fixture(request):
+            yield
+            if {who!r} == "hook": 1 / 0
+            request.session.{stop} = "the environment is broken"
+        """
+    )
+    pytester.makepyfile(
+        test_one="class TestIt:\n    def test_1(self, fixture): pass",
+        test_two="def test_2(): pass\ndef test_3(): pass",
+    )
+    compare.same()
+
+
 def test_shouldstop(pytester: pytest.Pytester, compare: Compare) -> None:
     """A test that sets session.shouldstop ends the run after it."""
     pytester.makepyfile(

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import traceback
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NoReturn
 
 import pytest
@@ -86,9 +88,14 @@ def is_stopping(session: pytest.Session) -> bool:
     return bool(session.shouldfail or session.shouldstop)
 
 
-def send_stop(channel: Channel, session: pytest.Session) -> bool:
-    """Say that the session is to end, if it is; whether that was so."""
-    stops = {name: str(why) for name in ("shouldstop", "shouldfail") if (why := getattr(session, name))}
+def stops_of(session: pytest.Session) -> dict[str, object]:
+    """Why the session is to end, by the name of the attribute that says so."""
+    return {name: why for name in ("shouldstop", "shouldfail") if (why := getattr(session, name))}
+
+
+def send_stop(channel: Channel, session: pytest.Session, known: Mapping[str, object] = MappingProxyType({})) -> bool:
+    """Say that the session is to end, if it is, by others' wish than is known; whether that was so."""
+    stops = {name: str(why) for name, why in stops_of(session).items() if known.get(name) != why}
     if stops:
         channel.send({"op": "stop", **stops})
     return bool(stops)

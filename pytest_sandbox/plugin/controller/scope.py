@@ -14,7 +14,7 @@ from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.plugin.builtin.generators import Baton
-from pytest_sandbox.plugin.builtin.interruption import Break, Exit, Internal, Interrupt, Interruption, Raised
+from pytest_sandbox.plugin.builtin.interruption import Break, Exit, Internal, Interrupt, Interruption, Raised, Stop
 from pytest_sandbox.plugin.builtin.junit import Noted
 from pytest_sandbox.plugin.builtin.recorded import warning_from_frame
 from pytest_sandbox.plugin.builtin.reports import from_frame
@@ -23,7 +23,7 @@ from pytest_sandbox.plugin.builtin.terminal import show, show_bytes
 from pytest_sandbox.plugin.builtin.tmp import keep_tmp_path
 from pytest_sandbox.plugin.builtin.watchdog import Barks
 from pytest_sandbox.plugin.controller.kept import Kept
-from pytest_sandbox.plugin.controller.said import Alarm, Fixture, For, Hold, Left, Overran, Prepared, Text, Threaded, parse
+from pytest_sandbox.plugin.controller.said import Alarm, Done, Fixture, For, Hold, Left, Overran, Prepared, Text, Threaded, parse
 from pytest_sandbox.plugin.others import carried
 from pytest_sandbox.plugin.others.coverage.measured import Account, measured_of
 from pytest_sandbox.plugin.planning.scopes import Need
@@ -186,16 +186,16 @@ class ScopeListener:
                 scope.setting_up = name
                 running.grant(None if asker is None else asker.limits)
                 running.send({"op": "heard"})
-            case Prepared() | Exit() | Interrupt() | Break() | Internal() if asker is not None:
-                self._has_prepared(running, said)
-            case Exit() | Interrupt() | Break() | Internal():  # as it tears down
-                scope.interruption = said
+            case Prepared() | Exit() | Interrupt() | Break() | Internal() | Stop():
+                self._hear_of_its_work(running, said)
             case Alarm() | Hold() | Overran():
                 self._hear_of_limits(running, said)
             case Text(text):
                 self._say(running, text)
             case Left(needs, failed):
                 self._home.leave(scope, needs, failed)
+            case Done():
+                pass  # what it leaves running is looked at by others
             case _:
                 self._hear_more(running, item, frame)
 
@@ -214,6 +214,16 @@ class ScopeListener:
         if not self._home.is_of(said.item, said.unit):
             raise WireError(f"item {said.item} is not of unit {said.unit}")
         return said.item
+
+    def _hear_of_its_work(self, running: Running, said: Prepared | Interruption) -> None:
+        """It has set up what it was asked for, or is interrupted amid that; or it does something to the run as it tears down."""
+        scope = self._scope
+        if scope.asking and not isinstance(said, Stop):
+            self._has_prepared(running, said)
+        elif isinstance(said, Prepared):
+            raise WireError("a scope's sandbox has set up what nobody has asked for")
+        elif scope.interruption is None or not isinstance(said, Stop):
+            scope.interruption = said
 
     def _has_prepared(self, running: Running, said: Prepared | Raised) -> None:
         """It has set up what it was asked for, or was interrupted amid that."""
@@ -264,6 +274,8 @@ class ScopeListener:
         elif op == "generators":
             self._home.baton.take(frame)
             self._scope.version = self._home.baton.version
+        else:
+            raise WireError(f"a scope's sandbox says {op!r}, which is a test's to say, or nobody's")
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The scope is gone, by itself or closed."""

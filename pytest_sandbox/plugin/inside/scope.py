@@ -235,6 +235,7 @@ def _tell_output(inside: Inside) -> None:
 def _close(world: World, inside: Inside, index: int) -> None:
     """Tear down what this scope set up; an error goes into the teardown report of its last item."""
     item = world.session.items[index]
+    stops = interruption.stops_of(world.session)  # of a set-up: the tests that it was for say so
     item._report_sections.clear()
     measuring.name_phase(world.config, item, "teardown")
     reraise = pytest.exit.Exception if item.config.getoption("usepdb", False) else (pytest.exit.Exception, KeyboardInterrupt)
@@ -257,6 +258,7 @@ def _close(world: World, inside: Inside, index: int) -> None:
                 item.ihook.pytest_exception_interact(node=item, call=call, report=report)
             except reraise as error:  # whoever leaves a debugger
                 interruption.send(inside.channel, error)
+    interruption.send_stop(inside.channel, world.session, stops)
     measuring.send(world.config, inside)
     world.tell_generators(inside)
     inside.channel.send(reports.to_frame(world.config, report) | {"op": "closed"})
