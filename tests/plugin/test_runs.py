@@ -227,6 +227,24 @@ def test_junit(pytester: pytest.Pytester, compare: Compare, family: str) -> None
     assert ('name="sandbox_ending"' in pair.boxed.read("junit.xml")) is (family != "xunit2")
 
 
+@pytest.mark.parametrize("end", ["pytest.exit('enough')", "raise KeyboardInterrupt"])
+def test_junit_of_a_test_that_ends_the_run(pytester: pytest.Pytester, compare: Compare, end: str) -> None:
+    """What it has recorded before is there."""
+    pytester.makepyfile(
+        f"""
+        import pytest
+        def test_1(record_testsuite_property, record_xml_attribute):
+            record_testsuite_property("version", "1.2.3")
+            record_xml_attribute("requirement", "R7")
+            {end}
+        """
+    )
+    pair = compare("--junitxml=junit.xml", "-o", "junit_family=xunit1", "-Wignore")
+    plain, boxed = (_elements(run.read("junit.xml")) for run in (pair.plain, pair.boxed))
+    assert boxed == plain
+    assert "R7" in pair.plain.read("junit.xml")
+
+
 @pytest.mark.parametrize("how", [(), ("-n2",), ("--sandbox-jobs=2",)], ids=["alone", "workers", "jobs"])
 def test_junits_suite_has_what_was_used_in_all(pytester: pytest.Pytester, compare: Compare, how: tuple[str, ...]) -> None:
     """By kind, in the family that has no place for a test's own figures."""

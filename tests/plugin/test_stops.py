@@ -50,6 +50,27 @@ def test_exit(pytester: pytest.Pytester, compare: Compare, where: str, what: str
         assert ("enough" in run.text) == ("exit" in what)
 
 
+@pytest.mark.parametrize("scope", ["function", "module", "session"])
+@pytest.mark.parametrize("what", ["pytest.exit('enough', returncode=0)", "raise KeyboardInterrupt"])
+@pytest.mark.parametrize("error", ["1 / 0", "pytest.fail('of a teardown')"])
+def test_a_teardown_that_fails_after_exit(pytester: pytest.Pytester, compare: Compare, what: str, scope: str, error: str) -> None:
+    """There is no report for it, and the run is none that has succeeded, whatever status it was to have."""
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.fixture(scope={scope!r})
+        def fixture():
+            yield
+            {error}
+        def test_1(fixture): {what}
+        """
+    )
+    pair = compare()
+    assert pair.boxed.status == pair.plain.status == 1
+    for run in (pair.plain, pair.boxed):
+        assert ("ZeroDivisionError" if "/" in error else "of a teardown") in run.text + run.result.stderr.str()
+
+
 def test_exit_tears_scopes_down(pytester: pytest.Pytester, compare: Compare) -> None:
     """pytest.exit in a test: the fixtures of enclosing scopes are torn down."""
     pytester.makepyfile(

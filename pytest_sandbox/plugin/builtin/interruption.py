@@ -83,6 +83,12 @@ def send(channel: Channel, error: BaseException) -> None:
         channel.send({"op": "internal", "traceback": traceback.format_exc()})
 
 
+def send_late(channel: Channel, error: BaseException) -> None:
+    """Say what was raised by a teardown after that; nothing where the run ends by it as it does anyway."""
+    if not isinstance(error, pytest.exit.Exception | KeyboardInterrupt):
+        channel.send({"op": "late", "traceback": "".join(traceback.format_exception(error))})
+
+
 def is_stopping(session: pytest.Session) -> bool:
     """Whether the run is to end, by whoever's wish."""
     return bool(session.shouldfail or session.shouldstop)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.plugin.builtin import interruption
-from pytest_sandbox.plugin.builtin.fields import duration, seconds, whole_number
+from pytest_sandbox.plugin.builtin.fields import duration, seconds, whole_number, writable_text
 from pytest_sandbox.plugin.builtin.interruption import Interruption
 from pytest_sandbox.sandbox.wire.frames import Frame
 
@@ -99,6 +99,13 @@ class Threaded:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Late:
+    """A teardown has failed after the test has ended the run."""
+
+    traceback: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Left:
     """What it has not set up, and the needs of units, by index, that failed before."""
 
@@ -106,7 +113,7 @@ class Left:
     failed: Pairs
 
 
-Said = Start | Finish | Done | Alarm | Hold | Text | For | Fixture | Prepared | Overran | Threaded | Left | Interruption
+Said = Start | Finish | Done | Alarm | Hold | Text | For | Fixture | Prepared | Overran | Threaded | Late | Left | Interruption
 
 
 def parse(frame: Frame) -> Said | None:
@@ -154,5 +161,6 @@ _MAKERS: dict[str, Callable[[Frame], Said]] = {
     "prepared": lambda frame: Prepared(duration(frame)),
     "overran": lambda frame: Overran(whole_number(frame, "output")),
     "threaded": _threaded,
+    "late": lambda frame: Late(writable_text(frame.get("traceback"))),
     "left": lambda frame: Left(_pairs(frame, "needs"), _pairs(frame, "failed")),
 }

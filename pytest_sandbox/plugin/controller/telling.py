@@ -21,7 +21,7 @@ from pytest_sandbox.plugin.builtin.terminal import show_bytes
 from pytest_sandbox.plugin.builtin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
 from pytest_sandbox.plugin.controller.kept import Kept
 from pytest_sandbox.plugin.controller.requests import Requests
-from pytest_sandbox.plugin.controller.said import Alarm, Done, Finish, Hold, Said, Start, Text, parse
+from pytest_sandbox.plugin.controller.said import Alarm, Done, Finish, Hold, Late, Said, Start, Text, parse
 from pytest_sandbox.plugin.controller.scope import Scope, Unrunnable
 from pytest_sandbox.plugin.controller.turn import Line, Turn
 from pytest_sandbox.plugin.others import dependency
@@ -200,6 +200,8 @@ class Telling:
                     self.showing.say(text, self.position, self.reports)
             case Exit() | Interrupt() | Break() | Internal() | Stop():
                 self.interruption = said
+            case Late(traceback):
+                self._book.late(self.item, traceback)
             case _:
                 raise WireError(f"a test's sandbox speaks as a scope's does: {said}")
 
@@ -376,6 +378,10 @@ class Telling:
         self.interruption = self.interruption or scope.interruption
         if self._finished or self.interruption is not None:
             self._where_warnings_go.extend(scope.warnings)
+        if not isinstance(self.interruption, Stop | None):
+            if closed is not None and closed.failed:
+                self._book.late(self.item, closed.longreprtext)
+            return
         if closed is None or not self._finished or not self._finished[-1].reports:
             return
         last = self._finished[-1]

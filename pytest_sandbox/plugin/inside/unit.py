@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 
+import pytest
+
 from pytest_sandbox.plugin.builtin import interruption, ledger, strays
 from pytest_sandbox.plugin.builtin.sections import captured_for
 from pytest_sandbox.plugin.inside import early
@@ -38,7 +40,7 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
     reporter.leave_fixtures()
     if not hasattr(world.config, "workerinput"):  # of pytest-xdist's order nobody knows what is later
         reporter.other_hint = partial(early.hint, world.ledger.standing(), world.units, order["unit"])
-    alone = len(order["items"]) == 1 and not order["grows"]
+    alone, item = len(order["items"]) == 1 and not order["grows"], session.items[order["items"][0]]
     try:
         for index, following, stays in _with_following(inside.channel, order):
             item = session.items[index]
@@ -62,12 +64,21 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
             # Until the controller has read what the kernel counted, so that nothing of the next test is taken for this one's.
             inside.channel.ask(finish, "counted")
     except BaseException as error:  # noqa: BLE001  # the same of a test
-        interruption.send(inside.channel, error)
-        with suppress(BaseException), warnings_of_the_run(world):
-            ledger.leave(session)  # as plain pytest does at the session's end
-        measuring.send(world.config, inside)
+        _break_off(world, inside, item, error)
     _run_exit_functions()
     return world.end(inside)
+
+
+def _break_off(world: World, inside: Inside, item: pytest.Item, error: BaseException) -> None:
+    """The run is to end by an error of this item, or of a hook around it: say so, and tear down."""
+    world.reporter.news(item)
+    interruption.send(inside.channel, error)
+    try:
+        with warnings_of_the_run(world):
+            ledger.leave(world.session)  # as plain pytest does at the session's end
+    except BaseException as late:  # noqa: BLE001  # of its fixtures
+        interruption.send_late(inside.channel, late)
+    measuring.send(world.config, inside)
 
 
 def _with_following(channel: Channel, order: Frame) -> Iterator[tuple[int, int | None, bool]]:

@@ -40,6 +40,7 @@ class Book:
         self._sharing: list[str] = []
         self._lost = ""
         self._not_home: list[str] = []
+        self._late: list[str] = []
         #: What workers of pytest-xdist say, and who.
         self._said: dict[str, list[str]] = {}
 
@@ -74,6 +75,15 @@ class Book:
             self._said[line] = []
         else:
             show(self._config, f"{line}\n")
+
+    def late(self, item: pytest.Item, traceback: str) -> None:
+        """Note an error of what was torn down after this test had ended the run: there is no report for it to stand in."""
+        self._late.append(f"in the sandbox of {item.nodeid}, which had ended the run:\n{traceback}")
+
+    def raise_late(self) -> None:
+        """Raise them, as plain pytest does at the session's end."""
+        if self._late:
+            raise RuntimeError("\n".join(self._late))
 
     def tell_degraded(self, specs: Iterable[Spec], known: Mapping[str, Capability]) -> None:
         """Say which limits that markers ask for nothing enforces here, each once, but for those that the header has named."""
