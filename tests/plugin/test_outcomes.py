@@ -247,3 +247,22 @@ def test_own_hooks_and_reports(pytester: pytest.Pytester, compare: Compare) -> N
     )
     pytester.makepyfile("def test_1(): pass\ndef test_flip(): pass\ndef test_3(): assert 0\n")
     compare.same("-v", "-rA")
+
+
+@pytest.mark.parametrize("mark", ["skipif", "xfail"])
+@pytest.mark.parametrize("condition", ["sys.exit(3)", "1 / 0", "warnings.warn('of a condition')", "pytest.fail('on purpose')"])
+def test_conditions_of_marks(pytester: pytest.Pytester, compare: Compare, condition: str, mark: str) -> None:
+    """Are foreign code, whose errors and warnings are the test's, though others ask them too, for fixtures of wider scopes."""
+    pytester.makepyfile(
+        f"""
+        import pytest, sys, warnings
+        @pytest.fixture(scope="session", autouse=True)
+        def wide(): yield
+        def condition(): {condition}
+        def test_1(): pass
+        @pytest.mark.{mark}("condition()", reason="why")
+        def test_2(): pass
+        def test_3(): pass
+        """
+    )
+    compare.same()

@@ -293,3 +293,12 @@ def test_for_whom_wider_fixtures_are_set_up(pytester: pytest.Pytester, compare: 
         test_other="def test_it(whole, broken): pass",
     )
     compare.same("-rA")
+
+
+@pytest.mark.parametrize("last", ["pass", "assert 0"])
+def test_files_of_one_that_failed_before_the_last(pytester: pytest.Pytester, last: str) -> None:
+    """Are kept with those of the sandbox that both shared."""
+    pytester.makepyfile(f"def test_1():\n    open('evidence.txt', 'w').write('found')\n    assert 0\ndef test_2(): {last}\n")
+    result = pytester.runpytest_subprocess("--sandbox", "--sandbox-scope=module", "--sandbox-keep=failed", "--basetemp=kept")
+    assert [path.read_text() for path in pytester.path.glob("kept/**/evidence.txt")] == ["found"]
+    result.stdout.fnmatch_lines(["*sandbox files kept*"])

@@ -140,6 +140,7 @@ MALFORMED: dict[str, dict[str, object]] = {
     "outcome with a newline": {"outcome": "good\nbad"},
     "location": {"location": ["a", "b", {}]},
     "wasxfail": {"wasxfail": 3, "outcome": "skipped"},
+    "wasxfail nothing": {"wasxfail": None, "outcome": "skipped", "longrepr": ["a", 1, "b"]},
     "properties": {"user_properties": [["a", {"b": 1}], [1]]},
     "own methods": {"toterminal": 1, "longreprtext": 2, "head_line": [], "count_towards_summary": None, "passed": True},
     "subtests": {"_subtest.context": {"msg": 1, "kwargs": 2}, "$report_type": "SubtestReport", "_report_type": "SubTestReport"},

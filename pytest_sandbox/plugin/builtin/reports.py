@@ -225,15 +225,15 @@ def _check(report: pytest.TestReport) -> None:
         raise TypeError(f"it takes the place of {', '.join(shadowed)}")
     if not isinstance(report.keywords, dict):
         raise TypeError("its keywords are none")
-    excused = getattr(report, "wasxfail", None)
-    if excused is not None and not isinstance(excused, str):
+    excused = hasattr(report, "wasxfail")  # which is what pytest's reporters ask
+    if excused and not isinstance(report.wasxfail, str):
         raise TypeError("its reason to fail is no text")
     outcome: Any = report.outcome
     if not isinstance(outcome, str) or not outcome.isprintable():
         raise TypeError("its outcome is no word")
     if report.failed and report.longrepr is None:
         raise TypeError("it failed for no reason")
-    if report.skipped and excused is None and not isinstance(report.longrepr, tuple):
+    if report.skipped and not excused and not isinstance(report.longrepr, tuple):
         if report.longrepr is None:
             raise TypeError("it was skipped for no reason")
         # A hook has made a skip of it, with the error that it had; pytest's reporters want to know where.

@@ -7,9 +7,9 @@ from itertools import chain
 
 import pytest
 from _pytest.nodes import Node
-from _pytest.outcomes import TEST_OUTCOME
 
 from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.plugin.builtin import marks
 from pytest_sandbox.plugin.controller.scope import Scope, Unrunnable
 from pytest_sandbox.plugin.planning.scopes import Need, Unit
 
@@ -172,12 +172,7 @@ def _suits(need: Need, added: Mapping[int, Need]) -> bool:
 
 def _is_skipped(item: pytest.Item) -> bool:
     """Whether marks say that it will not run."""
-    from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
-
-    try:
-        if evaluate_skip_marks(item) is not None:
-            return True
-        expected = None if item.config.option.runxfail else evaluate_xfail_marks(item)
-    except TEST_OUTCOME:  # a mark's condition is foreign code; the item itself will say what is wrong with it
-        return False
+    if marks.skips(item):
+        return True
+    expected = None if item.config.option.runxfail else marks.expected_failure(item)
     return expected is not None and not expected.run

@@ -328,7 +328,7 @@ class Telling:
         if not self._finished:
             return
         item, done = self._finished[-1].item, self._finished[-1].reports
-        failed = any(report.failed for one in self._finished for report in one.reports)
+        failed = self._has_failed or any(report.failed for report in done)  # of those that share it, too
         made, shares, tests = self._requests.made, self._shares_network, self.position
         self.showing.when_its_turn(lambda: self._book.add_test(item, done, outcome, made, shares_network=shares, tests=tests))
         if tests == len(self.unit.items):

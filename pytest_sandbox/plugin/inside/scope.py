@@ -6,17 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from gc import collect, freeze
 from os import fstat
 
 import pytest
 from _pytest.nodes import Node
-from _pytest.outcomes import TEST_OUTCOME
 from _pytest.runner import CallInfo, check_interactive_exception
 
-from pytest_sandbox.plugin.builtin import interruption, ledger, reports, strays
+from pytest_sandbox.plugin.builtin import interruption, ledger, marks, reports, strays
 from pytest_sandbox.plugin.builtin.tracebacks import unseen
 from pytest_sandbox.plugin.inside.around import around
 from pytest_sandbox.plugin.inside.reporter import silence_foreign_hooks
@@ -274,7 +272,6 @@ def _tear_down(session: pytest.Session) -> None:
 
 def _expect_failures(item: pytest.Item) -> None:
     """Know of the item what its set-up, in another process, has found out: whether it may fail. One that is skipped may not."""
-    from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks, xfailed_key
+    from _pytest.skipping import xfailed_key
 
-    with suppress(*TEST_OUTCOME):  # a mark's condition is foreign code
-        item.stash[xfailed_key] = None if evaluate_skip_marks(item) else evaluate_xfail_marks(item)
+    item.stash[xfailed_key] = None if marks.skips(item) else marks.expected_failure(item)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pytest
-from _pytest.outcomes import TEST_OUTCOME
+from _pytest.skipping import Xfail
 
 from pytest_sandbox.model.outcome import Outcome
+from pytest_sandbox.plugin.builtin import marks
 from pytest_sandbox.plugin.builtin.reports import is_of_subtest
 from pytest_sandbox.plugin.builtin.sections import joined
 from pytest_sandbox.plugin.reporting.report import add_section, fail, make_failure, make_report
-
-if TYPE_CHECKING:
-    from _pytest.skipping import Xfail
 
 
 def completed(
@@ -88,12 +85,7 @@ def _reason(report: pytest.TestReport) -> str:
 
 def _may_fail(item: pytest.Item) -> Xfail | None:
     """The mark by which a test is expected to fail, by whatever it does."""
-    from _pytest.skipping import Xfail, evaluate_xfail_marks
-
-    try:
-        expected = evaluate_xfail_marks(item)
-    except TEST_OUTCOME:  # the mark's condition is foreign code
-        return None
+    expected = marks.expected_failure(item)
     if expected is None and getattr(getattr(item, "obj", None), "__unittest_expecting_failure__", False):
         expected = Xfail(reason="", run=True, strict=True, raises=None)  # as unittest.expectedFailure means it
     return None if expected is None or expected.raises is not None or item.config.option.runxfail else expected
