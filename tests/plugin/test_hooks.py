@@ -133,21 +133,38 @@ def test_a_loop_before_the_loop(pytester: pytest.Pytester, compare: Compare) -> 
     compare.same("-k", "nothing")
 
 
-def test_a_loop_of_its_own(pytester: pytest.Pytester, compare: Compare) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        "item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)",
+        "item.ihook.pytest_runtest_protocol(item=item, nextitem=None)",
+        "runtestprotocol(item, nextitem=None)",
+    ],
+    ids=["hook", "ihook", "function"],
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_loop_of_its_own(pytester: pytest.Pytester, compare: Compare, call: str, when: str) -> None:
     """Somebody else's loop would run tests without sandboxes: it is refused before the first."""
     pytester.makeconftest(
-        """
+        f"""
         import pytest
-        @pytest.hookimpl(tryfirst=True)
+        from _pytest.runner import runtestprotocol
+        @pytest.hookimpl(wrapper=True)
         def pytest_runtestloop(session):
-            for item in session.items: item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            if {when!r} == "after": yield
+            for item in session.items: {call}
+            if {when!r} == "before": yield
             return True
         """
     )
-    pytester.makepyfile("def test_1(): open('ran', 'w').close()")
+    for name in ("one", "two"):  # with these `ihook` is made of `hook`
+        (pytester.mkdir(name) / "conftest.py").touch()
+    source = "def test_1(): open({!r}, 'a').close()"
+    (pytester.path / "one" / "test_one.py").write_text(source.format(str(pytester.path / "ran")))
     run = compare.one()
     assert run.status == pytest.ExitCode.USAGE_ERROR
-    assert "own pytest_runtestloop runs test_a_loop_of_its_own.py::test_1, which would be without a sandbox. Fix:" in run.text
+    said = run.text + run.result.stderr.str()
+    assert "own pytest_runtestloop runs one/test_one.py::test_1, which would be without a sandbox. Fix:" in said
     assert not (pytester.path / "ran").exists()
 
 

@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.plugin.builtin import junit
 from pytest_sandbox.plugin.builtin.fields import sendable
 from pytest_sandbox.plugin.builtin.settling import SEVERAL
-from pytest_sandbox.plugin.controller.run import HANDED_OUT, Controller, known, standing_in
+from pytest_sandbox.plugin.controller.run import HANDED_OUT, Controller, known
 from pytest_sandbox.plugin.controller.walk import Walk
 from pytest_sandbox.plugin.others import carried
 from pytest_sandbox.plugin.planning import resolve
@@ -187,7 +187,7 @@ class Worker(Controller):
             with self.walk(session, in_order=False) as walk:
                 walk.begin()
                 self.config.pluginmanager.register(_Sending(), "sandbox-sending")
-                with standing_in(self.config, _Protocol(session, walk, self.config.hook.pytest_runtest_protocol)):
+                with _standing_in(self.config, _Protocol(session, walk, self.config.hook.pytest_runtest_protocol)):
                     return (yield)
         except pytest.UsageError as error:
             _refuse(self.config, str(error))
@@ -206,6 +206,18 @@ class _Sending:
     def pytest_report_to_serializable(self) -> Generator[None, object, object]:
         """Make it plain."""
         return sendable((yield))
+
+
+@contextlib.contextmanager
+def _standing_in(config: pytest.Config, replacement: object) -> Iterator[None]:
+    """Within: `replacement` is what answers where somebody calls the hook `pytest_runtest_protocol`."""
+    hooks: Any = config.hook
+    own = hooks.pytest_runtest_protocol
+    hooks.pytest_runtest_protocol = replacement
+    try:
+        yield
+    finally:
+        hooks.pytest_runtest_protocol = own
 
 
 class _Protocol:

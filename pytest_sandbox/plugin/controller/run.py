@@ -8,7 +8,7 @@ import resource
 import sys
 from collections import ChainMap
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
@@ -227,21 +227,25 @@ def _with_its_document(plan: resolve.Plan, item: pytest.Item) -> resolve.Plan:
     return plan if document is None else dataclasses.replace(plan, group=document)
 
 
-@contextlib.contextmanager
-def standing_in(config: pytest.Config, replacement: object) -> Iterator[None]:
-    """Within: `replacement` is what answers where somebody calls the hook `pytest_runtest_protocol`."""
-    hooks: Any = config.hook
-    own = hooks.pytest_runtest_protocol
-    hooks.pytest_runtest_protocol = replacement
-    try:
-        yield
-    finally:
-        hooks.pytest_runtest_protocol = own
+_GUARD = "sandbox-guard"
 
 
-def _refuse_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> NoReturn:
-    del nextitem
-    raise pytest.UsageError(
+class _Guard:
+    """A plugin while our loop does not run: nobody else's runs a test, which would be on the machine itself."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> NoReturn:
+        """Refuse it."""
+        raise pytest.UsageError(_refusal(item))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> NoReturn:
+        """Refuse it where that is not called first. What else is raised here would be the test's own error."""
+        pytest.exit(_refusal(item), returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+def _refusal(item: pytest.Item) -> str:
+    return (
         f"--sandbox: a plugin's or conftest's own pytest_runtestloop runs {item.nodeid}, which would be without a sandbox. "
         "Fix: run without that, or with --no-sandbox"
     )
@@ -253,16 +257,33 @@ class Alone(Controller):
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
         """See that nobody else's loop runs tests, which would do so without sandboxes."""
-        self._protocol = self.config.hook.pytest_runtest_protocol
-        with standing_in(self.config, _refuse_protocol):
+        with self._guarded():
             return (yield)
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        plugins = self.config.pluginmanager
+        plugins.register(_Guard(), _GUARD)
+        try:
+            yield
+        finally:
+            plugins.unregister(name=_GUARD)
+
+    @contextlib.contextmanager
+    def _unguarded(self) -> Iterator[None]:
+        plugins = self.config.pluginmanager
+        guard = plugins.unregister(name=_GUARD)
+        try:
+            yield
+        finally:
+            plugins.register(guard, _GUARD)
 
     def loop(self, session: pytest.Session) -> bool | None:
         """The run itself, in the place of pytest's own loop."""
         if session.testsfailed and not session.config.option.continue_on_collection_errors:
             return None  # pytest's own says so
         if session.items:
-            with standing_in(self.config, self._protocol), self.walk(session, in_order=True) as walk:
+            with self._unguarded(), self.walk(session, in_order=True) as walk:
                 walk.all()
         return True
 
