@@ -193,6 +193,21 @@ def test_error_in_a_package(pytester: pytest.Pytester, compare: Compare) -> None
     compare.same("-rA")
 
 
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "pytest.exit('enough', returncode=7)", "SystemExit(3)"])
+def test_a_package_that_leaves(pytester: pytest.Pytester, compare: Compare, error: str) -> None:
+    """By its setup_module: as by a test, and at its line. Of SystemExit plain pytest tells the first test only."""
+    pytester.mkpydir("pack")
+    (pytester.path / "pack" / "__init__.py").write_text(f"import pytest\ndef setup_module(): raise {error}\n")
+    (pytester.path / "pack" / "test_a.py").write_text("def test_1(): pass\ndef test_2(): pass\n")
+    pytester.makepyfile(test_b="def test_1(): pass\n")
+    if "SystemExit" in error:
+        run = compare.one()
+        run.result.assert_outcomes(errors=2, passed=1)
+        run.result.stdout.fnmatch_lines(["pack/__init__.py:2: SystemExit", "pack/__init__.py:2: SystemExit"])
+    else:
+        compare.same()
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("what", ["skip", "xfail"])
 def test_skip_in_a_fixture(pytester: pytest.Pytester, compare: Compare, scope: str, what: str) -> None:

@@ -6,7 +6,7 @@ A child inherits the set-up fixtures of all enclosing scopes and tears down only
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -81,8 +81,14 @@ def _state(session: pytest.Session) -> SetupState:
 
 def enter(session: pytest.Session, node: Node) -> None:
     """Set up the collectors down to `node`; a failure is kept by pytest for every item below, as it does itself."""
-    with suppress(*TEST_OUTCOME):
-        _state(session).setup(node)  # type: ignore[arg-type]  # walks listchain(), which every node has
+    state: Any = _state(session)
+    try:
+        state.setup(node)  # walks listchain(), which every node has
+    except TEST_OUTCOME:
+        pass
+    except BaseException as error:  # noqa: BLE001  # SystemExit, Ctrl-C: the items are to say so, and not this process
+        failed = next(reversed(state.stack))
+        state.stack[failed] = (state.stack[failed][0], (error, error.__traceback__))
 
 
 @unseen
