@@ -88,10 +88,11 @@ def test_attributes_that_hooks_add(pytester: pytest.Pytester, compare: Compare) 
                 report.bytes = b"\\x00\\xff"
                 report.infinite = [float("inf"), float("nan")]
                 report.words = ["a", {"b": None}, True, 1.5]
+                report.result = "measured"
             return report
         def pytest_runtest_logreport(report):
             if report.when == "call":
-                print("attributes", report.files, report.numbers, report.bytes, report.infinite, report.words)
+                print("attributes", report.files, report.numbers, report.bytes, report.infinite, report.words, report.result)
         """
     )
     pytester.makepyfile("def test_1(): pass\ndef test_2(): assert 0")
@@ -197,6 +198,19 @@ def test_usage_table(pytester: pytest.Pytester, compare: Compare) -> None:
     reasons = [line for line in table if line.startswith("not measured")]
     assert len({line.rpartition(": ")[2] for line in reasons}) == len(reasons)
     assert "not measured (-): network: it is read at the end, and the sandbox was killed, or still runs" in reasons
+
+
+def test_a_warning_about_the_configuration(pytester: pytest.Pytester, compare: Compare) -> None:
+    """That comes while a test runs, or a fixture, is in the summary."""
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture(scope="session")
+        def wide(pytestconfig): pytestconfig.issue_config_time_warning(UserWarning("of a fixture"), stacklevel=1)
+        def test_1(wide, pytestconfig): pytestconfig.issue_config_time_warning(UserWarning("of a test"), stacklevel=1)
+        """
+    )
+    compare.same()
 
 
 def test_a_report_that_is_changed_late(pytester: pytest.Pytester, compare: Compare) -> None:

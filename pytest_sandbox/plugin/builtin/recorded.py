@@ -49,7 +49,10 @@ def warning_from_frame(config: pytest.Config, frame: dict[str, Any], nodeid: str
         location = _location(frame.get("location"))
     except Exception as error:  # a module that is named may raise what it likes when it is looked into
         raise WireError(f"a frame is no warning: {error!r}") from error
-    return {"warning_message": message, "nodeid": nodeid, "when": "runtest", "location": location}
+    when = frame.get("when")
+    if when not in ("config", "collect", "runtest"):
+        raise WireError(f"a warning of no time: {when!r}")
+    return {"warning_message": message, "nodeid": nodeid if when == "runtest" else "", "when": when, "location": location}
 
 
 def of_the_run(warning: dict[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,8 @@ def to_frame(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]
     subtest = data.get("_subtest.context")
     if isinstance(subtest, dict) and not isinstance(subtest.get("msg"), str | None):
         subtest["msg"] = _text(subtest["msg"])
+    if "result" in vars(report):  # pytest's own form has no value for an attribute of this name
+        data["result"] = vars(report)["result"]
     plain = _take_added(data)
     longrepr = report.longrepr
     if longrepr is not None and not (isinstance(longrepr, str | tuple) or hasattr(longrepr, "toterminal")):

@@ -141,7 +141,7 @@ class Reporter:
         self, warning_message: warnings.WarningMessage, when: str, nodeid: str, location: tuple[str, int, str] | None
     ) -> None:
         """Forward the warning."""
-        if when == "runtest" and self.listens:
+        if self.listens:
             self._channel.send(recorded.warning_to_frame(warning_message, when, nodeid, location))
 
     def pytest_enter_pdb(self) -> None:
