@@ -286,7 +286,8 @@ WORDS = {
     "log": ("""said("passed", sections=[[f"Captured log {number}", TEXT]])""", "it has said 1.3"),
     "properties": ("""said("passed", user_properties=[["x", TEXT]])""", "it has said 1.3"),
     "warnings": (
-        """{"op": "warning", "text": TEXT, "category": ["builtins", "UserWarning"], "filename": "x", "lineno": 1, "when": "runtest"}""",
+        """{"op": "warning", "text": TEXT, "category": ["builtins", "UserWarning"],
+        "filename": "x", "lineno": 1, "when": "runtest"}""",
         "it has said 1.3",
     ),
     "junit": (

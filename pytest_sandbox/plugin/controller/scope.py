@@ -229,6 +229,7 @@ class ScopeListener:
         """It has set up what it was asked for, or was interrupted amid that."""
         asker = self._scope.answer()
         self._kept, running.evidence.taken = Kept(), 0
+        running.talk.forgive()
         self._show(running)
         if isinstance(said, Prepared):
             self._account.restart()

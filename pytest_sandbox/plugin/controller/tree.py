@@ -223,10 +223,11 @@ class Tree:
             item = self._world.session.items[scope.last_item]
             text = f"{scope.outcome.sentence}: that ended the sandbox of {scope.name} before it had torn down"
             return make_failure(item, "teardown", text + self._whose_limit(item, scope.outcome), scope.outcome)
-        if scope.outcome.ending in KILLING and scope.closed is not None and scope.closed.passed:
+        closed = scope.closed
+        if scope.outcome.ending in KILLING and closed is not None and not (closed.failed or hasattr(closed, "wasxfail")):
             whose = self._whose_limit(self._world.session.items[scope.last_item], scope.outcome)
-            fail(scope.closed, f"{scope.outcome.sentence}: in the sandbox of {scope.name}{whose}", scope.outcome)
-        return scope.closed
+            fail(closed, f"{scope.outcome.sentence}: in the sandbox of {scope.name}{whose}", scope.outcome)
+        return closed
 
     def _wait_for_the_dying(self, scope: Scope) -> None:
         """What was made ready for nothing would be told as processes that the scope has left."""

@@ -132,7 +132,7 @@ class Reporter:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Stream the report."""
-        if report.when == "call":
+        if report.when == "call" and not reports.is_of_subtest(report):
             collect()  # unraisable exceptions and never-awaited coroutines belong to this test
         self._last = report
         self._channel.send(reports.to_frame(self._config, report))
