@@ -400,3 +400,15 @@ def test_exits():
         assert result.cases[name].outcome == "failed", result.output
     assert len(result.cases) == 11, result.output
     assert result.output.count("test_zz_after.py .") == 1 or "3 passed" in result.output or "4 passed" in result.output
+
+
+@pytest.mark.parametrize("frame", ["{'op': 'bogus'}", "report(ME, 'passed')", "{'op': 'finish', 'item': 0}"])
+def test_what_a_scope_must_not_say_as_it_tears_down(attack: Any, frame: str) -> None:
+    """Is an error of its last test's teardown, and harms nobody else."""
+    attack.write(
+        f"{HEAD}\n@pytest.fixture(scope='class')\ndef wide():\n    yield\n    inner.send({frame})\n    time.sleep(0.2)\n"
+        "class TestIt:\n    def test_forge(self, wide): pass\n"
+    )
+    result = attack.run("-ra")
+    result.passed("test_next")
+    assert "test_forge" in result.output.partition("short test summary")[2], result.output

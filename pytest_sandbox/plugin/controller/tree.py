@@ -223,8 +223,8 @@ class Tree:
             item = self._world.session.items[scope.last_item]
             text = f"{scope.outcome.sentence}: that ended the sandbox of {scope.name} before it had torn down"
             return make_failure(item, "teardown", text + self._whose_limit(item, scope.outcome), scope.outcome)
-        closed = scope.closed
-        if scope.outcome.ending in KILLING and closed is not None and not (closed.failed or hasattr(closed, "wasxfail")):
+        closed, broken = scope.closed, scope.outcome.ending in KILLING or (scope.running and scope.running.problem)
+        if broken and closed is not None and not (closed.failed or hasattr(closed, "wasxfail")):
             whose = self._whose_limit(self._world.session.items[scope.last_item], scope.outcome)
             fail(closed, f"{scope.outcome.sentence}: in the sandbox of {scope.name}{whose}", scope.outcome)
         return closed
