@@ -1,4 +1,4 @@
-"""Reports and their properties as frames, and back. Imports pytest, `values` and `fields`.
+"""Reports and their properties as frames, and back.
 
 Reports travel by pytest's own serializable hooks. What comes back was made by a sandbox: it is checked, and what JSON cannot
 tell apart (tuples) or pytest's form leaves out is put right again.

@@ -1,4 +1,4 @@
-"""The plugin object of a sandboxed run: refuses what cannot be had, and hands the run to the walk. Runs no test code."""
+"""The plugin object of a sandboxed run: refuses what cannot be had, and hands the run to the walk."""
 
 from __future__ import annotations
 

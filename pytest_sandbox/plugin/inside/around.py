@@ -1,4 +1,4 @@
-"""What pytest's own plugins do around an item's phases, for what a scope does in an item's name. Imports `world`."""
+"""What pytest's own plugins do around an item's phases, for what a scope does in an item's name."""
 
 from __future__ import annotations
 

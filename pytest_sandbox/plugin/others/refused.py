@@ -1,4 +1,4 @@
-"""What other plugins do, and would do to no effect, or to ours, in a sandboxed run: refused, with the way around. Imports pytest.
+"""What other plugins do, and would do to no effect, or to ours, in a sandboxed run: refused, with the way around.
 
 What is asked of a plugin that writes files of the project, as its option says, would be thrown away with each sandbox. What
 replaces the standard library's functions in pytest's own process (gevent) replaces those that make and watch sandboxes.

@@ -5,7 +5,7 @@ outcome is "rerun"; when it has closed the attempt, and would begin the next, th
 controller makes another, which is told how many came before (`Reruns`). The delay is the controller's to wait, outside of the
 test's time limit. Who was killed decides nothing: the controller asks the plugin then.
 
-Where several tests share a sandbox, they share it with their reruns: the plugin's own loop runs there. Imports pytest, and
+Where several tests share a sandbox, they share it with their reruns: the plugin's own loop runs there. Imports
 pytest-rerunfailures not at all.
 """
 

@@ -3,7 +3,7 @@
 In a sandbox pytest-timeout itself decides when a timer is set, and for how long (its hooks, of 2.0 and newer). With its method
 "thread", which ends the whole process, the controller kills the sandbox in its place: that test fails, with its stacks, and no
 other. With "signal" its alarm raises in the test as ever; where that is not heeded (a call that does not come back, signals that
-are blocked) the controller follows. Imports pytest only, and pytest-timeout not at all.
+are blocked) the controller follows. Imports pytest-timeout not at all.
 """
 
 from __future__ import annotations

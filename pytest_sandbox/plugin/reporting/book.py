@@ -1,4 +1,4 @@
-"""What is noted of the run's sandboxes, warned of, and said at its end. Imports `report`, `usage_table`, `header`."""
+"""What is noted of the run's sandboxes, warned of, and said at its end."""
 
 from __future__ import annotations
 

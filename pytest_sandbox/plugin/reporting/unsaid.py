@@ -1,4 +1,4 @@
-"""What a sandbox has left unsaid of a test, or others add, put into its reports. Imports `report` and `reports`."""
+"""What a sandbox has left unsaid of a test, or others add, put into its reports."""
 
 from __future__ import annotations
 
