@@ -72,12 +72,11 @@ SUITE = """
 """
 
 
-@pytest.mark.parametrize("database", ["None", '"test.db"'], ids=["memory", "file"])
-def test_a_database(pytester: pytest.Pytester, compat: Compat, database: str) -> None:
-    """The same outcomes; the database is made once, also for tests that only have the mark."""
+def make_shop(pytester: pytest.Pytester, database: str, suite: str) -> None:
+    """A project with one table, and these tests."""
     pytester.makeini("[pytest]\nDJANGO_SETTINGS_MODULE = site_settings\npythonpath = .\npython_files = test_*.py\n")
     pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(site_settings=SETTINGS % database, test_shop=SUITE)
+    pytester.makepyfile(site_settings=SETTINGS % database, test_shop=suite)
     shop = pytester.mkpydir("shop")
     (shop / "models.py").write_text(
         "from django.db import models\nclass Thing(models.Model):\n    name = models.CharField(max_length=20)\n"
@@ -87,6 +86,12 @@ def test_a_database(pytester: pytest.Pytester, compat: Compat, database: str) ->
         "def things(request): return HttpResponse(','.join(thing.name for thing in Thing.objects.all()))\n"
         "urlpatterns = [path('things', things)]\n"
     )
+
+
+@pytest.mark.parametrize("database", ["None", '"test.db"'], ids=["memory", "file"])
+def test_a_database(pytester: pytest.Pytester, compat: Compat, database: str) -> None:
+    """The same outcomes; the database is made once, also for tests that only have the mark."""
+    make_shop(pytester, database, SUITE)
     log = pytester.path / "log.txt"
     log.touch()
     plain = compat.one(sandbox=False)
@@ -98,3 +103,31 @@ def test_a_database(pytester: pytest.Pytester, compat: Compat, database: str) ->
     # The fixture `live_server` has a thread, and so is set up, with the database that it needs, by the one test that has it.
     assert len(boxed.read("log.txt").split()) <= 3
     assert "Destroying" not in boxed.text
+
+
+COMMITS = """
+    import os, pytest, time
+    from shop.models import Thing
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.parametrize("number", range(4))
+    def test_commits(number):
+        Thing.objects.create(name=str(number))
+        time.sleep(0.3)
+        assert Thing.objects.count() == 1
+    @pytest.mark.django_db(transaction=True)
+    def test_dies():
+        Thing.objects.create(name="left")
+        os._exit(1)
+    @pytest.mark.django_db(transaction=True)
+    def test_after(): assert Thing.objects.count() == 0
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("database", ["None", '"test.db"'], ids=["memory", "file"])
+def test_what_is_committed(pytester: pytest.Pytester, compat: Compat, database: str, jobs: int) -> None:
+    """Is gone with its sandbox, also where the test was killed, and is seen by no other at the same time."""
+    make_shop(pytester, database, COMMITS)
+    run = compat.one(f"--sandbox-jobs={jobs}")
+    assert run.result.parseoutcomes() == {"passed": 5, "failed": 1}, run.text
+    assert "one test at a time" not in run.text

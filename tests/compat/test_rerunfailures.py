@@ -288,6 +288,14 @@ def test_under_xdist(compat: Compat) -> None:
     assert boxed.result.parseoutcomes() == plain.result.parseoutcomes() == {"passed": 2, "failed": 1, "rerun": 2}
 
 
+def test_under_xdist_with_warnings_as_errors(compat: Compat) -> None:
+    """A worker's connection to the controller's book of failures is not let go of in a sandbox, which gives a warning."""
+    compat.pytester.makeini("[pytest]\nfilterwarnings =\n    error\n    ignore::pytest.PytestAssertRewriteWarning\n")
+    compat.pytester.makepyfile("def test_1(): pass\ndef test_2(): pass")
+    run = compat.one("-p", "xdist", "-n2")  # the plugin asks for it by this name
+    run.result.assert_outcomes(passed=2)
+
+
 def test_one_at_a_time(compat: Compat) -> None:
     """Whatever `--sandbox-jobs` says; and it is said."""
     compat.pytester.makepyfile("""

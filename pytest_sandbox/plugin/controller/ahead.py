@@ -110,7 +110,7 @@ class Ahead:
 
         def is_crowded() -> bool:
             beside = [told.unit for told in self._made.values() if told.is_busy]
-            return bool(beside) and not self._admission.fits(unit, beside)
+            return bool(beside) and (self._tree.meet or not self._admission.fits(unit, beside))
 
         early = self._made.get(unit)
         if self._jobs > 1 and (early is None or not early.is_let_run):
@@ -150,6 +150,6 @@ class Ahead:
             if told.is_let_run or told.over:  # it has run, or died as it waited
                 continue
             beside = [other.unit for other in self.running(now)]
-            if len(beside) >= self._jobs or (beside and not self._admission.fits(told.unit, beside)):
+            if len(beside) >= self._jobs or (beside and (self._tree.meet or not self._admission.fits(told.unit, beside))):
                 return
             told.let_run()

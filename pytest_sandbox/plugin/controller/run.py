@@ -19,6 +19,7 @@ from pytest_sandbox.plugin.builtin import junit, strays, watchdog
 from pytest_sandbox.plugin.builtin.ledger import Ledger
 from pytest_sandbox.plugin.builtin.settling import SEVERAL, past_counting
 from pytest_sandbox.plugin.controller.walk import Walk
+from pytest_sandbox.plugin.inside import meeting
 from pytest_sandbox.plugin.inside.threads import Threads
 from pytest_sandbox.plugin.others import asked, carried, dependency, loaded, refused, sybil
 from pytest_sandbox.plugin.others.coverage.measured import measure
@@ -143,6 +144,8 @@ class Controller:
             why = "pytest-benchmark measures how long some take"
         elif "uvloop" in sys.modules:
             why = "uvloop's loops, where a wider fixture has one, share with their forks what wakes them"
+        elif held := next(iter(meeting.found().values()), ""):
+            why = f"a module or plugin holds {held}, where tests would meet"
         if self.jobs > 1 and why:
             self.jobs, self._why_fewer = 1, why
             self.book.say(f"sandbox: {self._told_jobs()}")

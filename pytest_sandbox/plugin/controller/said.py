@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 
 from pytest_sandbox.model.errors import WireError
+from pytest_sandbox.model.texts import printable
 from pytest_sandbox.plugin.builtin import interruption
 from pytest_sandbox.plugin.builtin.fields import duration, seconds, whole_number, writable_text
 from pytest_sandbox.plugin.builtin.interruption import Interruption
@@ -99,6 +100,13 @@ class Threaded:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Meets:
+    """A scope has opened something by which its tests would meet."""
+
+    what: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Late:
     """A teardown has failed after the test has ended the run."""
 
@@ -113,7 +121,23 @@ class Left:
     failed: Pairs
 
 
-Said = Start | Finish | Done | Alarm | Hold | Text | For | Fixture | Prepared | Overran | Threaded | Late | Left | Interruption
+Said = (
+    Start
+    | Finish
+    | Done
+    | Alarm
+    | Hold
+    | Text
+    | For
+    | Fixture
+    | Prepared
+    | Overran
+    | Threaded
+    | Late
+    | Left
+    | Meets
+    | Interruption
+)
 
 
 def parse(frame: Frame) -> Said | None:
@@ -161,6 +185,7 @@ _MAKERS: dict[str, Callable[[Frame], Said]] = {
     "prepared": lambda frame: Prepared(duration(frame)),
     "overran": lambda frame: Overran(whole_number(frame, "output")),
     "threaded": _threaded,
+    "meets": lambda frame: Meets(printable(_text(frame, "what"))),
     "late": lambda frame: Late(writable_text(frame.get("traceback"))),
     "left": lambda frame: Left(_pairs(frame, "needs"), _pairs(frame, "failed")),
 }

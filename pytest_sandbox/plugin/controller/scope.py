@@ -23,7 +23,20 @@ from pytest_sandbox.plugin.builtin.terminal import show, show_bytes
 from pytest_sandbox.plugin.builtin.tmp import keep_tmp_path
 from pytest_sandbox.plugin.builtin.watchdog import Barks
 from pytest_sandbox.plugin.controller.kept import Kept
-from pytest_sandbox.plugin.controller.said import Alarm, Done, Fixture, For, Hold, Left, Overran, Prepared, Text, Threaded, parse
+from pytest_sandbox.plugin.controller.said import (
+    Alarm,
+    Done,
+    Fixture,
+    For,
+    Hold,
+    Left,
+    Meets,
+    Overran,
+    Prepared,
+    Text,
+    Threaded,
+    parse,
+)
 from pytest_sandbox.plugin.others import carried
 from pytest_sandbox.plugin.others.coverage.measured import Account, measured_of
 from pytest_sandbox.plugin.planning.scopes import Need
@@ -61,7 +74,8 @@ class Scope:
 
     has: the parameter of each fixture set up there, by definition's id; failed: of those that could not be. asking: for whom
     it works, and of: for which item it sets up now, which may be a later one. interruption: what its teardown did to
-    the run. warnings: of its teardown. version: of the generators' state that it has. barks: of pytest's watchdog.
+    the run. warnings: of its teardown. version: of the generators' state that it has. barks: of pytest's watchdog. meets: by what
+    its tests would meet. spoilt: whether one of them was killed, which may have left that in any state.
     """
 
     node: Node
@@ -78,6 +92,8 @@ class Scope:
     warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     version: int = 0
     failed: dict[int, object] = dataclasses.field(default_factory=dict)
+    meets: str = ""
+    spoilt: bool = False
 
     @property
     def is_made(self) -> bool:
@@ -136,6 +152,9 @@ class Home(Protocol):
     def unshare(self, scope: Scope, item: pytest.Item, name: str, threads: str) -> None:
         """A fixture of this name that the scope sets up, or that another asks for, has started threads."""
 
+    def tell_meeting(self, scope: Scope) -> None:
+        """Tests of a scope would meet, if they ran at once."""
+
     def is_of(self, item: int, unit: int) -> bool:
         """Whether there is such a unit, with this item."""
 
@@ -178,8 +197,8 @@ class ScopeListener:
         asker = scope.asking[0] if scope.asking else None
         item = self._session.items[scope.last_item] if asker is None else asker.item
         match said:
-            case Threaded(fixture, threads):
-                self._home.unshare(scope, item, fixture, threads)
+            case Threaded() | Left() | Meets():
+                self._hear_of_fixtures(said, item)
             case For():
                 scope.of = self._of(said)
             case Fixture(name):
@@ -192,12 +211,20 @@ class ScopeListener:
                 self._hear_of_limits(running, said)
             case Text(text):
                 self._say(running, text)
-            case Left(needs, failed):
-                self._home.leave(scope, needs, failed)
             case Done():
                 pass  # what it leaves running is looked at by others
             case _:
                 self._hear_more(running, item, frame)
+
+    def _hear_of_fixtures(self, said: Threaded | Left | Meets, item: pytest.Item) -> None:
+        match said:
+            case Threaded(fixture, threads):
+                self._home.unshare(self._scope, item, fixture, threads)
+            case Left(needs, failed):
+                self._home.leave(self._scope, needs, failed)
+            case Meets(what):
+                self._scope.meets = self._scope.meets or what
+                self._home.tell_meeting(self._scope)
 
     def _hear_of_limits(self, running: Running, said: Alarm | Hold | Overran) -> None:
         match said:

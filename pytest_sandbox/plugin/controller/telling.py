@@ -295,6 +295,8 @@ class Telling:
             self._measured.take_files(self._supervisor, running)
         self.showing.when_its_turn(self.barks.end(running))
         self.outcome = outcome
+        if self.is_let_run and running.entering.entered and not (self._done or self.stopped):
+            self._line.break_off()
         if self.position < len(self.items) and not self.stopped and self.interruption is None:
             self._complete_by_ending(running, outcome)
         elif (outcome.ending in KILLING or running.problem is not None) and not (self.reruns.again or self.stopped):

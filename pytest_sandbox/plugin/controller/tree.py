@@ -63,6 +63,7 @@ class Tree:
         self._of = {item: unit for unit in units for item in unit.items}
         # A scope has the run's limits, not those of the test that happens to come first; and no limit of time.
         self._spec: Spec = dataclasses.replace(settings.base.spec, limits=_for_scopes(settings.base.spec.limits, jobs))
+        self._jobs = jobs
         self._early: dict[int, list[dict[str, Any]]] = {}
         self.open: list[Scope] = []
         self._torn_down: list[Scope] = []
@@ -197,7 +198,7 @@ class Tree:
         unit = self._of.get(following) if following is not None else None  # an item that is not sandboxed has none
         needed = self._needs.within_reach(unit) if unit is not None else ()
         for scope in self.open:
-            if scope.node not in ancestors or scope.outcome is not None:
+            if scope.node not in ancestors or scope.outcome is not None or scope.spoilt:
                 break
             keep += 1
             if any(need.node is scope.node and self._needs.lacks(scope, need) for _, need in needed):
@@ -252,6 +253,23 @@ class Tree:
     def is_of(self, item: int, unit: int) -> bool:
         """See `Home`."""
         return 0 <= unit < len(self._units) and item in self._units[unit].items
+
+    @property
+    def meet(self) -> bool:
+        """Whether tests that run at once as the tree stands would meet."""
+        return any(scope.meets for scope in self.open)
+
+    def tell_meeting(self, scope: Scope) -> None:
+        """See `Home`."""
+        if self._jobs > 1:
+            self._book.meetings.note(f"{scope.name}, which hold {scope.meets}")
+
+    def break_off(self) -> None:
+        """A test was killed, perhaps amid what it had asked for: who comes next would have the answer."""
+        for scope in self.open:
+            if scope.meets and not scope.spoilt:
+                scope.spoilt = True
+                self._book.meetings.renew(f"{scope.name}, which hold {scope.meets}")
 
     def leave(self, scope: Scope, needs: Sequence[tuple[int, int]], failed: Sequence[tuple[int, int]]) -> None:
         """See `Home`. Who needs them next, and none of those that failed before them, has them set up."""

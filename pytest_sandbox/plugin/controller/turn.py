@@ -24,6 +24,9 @@ class Line(Protocol):
     def ended(self, unit: Unit, outcome: Outcome) -> None:
         """All of a unit has run in one sandbox."""
 
+    def break_off(self) -> None:
+        """The sandbox of a test has ended amid that."""
+
     def news(self) -> None:
         """One of them has said something."""
 

@@ -342,6 +342,10 @@ class Walk:
         """See `Line`."""
         self._admission.note(unit, outcome)
 
+    def break_off(self) -> None:
+        """See `Line`."""
+        self._tree.break_off()
+
     # -- reporting ----------------------------------------------------------------------------------------------------
 
     def news(self) -> None:

@@ -13,6 +13,7 @@ from pytest_sandbox.plugin.builtin.generators import Generators
 from pytest_sandbox.plugin.builtin.ledger import Ledger, Once
 from pytest_sandbox.plugin.builtin.settling import settle_in
 from pytest_sandbox.plugin.builtin.tmp import Numbers
+from pytest_sandbox.plugin.inside import meeting
 from pytest_sandbox.plugin.inside.children import Children
 from pytest_sandbox.plugin.inside.reporter import Reporter
 from pytest_sandbox.plugin.others import carried, dependency, pyfakefs
@@ -49,6 +50,7 @@ class World:
         self.heir: int | None = None
         self.once = Once()
         self.children = Children()
+        self.known_files: set[meeting.File] = set(meeting.found())
         self.generators = Generators()
         self.generators.note()
         self.loops = Loops()
@@ -73,6 +75,13 @@ class World:
         self.generators.put(handed)
         if handed is not None:
             dependency.enter(self.session, handed.get("ends", ()))
+
+    def tell_meeting(self, inside: Inside) -> None:
+        """Say by what tests would meet that this scope has opened, if there is anything."""
+        files = meeting.found(self.known_files)
+        self.known_files |= files.keys()
+        for what in files.values():
+            inside.channel.send({"op": "meets", "what": what})
 
     def tell_generators(self, inside: Inside) -> None:
         """Say to what the generators' state has changed."""

@@ -37,9 +37,10 @@ class _Again(BaseException):
 class Attempts:
     """A plugin of the sandboxes'. is_alone: whether this sandbox is one attempt's."""
 
-    def __init__(self) -> None:
+    def __init__(self, book: object) -> None:
         self.is_alone = False
         self._again = False
+        self._book = book  # a worker's is a socket, which would be closed, with a warning, when nobody has it any more
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -64,7 +65,7 @@ class Attempts:
 def take_over(config: pytest.Config) -> None:
     """In the outermost sandbox: hear what pytest-rerunfailures decides, if that is there."""
     if loaded(config, _NAME) is not None:
-        config.pluginmanager.register(Attempts(), "sandbox-attempts")
+        config.pluginmanager.register(Attempts(getattr(config, "failures_db", None)), "sandbox-attempts")
 
 
 def in_scope(item: pytest.Item) -> None:

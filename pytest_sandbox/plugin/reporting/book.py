@@ -21,6 +21,7 @@ from pytest_sandbox.plugin.builtin.terminal import show
 from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.reporting.header import not_enforced
 from pytest_sandbox.plugin.reporting.lost import first_lost, told
+from pytest_sandbox.plugin.reporting.meetings import Meetings
 from pytest_sandbox.plugin.reporting.report import add_outcome, fail
 from pytest_sandbox.plugin.reporting.totals import Totals
 from pytest_sandbox.plugin.reporting.usage_table import Row, table
@@ -41,6 +42,7 @@ class Book:
         self._lost = ""
         self._not_home: list[str] = []
         self._late: list[str] = []
+        self.meetings = Meetings()
         #: What workers of pytest-xdist say, and who.
         self._said: dict[str, list[str]] = {}
 
@@ -53,6 +55,7 @@ class Book:
             "sharing": list(self._sharing),
             "lost": self._lost,
             "not home": list(self._not_home),
+            "meetings": self.meetings.to_plain(),
             "said": [*header, *self._said],
         }
 
@@ -65,6 +68,7 @@ class Book:
         self._sharing += plain["sharing"]
         self._lost = self._lost or plain["lost"]
         self._not_home += plain["not home"]
+        self.meetings.add_worker(plain["meetings"])
         for line in plain["said"]:
             if line not in header:
                 self._said.setdefault(line, []).append(who)
@@ -202,16 +206,21 @@ class Book:
         """All sandboxes have ended: put into junit's suite what they used."""
         self._totals.note()
 
-    def summary(self, terminal: pytest.TerminalReporter) -> None:
-        """The usage table, longest first; which tests shared a network (with -v); files lost, and kept; what workers said."""
+    def _tell_of_workers(self, terminal: pytest.TerminalReporter) -> None:
         if self._said:
             terminal.section("sandbox on workers")
             for line, who in self._said.items():
                 terminal.write_line(f"{', '.join(who)}: {line}")
+
+    def summary(self, terminal: pytest.TerminalReporter) -> None:
+        """The usage table, longest first; which tests shared a network (with -v); files lost, and kept; what workers said."""
+        self._tell_of_workers(terminal)
         if self._sharing and terminal.verbosity > 0:
             terminal.section("sandbox network shared with the scope around the test")
             for nodeid in self._sharing:
                 terminal.write_line(nodeid)
+        for line in self.meetings.lines():
+            terminal.write_line(line)
         if self._settings.usage and self._rows:
             terminal.section("sandbox usage")
             for line in table(self._rows, everything=terminal.verbosity > 0):
