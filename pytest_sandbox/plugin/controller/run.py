@@ -161,6 +161,7 @@ class Controller:
             measure(self.config)
             watchdog.note(self.config)
             asked.name_beforehand(self.config, session.items)
+            asked.name_what_may_be_asked(self.config, session.items)
             boxed = [item for item, plan in zip(session.items, self.plans, strict=True) if plan.enabled]
             for name in refused.shortened_reports(self.config, boxed):
                 self.book.say(f"sandbox: the report of {name} will lack what it notes of tests in sandboxes; outcomes are right")

@@ -20,6 +20,8 @@ from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.plugin.planning.resolve import Plan, Scope
 
 _XUNIT = re.compile(r"\b(setup_module|setUpModule|teardown_module|tearDownModule)\b")
+#: Of an item: fixtures that it may come to ask for, by name, the dearest first; see `others.asked`.
+LATER: pytest.StashKey[dict[str, Sequence[FixtureDef[Any]]]] = pytest.StashKey()
 _HAS_SETUP: pytest.StashKey[bool] = pytest.StashKey()
 
 
@@ -47,12 +49,15 @@ class Need:
 def needs(item: pytest.Item) -> tuple[Need, ...]:
     """The item's fixtures above function scope, in the order in which pytest sets them up."""
     info = getattr(item, "_fixtureinfo", None)
-    return () if info is None else tuple(_needs(item, info.name2fixturedefs))
+    if info is None:
+        return ()
+    later = item.stash.get(LATER, {})
+    return tuple(_needs(item, (*item.fixturenames, *later), {**later, **info.name2fixturedefs}))  # type: ignore[attr-defined]
 
 
-def _needs(item: pytest.Item, known: _Known) -> Iterator[Need]:
+def _needs(item: pytest.Item, names: Iterable[str], known: _Known) -> Iterator[Need]:
     callspec: Any = getattr(item, "callspec", None)
-    for name in getattr(item, "fixturenames", ()):
+    for name in names:
         definitions = known.get(name) or ()
         for depth, definition in enumerate(reversed(definitions)):
             overridden = depth == 0 and callspec is not None and name in callspec.params
