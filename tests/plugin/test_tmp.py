@@ -119,6 +119,25 @@ def test_tests_of_one_name(pytester: pytest.Pytester, compare: Compare) -> None:
     assert left[0] == sorted(f"test_it{n}{name}" for n, own in enumerate("abcd") for name in ("", f"/test_{own}"))
 
 
+def test_names_that_end_in_digits(pytester: pytest.Pytester, compare: Compare) -> None:
+    """The name of one test with its number is not that of another with its own, nor of what somebody makes by that name."""
+    classes = "".join(f"class Test{n}:\n    def test_x(self, tmp_path, request): write(tmp_path, request)\n" for n in range(11))
+    names = ("test_x1", "TEST_X1")
+    pytester.makepyfile(
+        "def write(path, request): (path / 'log').write_text(request.node.nodeid)\n"
+        + classes
+        + "".join(f"def {name}(tmp_path, request): write(tmp_path, request)\n" for name in names)
+        + "def test_other(tmp_path_factory, request): write(tmp_path_factory.mktemp('test_x'), request)\n"
+    )
+    pytester.makeini("[pytest]\npython_functions = test_* TEST_*")
+    left = []
+    for sandbox in (False, True):
+        compare.one("--basetemp=base", sandbox=sandbox).result.assert_outcomes(passed=14)
+        left.append({path.parent.name: path.read_text() for path in (pytester.path / "base").glob("*[0-9]/log")})
+    assert len(left[0]) == 14
+    assert left[1] == left[0]
+
+
 def test_runs_are_numbered(pytester: pytest.Pytester, compare: Compare) -> None:
     """Each run has a directory of its own, and old ones are removed, as ever."""
     pytester.makepyfile("def test_1(tmp_path): print(tmp_path.parent.name)\n")

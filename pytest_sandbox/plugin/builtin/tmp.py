@@ -6,12 +6,12 @@ Both are copied out of a layer that is not trusted: see `sandbox.upper`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import stat
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -35,19 +35,26 @@ _LONGEST = 30
 class Numbers:
     """Gives each test's `tmp_path` the number that it has in plain pytest, where the directories of all tests before are seen.
 
-    Otherwise tests of one name would have one directory at the run's end. (That a test before made none, or that it is removed
-    already, is not foreseen: numbers are left out then.)
+    Otherwise tests would have one directory at the run's end: those of one name, and `test_x` and `test_x1` with the numbers 10
+    and 0. (That a test before made none, or that it is removed already, is not foreseen: numbers are left out then.)
     """
 
     def __init__(self, items: Sequence[pytest.Item]) -> None:
-        self._count: Counter[str] = Counter()
+        self._next: dict[str, int] = {}
         self._of: dict[int, tuple[str, int]] = {}
+        self._names: set[str] = set()
         for index, item in enumerate(items):
             if {"tmp_path", "tmpdir"}.intersection(getattr(item, "fixturenames", ())):
                 name = re.sub(r"[\W]", "_", item.name)[:_LONGEST]
-                self._of[index] = name, self._count[name.lower()]
-                self._count[name.lower()] += 1
+                number = self._free(name, self._next.get(name.lower(), 0))
+                self._next[name.lower()] = number + 1
+                self._of[index] = name, number
+                self._names.add(f"{name}{number}")
         self._now: tuple[str, int] | None = None
+
+    def _free(self, name: str, number: int) -> int:
+        """The first number from this one on with which a name is no test's."""
+        return next(n for n in itertools.count(number) if f"{name}{n}" not in self._names)
 
     @contextlib.contextmanager
     def given(self) -> Iterator[None]:
@@ -57,11 +64,17 @@ class Numbers:
         def mktemp(factory: TempPathFactory, basename: str, numbered: bool = True) -> Path:  # as pytest's
             name, number = self._now or ("", 0)
             path = factory.getbasetemp() / f"{name}{number}"
-            if not numbered or basename != name or path.exists():
-                return own(factory, basename, numbered)
-            path.mkdir(mode=0o700)
-            _force_symlink(path.parent, f"{name}current", path)
-            return path
+            if numbered and basename == name and not path.exists():
+                return _make(path, name)
+            path = own(factory, basename, numbered)
+            if not numbered or path.name not in self._names:
+                return path
+            path.rmdir()  # it has the name of a test's that is not to be seen here
+            number = -1
+            while path.name in self._names or path.exists():
+                number = self._free(basename, number + 1)
+                path = path.with_name(f"{basename}{number}")
+            return _make(path, basename)
 
         TempPathFactory.mktemp = mktemp  # type: ignore[method-assign, assignment]
         try:
@@ -72,7 +85,18 @@ class Numbers:
     def begin(self, index: int, earlier: int) -> None:
         """An item runs, by its index, after so many earlier attempts."""
         name, number = self._of.get(index, ("", 0))
-        self._now = (name, number + earlier * self._count[name.lower()]) if name else None
+        every = self._next.get(name.lower(), 0)
+        number += earlier * every
+        while earlier and f"{name}{number}" in self._names:
+            number += every
+        self._now = (name, number) if name else None
+
+
+def _make(path: Path, name: str) -> Path:
+    """Make a numbered directory as pytest does."""
+    path.mkdir(mode=0o700)
+    _force_symlink(path.parent, f"{name}current", path)
+    return path
 
 
 #: Where what sandboxes left of their temporary directories waits for the run's end.
