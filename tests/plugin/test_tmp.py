@@ -96,7 +96,7 @@ def test_directories_of_wider_fixtures_are_as_they_were_made(pytester: pytest.Py
     made = {"bin", *(f"{place}new{n}" for place in ("", "bin/") for n in range(6))}
     top = pytester.path / "base" / "shared0"
     assert {str(path.relative_to(top)) for path in top.rglob("*")} == made
-    assert not [path for path in (pytester.path / "base").iterdir() if path.name.startswith(".sandbox")]
+    assert not [path for path in (pytester.path / "base").iterdir() if "sandbox" in path.name]
 
 
 def test_tests_of_one_name(pytester: pytest.Pytester, compare: Compare) -> None:
@@ -117,6 +117,78 @@ def test_tests_of_one_name(pytester: pytest.Pytester, compare: Compare) -> None:
         left.append([path for path in _left(pytester) if "current" not in path])
     assert left[0] == left[1]
     assert left[0] == sorted(f"test_it{n}{name}" for n, own in enumerate("abcd") for name in ("", f"/test_{own}"))
+
+
+def test_what_tests_left_is_out_of_reach(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Nobody sees, nor changes by what he writes, what earlier tests left in temporary directories and what is kept of them."""
+    pytester.makepyfile(
+        """
+        import os, pathlib, pytest
+
+        def own(tmp_path):
+            return [tmp_path.name, tmp_path.name[:-1] + "current"]
+
+        @pytest.fixture(scope="session", params=[1, 2])
+        def shared(request, tmp_path_factory):  # with another parameter in another sandbox
+            assert os.listdir(tmp_path_factory.getbasetemp()) == []
+            if request.param == 2:
+                os._exit(1)
+
+        def test_early(tmp_path):
+            (tmp_path.parent / "test_evidence0").mkdir()
+            (tmp_path.parent / "test_evidence0" / "evidence").write_text("forged")
+            (tmp_path.parent / "test_other0").write_text("in the way")
+
+        def test_evidence(tmp_path):
+            (tmp_path / "evidence").write_text("genuine")
+            assert 0
+
+        def test_other(tmp_path): (tmp_path / "file").write_text("other")
+
+        def test_session(tmp_path, shared): assert sorted(os.listdir(tmp_path.parent)) == sorted(own(tmp_path))
+
+        def test_late(tmp_path, request):
+            names = sorted(os.listdir(tmp_path.parent))
+            for value in request.config.stash._storage.values():
+                if top := getattr(value, "top", None):
+                    for place in ("test_evidence0", "tmp/test_evidence0", "s2/test_evidence0", os.path.basename(top)):
+                        os.makedirs(os.path.join(top, place), exist_ok=True)
+                        pathlib.Path(top, place, "evidence").write_text("forged")
+            for name in ("evidence0", "other0"):
+                (tmp_path.parent / f"test_{name}").mkdir(exist_ok=True)
+                (tmp_path.parent / f"test_{name}" / "planted").write_text("forged")
+            assert names == sorted(own(tmp_path))
+        """
+    )
+    run = compare.one("--basetemp=base", "-rA", "-W", "error")
+    run.result.assert_outcomes(passed=4, failed=1, errors=1)
+    assert [path for path in _left(pytester) if "current" not in path and not path.startswith("sandbox-")] == [
+        "test_early0",
+        "test_evidence0",
+        "test_evidence0/evidence",
+        "test_late0",
+        "test_other0",
+        "test_other0/file",
+        "test_session_1_0",
+    ]
+    assert (pytester.path / "base/test_evidence0/evidence").read_text() == "genuine"
+    (top,) = (pytester.path / "base").glob("sandbox-*")
+    kept = {path.name: [one.read_text() for one in path.rglob("evidence")] for path in top.iterdir()}
+    assert list(kept.values()) == [["genuine"]]
+    assert f"deleted: {top}" not in run.text
+    assert f"{top / next(iter(kept))}  test_what_tests_left_is_out_of_reach.py::test_evidence" in run.text
+
+
+@pytest.mark.parametrize("how", ["--sandbox-writable=base", "--sandbox-scope=session", "--sandbox-jobs=2"])
+def test_what_is_left_in_other_ways(pytester: pytest.Pytester, compare: Compare, how: str) -> None:
+    """Also where tests write to the machine's directory itself, or see each other's, there is at the end what each wrote."""
+    pytester.mkdir("base")
+    pytester.makepyfile(
+        "def test_1(tmp_path): (tmp_path / 'a').touch()\ndef test_2(tmp_path): (tmp_path / 'b').touch(); assert 0\n"
+    )
+    compare.one("--basetemp=base/below", how, "-W", "error").result.assert_outcomes(passed=1, failed=1)
+    left = [path for path in _left(pytester) if "current" not in path and not path.startswith("below/sandbox-")]
+    assert left == ["below", "below/test_10", "below/test_10/a", "below/test_20", "below/test_20/b"]
 
 
 def test_names_that_end_in_digits(pytester: pytest.Pytester, compare: Compare) -> None:

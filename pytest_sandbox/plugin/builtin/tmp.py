@@ -6,13 +6,15 @@ Both are copied out of a layer that is not trusted: see `sandbox.upper`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import re
+import shutil
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,6 @@ from pytest_sandbox.model.errors import TeardownWarning
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import Keep
 from pytest_sandbox.sandbox.cleanup.removal import remove_tree
-from pytest_sandbox.sandbox.files.copying import CopyError
 from pytest_sandbox.sandbox.outside.running import Running
 from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 
@@ -82,6 +83,10 @@ class Numbers:
         finally:
             TempPathFactory.mktemp = own  # type: ignore[method-assign]
 
+    def is_of_others(self, name: str, items: Sequence[int]) -> bool:
+        """Whether a directory's name is given to a test, and to none of these."""
+        return name in self._names and not any(name == "{}{}".format(*self._of[item]) for item in items if item in self._of)
+
     def begin(self, index: int, earlier: int) -> None:
         """An item runs, by its index, after so many earlier attempts."""
         name, number = self._of.get(index, ("", 0))
@@ -99,26 +104,88 @@ def _make(path: Path, name: str) -> Path:
     return path
 
 
-#: Where what sandboxes left of their temporary directories waits for the run's end.
-_WAITING: pytest.StashKey[str] = pytest.StashKey()
+@dataclasses.dataclass(frozen=True, slots=True)
+class Room:
+    """Where on the machine lies what sandboxes left: a directory below basetemp, which they do not have in their view.
+
+    top: its path; itself: the device and inode there. What is kept of a test is there for good, under its sandbox's name.
+    """
+
+    top: str
+    itself: tuple[int, int]
+    numbers: Numbers
+
+    @property
+    def basetemp(self) -> str:
+        """Where it is."""
+        return os.path.dirname(self.top)
+
+    @property
+    def waiting(self) -> str:
+        """What is to go to basetemp at the run's end."""
+        return f"{self.top}/tmp"
+
+    def leaves_out(self, items: Sequence[int]) -> Callable[[str], bool]:
+        """What in its basetemp a sandbox in which these items ran may not put there on the machine."""
+        return lambda name: name == os.path.basename(self.top) or self.numbers.is_of_others(name, items)
 
 
-def keep_tmp_path(config: pytest.Config, supervisor: Supervisor, running: Running, *, used: bool) -> str:
+_ROOM: pytest.StashKey[Room] = pytest.StashKey()
+
+
+def make_room(config: pytest.Config, numbers: Numbers) -> None:
+    """Make it before the first sandbox. OSError: it cannot be made."""
+    factory = getattr(config, "_tmp_path_factory", None)
+    if factory is not None and factory._basetemp is not None:
+        top = tempfile.mkdtemp(prefix="sandbox-", dir=factory._basetemp)
+        config.stash[_ROOM] = Room(top, _identity(top), numbers)
+
+
+def leave_room(config: pytest.Config) -> None:
+    """In a run's outermost sandbox: take it out of the view of all, by a whiteout in the layer that is around theirs.
+
+    Not by a mount, which would be one more for each, and a name that is seen. The machine's own stays, where `writable` has let
+    it through.
+    """
+    room = config.stash.get(_ROOM, None)
+    with contextlib.suppress(OSError):
+        if room is not None and _identity(room.top) != room.itself:
+            # Where an outermost sandbox has died and this is another one, there is something in it. (remove_tree renames
+            # directories, which an overlay does not do with a lower layer's: EXDEV.)
+            shutil.rmtree(room.top)
+
+
+def without_room(config: pytest.Config, outcome: Outcome) -> Outcome:
+    """What has become of a scope, but for that."""
+    room = config.stash.get(_ROOM, None)
+    if room is None or not outcome.changes:
+        return outcome
+    return dataclasses.replace(outcome, changes=tuple(change for change in outcome.changes if change.path != room.top))
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path, follow_symlinks=False)
+    return status.st_dev, status.st_ino
+
+
+def keep_tmp_path(
+    config: pytest.Config, supervisor: Supervisor, running: Running, items: Sequence[int] = (), *, used: bool
+) -> str:
     """Keep for the machine's basetemp what the sandbox left of its temporary directories; see `put_back`. What is lost, or "".
 
-    `tmp_path` itself has removed there what `tmp_path_retention_policy` does not keep.
+    items: those that ran in it. `tmp_path` itself has removed there what `tmp_path_retention_policy` does not keep.
     """
-    factory = getattr(config, "_tmp_path_factory", None)
-    if factory is None or not used or factory._basetemp is None:
+    room = config.stash.get(_ROOM, None)
+    if room is None or not used:
         return ""
+    factory = config._tmp_path_factory  # type: ignore[attr-defined]
     if factory._retention_policy == "none" and factory._given_basetemp is None:
         return ""  # the whole directory is removed at pytest's end
-    if _WAITING not in config.stash:
-        config.stash[_WAITING] = tempfile.mkdtemp(prefix=".sandbox-", dir=factory._basetemp)
     try:
-        supervisor.copy_out(running, str(factory._basetemp), config.stash[_WAITING])
-    except CopyError as error:
-        return f"some of what was left in temporary directories could not be copied to {factory._basetemp}: {error.strerror}"
+        os.makedirs(room.waiting, exist_ok=True)
+        supervisor.copy_out(running, room.basetemp, room.waiting, room.leaves_out(items))
+    except OSError as error:
+        return f"some of what was left in temporary directories could not be copied to {room.basetemp}: {error.strerror}"
     return ""
 
 
@@ -128,15 +195,18 @@ def put_back(config: pytest.Config) -> None:
     Not before: basetemp is in the lowest layer of all, and what a test adds there to a directory of a wider fixture would be
     seen by later tests. To be called before pytest's own end, which removes what `tmp_path_retention_policy` does not keep.
     """
-    waiting = config.stash.get(_WAITING, None)
-    if waiting is None:
+    room = config.stash.get(_ROOM, None)
+    if room is None:
         return
-    del config.stash[_WAITING]
+    del config.stash[_ROOM]
     try:
-        _move_into(waiting, os.path.dirname(waiting))
-        os.rmdir(waiting)
+        if os.path.isdir(room.waiting):
+            _move_into(room.waiting, room.basetemp)
+            os.rmdir(room.waiting)
+        if os.path.isdir(room.top) and not os.listdir(room.top):
+            os.rmdir(room.top)
     except OSError as error:
-        text = f"what tests left in temporary directories could not be put back, and is in {waiting}: {error}"
+        text = f"what tests left in temporary directories could not be put back, and is in {room.waiting}: {error}"
         warnings.warn(TeardownWarning(text), stacklevel=2)
 
 
@@ -179,17 +249,18 @@ def keep_changes(
     keep = running.order.spec.keep
     if not outcome.changes or keep is Keep.NEVER or (keep is Keep.FAILED and not failed):
         return None, ""
-    factory = getattr(config, "_tmp_path_factory", None)
-    if factory is None or factory._basetemp is None:
+    room = config.stash.get(_ROOM, None)
+    if room is None:
         return None, ""
-    # A name that no test could have guessed, and left a link at, in what was copied out of it before.
-    lost, target = "", Path(tempfile.mkdtemp(prefix=f"sandbox-{running.name}-", dir=factory.getbasetemp()))
+    count, lost, target = 0, "", Path(room.top, running.name)
     try:
+        target.mkdir(mode=0o700, parents=True)
         count = supervisor.copy_out(running, "/", os.fspath(target))
-    except CopyError as error:
+    except OSError as error:
         lost = f"some of what was written could not be kept in {target}: {error.strerror}"
-        count = len(os.listdir(target))
+        count = len(os.listdir(target)) if target.is_dir() else 0
     if not count:
-        target.rmdir()
+        with contextlib.suppress(OSError):
+            target.rmdir()
         return None, lost
     return target, lost

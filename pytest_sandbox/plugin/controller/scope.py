@@ -20,7 +20,7 @@ from pytest_sandbox.plugin.builtin.recorded import warning_from_frame
 from pytest_sandbox.plugin.builtin.reports import from_frame
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show, show_bytes
-from pytest_sandbox.plugin.builtin.tmp import keep_tmp_path
+from pytest_sandbox.plugin.builtin.tmp import keep_tmp_path, without_room
 from pytest_sandbox.plugin.builtin.watchdog import Barks
 from pytest_sandbox.plugin.controller.kept import Kept
 from pytest_sandbox.plugin.controller.said import (
@@ -311,5 +311,5 @@ class ScopeListener:
         self._scope.barks.end(running)()
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
-        self._scope.outcome = outcome
+        self._scope.outcome = without_room(self._config, outcome)
         keep_tmp_path(self._config, self._supervisor, running, used=True)

@@ -336,7 +336,7 @@ class Telling:
         if tests == len(self.unit.items):
             self._line.ended(self.unit, outcome)
         used = any(TMP_FIXTURES.intersection(getattr(one.item, "fixturenames", ())) for one in self._finished)
-        lost = keep_tmp_path(self.session.config, self._supervisor, running, used=used)
+        lost = keep_tmp_path(self.session.config, self._supervisor, running, self.unit.items, used=used)
         kept, more = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
         self._book.not_home([f"{item.nodeid}: {what}" for what in (lost, more) if what])
         if kept is not None:

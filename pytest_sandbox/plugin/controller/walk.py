@@ -25,7 +25,7 @@ from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin.builtin import settling
 from pytest_sandbox.plugin.builtin.generators import Baton
 from pytest_sandbox.plugin.builtin.ledger import Ledger
-from pytest_sandbox.plugin.builtin.tmp import Numbers, put_back
+from pytest_sandbox.plugin.builtin.tmp import Numbers, make_room, put_back
 from pytest_sandbox.plugin.controller.admission import Admission
 from pytest_sandbox.plugin.controller.ahead import Ahead
 from pytest_sandbox.plugin.controller.here import Here
@@ -98,6 +98,8 @@ class Walk:
 
     def __enter__(self) -> Walk:
         self._undo.enter_context(self._numbers.given())
+        with contextlib.suppress(OSError):  # which was said above, or is told by what is lost
+            make_room(self._session.config, self._numbers)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

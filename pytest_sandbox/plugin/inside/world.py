@@ -12,7 +12,7 @@ import pytest
 from pytest_sandbox.plugin.builtin.generators import Generators
 from pytest_sandbox.plugin.builtin.ledger import Ledger, Once
 from pytest_sandbox.plugin.builtin.settling import settle_in
-from pytest_sandbox.plugin.builtin.tmp import Numbers
+from pytest_sandbox.plugin.builtin.tmp import Numbers, leave_room
 from pytest_sandbox.plugin.inside import meeting
 from pytest_sandbox.plugin.inside.children import Children
 from pytest_sandbox.plugin.inside.reporter import Reporter
@@ -61,6 +61,7 @@ class World:
         self.ledger.disown(self.session)
         self.generators.restore()
         if inside.outermost:
+            leave_room(self.config)
             with unshared():
                 self.loops.note()  # of pytest's own process, made when a module was imported
         self.loops.renew()

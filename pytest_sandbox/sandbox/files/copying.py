@@ -28,9 +28,16 @@ class CopyError(OSError):
     """Something was left out for a reason of the machine's; what is there is whole."""
 
 
-def copy_out(layer: int, trees: Sequence[Tree], below: str, target: str) -> int:
+def takes_all(name: str) -> bool:
+    """Leave out nothing."""
+    del name
+    return False
+
+
+def copy_out(layer: int, trees: Sequence[Tree], below: str, target: str, leaves_out: Callable[[str], bool] = takes_all) -> int:
     """Copy what was written below the path `below` to the directory `target` of the machine; returns how many entries.
 
+    leaves_out: whether an entry right below that path stays where it is, with all in it.
     Directories, regular files and symbolic links (as links) only. A link that an earlier copy left in `target` is not followed
     either: what a later sandbox has as a directory of that name is left out. Raises CopyError, after all was tried that there
     was room for.
@@ -40,9 +47,10 @@ def copy_out(layer: int, trees: Sequence[Tree], below: str, target: str) -> int:
     top = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for entry in upper.walk(layer, trees):
-            if entry.path.startswith(prefix):
+            relative = entry.path.removeprefix(prefix)
+            if relative != entry.path and not leaves_out(relative.partition("/")[0]):
                 try:
-                    count += _copy(entry, top, entry.path[len(prefix) :])
+                    count += _copy(entry, top, relative)
                 except OSError as error:
                     problem = problem or (CopyError(error.errno, error.strerror) if error.errno in _MACHINES else None)
     finally:

@@ -253,11 +253,11 @@ class Supervisor:
         """Raise UnavailableError for a limit of `spec` that was asked for and that this machine cannot enforce."""
         host.refuse(spec, host.capabilities())
 
-    def copy_out(self, running: Running, below: str, target: str) -> int:
+    def copy_out(self, running: Running, below: str, target: str, leaves_out: Callable[[str], bool] = copying.takes_all) -> int:
         """Copy what a sandbox that is ending wrote below `below` to the machine's directory `target`."""
         if running.layer is None:
             return 0
-        return copying.copy_out(running.layer, self._layout.plan.trees, below, target)
+        return copying.copy_out(running.layer, self._layout.plan.trees, below, target, leaves_out)
 
     def copy_files(self, running: Running, where: str, target: Callable[[], str], most: tuple[int, int]) -> copying.Copies:
         """Copy the files of an ending sandbox whose paths begin with `where` to the machine's directory `target()`.
