@@ -55,6 +55,67 @@ def test_names_of_directories(pytester: pytest.Pytester, compare: Compare) -> No
     compare.same("-rA")
 
 
+@pytest.mark.parametrize("scope", ["test", "module"])
+def test_what_was_not_named(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
+    """A fixture that a test asks for as it runs, or the directory itself: what was written there is kept as in plain pytest."""
+    pytester.makepyfile(
+        """
+        import sys, pytest
+        @pytest.fixture(scope="module")
+        def made(request): return request.getfixturevalue("tmp_path_factory").mktemp("module")
+        def test_1(request): (request.getfixturevalue("tmp_path") / "f").write_text("x")
+        def test_2(request): (request.config._tmp_path_factory.getbasetemp() / "g").write_text("x")
+        def test_3(made): (made / "h").write_text("x")
+        def test_4(): pass
+        def test_5(request):
+            path = request.getfixturevalue("tmp_path")
+            (path / "f").write_text("x")
+            path.chmod(0o500)
+            if "--sandbox" in sys.argv:  # with which plain pytest could not end, for an ordinary user
+                path.parent.chmod(0o300)
+        """
+    )
+    left = []
+    for sandbox in (False, True):
+        scoped = [f"--sandbox-scope={scope}"] if sandbox else []
+        compare.one("--basetemp=base", *scoped, sandbox=sandbox).result.assert_outcomes(passed=5)
+        left.append([path for path in _left(pytester) if "current" not in path])
+    assert left[1] == left[0]
+    assert {"test_10/f", "g", "module0/h", "test_50/f"} <= set(left[0])
+
+
+def test_where_nothing_was_written(pytester: pytest.Pytester, compare: Compare) -> None:
+    """No layer is walked but the session's; something in the directory's place is nothing."""
+    pytester.makepyfile(
+        """
+        import pathlib, shutil
+        def test_none(): pathlib.Path("/var/tmp/other").touch()
+        def test_gone(tmp_path_factory): shutil.rmtree(tmp_path_factory.getbasetemp())
+        def test_file(tmp_path_factory):
+            base = tmp_path_factory.getbasetemp()
+            shutil.rmtree(base)
+            base.write_text("x")
+        def test_link(tmp_path_factory):
+            base = tmp_path_factory.getbasetemp()
+            shutil.rmtree(base)
+            base.symlink_to("/etc")
+        """
+    )
+    pytester.makeconftest(
+        """
+        from pytest_sandbox.sandbox.files import copying
+        def copy_out(*_):
+            with open("looked", "a") as file:
+                file.write("x")
+            return 0
+        copying.copy_out = copy_out
+        """
+    )
+    compare.one("--basetemp=base", "-W", "error").result.assert_outcomes(passed=4)
+    assert _left(pytester) == []
+    assert (pytester.path / "looked").read_text() == "x"
+
+
 def test_session_directory_is_copied(pytester: pytest.Pytester, compare: Compare) -> None:
     """A test changes what a session fixture made in its temporary directory; the next test finds it as it was made."""
     pytester.makepyfile(

@@ -28,7 +28,6 @@ from pytest_sandbox.sandbox.cleanup.removal import remove_tree
 from pytest_sandbox.sandbox.outside.running import Running
 from pytest_sandbox.sandbox.outside.supervisor import Supervisor
 
-TMP_FIXTURES = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_factory", "pytester", "testdir"})
 #: Of a test's name in that of its directory: `_pytest.tmpdir._mk_tmp`.
 _LONGEST = 30
 
@@ -168,15 +167,14 @@ def _identity(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def keep_tmp_path(
-    config: pytest.Config, supervisor: Supervisor, running: Running, items: Sequence[int] = (), *, used: bool
-) -> str:
+def keep_tmp_path(config: pytest.Config, supervisor: Supervisor, running: Running, items: Sequence[int] = ()) -> str:
     """Keep for the machine's basetemp what the sandbox left of its temporary directories; see `put_back`. What is lost, or "".
 
-    items: those that ran in it. `tmp_path` itself has removed there what `tmp_path_retention_policy` does not keep.
+    items: those that ran in it. Most write nothing there; that is seen in the layer, since a test may ask for `tmp_path` as it
+    runs. `tmp_path` itself has removed there what `tmp_path_retention_policy` does not keep.
     """
     room = config.stash.get(_ROOM, None)
-    if room is None or not used:
+    if room is None or not supervisor.may_have(running, room.basetemp):
         return ""
     factory = config._tmp_path_factory  # type: ignore[attr-defined]
     if factory._retention_policy == "none" and factory._given_basetemp is None:

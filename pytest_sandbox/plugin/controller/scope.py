@@ -312,4 +312,4 @@ class ScopeListener:
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
         self._scope.outcome = without_room(self._config, outcome)
-        keep_tmp_path(self._config, self._supervisor, running, used=True)
+        keep_tmp_path(self._config, self._supervisor, running)

@@ -18,7 +18,7 @@ from pytest_sandbox.plugin.builtin.interruption import Break, Exit, Internal, In
 from pytest_sandbox.plugin.builtin.reports import from_frame, is_of_subtest
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show_bytes
-from pytest_sandbox.plugin.builtin.tmp import TMP_FIXTURES, keep_changes, keep_tmp_path
+from pytest_sandbox.plugin.builtin.tmp import keep_changes, keep_tmp_path
 from pytest_sandbox.plugin.controller.kept import Kept
 from pytest_sandbox.plugin.controller.requests import Requests
 from pytest_sandbox.plugin.controller.said import Alarm, Done, Finish, Hold, Late, Said, Start, Text, parse
@@ -335,8 +335,7 @@ class Telling:
         self.showing.when_its_turn(lambda: self._book.add_test(item, done, outcome, made, shares_network=shares, tests=tests))
         if tests == len(self.unit.items):
             self._line.ended(self.unit, outcome)
-        used = any(TMP_FIXTURES.intersection(getattr(one.item, "fixturenames", ())) for one in self._finished)
-        lost = keep_tmp_path(self.session.config, self._supervisor, running, self.unit.items, used=used)
+        lost = keep_tmp_path(self.session.config, self._supervisor, running, self.unit.items)
         kept, more = keep_changes(self.session.config, self._supervisor, running, outcome, failed=failed)
         self._book.not_home([f"{item.nodeid}: {what}" for what in (lost, more) if what])
         if kept is not None:

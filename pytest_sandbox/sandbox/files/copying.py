@@ -75,8 +75,9 @@ def copy_files(layer: int, trees: Sequence[Tree], where: str, target: Callable[[
     """
     above, prefix = os.path.split(where)
     paths, left_out, size = list[str](), 0, 0
-    directory = _open_directory_of(layer, trees, above)
-    if directory is None:
+    try:
+        directory = _open_directory_of(layer, trees, above)
+    except OSError:
         return Copies()
     try:
         for name in upper.listed(directory):
@@ -98,21 +99,26 @@ def copy_files(layer: int, trees: Sequence[Tree], where: str, target: Callable[[
     return Copies(tuple(paths), left_out)
 
 
-def _open_directory_of(layer: int, trees: Sequence[Tree], path: str) -> int | None:
-    """Open a directory as a layer has it; None where nothing was written there."""
-    around = [(len(tree.path), index) for index, tree in enumerate(trees) if is_below(path, [tree.path])]
-    if not around:
-        return None
-    index = max(around)[1]
-    names = path[len(trees[index].path.rstrip("/")) :].strip("/")
-    if trees[index].kind is not TreeKind.OVERLAY:
-        return None
+def may_have(layer: int, trees: Sequence[Tree], path: str) -> bool:
+    """Whether a layer has a directory at this path, and so perhaps something below it; said without a walk."""
     try:
-        directory = upper.open_upper(layer, index)
-        for name in names.split("/") if names else ():
-            directory = _step(directory, name)
-    except OSError:
-        return None
+        os.close(_open_directory_of(layer, trees, path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        return error.errno != errno.ELOOP  # what may not be looked into `upper.walk` does all the same
+    return True
+
+
+def _open_directory_of(layer: int, trees: Sequence[Tree], path: str) -> int:
+    """Open a directory as a layer has it. OSError; FileNotFoundError where nothing was written there."""
+    around = [(len(tree.path), index) for index, tree in enumerate(trees) if is_below(path, [tree.path])]
+    index = max(around, default=(0, -1))[1]
+    if index < 0 or trees[index].kind is not TreeKind.OVERLAY:
+        raise FileNotFoundError(errno.ENOENT, "no overlay", path)
+    directory = upper.open_upper(layer, index)
+    for name in path[len(trees[index].path.rstrip("/")) :].strip("/").split("/"):
+        directory = _step(directory, name or ".")
     return directory
 
 

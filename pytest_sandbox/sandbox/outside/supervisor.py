@@ -259,6 +259,10 @@ class Supervisor:
             return 0
         return copying.copy_out(running.layer, self._layout.plan.trees, below, target, leaves_out)
 
+    def may_have(self, running: Running, path: str) -> bool:
+        """Whether a sandbox that is ending may have written something below this path."""
+        return running.layer is not None and copying.may_have(running.layer, self._layout.plan.trees, path)
+
     def copy_files(self, running: Running, where: str, target: Callable[[], str], most: tuple[int, int]) -> copying.Copies:
         """Copy the files of an ending sandbox whose paths begin with `where` to the machine's directory `target()`.
 
