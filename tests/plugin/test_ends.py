@@ -132,6 +132,103 @@ def test_exit_functions(pytester: pytest.Pytester, compare: Compare) -> None:
     assert run.result.stdout.str().count("of the session") == 1
 
 
+EXITING = """
+import atexit, os, pathlib, time, pytest
+def log(text):
+    with (pathlib.Path(__file__).parent / "log.txt").open("a") as file: file.write(text + "\\n")
+"""
+
+
+@pytest.mark.parametrize("scope", ["session", "module", "class"])
+def test_exit_functions_of_wider_fixtures(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
+    """Run once each, when the fixture has been torn down; also where its scope is made anew, without a thread."""
+    pytester.makepyfile(
+        EXITING
+        + f"""
+import threading
+@pytest.fixture(scope={scope!r})
+def wide():
+    atexit.register(log, "wide")
+    yield
+    log("torn down")
+@pytest.fixture(scope={scope!r})
+def threaded(wide):
+    thread = threading.Thread(target=time.sleep, args=(1000,), daemon=True)
+    thread.start()
+@pytest.fixture
+def own(): atexit.register(log, "own")
+class TestIt:
+    def test_1(self, wide, own): pass
+    def test_2(self, wide): pass
+class TestThreaded:
+    def test_3(self, threaded): pass
+"""
+    )
+    (pytester.path / "log.txt").touch()
+    pair = compare("-k", "TestIt", options=["--sandbox-writable=log.txt"]).assert_same_ends()
+    assert pair.plain.read("log.txt").split("\n") == ["torn down", "own", "wide", ""]
+    assert pair.boxed.read("log.txt").split("\n") == ["own", "torn down", "wide", ""]
+    (pytester.path / "log.txt").write_text("")
+    assert compare.one("-k", "TestThreaded", "--sandbox-writable=log.txt").status == 0
+    assert (pytester.path / "log.txt").read_text().split("\n") == ["torn down", "wide"] * 2 + [""]
+
+
+def test_an_exit_function_that_ends_a_process(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Of a wider fixture: it is not said to be left running."""
+    pytester.makepyfile(
+        """
+        import atexit, subprocess, pytest
+        @pytest.fixture(scope="session")
+        def server():
+            one = subprocess.Popen(["sleep", "777"])
+            atexit.register(lambda: (one.kill(), one.wait()))
+        def test_1(server): pass
+        """
+    )
+    compare.same()
+
+
+@pytest.mark.parametrize("scope", ["session", "module", "function"])
+@pytest.mark.parametrize("code", ["print('at exit')", "1 / 0", "raise KeyboardInterrupt", "pytest.exit('by one')", "os._exit(3)"])
+def test_what_exit_functions_do(pytester: pytest.Pytester, compare: Compare, scope: str, code: str) -> None:
+    """Fails no test, as in plain pytest, nor keeps others from running; what they print is shown."""
+    pytester.makepyfile(
+        EXITING
+        + f"""
+def do(): {code}
+@pytest.fixture(scope={scope!r})
+def registering():
+    atexit.register(log, "the first")
+    atexit.register(do)
+def test_1(registering): pass
+def test_2(): pass
+"""
+    )
+    (pytester.path / "log.txt").touch()
+    run = compare.one("--sandbox-writable=log.txt")
+    assert run.status == 0, run.text
+    run.result.assert_outcomes(passed=2)
+    assert ("at exit\n" in run.text) == code.startswith("print")
+    assert run.read("log.txt") == ("" if code.startswith("os._exit") else "the first\n")
+
+
+@pytest.mark.parametrize("scope", ["session", "module", "function"])
+def test_an_exit_function_that_hangs(pytester: pytest.Pytester, compare: Compare, scope: str) -> None:
+    """Has the time of a test, as a teardown has."""
+    pytester.makepyfile(
+        f"""
+        import atexit, time, pytest
+        @pytest.fixture(scope={scope!r})
+        def registering(): atexit.register(time.sleep, 1000)
+        def test_1(registering): pass
+        def test_2(): pass
+        """
+    )
+    run = compare.one("--sandbox-timeout=3")
+    assert run.result.parseoutcomes() == ({"passed": 1, "failed": 1} if scope == "function" else {"passed": 2, "errors": 1})
+    assert re.search(r"timed out: killed after \S+, limit 3s", run.text), run.text
+
+
 def test_fixtures_of_wider_scopes_have_the_time_limit_too(pytester: pytest.Pytester, compare: Compare) -> None:
     """Each the time of the test that it is set up for, and the teardown that of the last; who exceeds it is named."""
     pytester.makepyfile(

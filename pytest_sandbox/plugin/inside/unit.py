@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -65,7 +63,6 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
             inside.channel.ask(finish, "counted")
     except BaseException as error:  # noqa: BLE001  # the same of a test
         _break_off(world, inside, item, error)
-    _run_exit_functions()
     return world.end(inside)
 
 
@@ -93,9 +90,3 @@ def _with_following(channel: Channel, order: Frame) -> Iterator[tuple[int, int |
             if stays:
                 coming.append(following)
         yield index, following, stays
-
-
-def _run_exit_functions() -> None:
-    """The sandbox's own atexit functions; what it inherited was dropped when it began."""
-    with suppress(BaseException):
-        atexit._run_exitfuncs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -91,7 +92,12 @@ class World:
 
     @staticmethod
     def end(inside: Inside) -> int:
-        """Say that all is said, and wait until the controller has looked; the exit status."""
+        """Run atexit functions, say that all is said, and wait until the controller has looked; the exit status.
+
+        What is inherited of those was dropped when the sandbox began.
+        """
+        with suppress(BaseException):
+            atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
