@@ -76,6 +76,58 @@ def test_errors_that_are_noted(pytester: pytest.Pytester, compare: Compare, sour
     assert lax.boxed.result.parseoutcomes().get("warnings") == lax.plain.result.parseoutcomes().get("warnings")
 
 
+@pytest.mark.parametrize("scope", ["session", "module", "function"])
+@pytest.mark.parametrize("end", ["del one; raise RuntimeError('teardown')", "raise RuntimeError('teardown')"])
+def test_errors_beside_that_of_a_teardown(pytester: pytest.Pytester, compare: Compare, scope: str, end: str) -> None:
+    """Are told as well, and shown with it where warnings are errors; also of what its traceback has held."""
+    pytester.makepyfile(
+        HEAD
+        + f"""
+@pytest.fixture(scope={scope!r})
+def made():
+    one = Loud("beside")
+    yield one
+    {end}
+def test_1(made): pass
+"""
+    )
+    strict, lax = compare("-Werror"), compare()
+    for run in (*strict, *lax):
+        run.result.assert_outcomes(passed=1, errors=1, warnings=int(run is lax.boxed))
+        assert run.status == 1
+        assert run.report("test_1", "teardown")["longrepr"].count("RuntimeError: teardown") == 1
+        assert "ValueError: del beside" in run.text
+    assert "Another error at teardown" in strict.boxed.text
+
+
+@pytest.mark.parametrize("scope", ["session", "module", "function"])
+@pytest.mark.parametrize("end", ["pytest.skip('done')", "pytest.xfail('done')", "pytest.exit('done')"])
+def test_errors_beside_what_is_none(pytester: pytest.Pytester, compare: Compare, scope: str, end: str) -> None:
+    """Where warnings are errors, a teardown that skips fails all the same; one that ends the run does."""
+    pytester.makepyfile(
+        HEAD
+        + f"""
+@pytest.fixture(scope={scope!r})
+def made():
+    one = Loud("beside")
+    yield one
+    del one
+    {end}
+def test_1(made): pass
+"""
+    )
+    strict, lax = compare("-Werror"), compare()
+    assert all("ValueError: del beside" in run.text for run in (strict.plain, *lax)), lax.boxed.text
+    assert lax.boxed.status == lax.plain.status
+    assert lax.boxed.result.parseoutcomes().get("warnings") == 1
+    assert strict.boxed.status != 0
+    if "exit" in end:
+        assert "Exit: done" in strict.boxed.text
+    else:
+        strict.boxed.result.assert_outcomes(passed=1, errors=1)
+        assert "ValueError: del beside" in strict.boxed.text
+
+
 def test_of_a_class(pytester: pytest.Pytester, compare: Compare) -> None:
     """What tearDownClass leaves."""
     pytester.makepyfile(

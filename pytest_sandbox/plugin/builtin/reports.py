@@ -38,6 +38,15 @@ def is_of_subtest(report: pytest.TestReport) -> bool:
     return getattr(report, "context", None) is not None
 
 
+def with_error(report: pytest.TestReport, error: pytest.TestReport) -> pytest.TestReport:
+    """The report of a teardown, with another error of that: this takes its place, but stands below one that has failed."""
+    if report.failed:
+        report.sections.append(("Another error at teardown", error.longreprtext))
+        return report
+    error.duration += report.duration
+    return error
+
+
 class _Text(TerminalRepr):
     """Stands for a representation that travels as text only (of a doctest, of an unknown fixture).
 

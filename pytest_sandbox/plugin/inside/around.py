@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from functools import partial
+from gc import collect
 from typing import Any
 
 import pytest
@@ -35,10 +36,19 @@ def tell_strays(world: World, item: pytest.Item) -> None:
 
     Plain pytest tells the next test of it, which is in another process.
     """
+    if world.reporter.has_failed:
+        collect()  # what the traceback has held
+    if (report := stray_error(world, item)) is not None:
+        world.reporter.add_error(report)
+
+
+def stray_error(world: World, item: pytest.Item) -> pytest.TestReport | None:
+    """Warn of what has raised so; a report of the item's teardown where that is an error."""
+    if not strays.any_noted(world.config):
+        return None
     with _caught_warnings(world, item):
         call = CallInfo.from_call(partial(strays.tell, world.config), "teardown")
-    if call.excinfo is not None:
-        world.reporter.replace(item.ihook.pytest_runtest_makereport(item=item, call=call))
+    return None if call.excinfo is None else item.ihook.pytest_runtest_makereport(item=item, call=call)
 
 
 @contextlib.contextmanager

@@ -87,11 +87,15 @@ class Reporter:
             if self._last is not None and report is self._last and before != _shown_of(report):
                 self._send_again(self._last)
 
-    def replace(self, report: pytest.TestReport) -> None:
-        """Send a failure in place of the last report, which was of the same phase, unless that has failed."""
-        if self._last is not None and not self._last.failed:
-            report.duration += self._last.duration
-            self._send_again(report)
+    @property
+    def has_failed(self) -> bool:
+        """Whether something was raised in the phase of the last report, be it to skip."""
+        return self._last is not None and not self._last.passed
+
+    def add_error(self, report: pytest.TestReport) -> None:
+        """Send the last report again, with a failure of the same phase."""
+        if self._last is not None:
+            self._send_again(reports.with_error(self._last, report))
 
     def _send_again(self, report: pytest.TestReport) -> None:
         self._channel.send({**reports.to_frame(self._config, report), "again": True})

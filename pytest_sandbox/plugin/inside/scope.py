@@ -16,7 +16,7 @@ from _pytest.runner import CallInfo, check_interactive_exception
 
 from pytest_sandbox.plugin.builtin import interruption, ledger, marks, reports, strays
 from pytest_sandbox.plugin.builtin.tracebacks import unseen
-from pytest_sandbox.plugin.inside.around import around
+from pytest_sandbox.plugin.inside.around import around, stray_error
 from pytest_sandbox.plugin.inside.reporter import silence_foreign_hooks
 from pytest_sandbox.plugin.inside.unit import unit_body
 from pytest_sandbox.plugin.inside.world import World
@@ -260,6 +260,10 @@ def _close(world: World, inside: Inside, index: int) -> None:
                 item.ihook.pytest_exception_interact(node=item, call=call, report=report)
             except reraise as error:  # whoever leaves a debugger
                 interruption.send(inside.channel, error)
+    del call  # and so what its traceback has held
+    collect()
+    if (stray := stray_error(world, item)) is not None:
+        report = reports.with_error(report, stray)
     interruption.send_stop(inside.channel, world.session, stops)
     measuring.send(world.config, inside)
     world.tell_generators(inside)

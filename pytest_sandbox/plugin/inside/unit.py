@@ -49,8 +49,7 @@ def unit_body(world: World, order: Frame, inside: Inside) -> int:
             kept = nextitem if stays else None
             with ledger.keeping(session, nextitem, kept), reruns.attempts(item, alone=alone, earlier=order["earlier"]):
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
-            if strays.any_noted(world.config):
-                tell_strays(world, item)
+            tell_strays(world, item)
             reporter.news(item, ended=True)
             measuring.send(world.config, inside)
             world.tell_generators(inside)
@@ -70,11 +69,12 @@ def _break_off(world: World, inside: Inside, item: pytest.Item, error: BaseExcep
     """The run is to end by an error of this item, or of a hook around it: say so, and tear down."""
     world.reporter.news(item)
     interruption.send(inside.channel, error)
-    try:
-        with warnings_of_the_run(world):
-            ledger.leave(world.session)  # as plain pytest does at the session's end
-    except BaseException as late:  # noqa: BLE001  # of its fixtures
-        interruption.send_late(inside.channel, late)
+    with warnings_of_the_run(world):
+        for do in partial(ledger.leave, world.session), partial(strays.tell, world.config):  # as at the session's end
+            try:
+                do()
+            except BaseException as late:  # noqa: BLE001, PERF203  # of its fixtures
+                interruption.send_late(inside.channel, late)
     measuring.send(world.config, inside)
 
 
