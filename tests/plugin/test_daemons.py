@@ -202,6 +202,89 @@ def test_what_wider_fixtures_leave(pytester: pytest.Pytester, compare: Compare) 
     )
 
 
+#: No Popen, which would warn when it goes.
+LEAVING = """
+import os, pytest
+{mark}
+@pytest.fixture(scope={scope!r})
+def leaving():
+    os.posix_spawnp("sleep", ["sleep", "777"], os.environ)
+    yield
+    {end}
+def test_1(leaving): pass
+def test_2(): {test}
+"""
+QUIET = "pytestmark = pytest.mark.filterwarnings('ignore::pytest_sandbox.LeakWarning')"
+
+
+@pytest.mark.parametrize("scope", ["session", "module"])
+@pytest.mark.parametrize(
+    ("options", "mark", "found"),
+    [
+        ([], "", {"passed": 2, "warnings": 1}),
+        (["-W", "ignore"], "", {"passed": 2}),
+        (["-W", "ignore:fixtures of "], "", {"passed": 2}),
+        (["-W", "error"], QUIET, {"passed": 2}),
+        (["-W", "error"], "", {"passed": 2, "errors": 1}),
+        (["-o", "filterwarnings=error::pytest_sandbox.LeakWarning"], "", {"passed": 2, "errors": 1}),
+        (["-W", "error", "-n", "1"], "", {"passed": 2, "errors": 1}),
+        (["-W", "error", "-p", "no:warnings"], "", {"passed": 2, "warnings": 1}),  # nobody filters then
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_filters_of_what_wider_fixtures_leave(
+    pytester: pytest.Pytester, compare: Compare, scope: str, options: list[str], mark: str, found: dict[str, int]
+) -> None:
+    """Hold for the warning, as for what tests leave: those of the run, and of the last test's marks. An error is that test's."""
+    pytester.makepyfile(LEAVING.format(scope=scope, mark=mark, end="", test="pass"))
+    run = compare.one(*options)
+    assert run.result.parseoutcomes() == found, run.text
+    assert run.status == ("errors" in found)
+    if "errors" in found:
+        assert run.line("ERROR at teardown of test_2")
+        assert re.search(r"\nLeakWarning: fixtures of .* left 1 process\(es\) running, killed now: sleep 777", run.text)
+
+
+@pytest.mark.parametrize("end", ["raise ValueError('own')", "pytest.skip('own')", "pytest.exit('own', 0)"])
+def test_an_error_of_what_wider_fixtures_leave(pytester: pytest.Pytester, compare: Compare, end: str) -> None:
+    """Is told beside that of their teardown, and makes a failure of a skip; whoever ends the run has ended it."""
+    pytester.makepyfile(LEAVING.format(scope="module", mark="", end=end, test="pass"))
+    run = compare.one("-W", "error")
+    run.result.assert_outcomes(passed=2, errors=1)
+    assert ("ValueError: own" in run.text) == ("ValueError" in end)
+    assert "LeakWarning: fixtures of" in run.text
+
+
+def test_what_wider_fixtures_leave_where_the_run_is_over(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Is a warning, even where that would be an error: no test takes one any more."""
+    pytester.makepyfile(LEAVING.format(scope="module", mark="", end="", test="pytest.exit('now', 0)"))
+    run = compare.one("-W", "error")
+    run.result.assert_outcomes(passed=1, warnings=1)
+    assert "LeakWarning: fixtures of" in run.text
+
+
+def test_an_error_of_what_is_left_in_a_scope_that_dies(pytester: pytest.Pytester, compare: Compare) -> None:
+    """Is told beside how it has died."""
+    pytester.makepyfile(
+        """
+        import os, pytest, time
+        @pytest.fixture(scope="module")
+        def leaving():
+            os.posix_spawnp("sleep", ["sleep", "777"], os.environ)
+            if os.fork() == 0:
+                time.sleep(1)
+                os.kill(os.getppid(), 9)
+                os._exit(0)
+        def test_1(leaving): time.sleep(30)
+        def test_2(): pass
+        """
+    )
+    run = compare.one("-W", "error")
+    run.result.assert_outcomes(passed=1, failed=1, errors=1)
+    assert "killed by SIGKILL" in run.text
+    assert re.search(r"LeakWarning: fixtures of .* sleep 777", run.text), run.text
+
+
 @pytest.mark.parametrize("scope", ["session", "module"])
 def test_the_process_of_a_wider_fixture_is_not_taken_for_ended(pytester: pytest.Pytester, scope: str) -> None:
     """Python would say that it has ended well, whatever it does: that is an error, with what to do. A test's own are as ever."""

@@ -299,3 +299,32 @@ def test_a_thread_of_a_module(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("--sandbox", "--sandbox-timeout=3")
     result.assert_outcomes(passed=1, failed=1, warnings=1)
     result.stdout.fnmatch_lines(["*ThreadWarning: a module starts a thread as it is imported (mine_0), which no sandbox has*"])
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["-W", "ignore"], {"passed": 1}),
+        (["-W", "error"], {"errors": 1}),
+        (["-W", "error::pytest_sandbox.ThreadWarning"], {"errors": 1}),
+        (["-W", "error", "--continue-on-collection-errors"], {"passed": 1, "errors": 1}),
+        (["-W", "error", "-n", "2"], {"passed": 1, "errors": 1}),  # which goes on after errors of collection
+        (["-W", "error", "-p", "no:warnings"], {"passed": 1, "warnings": 1}),  # nobody filters then
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_filters_of_a_thread_of_a_module(pytester: pytest.Pytester, options: list[str], found: dict[str, int]) -> None:
+    """Hold for that too; where they make it an error it is one of collection."""
+    pytester.makepyfile(
+        """
+        from concurrent.futures import ThreadPoolExecutor
+        EXECUTOR = ThreadPoolExecutor(1, thread_name_prefix="mine")
+        READY = EXECUTOR.submit(int, "5")
+        def test_it(): pass
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", *options)
+    assert result.parseoutcomes() == found
+    assert bool(result.ret) == ("errors" in found)
+    if "errors" in found:
+        result.stdout.fnmatch_lines(["ThreadWarning: a module starts a thread as it is imported (mine_0)*"])

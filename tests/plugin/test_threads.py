@@ -61,6 +61,53 @@ def test_a_fixture_that_starts_a_thread(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*ThreadWarning: fixture 'server' starts a thread (the-server)*"])
 
 
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ([], {"passed": 4, "warnings": 2}),
+        (["-W", "ignore"], {"passed": 4}),
+        (["-W", "error"], {"passed": 4, "errors": 2}),
+        (["-W", "error::pytest_sandbox.ThreadWarning"], {"passed": 4, "errors": 2}),
+        (["-W", "error", "-n", "1"], {"passed": 4, "errors": 2}),
+        (["-W", "error", "--sandbox-scope=module"], {"passed": 4}),
+        (["-W", "error", "-p", "no:warnings"], {"passed": 4, "warnings": 3}),  # nobody filters then
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_filters_of_threads(pytester: pytest.Pytester, options: list[str], found: dict[str, int]) -> None:
+    """Those hold that the first test has which needs the fixture, and where they make it an error it is that test's."""
+    pytester.makepyfile(
+        """
+        import pytest, threading
+        def start():
+            end = threading.Event()
+            thread = threading.Thread(target=end.wait, name="own")
+            thread.start()
+            yield
+            end.set()
+            thread.join()
+        one, two, three = (pytest.fixture(start, scope="module", name=name) for name in ("one", "two", "three"))
+        @pytest.mark.filterwarnings("ignore::pytest_sandbox.ThreadWarning")
+        def test_quiet(three): pass
+        def test_one(one): pass
+        def test_both(one, two): pass
+        def test_again(two, three): pass
+        """
+    )
+    result = pytester.runpytest_subprocess(*OPTIONS, *options)
+    assert result.parseoutcomes() == found
+    assert result.ret == ("errors" in found)
+    if "errors" in found:
+        result.stdout.fnmatch_lines(
+            [
+                "*ERROR at teardown of test_one*",
+                "ThreadWarning: fixture 'one' starts a thread (own)*",
+                "*ERROR at teardown of test_both*",
+                "ThreadWarning: fixture 'two' starts a thread (own)*",
+            ]
+        )
+
+
 def test_a_fixture_that_starts_a_thread_without_a_name(pytester: pytest.Pytester) -> None:
     """One that `threading` does not know, as execnet's, is noticed all the same."""
     pytester.makepyfile("""

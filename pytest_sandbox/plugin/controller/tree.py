@@ -205,8 +205,8 @@ class Tree:
                 break  # what stands on it must go before it may change
         return list(reversed(self.open[keep:]))
 
-    def close(self, scope: Scope, last_item: int) -> pytest.TestReport | None:
-        """Have a scope tear down; its report, which belongs to the teardown of the last test that ran."""
+    def close(self, scope: Scope, last_item: int, *, is_over: bool) -> pytest.TestReport | None:
+        """Have a scope tear down; its report, which belongs to the teardown of the last test that ran. is_over: there is none."""
         self.open.remove(scope)
         scope.last_item = last_item
         self._wait_for_the_dying(scope)
@@ -219,15 +219,19 @@ class Tree:
                 scope.barks.show(scope.running)
         if scope.outcome is None:
             return None
-        self._book.add_scope(scope.node, scope.outcome)
+        closed, item = self._closed(scope, scope.outcome), self._world.session.items[scope.last_item]
+        return self._book.add_scope(scope.node, scope.outcome, item, closed, is_over=is_over)
+
+    def _closed(self, scope: Scope, outcome: Outcome) -> pytest.TestReport | None:
+        """What it has said of its teardown, or what is to be said for it."""
         if scope.closed is None and scope.is_made and not scope.setting_up:
             item = self._world.session.items[scope.last_item]
-            text = f"{scope.outcome.sentence}: that ended the sandbox of {scope.name} before it had torn down"
-            return make_failure(item, "teardown", text + self._whose_limit(item, scope.outcome), scope.outcome)
-        closed, broken = scope.closed, scope.outcome.ending in KILLING or (scope.running and scope.running.problem)
+            text = f"{outcome.sentence}: that ended the sandbox of {scope.name} before it had torn down"
+            return make_failure(item, "teardown", text + self._whose_limit(item, outcome), outcome)
+        closed, broken = scope.closed, outcome.ending in KILLING or (scope.running and scope.running.problem)
         if broken and closed is not None and not (closed.failed or hasattr(closed, "wasxfail")):
-            whose = self._whose_limit(self._world.session.items[scope.last_item], scope.outcome)
-            fail(closed, f"{scope.outcome.sentence}: in the sandbox of {scope.name}{whose}", scope.outcome)
+            whose = self._whose_limit(self._world.session.items[scope.last_item], outcome)
+            fail(closed, f"{outcome.sentence}: in the sandbox of {scope.name}{whose}", outcome)
         return closed
 
     def _wait_for_the_dying(self, scope: Scope) -> None:
@@ -351,7 +355,8 @@ class Tree:
                 scope.running.kill(None)
             self._supervisor.run_while(lambda scope=scope: scope.outcome is None)  # type: ignore[misc]
             if scope.outcome is not None:
-                self._book.add_scope(scope.node, scope.outcome)
+                item = self._world.session.items[scope.last_item]
+                scope.closed = self._book.add_scope(scope.node, scope.outcome, item, scope.closed)
             if scope.closed is not None and scope.closed.failed:
                 self._torn_down.append(scope)
         del self.open[first:]

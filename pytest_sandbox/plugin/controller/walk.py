@@ -374,7 +374,8 @@ class Walk:
         for scope in self._tree.torn_down():
             told.merge(scope, scope.closed)
         for scope in ending:
-            told.merge(scope, self._tree.close(scope, told.items[max(0, told.position - 1)]))
+            last, is_over = told.items[max(0, told.position - 1)], not told.showing.finished
+            told.merge(scope, self._tree.close(scope, last, is_over=is_over))
         with self._row.reporting():
             told.showing.report_last()
         told.raise_interruption()

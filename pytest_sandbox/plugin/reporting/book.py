@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ from pytest_sandbox.model.outcome import Ending, Made, Outcome, counted
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.model.texts import printable
 from pytest_sandbox.plugin.builtin.terminal import show
+from pytest_sandbox.plugin.builtin.warning import tell, warn
 from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.reporting.header import not_enforced
 from pytest_sandbox.plugin.reporting.lost import first_lost, told
 from pytest_sandbox.plugin.reporting.meetings import Meetings
-from pytest_sandbox.plugin.reporting.report import add_outcome, fail
+from pytest_sandbox.plugin.reporting.report import add_error, add_outcome, fail, make_report
 from pytest_sandbox.plugin.reporting.totals import Totals
 from pytest_sandbox.plugin.reporting.usage_table import Row, table
 from pytest_sandbox.plugin.warned import LeakWarning, ThreadWarning
@@ -43,6 +43,8 @@ class Book:
         self._not_home: list[str] = []
         self._late: list[str] = []
         self.meetings = Meetings()
+        #: Of tests that are still to be reported.
+        self._errors: dict[pytest.Item, list[str]] = {}
         #: What workers of pytest-xdist say, and who.
         self._said: dict[str, list[str]] = {}
 
@@ -130,31 +132,31 @@ class Book:
                 fail(done[-1], error, outcome)
 
     def _warn_of_leaks(self, item: pytest.Item, outcome: Outcome, tests: int) -> str | None:
-        """Warn as if the test had, by the filters that hold for it; what is said where they make it an error."""
-        from _pytest.warnings import catch_warnings_for_item
-
+        """Warn as if the test had; what is said where that is an error."""
         who = "" if tests == 1 else f", or one of the {tests - 1} tests before it in the same sandbox did"
         warning = LeakWarning(_left_running(outcome, who))
-        place = str(item.path), (item.location[1] or 0) + 1
-        if not self._config.pluginmanager.hasplugin("warnings"):
-            self._warn(item, warning, *place)
-            return None
-        try:
-            with catch_warnings_for_item(config=self._config, ihook=item.ihook, when="runtest", item=item):
-                warnings.warn_explicit(warning, LeakWarning, *place)
-        except LeakWarning as error:
-            return f"LeakWarning: {error}"
-        return None
+        return warn(self._config, warning, (str(item.path), (item.location[1] or 0) + 1), item.nodeid, item)
 
     def warn_of_threads(self, item: pytest.Item, definition: FixtureDef[Any], threads: str) -> None:
-        """Say that a fixture of a wider scope is set up by each test's sandbox, and how to have it once."""
+        """Say that a fixture of a wider scope is set up by each test's sandbox, and how to have it once.
+
+        item: the first test that it was set up for, whose failure it is where that is an error.
+        """
         code = getattr(definition.func, "__code__", None)
         warning = ThreadWarning(
             f"fixture {definition.argname!r} starts a thread ({threads}), which no fork inherits: it is set up anew in the "
             "sandbox of each test. To have it set up once, let its tests share a sandbox: "
             f"@pytest.mark.sandbox(scope={definition.scope!r})"
         )
-        self._warn(item, warning, code.co_filename if code else str(item.path), code.co_firstlineno if code else 1)
+        place = (code.co_filename, code.co_firstlineno) if code else (str(item.path), 1)
+        error = warn(self._config, warning, place, item.nodeid, item)
+        if error is not None:
+            self._errors.setdefault(item, []).append(error)
+
+    def add_errors(self, item: pytest.Item, done: Sequence[pytest.TestReport]) -> None:
+        """Put what was to be warned of as a test was set up, and is an error, into its reports."""
+        for error in self._errors.pop(item, ()):
+            add_error(done[-1], error, None)
 
     def warn_of_threads_at_import(self, session: pytest.Session, threads: str) -> None:
         """Say that tests would wait for them in vain."""
@@ -162,24 +164,35 @@ class Book:
             f"a module starts a thread as it is imported ({threads}), which no sandbox has: tests would wait for it in vain. "
             "Fix: start it in a fixture, or run these tests without one: @pytest.mark.sandbox(enabled=False)"
         )
-        self._warn(session, warning, str(session.path), 1)
+        error = warn(self._config, warning, (str(session.path), 1))
+        if error is not None:  # as one is of a module that warns while it is imported
+            report = pytest.CollectReport(session.nodeid, "failed", error, [])
+            self._config.hook.pytest_collectreport(report=report)
 
-    def _warn(self, node: Node, warning: pytest.PytestWarning, path: str, line: int) -> None:
-        message = warnings.WarningMessage(warning, type(warning), path, line)
-        self._config.hook.pytest_warning_recorded.call_historic(
-            kwargs={"warning_message": message, "nodeid": node.nodeid, "when": "runtest", "location": None}
-        )
+    def add_scope(
+        self, node: Node, outcome: Outcome, item: pytest.Item, closed: pytest.TestReport | None, *, is_over: bool = False
+    ) -> pytest.TestReport | None:
+        """Note what a scope's own sandbox used, its fixtures, apart from the tests below; and what they have left running.
 
-    def add_scope(self, node: Node, outcome: Outcome | None) -> None:
-        """Note what a scope's own sandbox used, its fixtures, apart from the tests below; and what they have left running."""
-        if outcome is None:
-            return
+        item: its last test. closed: what it said of its teardown. Returns that, with what was left where it is an error.
+        is_over: nobody takes one.
+        """
         self._totals.add("scopes", Made(1, outcome.usage))
-        if outcome.leaks:
-            warning = LeakWarning(f"fixtures of {node.nodeid or 'the session'} {_left_running(outcome)}")
-            self._warn(node, warning, str(node.path), 1)
         if self._settings.usage:
             self._rows.append(Row(node.nodeid or "session", outcome, "scope"))
+        if not outcome.leaks:
+            return closed
+        warning = LeakWarning(f"fixtures of {node.nodeid or 'the session'} {_left_running(outcome)}")
+        place = str(node.path), 1
+        error = warn(self._config, warning, place, node.nodeid, item)
+        if error is None:
+            return closed
+        if is_over:
+            tell(self._config, warning, place, node.nodeid)
+            return closed
+        report = make_report(item, "teardown") if closed is None else closed
+        add_error(report, error, outcome)
+        return report
 
     def kept(self, item: pytest.Item, done: Sequence[pytest.TestReport], path: Path) -> None:
         """Say where a test's files are."""

@@ -79,6 +79,14 @@ def fail(report: pytest.TestReport, text: str, outcome: Outcome | None) -> None:
         report.sections = [("Sandbox", describe(outcome, text)), *joined(report.sections, left)]
 
 
+def add_error(report: pytest.TestReport, text: str, outcome: Outcome | None) -> None:
+    """Have the report of a teardown be a failure, see `fail`, or one that has failed tell of another."""
+    if report.failed:
+        report.sections.append(("Another error at teardown", text))
+    else:
+        fail(report, text, outcome)
+
+
 def _text(content: bytes, *, is_long: bool) -> str:
     """Output, of which only both ends are shown where it was too much: nobody reads on to what stands below 64 MB of it."""
     left_out = len(content) - 2 * _SHOWN

@@ -168,6 +168,21 @@ def test_data_files_that_are_none(measure: Measure) -> None:
 
 
 @needs_patch
+@pytest.mark.parametrize(("action", "warnings"), [("ignore", 0), ("error", 1)])
+def test_filters_of_what_is_missing(measure: Measure, action: str, warnings: int) -> None:
+    """Hold for the warning; where they make it an error it is still one, since all tests are reported by then."""
+    suite = """
+        def test_garbage():
+            with open(".coverage.garbage", "wb") as file: file.write(b"SQLite format 3\\0" + bytes(5000))
+    """
+    measure.write(suite, "patch = subprocess")
+    boxed = measure.pytest_cov("-W", f"{action}::pytest_sandbox.CoverageWarning", sandbox=True)
+    boxed.result.assert_outcomes(passed=1, warnings=warnings)
+    assert boxed.status == 0
+    assert ("CoverageWarning: 1 data file(s)" in boxed.result.stdout.str()) == bool(warnings)
+
+
+@needs_patch
 def test_data_file_that_never_ends(measure: Measure) -> None:
     """A data file whose reading never ends costs the run the time that one may take, whatever tests may, and its subprocess."""
     suite = """
