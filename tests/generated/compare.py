@@ -52,9 +52,9 @@ INTENDED = (
     # The letters of unittest's subtests, which plain pytest captures, and shows below the name of a test that may print no more.
     (rf"^_+ .+ _+\n{LETTERS}(?=[_=]|-+ Captured \w+ teardown)", ""),
     (rf"^{LETTERS}", ""),
-    # In native tracebacks: the way from pytest to the test.
-    (r'^  File "(.*/(_pytest|pluggy)/|(.*/pytest_sandbox/|<pytest-sandbox>)).*\n(    .*\n)*', ""),
-    (r'^  \|   File "(.*/(_pytest|pluggy)/|(.*/pytest_sandbox/|<pytest-sandbox>)).*\n(  \|     .*\n)*', ""),
+    # In native tracebacks: the way from pytest to the test; also as XML.
+    (r'^  File "(.*/(_pytest|pluggy)/|(.*/pytest_sandbox/|(<|&lt;)pytest-sandbox(>|&gt;))).*\n(    .*\n)*', ""),
+    (r'^  \|   File "(.*/(_pytest|pluggy)/|(.*/pytest_sandbox/|(<|&lt;)pytest-sandbox(>|&gt;))).*\n(  \|     .*\n)*', ""),
 )
 _INTENDED = [(re.compile(pattern, re.MULTILINE), to) for pattern, to in INTENDED]
 
