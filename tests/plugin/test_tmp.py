@@ -291,3 +291,22 @@ def test_what_there_is_no_room_to_keep(pytester: pytest.Pytester) -> None:
     assert "test_it: some of what was written could not be kept in " in lost
     assert lost.count(": No space left on device") == 2
     assert not done.stdout.rstrip().endswith("big")
+
+
+def test_a_directory_in_the_place_of_a_file(pytester: pytest.Pytester) -> None:
+    """That a test without a sandbox has left: what came last is there at the end."""
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.sandbox(enabled=False)
+        def test_1(tmp_path_factory): (tmp_path_factory.getbasetemp() / "place").write_text("file")
+        def test_2(tmp_path_factory):
+            place = tmp_path_factory.getbasetemp() / "place"
+            place.unlink()
+            place.mkdir()
+            (place / "inner").write_text("kept")
+        """
+    )
+    result = pytester.runpytest_subprocess("--sandbox", "--basetemp=base")
+    result.assert_outcomes(passed=2)
+    assert (pytester.path / "base" / "place" / "inner").read_text() == "kept", result.stdout.str()

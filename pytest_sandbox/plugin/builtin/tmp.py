@@ -220,6 +220,8 @@ def _move_into(source: str, target: str) -> None:
         else:
             if _is_directory(place):
                 remove_tree(place)
+            elif entry.is_dir(follow_symlinks=False) and os.path.lexists(place):
+                os.unlink(place)
             _rename(entry, place)
 
 
