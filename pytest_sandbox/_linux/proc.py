@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Container, Iterator, Mapping
@@ -171,6 +172,12 @@ def hears(pid: int, number: int) -> bool:
         return any(_hears(_status(f"/proc/{pid}/task/{thread}/status"), number) for thread in os.listdir(f"/proc/{pid}/task"))
     except (OSError, KeyError, ValueError):
         return True
+
+
+@functools.cache
+def counts_disks() -> bool:
+    """Whether this kernel counts what each process reads from disks (CONFIG_TASK_IO_ACCOUNTING): else rusage has 0."""
+    return os.path.exists("/proc/self/io")
 
 
 def exists(pid: int) -> bool:

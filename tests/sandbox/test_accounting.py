@@ -301,6 +301,9 @@ def test_disk(on_disk: Path, direct: Callable[..., Result], kind: str) -> None:
     direct(on_disk, kind, 0)  # from now on the page cache has all that Python takes to begin
     found = [(direct(on_disk, kind, 2 * MIB).usage, direct(on_disk, kind, 0).usage) for _ in range(3)]
     name, operations = {"read": ("bytes_read", "reads"), "write": ("bytes_written", "writes")}[kind]
+    if not os.path.exists("/proc/self/io") and getattr(found[0][0], name) is None:
+        assert name in found[0][0].missing  # there is no such controller here, and the kernel does not count it by process
+        return
     done = statistics.median(getattr(usage, name) - getattr(idle, name) for usage, idle in found)
     assert done == pytest.approx(2 * MIB, rel=0.05)
     if getattr(found[0][0], operations) is not None:

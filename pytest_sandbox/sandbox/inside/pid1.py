@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
-from pytest_sandbox._linux.proc import network_bytes, readable
+from pytest_sandbox._linux.proc import counts_disks, network_bytes, readable
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.texts import printable
 from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, Operation, ReadOnlyOp, WriteOp
@@ -154,15 +154,17 @@ class LastWords:
     _reaped: tuple[int, ...] = ()
 
     def reaped(self) -> dict[str, float]:
-        """By fields of Usage, what all that init has reaped has used: all but what was left over; getrusage(2)."""
+        """By fields of Usage, what all that init has reaped has used: all but what was left over; getrusage(2).
+
+        There in blocks of 512 bytes, and microseconds.
+        """
         if not self._reaped:
             return {}
         cpu, read, written, minor, major = self._reaped
-        # In blocks of 512 bytes, and microseconds.
-        return {
-            "cpu": cpu / 1e6, "bytes_read": 512 * read, "bytes_written": 512 * written, "faults": minor + major,
-            "major_faults": major,
-        }  # fmt: skip
+        figures = {"cpu": cpu / 1e6, "faults": minor + major, "major_faults": major}
+        if counts_disks():
+            figures |= {"bytes_read": 512 * read, "bytes_written": 512 * written}
+        return figures
 
     def hear(self, packet: bytes) -> None:
         """Take in one packet of those that pid 1 sends at the end."""
