@@ -86,7 +86,7 @@ _OWN = (
     r"assert not self\._finalizers|previous item was not torn down properly|^(E   )?AssertionError$|"
     r"/_pytest/(fixtures|runner)\.py:\d+: AssertionError$"
 )
-_EXIT = r"SystemExit: (set-up|setup|tearDownClass)"
+_EXIT = r"SystemExit: (set-up|setup|tearDownClass)|(?s:\b(in|def) tearDownClass\b.*\bBaseException: base)"
 _LEFT = r"Pytest(UnraisableException|UnhandledThreadException)Warning"
 
 
@@ -116,7 +116,8 @@ INTENDED_OF_TESTS = (
         _broken,
     ),
     Rule(
-        "a fixture that has raised SystemExit is never torn down by pytest, nor what is around a class whose tearDownClass has",
+        "a fixture that has raised SystemExit is never torn down by pytest, nor in time what is around a class whose "
+        "tearDownClass has, or has raised another BaseException",
         "ends around",
         lambda ran: ran.since(_EXIT),
     ),
