@@ -174,5 +174,5 @@ def _is_skipped(item: pytest.Item) -> bool:
     """Whether marks say that it will not run."""
     if marks.skips(item):
         return True
-    expected = None if item.config.option.runxfail else marks.expected_failure(item)
+    expected = None if item.config.getoption("runxfail", False) else marks.expected_failure(item)
     return expected is not None and not expected.run

@@ -377,10 +377,10 @@ class Telling:
 
     def merge(self, scope: Scope, closed: pytest.TestReport | None) -> None:
         """Put what a closing scope had to say into the teardown of its last test, as plain pytest does."""
-        self.interruption = self.interruption or scope.interruption
+        before, self.interruption = self.interruption, self.interruption or scope.interruption
         if self._finished or self.interruption is not None:
             self._where_warnings_go.extend(scope.warnings)
-        if not isinstance(self.interruption, Stop | None):
+        if not isinstance(before, Stop | None):
             if closed is not None and closed.failed:
                 self._book.late(self.item, closed.longreprtext)
             return

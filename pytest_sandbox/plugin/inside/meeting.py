@@ -6,7 +6,7 @@ Of a connection each reads what another has asked for; of a database in a file e
 
 from __future__ import annotations
 
-from _socket import AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM, socket
+from _socket import AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM, getdefaulttimeout, setdefaulttimeout, socket
 from collections.abc import Collection
 from contextlib import closing
 from fcntl import F_GETFL, fcntl
@@ -38,7 +38,13 @@ def found(known: Collection[File] = ()) -> dict[File, str]:
 
 
 def _peer(fd: int) -> str:
-    with closing(socket(fileno=dup(fd))) as one:
+    timeout = getdefaulttimeout()
+    setdefaulttimeout(None)  # with one, Python makes it non-blocking, for whoever else has it too
+    try:
+        one = socket(fileno=dup(fd))
+    finally:
+        setdefaulttimeout(timeout)
+    with closing(one):
         if one.type != SOCK_STREAM:
             return ""
         peer = one.getpeername()

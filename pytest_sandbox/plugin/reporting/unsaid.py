@@ -88,7 +88,7 @@ def _may_fail(item: pytest.Item) -> Xfail | None:
     expected = marks.expected_failure(item)
     if expected is None and getattr(getattr(item, "obj", None), "__unittest_expecting_failure__", False):
         expected = Xfail(reason="", run=True, strict=True, raises=None)  # as unittest.expectedFailure means it
-    return None if expected is None or expected.raises is not None or item.config.option.runxfail else expected
+    return None if expected is None or expected.raises is not None or item.config.getoption("runxfail", False) else expected
 
 
 def _as_expected(item: pytest.Item, report: pytest.TestReport) -> None:
