@@ -268,7 +268,9 @@ def test_names_that_end_in_digits(pytester: pytest.Pytester, compare: Compare) -
         compare.one("--basetemp=base", sandbox=sandbox).result.assert_outcomes(passed=14)
         left.append({path.parent.name: path.read_text() for path in (pytester.path / "base").glob("*[0-9]/log")})
     assert len(left[0]) == 14
-    assert left[1] == left[0]
+    assert sorted(left[1].values()) == sorted(left[0].values())
+    if hasattr(pytest.TempPathFactory, "_make_counted_dir"):  # before pytest 9.2 a number is above all that are there
+        assert left[1] == left[0]
 
 
 def test_runs_are_numbered(pytester: pytest.Pytester, compare: Compare) -> None:
