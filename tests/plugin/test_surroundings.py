@@ -305,16 +305,14 @@ def test_a_thread_of_a_module(pytester: pytest.Pytester) -> None:
     ("options", "found"),
     [
         (["-W", "ignore"], {"passed": 1}),
-        (["-W", "error"], {"errors": 1}),
-        (["-W", "error::pytest_sandbox.ThreadWarning"], {"errors": 1}),
-        (["-W", "error", "--continue-on-collection-errors"], {"passed": 1, "errors": 1}),
-        (["-W", "error", "-n", "2"], {"passed": 1, "errors": 1}),  # which goes on after errors of collection
+        (["-W", "error"], {"passed": 1, "warnings": 1}),
+        (["-W", "error", "-n", "2"], {"passed": 1, "warnings": 2}),  # each worker imports it
         (["-W", "error", "-p", "no:warnings"], {"passed": 1, "warnings": 1}),  # nobody filters then
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_filters_of_a_thread_of_a_module(pytester: pytest.Pytester, options: list[str], found: dict[str, int]) -> None:
-    """Hold for that too; where they make it an error it is one of collection."""
+    """Hold for that too, which is a warning also where all are errors."""
     pytester.makepyfile(
         """
         from concurrent.futures import ThreadPoolExecutor
@@ -325,6 +323,4 @@ def test_filters_of_a_thread_of_a_module(pytester: pytest.Pytester, options: lis
     )
     result = pytester.runpytest_subprocess("--sandbox", *options)
     assert result.parseoutcomes() == found
-    assert bool(result.ret) == ("errors" in found)
-    if "errors" in found:
-        result.stdout.fnmatch_lines(["ThreadWarning: a module starts a thread as it is imported (mine_0)*"])
+    assert result.ret == 0

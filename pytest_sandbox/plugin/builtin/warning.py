@@ -35,6 +35,14 @@ def warn(
     return None
 
 
+def hint(
+    config: pytest.Config, warning: pytest.PytestWarning, place: Place, nodeid: str = "", item: pytest.Item | None = None
+) -> None:
+    """Warn of what makes no test fail, and stays a warning where filters make errors of all: they may have it left out."""
+    if warn(config, warning, place, nodeid, item) is not None:
+        tell(config, warning, place, nodeid)
+
+
 def tell(config: pytest.Config, warning: pytest.PytestWarning, place: Place, nodeid: str = "") -> None:
     """Have it shown, whatever filters say."""
     message = warnings.WarningMessage(warning, type(warning), *place)

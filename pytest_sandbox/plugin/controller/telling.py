@@ -280,7 +280,6 @@ class Telling:
         if self.prepared and self.reports:
             self.reports[0].duration += self.prepared  # as plain pytest counts what its first test had set up
             self.prepared = 0.0
-        self._book.add_errors(self.item, self.reports)
         self._line.baton.note(dependency.entries(self.session.config, self._index, self.item, self.reports))
         warnings = [*self._line.early_warnings(self._index), *self.warnings]
         self._finished.append(Finished(self.item, self.position, self.reports, warnings))

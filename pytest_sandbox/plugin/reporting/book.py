@@ -17,7 +17,7 @@ from pytest_sandbox.model.outcome import Ending, Made, Outcome, counted
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.model.texts import printable
 from pytest_sandbox.plugin.builtin.terminal import show
-from pytest_sandbox.plugin.builtin.warning import tell, warn
+from pytest_sandbox.plugin.builtin.warning import hint, tell, warn
 from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.reporting.header import not_enforced
 from pytest_sandbox.plugin.reporting.lost import first_lost, told
@@ -43,8 +43,6 @@ class Book:
         self._not_home: list[str] = []
         self._late: list[str] = []
         self.meetings = Meetings()
-        #: Of tests that are still to be reported.
-        self._errors: dict[pytest.Item, list[str]] = {}
         #: What workers of pytest-xdist say, and who.
         self._said: dict[str, list[str]] = {}
 
@@ -138,10 +136,7 @@ class Book:
         return warn(self._config, warning, (str(item.path), (item.location[1] or 0) + 1), item.nodeid, item)
 
     def warn_of_threads(self, item: pytest.Item, definition: FixtureDef[Any], threads: str) -> None:
-        """Say that a fixture of a wider scope is set up by each test's sandbox, and how to have it once.
-
-        item: the first test that it was set up for, whose failure it is where that is an error.
-        """
+        """Say that a fixture of a wider scope is set up by each test's sandbox, and how to have it once."""
         code = getattr(definition.func, "__code__", None)
         warning = ThreadWarning(
             f"fixture {definition.argname!r} starts a thread ({threads}), which no fork inherits: it is set up anew in the "
@@ -149,14 +144,7 @@ class Book:
             f"@pytest.mark.sandbox(scope={definition.scope!r})"
         )
         place = (code.co_filename, code.co_firstlineno) if code else (str(item.path), 1)
-        error = warn(self._config, warning, place, item.nodeid, item)
-        if error is not None:
-            self._errors.setdefault(item, []).append(error)
-
-    def add_errors(self, item: pytest.Item, done: Sequence[pytest.TestReport]) -> None:
-        """Put what was to be warned of as a test was set up, and is an error, into its reports."""
-        for error in self._errors.pop(item, ()):
-            add_error(done[-1], error, None)
+        hint(self._config, warning, place, item.nodeid, item)
 
     def warn_of_threads_at_import(self, session: pytest.Session, threads: str) -> None:
         """Say that tests would wait for them in vain."""
@@ -164,10 +152,7 @@ class Book:
             f"a module starts a thread as it is imported ({threads}), which no sandbox has: tests would wait for it in vain. "
             "Fix: start it in a fixture, or run these tests without one: @pytest.mark.sandbox(enabled=False)"
         )
-        error = warn(self._config, warning, (str(session.path), 1))
-        if error is not None:  # as one is of a module that warns while it is imported
-            report = pytest.CollectReport(session.nodeid, "failed", error, [])
-            self._config.hook.pytest_collectreport(report=report)
+        hint(self._config, warning, (str(session.path), 1))
 
     def add_scope(
         self, node: Node, outcome: Outcome, item: pytest.Item, closed: pytest.TestReport | None, *, is_over: bool = False

@@ -23,7 +23,7 @@ import pytest
 from pytest_sandbox.model.errors import SandboxError, WireError
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.model.spec import Spec
-from pytest_sandbox.plugin.builtin.warning import tell, warn
+from pytest_sandbox.plugin.builtin.warning import hint
 from pytest_sandbox.plugin.others.coverage import measuring
 from pytest_sandbox.plugin.others.coverage.measuring import RECORDER, Recorder, to_frame
 from pytest_sandbox.plugin.warned import CoverageWarning
@@ -244,9 +244,7 @@ class Measured:
             self._warn(f"{self._left_out} data file(s) of coverage's, which subprocesses of tests wrote, could not be read")
 
     def _warn(self, text: str) -> None:
-        warning, place = CoverageWarning(text), (self._prefix.rstrip("."), 0)
-        if warn(self._config, warning, place) is not None:  # all tests are reported, and none can fail by it
-            tell(self._config, warning, place)
+        hint(self._config, CoverageWarning(text), (self._prefix.rstrip("."), 0))
 
     def _read_files(self, supervisor: Supervisor, spec: Spec) -> None:
         while self._files:
