@@ -72,6 +72,7 @@ class Telling:
         self.prepared = 0.0
         self.interruption: Interruption | None = None
         self._at_the_end: list[dict[str, Any]] = []
+        self._shown_last = b""
         self.outcome: Outcome | None = None
         self.running: Running | None = None
         self.stopped = False
@@ -289,7 +290,10 @@ class Telling:
 
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The sandbox is gone: whatever was not reported is reported now, with the ending."""
-        if shown := running.written.read_shown():
+        shown = running.written.read_shown()
+        if not isinstance(self.interruption, Stop | None):
+            self._shown_last = shown
+        elif shown:
             self.showing.when_its_turn(lambda: self._show(shown))
         if self._measured is not None:
             self._measured.take_files(self._supervisor, running)
@@ -397,4 +401,5 @@ class Telling:
         if not isinstance(said, Stop):
             warnings = [*self._line.early_warnings(self._index), *self.warnings, *map(recorded.of_the_run, self._at_the_end)]
             self.showing.cut_off(Finished(self.item, self.position, self.reports, warnings))
+            show_bytes(self._shown_last)  # by what was torn down then
         interruption.do(self.item, said)
