@@ -54,7 +54,10 @@ def test_exit(pytester: pytest.Pytester, compare: Compare, where: str, what: str
 @pytest.mark.parametrize("what", ["pytest.exit('enough', returncode=0)", "raise KeyboardInterrupt"])
 @pytest.mark.parametrize("error", ["1 / 0", "pytest.fail('of a teardown')"])
 def test_a_teardown_that_fails_after_exit(pytester: pytest.Pytester, compare: Compare, what: str, scope: str, error: str) -> None:
-    """There is no report for it, and the run is none that has succeeded, whatever status it was to have."""
+    """There is no report for it, and the run is none that has succeeded, whatever status it was to have.
+
+    Of wider fixtures nobody knows whether they were set up early, for tests that did not run: they do not change another status.
+    """
     pytester.makepyfile(
         f"""
         import pytest
@@ -66,7 +69,8 @@ def test_a_teardown_that_fails_after_exit(pytester: pytest.Pytester, compare: Co
         """
     )
     pair = compare()
-    assert pair.boxed.status == pair.plain.status == 1
+    assert pair.plain.status == 1
+    assert pair.boxed.status == (2 if "Interrupt" in what and scope != "function" else 1)
     for run in (pair.plain, pair.boxed):
         assert ("ZeroDivisionError" if "/" in error else "of a teardown") in run.text + run.result.stderr.str()
 

@@ -292,11 +292,11 @@ class Alone(Controller):
         return True
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_sessionfinish(self) -> Generator[None, object, object]:
+    def pytest_sessionfinish(self, exitstatus: int) -> Generator[None, object, object]:
         """All is gone."""
         self.book.finish()
         result = yield
-        self.book.raise_late()
+        self.book.raise_late(exitstatus)
         return result
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

@@ -202,7 +202,7 @@ class Telling:
             case Exit() | Interrupt() | Break() | Internal() | Stop():
                 self.interruption = said
             case Late(traceback):
-                self._book.late(self.item, traceback)
+                self._book.late(self.item, traceback, may_be_early=False)
             case _:
                 raise WireError(f"a test's sandbox speaks as a scope's does: {said}")
 
@@ -385,7 +385,7 @@ class Telling:
             self._where_warnings_go.extend(scope.warnings)
         if not isinstance(before, Stop | None):
             if closed is not None and closed.failed:
-                self._book.late(self.item, closed.longreprtext)
+                self._book.late(self.item, closed.longreprtext, may_be_early=True)
             return
         if closed is None or not self._finished or not self._finished[-1].reports:
             return

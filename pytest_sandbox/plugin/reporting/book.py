@@ -16,7 +16,7 @@ from pytest_sandbox.model.capability import Capability
 from pytest_sandbox.model.outcome import Ending, Made, Outcome, counted
 from pytest_sandbox.model.spec import Spec
 from pytest_sandbox.model.texts import printable
-from pytest_sandbox.plugin.builtin.terminal import show
+from pytest_sandbox.plugin.builtin.terminal import show, show_error
 from pytest_sandbox.plugin.builtin.warning import hint, tell, warn
 from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.reporting.header import not_enforced
@@ -42,6 +42,7 @@ class Book:
         self._lost = ""
         self._not_home: list[str] = []
         self._late: list[str] = []
+        self._must_raise = False
         self.meetings = Meetings()
         #: What workers of pytest-xdist say, and who.
         self._said: dict[str, list[str]] = {}
@@ -80,14 +81,20 @@ class Book:
         else:
             show(self._config, f"{line}\n")
 
-    def late(self, item: pytest.Item, traceback: str) -> None:
-        """Note an error of what was torn down after this test had ended the run: there is no report for it to stand in."""
-        self._late.append(f"in the sandbox of {item.nodeid}, which had ended the run:\n{traceback}")
+    def late(self, item: pytest.Item, traceback: str, *, may_be_early: bool) -> None:
+        """Note an error of what was torn down after this test had ended the run: there is no report for it to stand in.
 
-    def raise_late(self) -> None:
-        """Raise them, as plain pytest does at the session's end."""
-        if self._late:
+        may_be_early: of what was perhaps set up for tests that did not run, and so in plain pytest not at all.
+        """
+        self._late.append(f"in the sandbox of {item.nodeid}, which had ended the run:\n{traceback}")
+        self._must_raise |= not may_be_early
+
+    def raise_late(self, status: int) -> None:
+        """Raise them, as plain pytest does at the session's end; show them, where the run has not succeeded anyway."""
+        if self._late and (self._must_raise or status == pytest.ExitCode.OK):
             raise RuntimeError("\n".join(self._late))
+        for text in self._late:
+            show_error(f"{text}\n")
 
     def tell_degraded(self, specs: Iterable[Spec], known: Mapping[str, Capability]) -> None:
         """Say which limits that markers ask for nothing enforces here, each once, but for those that the header has named."""
