@@ -244,13 +244,14 @@ def output(text: str, apart: Apart) -> Iterator[str]:
     names = [".".join(test.split("::")[1:]) for test in apart.tests]
     # What plain pytest tears down after the last test is not captured.
     has_raw = bool(apart.teardowns | apart.ends)
-    left_out = has_raw  # with -q nothing is above it
+    left_out, section = has_raw, ""  # with -q nothing is above it
     for line in _without(apart.lines, text).splitlines():
         if found := _SECTION.match(line):
-            left_out = bool(_SUMS.match(found[1])) or (has_raw and found[1] == "test session starts")
+            section = found[1]
+            left_out = bool(_SUMS.match(section)) or (has_raw and found[1] == "test session starts")
         elif found := _HEADLINE.match(line):
             left_out = any(re.search(rf"(^| ){re.escape(name)}( |$)", found[1]) for name in names)
-        elif _ENTRY.match(line):
+        elif _ENTRY.match(line) and section == "short test summary info":  # else it is a letter that a test has captured
             left_out = any(test in line for test in apart.tests)
         if not left_out and not _PROGRESS.match(line) and not any(test in line for test in apart.tests):
             yield line

@@ -45,6 +45,7 @@ INTENDED = (
     (rf"(?m)^-+ Sandbox( files)? -+\n(?:(?:{'|'.join(OURS)}).*\n)*", ""),
     (r"\bin \d+\.\d+s\b( \(\d:\d\d:\d\d\))?", "in N s"),
     (r"0x[0-9a-f]{6,}", "0xN"),
+    (r"\b(Instant|Duration)\(.*\)", r"\1(N)"),  # of pytest's own, by --showlocals
     (r"\bThread-\d+\b", "Thread-N"),
     (r"pytest-of-[^/\s]+/pytest-\d+", "basetemp"),
     (r'\b(time|timestamp|hostname)="[^"]*"', r'\1="N"'),
