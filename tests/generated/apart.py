@@ -208,7 +208,7 @@ def _is_warning_apart(event: Event, apart: Apart) -> bool:
     _, _, test, category, message, *_ = event
     own = test.rpartition("::")[2].partition("[")[0] in message
     if not test and apart.teardowns:  # of the run's end, where more may be torn down
-        return "teardown" in message
+        return "teardown" in message or bool(re.search(apart.warnings, category))
     return bool(re.search(apart.warnings, category)) or test in apart.lost or (test in apart.around and not own)
 
 
