@@ -17,7 +17,7 @@ from _pytest._io import TerminalWriter
 
 from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.plugin.builtin.fields import duration, whole_number, xml_text
-from pytest_sandbox.plugin.builtin.sections import PHASES
+from pytest_sandbox.plugin.builtin.sections import PHASES, add_another_error
 from pytest_sandbox.sandbox.wire import values
 
 #: What every report has: pytest's hooks bring it over in a form of their own.
@@ -41,7 +41,7 @@ def is_of_subtest(report: pytest.TestReport) -> bool:
 def with_error(report: pytest.TestReport, error: pytest.TestReport) -> pytest.TestReport:
     """The report of a teardown, with another error of that: this takes its place, but stands below one that has failed."""
     if report.failed:
-        report.sections.append(("Another error at teardown", error.longreprtext))
+        add_another_error(report, error.longreprtext)
         return report
     error.duration += report.duration
     return error

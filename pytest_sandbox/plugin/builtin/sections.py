@@ -69,3 +69,8 @@ def merge_sections(item: pytest.Item) -> None:
     for phase in dict.fromkeys(when for when, _ in names):
         _put_in_order(names, [(phase, key) for key in _CAPTURED])
     item._report_sections[:] = [(when, key, merged[when, key]) for when, key in names]
+
+
+def add_another_error(report: pytest.TestReport, text: str) -> None:
+    """Have the report of a teardown that says what was raised tell what else was."""
+    report.sections.append(("Another error at teardown", text))

@@ -135,6 +135,8 @@ class Controller:
 
     def _run_one_at_a_time(self, session: pytest.Session) -> None:
         """Where tests have to do with each other, or with how long they take."""
+        if self.jobs == 1:
+            return
         why = ""
         if dependency.is_used(self.config):
             why = "pytest-dependency has tests ask how earlier ones have ended"
@@ -146,7 +148,7 @@ class Controller:
             why = "uvloop's loops, where a wider fixture has one, share with their forks what wakes them"
         elif held := next(iter(meeting.found().values()), ""):
             why = f"a module or plugin holds {held}, where tests would meet"
-        if self.jobs > 1 and why:
+        if why:
             self.jobs, self._why_fewer = 1, why
             self.book.say(f"sandbox: {self._told_jobs()}")
 

@@ -14,7 +14,7 @@ from pytest_sandbox.model.errors import WireError
 from pytest_sandbox.model.outcome import KILLING, Ending, Outcome
 from pytest_sandbox.model.spec import Keep, Limits
 from pytest_sandbox.plugin.builtin import interruption, recorded, watchdog
-from pytest_sandbox.plugin.builtin.interruption import Break, Exit, Internal, Interrupt, Interruption, Stop
+from pytest_sandbox.plugin.builtin.interruption import Break, Exit, Internal, Interrupt, Interruption, Raised, Stop
 from pytest_sandbox.plugin.builtin.reports import from_frame, is_of_subtest
 from pytest_sandbox.plugin.builtin.settling import keeps_terminal
 from pytest_sandbox.plugin.builtin.terminal import show_bytes
@@ -269,7 +269,7 @@ class Telling:
 
     @property
     def _where_warnings_go(self) -> list[dict[str, Any]]:
-        if self.interruption is not None and not isinstance(self.interruption, Stop):
+        if isinstance(self.interruption, Raised):
             return self._at_the_end
         return self.warnings if self.position < len(self.items) or not self._finished else self._finished[-1].warnings
 
@@ -291,7 +291,7 @@ class Telling:
     def on_end(self, running: Running, outcome: Outcome) -> None:
         """The sandbox is gone: whatever was not reported is reported now, with the ending."""
         shown = running.written.read_shown()
-        if not isinstance(self.interruption, Stop | None):
+        if isinstance(self.interruption, Raised):
             self._shown_last = shown
         elif shown:
             self.showing.when_its_turn(lambda: self._show(shown))
@@ -383,7 +383,7 @@ class Telling:
         before, self.interruption = self.interruption, self.interruption or scope.interruption
         if self._finished or self.interruption is not None:
             self._where_warnings_go.extend(scope.warnings)
-        if not isinstance(before, Stop | None):
+        if isinstance(before, Raised):
             if closed is not None and closed.failed:
                 self._book.late(self.item, closed.longreprtext, may_be_early=True)
             return
@@ -398,7 +398,7 @@ class Telling:
         said = self.interruption
         if said is None:
             return
-        if not isinstance(said, Stop):
+        if isinstance(said, Raised):
             warnings = [*self._line.early_warnings(self._index), *self.warnings, *map(recorded.of_the_run, self._at_the_end)]
             self.showing.cut_off(Finished(self.item, self.position, self.reports, warnings))
             show_bytes(self._shown_last)  # by what was torn down then

@@ -20,7 +20,7 @@ from pytest_sandbox.plugin.inside.around import around, stray_error
 from pytest_sandbox.plugin.inside.reporter import silence_foreign_hooks
 from pytest_sandbox.plugin.inside.unit import unit_body
 from pytest_sandbox.plugin.inside.world import World
-from pytest_sandbox.plugin.others import check, django, reruns, timers
+from pytest_sandbox.plugin.others import check, reruns, timers
 from pytest_sandbox.plugin.others.coverage import measuring
 from pytest_sandbox.plugin.planning.scopes import Need, Unit, has_setup
 from pytest_sandbox.sandbox.inside.child import Inside, Next
@@ -50,7 +50,6 @@ def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int]
     collect()
     world.loops.note()
     world.children.note()
-    django.close_connections()
     world.tell_meeting(inside)
     freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
     while True:
@@ -104,7 +103,6 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
         _close(world, inside, frame["item"])
         inside.channel.send({"op": "threaded", "name": spoilt.name, "threads": spoilt.threads})
         return False
-    django.close_connections()
     world.tell_meeting(inside)
     world.heir = frame["prepare"][0][0]
     world.reporter.news(world.session.items[frame["item"]])

@@ -17,7 +17,7 @@ from pytest_sandbox.plugin.builtin.tmp import Numbers, leave_room
 from pytest_sandbox.plugin.inside import meeting
 from pytest_sandbox.plugin.inside.children import Children
 from pytest_sandbox.plugin.inside.reporter import Reporter
-from pytest_sandbox.plugin.others import carried, dependency, pyfakefs
+from pytest_sandbox.plugin.others import carried, dependency, django, pyfakefs
 from pytest_sandbox.plugin.others.coverage import measuring
 from pytest_sandbox.plugin.others.loops import Loops
 from pytest_sandbox.plugin.others.randomly import Seeds
@@ -79,7 +79,8 @@ class World:
             dependency.enter(self.session, handed.get("ends", ()))
 
     def tell_meeting(self, inside: Inside) -> None:
-        """Say by what tests would meet that this scope has opened, if there is anything."""
+        """Close what each test can open anew, and say by what else tests would meet that this scope has opened."""
+        django.close_connections()
         files = meeting.found(self.known_files)
         self.known_files |= files.keys()
         for what in files.values():

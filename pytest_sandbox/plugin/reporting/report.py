@@ -15,7 +15,7 @@ from pytest_sandbox.model.spec import Limits
 from pytest_sandbox.model.texts import printable
 from pytest_sandbox.model.units import format_seconds, format_size
 from pytest_sandbox.plugin.builtin import stacks
-from pytest_sandbox.plugin.builtin.sections import joined
+from pytest_sandbox.plugin.builtin.sections import add_another_error, joined
 from pytest_sandbox.plugin.planning import resolve
 from pytest_sandbox.plugin.planning.options import BY_NAME
 from pytest_sandbox.plugin.reporting.header import shown_limit
@@ -82,7 +82,7 @@ def fail(report: pytest.TestReport, text: str, outcome: Outcome | None) -> None:
 def add_error(report: pytest.TestReport, text: str, outcome: Outcome | None) -> None:
     """Have the report of a teardown be a failure, see `fail`, or one that has failed tell of another."""
     if report.failed:
-        report.sections.append(("Another error at teardown", text))
+        add_another_error(report, text)
     else:
         fail(report, text, outcome)
 

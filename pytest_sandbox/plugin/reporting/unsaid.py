@@ -10,7 +10,7 @@ from _pytest.skipping import Xfail
 from pytest_sandbox.model.outcome import Outcome
 from pytest_sandbox.plugin.builtin import marks
 from pytest_sandbox.plugin.builtin.reports import is_of_subtest
-from pytest_sandbox.plugin.builtin.sections import joined
+from pytest_sandbox.plugin.builtin.sections import add_another_error, joined
 from pytest_sandbox.plugin.reporting.report import add_section, fail, make_failure, make_report
 
 
@@ -53,7 +53,7 @@ def merge(item: pytest.Item, done: list[pytest.TestReport], closed: pytest.TestR
     if closed.passed or last.failed:
         last.duration += closed.duration
         if not closed.passed:
-            last.sections.append(("Another error at teardown", str(closed.longrepr) if closed.failed else _reason(closed)))
+            add_another_error(last, str(closed.longrepr) if closed.failed else _reason(closed))
         last.sections = joined(last.sections, closed.sections)
         return
     if closed.skipped and last.skipped:
