@@ -154,15 +154,6 @@ def processes(root: str = "/proc") -> Iterator[tuple[int, str]]:
                 yield int(entry), line
 
 
-def children() -> frozenset[int]:
-    """Pids of the calling thread's children; none where the kernel does not list them (CONFIG_PROC_CHILDREN)."""
-    try:
-        with _open("/proc/thread-self/children", encoding="ascii") as file:
-            return frozenset(map(int, file.read().split()))
-    except OSError:
-        return frozenset()
-
-
 def hears(pid: int, number: int) -> bool:
     """Whether a signal does anything to a process as it is now, by its handler or by default; True where nobody can tell.
 

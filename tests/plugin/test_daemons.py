@@ -287,30 +287,59 @@ def test_an_error_of_what_is_left_in_a_scope_that_dies(pytester: pytest.Pytester
 
 @pytest.mark.parametrize("scope", ["session", "module"])
 def test_the_process_of_a_wider_fixture_is_not_taken_for_ended(pytester: pytest.Pytester, scope: str) -> None:
-    """Python would say that it has ended well, whatever it does: that is an error, with what to do. A test's own are as ever."""
+    """Python would say that it has ended well, whatever it does. A test is told what is known, and else that nothing is."""
     pytester.makepyfile(
         f"""
-        import pytest, subprocess, sys
-        def start(code): return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        import ctypes, os, pytest, signal, subprocess, sys, time
+        PIDFD_GETFD = 438
+        def start(code): return subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True)
+        IMPORTED = start("input()")
         @pytest.fixture(scope={scope!r})
         def failing():
             with start("print('partial'); raise SystemExit(3)") as one:
+                os.waitid(os.P_PID, one.pid, os.WEXITED | os.WNOWAIT)
                 yield one
             assert one.returncode == 3
         @pytest.fixture(scope={scope!r})
+        def killed():
+            one = start("input()")
+            os.kill(one.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, one.pid, os.WEXITED | os.WNOWAIT)
+            return one
+        @pytest.fixture(scope={scope!r})
         def running():
+            for _ in range(30): subprocess.run(["true"])
             one = start("import time; time.sleep(1000)")
             yield one
             assert one.poll() is None
             one.kill()
             assert one.wait() == -9
-        def test_output(failing): assert failing.stdout.readline() == "partial\\n"
-        @pytest.mark.parametrize("call", ["wait", "poll", "terminate", "kill"])
-        def test_calls(failing, running, call):
-            for one in (failing, running):
-                with pytest.raises(ChildProcessError, match="was started by a fixture of a wider scope"):
-                    getattr(one, call)()
-        def test_fails(failing): assert failing.wait() == 0
+        @pytest.fixture(scope="module")
+        def asked():
+            one = start("input(); raise SystemExit(4)")
+            yield one
+            assert one.wait() == 4
+        @pytest.mark.parametrize("attempt", range(2))
+        def test_that_runs(running, attempt):
+            assert running.poll() is None and running.returncode is None
+            with pytest.raises(subprocess.TimeoutExpired): running.wait(timeout=0.1)
+            for signal_it in running.terminate, running.kill:
+                with pytest.raises(ChildProcessError, match="it cannot be sent a signal from here. Fix: let the fixture do it"):
+                    signal_it()
+            pidfd, libc = running._sandbox_watch._pidfd, ctypes.CDLL(None)
+            with pytest.raises(OSError): signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            assert [libc.syscall(PIDFD_GETFD, pidfd, number, 0) for number in range(3)] == [-1] * 3
+        def test_that_has_ended_before(failing, killed):
+            assert failing.poll() == failing.wait() == failing.returncode == 3 and failing.communicate() == ("partial\\n", None)
+            assert killed.wait(timeout=1) == -9
+            failing.terminate(), killed.kill()
+        def test_that_ends_meanwhile(asked):
+            assert asked.poll() is None
+            asked.stdin.write("go\\n"), asked.stdin.flush()
+            for call in asked.wait, asked.poll, asked.terminate:
+                with pytest.raises(ChildProcessError, match="a wider scope, .*: it has ended, and how is not known here. Fix"):
+                    call()
+        def test_fails(): assert IMPORTED.wait() == 0
         def test_own(failing, running):
             own = [start(f"raise SystemExit({{number}})") for number in range(30)]
             assert [one.wait() for one in own] == list(range(30))
@@ -319,6 +348,11 @@ def test_the_process_of_a_wider_fixture_is_not_taken_for_ended(pytester: pytest.
             assert one.poll() is None
             one.kill()
             assert one.wait() == -9
+        def test_number_of_a_wider_one(running):
+            while (one := start("raise SystemExit(5)")).pid < running.pid: one.wait()
+            assert one.pid == running.pid
+            os.waitpid(-1, 0)
+            assert one.wait() == 0  # as Python has it
         @pytest.mark.sandbox(scope={scope!r})
         class TestShared:
             def test_1(self): pass
@@ -326,4 +360,6 @@ def test_the_process_of_a_wider_fixture_is_not_taken_for_ended(pytester: pytest.
     )
     result = pytester.runpytest_subprocess("--sandbox")
     result.assert_outcomes(passed=7, failed=1)
-    result.stdout.fnmatch_lines(["E * ChildProcessError: *process * was started by a fixture of a wider scope, in another*"])
+    result.stdout.fnmatch_lines(
+        ["E * ChildProcessError: *whether it has ended, and how, is not known here*", "FAILED *::test_fails*"]
+    )

@@ -39,7 +39,7 @@ def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int]
         world.config.pluginmanager.register(world.reporter, "sandbox-reporter")
         timers.take_over(world.config)
         world.seeds.take_over()
-        world.children.refuse()
+        world.children.take_over()
         world.ledger.forget(world.session)
         world.reporter.listens = True  # from now on: pluggy has just told it every warning of the run so far
         silence_foreign_hooks(world.reporter, world.config)
@@ -49,7 +49,6 @@ def scope_body(world: World, node: Node, inside: Inside, opener: tuple[int, int]
     _enter(world, node, inside, opener)
     collect()
     world.loops.note()
-    world.children.note()
     world.tell_meeting(inside)
     freeze()  # what is here now is garbage in no child; a child's collector need not touch, and so copy, it
     while True:
@@ -97,7 +96,6 @@ def _make_ripe(world: World, inside: Inside, frame: Frame) -> bool:
         return True
     finally:
         world.loops.note()
-        world.children.note()
         world.tell_generators(inside)
     if spoilt is not None:
         _close(world, inside, frame["item"])
@@ -126,6 +124,7 @@ def _spawn(world: World, inside: Inside, frame: Frame, descriptors: Sequence[int
         return scope_body(world, unit.chain[frame["node"]], child, frame["opener"])
 
     forked = None
+    world.children.note()
     measuring.shelter(world.config)
     try:
         forked = fork(inside, frame, descriptors)

@@ -60,6 +60,7 @@ class World:
     def begin(self, inside: Inside) -> None:
         """Make the process that a fork has left in a sandbox its own."""
         self.ledger.disown(self.session)
+        self.children.begin()
         self.generators.restore()
         if inside.outermost:
             leave_room(self.config)
