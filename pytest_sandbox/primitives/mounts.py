@@ -6,6 +6,7 @@ mount_setattr(2), pivot_root(2), the OCI runtime specification for what is maske
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable
@@ -99,7 +100,24 @@ class WriteOp:
             os.close(fd)
 
 
-Operation = MountOp | ReadOnlyOp | MkdirOp | HideOp | WriteOp
+@dataclasses.dataclass(frozen=True, slots=True)
+class NumberOp:
+    """Have the next pid of the caller's pid namespace follow `last`, by a proc that is mounted at `path`.
+
+    ns_last_pid, Documentation/admin-guide/sysctl/kernel.rst. Not where the kernel has none (CONFIG_CHECKPOINT_RESTORE), or a
+    security module lets nobody write to it.
+    """
+
+    path: str
+    last: int
+
+    def apply(self) -> None:
+        """Do it, if it can be done."""
+        with contextlib.suppress(OSError):
+            WriteOp(f"{self.path}/sys/kernel/ns_last_pid", str(self.last)).apply()
+
+
+Operation = MountOp | ReadOnlyOp | MkdirOp | HideOp | WriteOp | NumberOp
 
 
 def apply(operations: Iterable[Operation]) -> None:

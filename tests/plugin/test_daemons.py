@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -308,7 +309,6 @@ def test_the_process_of_a_wider_fixture_is_not_taken_for_ended(pytester: pytest.
             return one
         @pytest.fixture(scope={scope!r})
         def running():
-            for _ in range(30): subprocess.run(["true"])
             one = start("import time; time.sleep(1000)")
             yield one
             assert one.poll() is None
@@ -348,18 +348,45 @@ def test_the_process_of_a_wider_fixture_is_not_taken_for_ended(pytester: pytest.
             assert one.poll() is None
             one.kill()
             assert one.wait() == -9
-        def test_number_of_a_wider_one(running):
-            while (one := start("raise SystemExit(5)")).pid < running.pid: one.wait()
-            assert one.pid == running.pid
-            os.waitpid(-1, 0)
-            assert one.wait() == 0  # as Python has it
         @pytest.mark.sandbox(scope={scope!r})
         class TestShared:
             def test_1(self): pass
         """
     )
     result = pytester.runpytest_subprocess("--sandbox")
-    result.assert_outcomes(passed=7, failed=1)
+    result.assert_outcomes(passed=6, failed=1)
     result.stdout.fnmatch_lines(
         ["E * ChildProcessError: *whether it has ended, and how, is not known here*", "FAILED *::test_fails*"]
     )
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/sys/kernel/ns_last_pid"), reason="a kernel without CONFIG_CHECKPOINT_RESTORE")
+def test_no_process_has_the_pid_of_one_that_it_is_a_copy_of(pytester: pytest.Pytester) -> None:
+    """Libraries tell by the pid whether they were forked, multiprocessing among them; and no signal goes to somebody else."""
+    pytester.makepyfile(
+        """
+        import multiprocessing, os, pytest, signal
+        IMPORTED = os.getpid()
+        @pytest.fixture(scope="session")
+        def session(): return [IMPORTED, os.getpid()]
+        @pytest.fixture(scope="module")
+        def module(session): return [*session, os.getpid()]
+        @pytest.fixture(scope="class")
+        def cls(module): return [*module, os.getpid()]
+        @pytest.fixture(scope="module")
+        def ended():
+            one = multiprocessing.get_context("fork").Process(target=os._exit, args=(1,))
+            one.start()
+            yield one
+            one.join()
+            assert one.exitcode == 1
+        class Test:
+            def test_pids(self, cls): assert len({*cls, os.getpid()}) == 5 and all(pid > 1000 for pid in cls[1:])
+            def test_it(self, ended, cls):
+                for call in ended.is_alive, ended.join:
+                    with pytest.raises(AssertionError, match="a child process"): call()
+                for pid in ended.pid, *cls:
+                    with pytest.raises(ProcessLookupError): os.kill(pid, signal.SIGKILL)
+        """
+    )
+    pytester.runpytest_subprocess("--sandbox").assert_outcomes(passed=2)

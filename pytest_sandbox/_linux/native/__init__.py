@@ -166,7 +166,7 @@ def _ints(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int]:
 
 
 def fork(plan: ForkPlan) -> Forked:
-    """As os.fork(), into cgroups and namespaces behind descriptors; the child has pid 3 there, and a session of its own.
+    """As os.fork(), into cgroups and namespaces behind descriptors; the child has a session of its own.
 
     It is the child of the namespace's pid 1. Also from a process with threads. OSError names the step that failed.
     """

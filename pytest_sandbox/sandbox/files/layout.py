@@ -24,13 +24,15 @@ from collections.abc import Sequence
 from pytest_sandbox._linux.flags import Mount
 from pytest_sandbox.model.spec import Limits, Spec
 from pytest_sandbox.primitives import mounts, overlay
-from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, Operation, ReadOnlyOp, WriteOp, bind
+from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, NumberOp, Operation, ReadOnlyOp, WriteOp, bind
 from pytest_sandbox.primitives.namespaces import Identity
 from pytest_sandbox.primitives.overlay import RootPlan, Tree, TreeKind, layer_operations, mount_operations, own_inodes
 
 INNER_PLACE = "/dev/.sandbox"
 INNER_STORE = f"{INNER_PLACE}/store"
 DEEPEST = 16
+#: How many pids lie between those of one depth and the next.
+_PIDS = 1000
 _CGROUPS = ("/sys/fs/cgroup",)
 _NO_EXEC = Mount.NOSUID | Mount.NOEXEC | Mount.NODEV
 
@@ -176,7 +178,7 @@ def _split(operations: Sequence[Operation], root: str) -> tuple[list[Operation],
 
 
 def _target(operation: Operation) -> str:
-    return operation.path if isinstance(operation, (MkdirOp, HideOp, WriteOp)) else operation.target
+    return operation.path if isinstance(operation, (MkdirOp, HideOp, WriteOp, NumberOp)) else operation.target
 
 
 def scratch_of(layout: Layout, spec: Spec, name: str, *, scope: bool) -> str | None:
@@ -209,6 +211,8 @@ def root_operations(layout: Layout, spec: Spec, name: str, *, scope: bool, share
     if not any(tree.path == "/dev/shm" for tree in trees):
         operations.append(MountOp("shm", f"{root}/dev/shm", "tmpfs", _NO_EXEC, "mode=1777"))
     operations += _kernel_file_systems(layout, root, shares_network=shares_network)
+    # No process has the pid of the one that it is a copy of, by which libraries find out that they were forked.
+    operations.append(NumberOp(f"{root}/proc", _PIDS * (layout.depth + 1)))
     if layout.identity is Identity.SAME and not scope:
         # Root is the machine's root: with the capabilities of a namespace of its own it could mount and write what is root's.
         operations.append(WriteOp(f"{root}/proc/sys/user/max_user_namespaces", "0"))

@@ -21,9 +21,6 @@ from pytest_sandbox.sandbox.files.layout import Layout
 from pytest_sandbox.sandbox.inside.child import Control, Descriptors, Order
 from pytest_sandbox.sandbox.inside.store import copy_files, make_store
 
-#: pid of main, whom init forks itself.
-_MAIN = 2
-
 
 def spawn(
     layout: Layout,
@@ -83,7 +80,8 @@ def _become_init(layout: Layout, order: Order, given: Descriptors, control: Cont
     control.greet()
     own = _leave_store() if order.scope else None
     syscalls.unshare(Clone.NEWCGROUP)
-    if syscalls.fork() == 0:
+    main = syscalls.fork()
+    if main == 0:
         process.leave_session()
         for fd in (*ready, *([] if own is None else [own])):
             os.close(fd)
@@ -98,9 +96,9 @@ def _become_init(layout: Layout, order: Order, given: Descriptors, control: Cont
         syscalls.setns(own, Clone.NEWNS)
         os.close(own)
         process.keep_privileges(layout.last_capability)
-        native.become_init(control.socket.fileno(), _MAIN, view)
+        native.become_init(control.socket.fileno(), main, view)
     process.drop_privileges((), layout.last_capability)
-    native.become_init(control.socket.fileno(), _MAIN)
+    native.become_init(control.socket.fileno(), main)
 
 
 def _leave_store() -> int:

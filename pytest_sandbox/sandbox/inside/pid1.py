@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pytest_sandbox._linux.proc import counts_disks, network_bytes, readable
 from pytest_sandbox.model.errors import SetupError
 from pytest_sandbox.model.texts import printable
-from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, Operation, ReadOnlyOp, WriteOp
+from pytest_sandbox.primitives.mounts import HideOp, MkdirOp, MountOp, NumberOp, Operation, ReadOnlyOp, WriteOp
 from pytest_sandbox.primitives.namespaces import fresh, maps
 from pytest_sandbox.primitives.network import bandwidth
 from pytest_sandbox.sandbox.files import layout as layouts
@@ -104,6 +104,8 @@ def _step(operation: Operation) -> Step:
             return Step("h", (path, "/dev/null"))
         case WriteOp(path, text):
             return Step("w", (path, text))
+        case NumberOp(path, last):
+            return Step("i", (path,), (last,))
 
 
 def _packets(steps: Iterable[Step]) -> Iterator[bytes]:
