@@ -15,6 +15,9 @@ from tests.conftest import PATIENCE, Pair, Runs
 #: A sandboxed run that leaves nothing for a later one, in the order in which tests are written.
 OPTIONS = ("--sandbox", "-p", "no:cacheprovider", "-p", "no:randomly")
 
+#: Whether a test's process is in a sandbox, as an expression of its source; `os` is imported there.
+INSIDE = f"os.readlink('/proc/self/ns/pid') != {os.readlink('/proc/self/ns/pid')!r}"
+
 
 class Compare(Runs):
     """Runs pytest with and without --sandbox, with what is installed."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.plugin.conftest import INSIDE
+
 if TYPE_CHECKING:
     from tests.plugin.conftest import Compare
 
@@ -301,11 +303,11 @@ def test_fixtures_of_wider_scopes_have_the_limit_of_cpu_time_too(pytester: pytes
 def test_a_scope_that_stops_before_its_first_fixture(compare: Compare) -> None:
     """The time of what it was asked for begins when it was asked, not when it begins with it."""
     compare.pytester.makepyfile(
-        """
+        f"""
         import os, subprocess, time, pytest
         @pytest.fixture(scope="module", params=[1, 2])
         def stopper(request):
-            assert os.getpid() in (2002, 3), "not in a sandbox"
+            assert {INSIDE}, "not in a sandbox"
             if request.param == 1:
                 subprocess.Popen(["sh", "-c", "sleep 0.5; kill -STOP $PPID"])
             return request.param

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.plugin.conftest import INSIDE
 from tests.plugin.xdist.conftest import run
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def test_modes(pytester: pytest.Pytester, compare: Compare, mode: str) -> None:
 @pytest.mark.parametrize("options", [("-n0",), ("--tx", "2*popen")])
 def test_no_workers(pytester: pytest.Pytester, compare: Compare, options: tuple[str, ...]) -> None:
     """Where there are none, it is the run that it is without pytest-xdist."""
-    pytester.makepyfile("import os\ndef test_1(): assert 'PYTEST_XDIST_WORKER' not in os.environ and os.getpid() < 10\n")
+    pytester.makepyfile(f"import os\ndef test_1(): assert 'PYTEST_XDIST_WORKER' not in os.environ and {INSIDE}\n")
     run(compare, *options).result.assert_outcomes(passed=1)
 
 
