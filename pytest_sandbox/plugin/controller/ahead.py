@@ -106,15 +106,15 @@ class Ahead:
         self._supervisor.run_while(lambda: any(not told.is_ready for told in self._made.values()))
 
     def make_room(self, unit: Unit) -> None:
-        """Wait until a unit whose turn it is, and that does not run yet, fits the memory beside those that do."""
+        """Wait until a unit whose turn it is, and that does not run yet, may run beside those that do, and fits the memory."""
 
-        def is_crowded() -> bool:
-            beside = [told.unit for told in self._made.values() if told.is_busy]
-            return bool(beside) and (self._tree.meet or not self._admission.fits(unit, beside))
+        def has_to_wait() -> bool:
+            return self._is_crowded(unit, [told.unit for told in self._made.values() if told.is_busy])
 
         early = self._made.get(unit)
         if self._jobs > 1 and (early is None or not early.is_let_run):
-            self._supervisor.run_while(is_crowded)
+            # As many as may run do where one had run before its turn, and this has not.
+            self._supervisor.run_while(has_to_wait)
 
     def _look_ahead(self, following: Sequence[Unit]) -> None:
         """Find those that may be made as the tree stands; each is asked for once."""
@@ -149,7 +149,10 @@ class Ahead:
         for told in self._made.values():
             if told.is_let_run or told.over:  # it has run, or died as it waited
                 continue
-            beside = [other.unit for other in self.running(now)]
-            if len(beside) >= self._jobs or (beside and (self._tree.meet or not self._admission.fits(told.unit, beside))):
+            if self._is_crowded(told.unit, [other.unit for other in self.running(now)]):
                 return
             told.let_run()
+
+    def _is_crowded(self, unit: Unit, beside: Sequence[Unit]) -> bool:
+        """Whether a unit has to wait until one of those that run is over."""
+        return len(beside) >= self._jobs or (bool(beside) and (self._tree.meet or not self._admission.fits(unit, beside)))

@@ -153,6 +153,13 @@ def test_no_more_than_asked_with_long_ones_first(pytester: pytest.Pytester, plac
         run(pytester, place, "--sandbox-jobs=2").assert_outcomes(passed=16)
 
 
+def test_no_more_than_asked_where_the_one_whose_turn_comes_has_run(pytester: pytest.Pytester, place: Any) -> None:
+    """And what comes after it has not, since it is short."""
+    pytester.makepyfile(counting(place, 5, "(0.9, 0.6, 0.1, 0.6, 0.6)[number]", 2))
+    for _ in range(2):
+        run(pytester, place, "--sandbox-jobs=2").assert_outcomes(passed=5)
+
+
 def test_under_xdist(pytester: pytest.Pytester) -> None:
     """Its workers are the jobs, and the header says so, once."""
     pytest.importorskip("xdist")
