@@ -102,9 +102,9 @@ class WriteOp:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NumberOp:
-    """Have the next pid of the caller's pid namespace follow `last`, by a proc that is mounted at `path`.
+    """Have the next pid of the caller's pid namespace follow `last`; `path`: sys/kernel/ns_last_pid of any proc.
 
-    ns_last_pid, Documentation/admin-guide/sysctl/kernel.rst. Not where the kernel has none (CONFIG_CHECKPOINT_RESTORE), or a
+    Documentation/admin-guide/sysctl/kernel.rst. Not where the kernel has none (CONFIG_CHECKPOINT_RESTORE), or a
     security module lets nobody write to it.
     """
 
@@ -114,7 +114,7 @@ class NumberOp:
     def apply(self) -> None:
         """Do it, if it can be done."""
         with contextlib.suppress(OSError):
-            WriteOp(f"{self.path}/sys/kernel/ns_last_pid", str(self.last)).apply()
+            WriteOp(self.path, str(self.last)).apply()
 
 
 Operation = MountOp | ReadOnlyOp | MkdirOp | HideOp | WriteOp | NumberOp

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.plugin.conftest import INSIDE
+
 if TYPE_CHECKING:
     from tests.plugin.conftest import Compare
 
@@ -364,7 +366,7 @@ def test_the_process_of_a_wider_fixture_is_not_taken_for_ended(pytester: pytest.
 def test_no_process_has_the_pid_of_one_that_it_is_a_copy_of(pytester: pytest.Pytester) -> None:
     """Libraries tell by the pid whether they were forked, multiprocessing among them; and no signal goes to somebody else."""
     pytester.makepyfile(
-        """
+        f"""
         import multiprocessing, os, pytest, signal
         IMPORTED = os.getpid()
         @pytest.fixture(scope="session")
@@ -381,8 +383,9 @@ def test_no_process_has_the_pid_of_one_that_it_is_a_copy_of(pytester: pytest.Pyt
             one.join()
             assert one.exitcode == 1
         class Test:
-            def test_pids(self, cls): assert len({*cls, os.getpid()}) == 5 and all(pid > 1000 for pid in cls[1:])
+            def test_pids(self, cls): assert len({{*cls, os.getpid()}}) == 5 and all(pid > 1000 for pid in cls[1:])
             def test_it(self, ended, cls):
+                assert {INSIDE}
                 for call in ended.is_alive, ended.join:
                     with pytest.raises(AssertionError, match="a child process"): call()
                 for pid in ended.pid, *cls:

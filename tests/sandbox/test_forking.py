@@ -24,6 +24,8 @@ from tests.sandbox.conftest import Heard, below, do, exhaust, root, scope, wait
 
 #: The pid of a main process in the outermost sandbox, and in one below it.
 _OUTER, _BELOW = (1001, 2002) if os.path.exists("/proc/sys/kernel/ns_last_pid") else (2, 3)  # without CONFIG_CHECKPOINT_RESTORE
+#: The pid namespace of whoever runs these tests.
+_HERE = os.readlink("/proc/self/ns/pid")
 #: Number of unshare(2).
 _UNSHARE = {"x86_64": 272, "aarch64": 97}[platform.machine()]
 
@@ -151,6 +153,7 @@ def test_nobody_is_killed_while_it_fork_is_over(supervisor: Supervisor) -> None:
         return 0
 
     def kill(inside: Inside) -> int:
+        assert os.readlink("/proc/self/ns/pid") != _HERE, "not in a sandbox"
         assert os.getpid() == _BELOW, "not in a sandbox"
         with contextlib.suppress(ProcessLookupError):  # there is nobody but init and itself
             os.kill(-1, signal.SIGKILL)

@@ -245,17 +245,11 @@ static word write_file(const char *path, const char *text)
 	return written < 0 ? written : 0;
 }
 
-/* Have main's pid follow `last`, where the kernel has a file for that (CONFIG_CHECKPOINT_RESTORE) and lets us write to it. */
-static word number_pids(const char *proc, int last)
+/* Have main's pid follow `last`, where the kernel has that file, ns_last_pid (CONFIG_CHECKPOINT_RESTORE), and lets us write to it. */
+static word number_pids(const char *path, const char *last)
 {
-	char path[256], text[24];
-
-	if (length_of(proc) > sizeof path - sizeof "/sys/kernel/ns_last_pid")
-		return -EINVAL;
-	append(append(path, proc), "/sys/kernel/ns_last_pid");
-	append_number(text, last);
-	if (!write_file(path, text))
-		main_pid = last + 2;
+	if (!write_file(path, last))
+		main_pid = number_in(last) + 2; /* after forker's */
 	return 0;
 }
 
@@ -450,7 +444,7 @@ static word operate(char code, const int *numbers, char *const *texts)
 	case 'd': return make_directory(texts[0], numbers);
 	case 'r': return make_read_only(texts[0], numbers[0]);
 	case 'w': return write_file(texts[0], texts[1]);
-	case 'i': return number_pids(texts[0], numbers[0]);
+	case 'i': return number_pids(texts[0], texts[1]);
 	case 'h': return hide(texts[0], texts[1]);
 	case 'e': return enter_root(texts[0]);
 	case 'p': return mount("", "/", "", MS_REC | MS_PRIVATE, "");

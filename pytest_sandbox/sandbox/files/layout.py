@@ -212,7 +212,7 @@ def root_operations(layout: Layout, spec: Spec, name: str, *, scope: bool, share
         operations.append(MountOp("shm", f"{root}/dev/shm", "tmpfs", _NO_EXEC, "mode=1777"))
     operations += _kernel_file_systems(layout, root, shares_network=shares_network)
     # No process has the pid of the one that it is a copy of, by which libraries find out that they were forked.
-    operations.append(NumberOp(f"{root}/proc", _PIDS * (layout.depth + 1)))
+    operations.append(NumberOp(f"{root}/proc/sys/kernel/ns_last_pid", _PIDS * (layout.depth + 1)))
     if layout.identity is Identity.SAME and not scope:
         # Root is the machine's root: with the capabilities of a namespace of its own it could mount and write what is root's.
         operations.append(WriteOp(f"{root}/proc/sys/user/max_user_namespaces", "0"))

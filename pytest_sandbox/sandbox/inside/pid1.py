@@ -105,7 +105,7 @@ def _step(operation: Operation) -> Step:
         case WriteOp(path, text):
             return Step("w", (path, text))
         case NumberOp(path, last):
-            return Step("i", (path,), (last,))
+            return Step("i", (path, str(last)))
 
 
 def _packets(steps: Iterable[Step]) -> Iterator[bytes]:
